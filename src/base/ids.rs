@@ -1,0 +1,101 @@
+//! Identities. Each is a newtype, so that a generation can never be passed where an incarnation is meant.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Name;
+
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl $name {
+            /// The one after this.
+            #[must_use]
+            pub fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+counter! {
+    /// Identity of a whole accepted manifest set; +1 with every accepted change of desired state.
+    Revision(u64)
+}
+counter! {
+    /// +1 when the spec of one unit changes.
+    Generation(u64)
+}
+counter! {
+    /// One start of one process of a unit. Unique within a unit for as long as its state directory lives; fences stale facts.
+    Incarnation(u64)
+}
+counter! {
+    /// One life of the daemon. The keeper refuses requests of an older one.
+    Epoch(u64)
+}
+counter! {
+    /// Replica index of a unit, from 0.
+    Ordinal(u32)
+}
+
+/// One instance: unit + ordinal + incarnation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceId {
+    pub unit: Name,
+    pub ordinal: Ordinal,
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for InstanceId {
+    /// `api.0.5`: the form used in file names and in the `UNISYS_INSTANCE` marker.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.unit, self.ordinal, self.incarnation)
+    }
+}
+
+impl std::str::FromStr for InstanceId {
+    type Err = ();
+
+    /// Reads the form that `Display` writes. A name holds no dot, so the two last fields are the numbers.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('.');
+        let (Some(unit), Some(ordinal), Some(incarnation), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(());
+        };
+        Ok(Self {
+            unit: unit.parse().map_err(|_| ())?,
+            ordinal: Ordinal(ordinal.parse().map_err(|_| ())?),
+            incarnation: Incarnation(incarnation.parse().map_err(|_| ())?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_id_survives_its_text_form() {
+        let id =
+            InstanceId { unit: "a-b".parse().unwrap(), ordinal: Ordinal(3), incarnation: Incarnation(41) };
+        assert_eq!(id.to_string(), "a-b.3.41");
+        assert_eq!("a-b.3.41".parse(), Ok(id));
+        for bad in ["", "a", "a.1", "a.1.2.3", "a.x.1", "A.1.1"] {
+            assert_eq!(bad.parse::<InstanceId>(), Err(()), "{bad}");
+        }
+    }
+}
