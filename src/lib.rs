@@ -1,3 +1,5 @@
 //! unisys keeps the programs of a system running on a machine. `src/README.md` is the map of this crate.
 
 pub mod base;
+
+pub mod unit;

@@ -14,5 +14,5 @@ pub use ids::{Epoch, Generation, Incarnation, InstanceId, Ordinal, Revision};
 pub use name::{Name, NameError, ObjectKind, ObjectRef};
 pub use process::{Exit, Part, Signal, SpawnStage};
 pub use rng::Rng;
-pub use time::{Instant, Stamp};
+pub use time::{Instant, Now, Stamp};
 pub use units::{ByteSize, ParseUnitError, format_duration, parse_duration};

@@ -44,6 +44,13 @@ impl Sub for Instant {
     }
 }
 
+/// The two clocks of one moment, handed to everything that decides: `mono` decides, `wall` is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    pub mono: Instant,
+    pub wall: Stamp,
+}
+
 /// Wall-clock time: milliseconds since the Unix epoch. For people and logs only; no decision depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp(pub i64);

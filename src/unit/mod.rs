@@ -1,0 +1,13 @@
+//! One instance's lifecycle and one unit's policy. Pure: facts and the time go in, requests come out.
+
+pub mod breaker;
+pub mod lifecycle;
+pub mod policy;
+pub mod probes;
+pub mod restart;
+
+pub use breaker::{Breaker, Circuit};
+pub use lifecycle::{End, EndReason, Fact, Illegal, Lifecycle, Process, Request, StopReason};
+pub use policy::{BreakerPolicy, Condition, Dependency, Policy, ProbeKind, ProbePolicy, ProbeWay, RestartPolicy, RestartWhen, StopPolicy};
+pub use probes::{ProbeBoard, Verdict};
+pub use restart::{AfterEnd, RestartState};

@@ -1,0 +1,175 @@
+//! What the decisions about a unit need of its spec: plain data, no defaults of its own.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::base::{BackoffCurve, Name, Signal};
+
+/// What a dependent waits for (manifest.md, `dependsOn`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Every wanted instance has been executed.
+    Started,
+    /// The unit's Ready condition is true.
+    Ready,
+    /// A Job ended well.
+    Completed,
+}
+
+impl Condition {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "Started",
+            Self::Ready => "Ready",
+            Self::Completed => "Completed",
+        }
+    }
+}
+
+/// One edge of the dependency graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependency {
+    pub name: Name,
+    pub condition: Condition,
+    /// Waited for only while it may still get there; its absence or failure holds nothing up.
+    pub optional: bool,
+    /// Replaced when that one was replaced by a rollout or an explicit restart, never after a crash.
+    pub restart: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeKind {
+    Startup,
+    Readiness,
+    Liveness,
+}
+
+impl ProbeKind {
+    pub const ALL: [Self; 3] = [Self::Startup, Self::Readiness, Self::Liveness];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Readiness => "readiness",
+            Self::Liveness => "liveness",
+        }
+    }
+
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// How the answer of a probe comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeWay {
+    /// Somebody asks: http, tcp, grpc, exec, file.
+    Asked,
+    /// Asked as well, and the kernel tells when the port is open, so the first question need not wait.
+    AskedOnPort(u16),
+    /// The program tells: `sd_notify`, the s6 newline, a line in its log. Nobody asks.
+    Told,
+}
+
+/// Kubernetes' probe fields, as durations (semantics.md).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbePolicy {
+    pub way: ProbeWay,
+    pub initial_delay: Duration,
+    pub period: Duration,
+    pub timeout: Duration,
+    pub success_threshold: u32,
+    pub failure_threshold: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartWhen {
+    Always,
+    OnFailure,
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RestartPolicy {
+    pub when: RestartWhen,
+    pub backoff: BackoffCurve,
+    /// Running this long forgets earlier failures.
+    pub reset_after: Duration,
+    pub success_exit_codes: SmallVec<[i32; 2]>,
+    pub permanent_exit_codes: SmallVec<[i32; 2]>,
+    /// Failures in a row after which it is given up (a Job's `backoffLimit`); `None`: never.
+    pub give_up_after: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerPolicy {
+    pub failures: u32,
+    pub window: Duration,
+    pub open_for: Duration,
+    pub success_after: Duration,
+    pub max_open: Duration,
+    pub hold_dependents: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopPolicy {
+    pub signal: Signal,
+    pub grace: Duration,
+    /// `stop.command` is run first; it shares the grace.
+    pub command: bool,
+}
+
+/// Everything that the decisions about one unit depend on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// A Job ends; a Service does not.
+    pub job: bool,
+    pub replicas: u32,
+    pub depends_on: Vec<Dependency>,
+    /// By [`ProbeKind::index`].
+    pub probes: [Option<ProbePolicy>; 3],
+    pub restart: RestartPolicy,
+    pub breaker: Option<BreakerPolicy>,
+    pub stop: StopPolicy,
+    /// Timeouts of `hooks.preStart`, in order.
+    pub pre_start: SmallVec<[Duration; 1]>,
+    /// Timeouts of `hooks.postStop`, in order.
+    pub post_stop: SmallVec<[Duration; 1]>,
+    /// A Job is stopped after this long.
+    pub active_deadline: Option<Duration>,
+}
+
+impl Policy {
+    pub fn probe(&self, kind: ProbeKind) -> Option<&ProbePolicy> {
+        self.probes[kind.index()].as_ref()
+    }
+
+    /// A unit without probes, hooks or dependencies, with the documented defaults; tests start from it.
+    pub fn plain() -> Self {
+        Self {
+            job: false,
+            replicas: 1,
+            depends_on: Vec::new(),
+            probes: [None, None, None],
+            restart: RestartPolicy {
+                when: RestartWhen::Always,
+                backoff: BackoffCurve {
+                    initial: Duration::from_millis(100),
+                    factor: 2.0,
+                    max: Duration::from_secs(300),
+                    jitter: 0.2,
+                },
+                reset_after: Duration::from_secs(600),
+                success_exit_codes: SmallVec::from_slice(&[0]),
+                permanent_exit_codes: SmallVec::from_slice(&[125]),
+                give_up_after: None,
+            },
+            breaker: None,
+            stop: StopPolicy { signal: Signal::TERM, grace: Duration::from_secs(10), command: false },
+            pre_start: SmallVec::new(),
+            post_stop: SmallVec::new(),
+            active_deadline: None,
+        }
+    }
+}

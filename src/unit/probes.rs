@@ -1,0 +1,325 @@
+//! When an instance is probed and what the answers mean. Kubernetes' rules to the letter, plus early probing.
+//!
+//! * `startup` gates the other two until it has succeeded once; when it fails, the instance is stopped.
+//! * `readiness` runs for the whole life and only ever flips Ready; `liveness` failing stops the instance.
+//! * Thresholds count consecutive answers; `initialDelay` counts from the program's start.
+//! * While an instance is starting it is asked early as well: when the kernel says that its port is open, else after
+//!   5, 10, 20 … ms up to the period. Early failures do not count: one failure a period does.
+//!
+//! Source: Kubernetes "Configure Liveness, Readiness and Startup Probes"; early probing is unisys' own.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::base::{Instant, limits};
+
+use super::policy::{Policy, ProbeKind, ProbePolicy, ProbeWay};
+
+/// The probes of one instance.
+#[derive(Clone, Debug)]
+pub struct ProbeBoard {
+    tracks: [Option<Track>; 3],
+    ready: bool,
+    through: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Track {
+    /// When it is asked next; `NEVER` while gated, in flight or told.
+    next: Instant,
+    /// The question under way.
+    in_flight: Option<u64>,
+    asked: u64,
+    asked_at: Instant,
+    successes: u32,
+    failures: u32,
+    passed: bool,
+    /// The next early delay.
+    early: Duration,
+    /// Failures of questions asked before this do not count.
+    counts_from: Instant,
+    last: Option<Answer>,
+}
+
+/// The latest answer of a probe, for `describe` and messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub ok: bool,
+    pub message: String,
+    pub at: Instant,
+}
+
+/// A question to ask now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub kind: ProbeKind,
+    pub seq: u64,
+    pub timeout: Duration,
+}
+
+/// What an answer changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    Nothing,
+    /// Startup and the first readiness are through; the instance is Ready.
+    Through,
+    BecameReady,
+    BecameUnready(String),
+    StartupFailed(String),
+    LivenessFailed(String),
+}
+
+impl ProbeBoard {
+    /// The board of a program executed at `executed_at`.
+    pub fn new(policy: &Policy, executed_at: Instant) -> Self {
+        let gated = policy.probe(ProbeKind::Startup).is_some();
+        let tracks = ProbeKind::ALL.map(|kind| {
+            policy.probe(kind).map(|probe| Track::new(probe, executed_at, gated && kind != ProbeKind::Startup))
+        });
+        Self { tracks, ready: false, through: false }
+    }
+
+    /// The board of an instance that was through its probes under an earlier daemon: it stays Ready until it is found otherwise.
+    pub fn adopted(policy: &Policy, executed_at: Instant, now: Instant, ready: bool) -> Self {
+        let mut board = Self::new(policy, executed_at);
+        board.through = true;
+        board.ready = ready || policy.probe(ProbeKind::Readiness).is_none();
+        for kind in ProbeKind::ALL {
+            let (Some(track), Some(probe)) = (&mut board.tracks[kind.index()], policy.probe(kind)) else { continue };
+            track.passed = kind != ProbeKind::Readiness || ready;
+            track.early = probe.period;
+            track.counts_from = now;
+            let asked = probe.way != ProbeWay::Told && kind != ProbeKind::Startup;
+            track.next = if asked { now } else { Instant::NEVER };
+        }
+        board
+    }
+
+    /// Its probes changed in place: counts start again, what it is stays.
+    pub fn replace_policy(&mut self, policy: &Policy, executed_at: Instant, now: Instant) {
+        *self = if self.through {
+            Self::adopted(policy, executed_at, now, self.ready)
+        } else {
+            Self::new(policy, executed_at)
+        };
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub fn is_through(&self) -> bool {
+        self.through
+    }
+
+    pub fn last(&self, kind: ProbeKind) -> Option<&Answer> {
+        self.tracks[kind.index()].as_ref()?.last.as_ref()
+    }
+
+    /// Ports that a starting instance is expected to open soon.
+    pub fn awaited_port(&self, policy: &Policy) -> Option<u16> {
+        if self.through {
+            return None;
+        }
+        [ProbeKind::Startup, ProbeKind::Readiness].into_iter().find_map(|kind| match policy.probe(kind)?.way {
+            ProbeWay::AskedOnPort(port) => Some(port),
+            _ => None,
+        })
+    }
+
+    /// An instance without startup and readiness probes is through as soon as it has been executed.
+    pub fn settle(&mut self, policy: &Policy, now: Instant) -> Verdict {
+        let startup = self.tracks[ProbeKind::Startup.index()].as_ref().is_none_or(|track| track.passed);
+        if !startup {
+            return Verdict::Nothing;
+        }
+        let readiness = self.tracks[ProbeKind::Readiness.index()].as_ref().is_none_or(|track| track.passed);
+        self.open_gate(policy, now);
+        match (self.through, self.ready, readiness) {
+            (false, _, true) => {
+                self.through = true;
+                self.ready = true;
+                Verdict::Through
+            }
+            (true, false, true) => {
+                self.ready = true;
+                Verdict::BecameReady
+            }
+            _ => Verdict::Nothing,
+        }
+    }
+
+    /// When [`Self::due`] is wanted.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.tracks.iter().flatten().map(|track| track.next).filter(|next| *next != Instant::NEVER).min()
+    }
+
+    /// The questions to ask now. For a told startup probe the question is whether its budget is spent.
+    pub fn due(&mut self, policy: &Policy, now: Instant) -> (SmallVec<[Question; 2]>, Verdict) {
+        let mut questions = SmallVec::new();
+        for kind in ProbeKind::ALL {
+            let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else { continue };
+            if track.next > now || track.in_flight.is_some() {
+                continue;
+            }
+            if probe.way == ProbeWay::Told {
+                track.next = Instant::NEVER;
+                if kind == ProbeKind::Startup && !track.passed {
+                    return (questions, Verdict::StartupFailed("it did not say that it is ready in time".into()));
+                }
+                continue;
+            }
+            questions.push(track.ask(kind, probe, now));
+        }
+        (questions, Verdict::Nothing)
+    }
+
+    /// The answer to a question. An answer to no open question changes nothing.
+    pub fn answer(&mut self, policy: &Policy, kind: ProbeKind, seq: u64, ok: bool, message: String, now: Instant) -> Verdict {
+        let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else {
+            return Verdict::Nothing;
+        };
+        if track.in_flight != Some(seq) {
+            return Verdict::Nothing;
+        }
+        track.in_flight = None;
+        let starting = !self.through && kind != ProbeKind::Liveness;
+        track.schedule(probe, starting && !ok, now);
+        let failed = track.count(probe, ok, now, &message);
+        track.last = Some(Answer { ok, message: message.clone(), at: now });
+        match (kind, ok) {
+            (ProbeKind::Startup, true) => {
+                if track.passed {
+                    track.next = Instant::NEVER;
+                }
+                self.settle(policy, now)
+            }
+            (ProbeKind::Startup, false) if failed => Verdict::StartupFailed(message),
+            (ProbeKind::Liveness, false) if failed => Verdict::LivenessFailed(message),
+            (ProbeKind::Readiness, true) => self.settle(policy, now),
+            (ProbeKind::Readiness, false) if failed => {
+                track.passed = false;
+                if std::mem::replace(&mut self.ready, false) { Verdict::BecameUnready(message) } else { Verdict::Nothing }
+            }
+            _ => Verdict::Nothing,
+        }
+    }
+
+    /// The program says that it is ready (`READY=1`, the s6 newline, the awaited log line): every told probe has passed.
+    pub fn told_ready(&mut self, policy: &Policy, now: Instant) -> Verdict {
+        for kind in [ProbeKind::Startup, ProbeKind::Readiness] {
+            let told = policy.probe(kind).is_some_and(|probe| probe.way == ProbeWay::Told);
+            if let Some(track) = self.tracks[kind.index()].as_mut().filter(|_| told) {
+                track.passed = true;
+                track.next = Instant::NEVER;
+                track.last = Some(Answer { ok: true, message: "the program says it is ready".into(), at: now });
+            }
+        }
+        self.settle(policy, now)
+    }
+
+    /// The port of a starting instance is open: its probes are asked at once.
+    pub fn port_open(&mut self, policy: &Policy, now: Instant) {
+        if self.through {
+            return;
+        }
+        for kind in [ProbeKind::Startup, ProbeKind::Readiness] {
+            let on_port = matches!(policy.probe(kind).map(|probe| probe.way), Some(ProbeWay::AskedOnPort(_)));
+            let Some(track) = self.tracks[kind.index()].as_mut().filter(|_| on_port) else { continue };
+            if track.next != Instant::NEVER && track.in_flight.is_none() {
+                track.next = now;
+                track.early = limits::EARLY_PROBE_FIRST;
+            }
+        }
+    }
+
+    /// The program asks for more time: startup failures before `until` do not count.
+    pub fn extend(&mut self, policy: &Policy, until: Instant) {
+        if let (Some(track), Some(probe)) =
+            (&mut self.tracks[ProbeKind::Startup.index()], policy.probe(ProbeKind::Startup))
+            && !track.passed
+        {
+            track.counts_from = track.counts_from.max(until);
+            if probe.way == ProbeWay::Told {
+                track.next = track.next.max(until);
+            }
+        }
+    }
+
+    /// Startup has passed: readiness and liveness begin.
+    fn open_gate(&mut self, policy: &Policy, now: Instant) {
+        for kind in [ProbeKind::Readiness, ProbeKind::Liveness] {
+            let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else { continue };
+            if track.asked == 0 && track.next == Instant::NEVER && probe.way != ProbeWay::Told {
+                track.next = now;
+                track.counts_from = now;
+            }
+        }
+    }
+}
+
+impl Track {
+    fn new(probe: &ProbePolicy, executed_at: Instant, gated: bool) -> Self {
+        let first = executed_at + probe.initial_delay;
+        let next = match probe.way {
+            _ if gated => Instant::NEVER,
+            // What is told has a budget: so many periods.
+            ProbeWay::Told => first + probe.period.saturating_mul(probe.failure_threshold),
+            _ => first,
+        };
+        Self {
+            next,
+            in_flight: None,
+            asked: 0,
+            asked_at: Instant::default(),
+            successes: 0,
+            failures: 0,
+            passed: false,
+            early: limits::EARLY_PROBE_FIRST,
+            counts_from: first,
+            last: None,
+        }
+    }
+
+    fn ask(&mut self, kind: ProbeKind, probe: &ProbePolicy, now: Instant) -> Question {
+        self.asked += 1;
+        self.asked_at = now;
+        self.in_flight = Some(self.asked);
+        self.next = Instant::NEVER;
+        Question { kind, seq: self.asked, timeout: probe.timeout }
+    }
+
+    /// When it is asked again. A period counts from question to question, as Kubernetes' ticker does.
+    fn schedule(&mut self, probe: &ProbePolicy, early: bool, now: Instant) {
+        let regular = self.asked_at + probe.period;
+        self.next = if early && self.early < probe.period {
+            let next = now + self.early;
+            self.early = self.early.saturating_mul(2);
+            next.min(regular.max(now))
+        } else {
+            regular.max(now)
+        };
+    }
+
+    /// Counts an answer; true when the failure threshold is reached.
+    fn count(&mut self, probe: &ProbePolicy, ok: bool, _now: Instant, _message: &str) -> bool {
+        if ok {
+            self.failures = 0;
+            self.successes += 1;
+            self.passed |= self.successes >= probe.success_threshold;
+            return false;
+        }
+        self.successes = 0;
+        if self.asked_at < self.counts_from {
+            return false;
+        }
+        self.counts_from = self.asked_at + probe.period;
+        self.failures += 1;
+        if self.failures >= probe.failure_threshold {
+            self.failures = 0;
+            return true;
+        }
+        false
+    }
+}
