@@ -2,4 +2,7 @@
 
 pub mod base;
 
+pub mod graph;
+pub mod plan;
 pub mod unit;
+pub mod world;

@@ -49,7 +49,10 @@ pub struct Starting {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum StartPhase {
-    PreStart { hook: u8, deadline: Instant },
+    PreStart {
+        hook: u8,
+        deadline: Instant,
+    },
     Spawning,
     /// Executed; its probes have not all let it through.
     Probing(Process),
@@ -73,12 +76,19 @@ pub struct Stopping {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StopPhase {
     /// `stop.command` runs; the stop signal follows when it ends.
-    Command { kill_at: Instant },
+    Command {
+        kill_at: Instant,
+    },
     /// The stop signal was sent.
-    Signalled { kill_at: Instant },
+    Signalled {
+        kill_at: Instant,
+    },
     /// SIGKILL to everything of the instance, or a look whether anything is left after its exit.
     Sweeping,
-    PostStop { hook: u8, deadline: Instant },
+    PostStop {
+        hook: u8,
+        deadline: Instant,
+    },
 }
 
 /// Why unisys stops an instance.
@@ -100,8 +110,15 @@ pub enum EndReason {
     Stopped(StopReason),
     /// It exited without being asked.
     Exited,
-    SpawnFailed { stage: SpawnStage, errno: i32, detail: String },
-    HookFailed { hook: u8, exit: Option<Exit> },
+    SpawnFailed {
+        stage: SpawnStage,
+        errno: i32,
+        detail: String,
+    },
+    HookFailed {
+        hook: u8,
+        exit: Option<Exit>,
+    },
 }
 
 /// An instance of which nothing is left.
@@ -119,23 +136,44 @@ pub struct End {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
     Start,
-    HookExited { part: Part, exit: Exit },
-    Spawned { pid: u32, at: Instant },
-    SpawnFailed { stage: SpawnStage, errno: i32, detail: String },
+    HookExited {
+        part: Part,
+        exit: Exit,
+    },
+    Spawned {
+        pid: u32,
+        at: Instant,
+    },
+    SpawnFailed {
+        stage: SpawnStage,
+        errno: i32,
+        detail: String,
+    },
     /// Startup and the first readiness are through.
     Through,
-    Exited { exit: Exit, remains: bool },
-    Stop { reason: StopReason },
+    Exited {
+        exit: Exit,
+        remains: bool,
+    },
+    Stop {
+        reason: StopReason,
+    },
     /// Stop without grace.
     KillNow,
     /// A deadline of this state passed.
     Due,
     /// Nothing of the instance is alive, but for so many survivors that cannot be killed.
-    Gone { survivors: u32 },
+    Gone {
+        survivors: u32,
+    },
     /// The program asks for more time (`EXTEND_TIMEOUT_USEC`).
-    Extend { until: Instant },
+    Extend {
+        until: Instant,
+    },
     /// It named another main process (`MAINPID`).
-    MainPid { pid: u32 },
+    MainPid {
+        pid: u32,
+    },
     /// The unit's policy has decided where an ended ordinal rests.
     Rest(Rest),
 }
@@ -193,7 +231,9 @@ impl Lifecycle {
     /// The executed program, while there is one.
     pub fn process(&self) -> Option<&Process> {
         match self {
-            Self::Up(process) | Self::Starting(Starting { phase: StartPhase::Probing(process), .. }) => Some(process),
+            Self::Up(process) | Self::Starting(Starting { phase: StartPhase::Probing(process), .. }) => {
+                Some(process)
+            }
             Self::Stopping(Stopping { process, exit: None, .. }) => process.as_ref(),
             _ => None,
         }
@@ -222,7 +262,9 @@ impl Lifecycle {
     pub fn step(self, fact: Fact, policy: &Policy, now: Instant) -> Step {
         match self {
             Self::Idle => resting(self, fact, policy, now),
-            Self::Backoff { .. } | Self::Held | Self::Failed(_) | Self::Done(_) => resting(self, fact, policy, now),
+            Self::Backoff { .. } | Self::Held | Self::Failed(_) | Self::Done(_) => {
+                resting(self, fact, policy, now)
+            }
             Self::Starting(starting) => starting.step(fact, policy, now),
             Self::Up(process) => up(process, fact, policy, now),
             Self::Stopping(stopping) => stopping.step(fact, policy, now),
@@ -253,7 +295,9 @@ fn begin(policy: &Policy, now: Instant) -> (Lifecycle, Requests) {
 impl Starting {
     fn step(mut self, fact: Fact, policy: &Policy, now: Instant) -> Step {
         match (self.phase, fact) {
-            (StartPhase::PreStart { hook, .. }, Fact::HookExited { part: Part::PreStart(of), exit }) if hook == of => {
+            (StartPhase::PreStart { hook, .. }, Fact::HookExited { part: Part::PreStart(of), exit })
+                if hook == of =>
+            {
                 if exit != Exit::Code(0) {
                     return Ok(sweep(None, EndReason::HookFailed { hook, exit: Some(exit) }, None));
                 }
@@ -269,9 +313,10 @@ impl Starting {
             (StartPhase::PreStart { hook, .. }, Fact::Due) => {
                 Ok(sweep(None, EndReason::HookFailed { hook, exit: None }, None))
             }
-            (StartPhase::PreStart { .. } | StartPhase::Spawning, Fact::SpawnFailed { stage, errno, detail }) => {
-                Ok(sweep(None, EndReason::SpawnFailed { stage, errno, detail }, None))
-            }
+            (
+                StartPhase::PreStart { .. } | StartPhase::Spawning,
+                Fact::SpawnFailed { stage, errno, detail },
+            ) => Ok(sweep(None, EndReason::SpawnFailed { stage, errno, detail }, None)),
             (StartPhase::PreStart { .. } | StartPhase::Spawning, Fact::Stop { reason }) => {
                 Ok(sweep(None, EndReason::Stopped(reason), None))
             }
@@ -287,9 +332,10 @@ impl Starting {
                 Ok((Lifecycle::Starting(self), smallvec![Request::Executed]))
             }
             (StartPhase::Probing(process), Fact::Through) => Ok((Lifecycle::Up(process), smallvec![])),
-            (StartPhase::Probing(process), fact @ (Fact::Exited { .. } | Fact::Stop { .. } | Fact::KillNow)) => {
-                leave(process, fact, policy, now)
-            }
+            (
+                StartPhase::Probing(process),
+                fact @ (Fact::Exited { .. } | Fact::Stop { .. } | Fact::KillNow),
+            ) => leave(process, fact, policy, now),
             (StartPhase::Probing(process), Fact::MainPid { pid }) => {
                 self.phase = StartPhase::Probing(Process { pid, ..process });
                 Ok((Lifecycle::Starting(self), smallvec![]))
@@ -316,7 +362,8 @@ fn up(process: Process, fact: Fact, policy: &Policy, now: Instant) -> Step {
 fn leave(process: Process, fact: Fact, policy: &Policy, now: Instant) -> Step {
     match fact {
         Fact::Exited { exit, remains } => {
-            let (state, mut requests) = after_exit(Some(process), EndReason::Exited, exit, remains, policy, now);
+            let (state, mut requests) =
+                after_exit(Some(process), EndReason::Exited, exit, remains, policy, now);
             requests.insert(0, Request::StopBegan);
             Ok((state, requests))
         }
@@ -372,7 +419,10 @@ impl Stopping {
                 }
                 Ok(after_exit(self.process, self.reason, exit, remains, policy, now))
             }
-            (StopPhase::Command { kill_at }, Fact::HookExited { part: Part::StopCommand, .. } | Fact::SpawnFailed { .. }) => {
+            (
+                StopPhase::Command { kill_at },
+                Fact::HookExited { part: Part::StopCommand, .. } | Fact::SpawnFailed { .. },
+            ) => {
                 self.phase = StopPhase::Signalled { kill_at: *kill_at };
                 Ok((Lifecycle::Stopping(self), smallvec![Request::Signal(policy.stop.signal)]))
             }
@@ -396,7 +446,9 @@ impl Stopping {
             (StopPhase::Sweeping, Fact::SpawnFailed { .. } | Fact::HookExited { .. } | Fact::KillNow) => {
                 Ok((Lifecycle::Stopping(self), smallvec![]))
             }
-            (StopPhase::PostStop { hook, .. }, Fact::HookExited { part: Part::PostStop(of), .. }) if *hook == of => {
+            (StopPhase::PostStop { hook, .. }, Fact::HookExited { part: Part::PostStop(of), .. })
+                if *hook == of =>
+            {
                 let next = hook + 1;
                 Ok(self.post_stop(next, policy, now))
             }
@@ -414,7 +466,9 @@ impl Stopping {
                 self.reason = EndReason::Stopped(reason);
                 Ok((Lifecycle::Stopping(self), smallvec![]))
             }
-            (_, Fact::MainPid { .. } | Fact::HookExited { .. }) => Ok((Lifecycle::Stopping(self), smallvec![])),
+            (_, Fact::MainPid { .. } | Fact::HookExited { .. }) => {
+                Ok((Lifecycle::Stopping(self), smallvec![]))
+            }
             (_, fact) => Err(illegal(Lifecycle::Stopping(self), &fact)),
         }
     }

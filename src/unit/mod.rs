@@ -8,6 +8,9 @@ pub mod restart;
 
 pub use breaker::{Breaker, Circuit};
 pub use lifecycle::{End, EndReason, Fact, Illegal, Lifecycle, Process, Request, StopReason};
-pub use policy::{BreakerPolicy, Condition, Dependency, Policy, ProbeKind, ProbePolicy, ProbeWay, RestartPolicy, RestartWhen, StopPolicy};
+pub use policy::{
+    BreakerPolicy, Condition, Dependency, Policy, ProbeKind, ProbePolicy, ProbeWay, RestartPolicy,
+    RestartWhen, StopPolicy,
+};
 pub use probes::{ProbeBoard, Verdict};
 pub use restart::{AfterEnd, RestartState};

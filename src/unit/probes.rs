@@ -75,7 +75,9 @@ impl ProbeBoard {
     pub fn new(policy: &Policy, executed_at: Instant) -> Self {
         let gated = policy.probe(ProbeKind::Startup).is_some();
         let tracks = ProbeKind::ALL.map(|kind| {
-            policy.probe(kind).map(|probe| Track::new(probe, executed_at, gated && kind != ProbeKind::Startup))
+            policy
+                .probe(kind)
+                .map(|probe| Track::new(probe, executed_at, gated && kind != ProbeKind::Startup))
         });
         Self { tracks, ready: false, through: false }
     }
@@ -86,7 +88,9 @@ impl ProbeBoard {
         board.through = true;
         board.ready = ready || policy.probe(ProbeKind::Readiness).is_none();
         for kind in ProbeKind::ALL {
-            let (Some(track), Some(probe)) = (&mut board.tracks[kind.index()], policy.probe(kind)) else { continue };
+            let (Some(track), Some(probe)) = (&mut board.tracks[kind.index()], policy.probe(kind)) else {
+                continue;
+            };
             track.passed = kind != ProbeKind::Readiness || ready;
             track.early = probe.period;
             track.counts_from = now;
@@ -122,9 +126,11 @@ impl ProbeBoard {
         if self.through {
             return None;
         }
-        [ProbeKind::Startup, ProbeKind::Readiness].into_iter().find_map(|kind| match policy.probe(kind)?.way {
-            ProbeWay::AskedOnPort(port) => Some(port),
-            _ => None,
+        [ProbeKind::Startup, ProbeKind::Readiness].into_iter().find_map(|kind| {
+            match policy.probe(kind)?.way {
+                ProbeWay::AskedOnPort(port) => Some(port),
+                _ => None,
+            }
         })
     }
 
@@ -159,14 +165,19 @@ impl ProbeBoard {
     pub fn due(&mut self, policy: &Policy, now: Instant) -> (SmallVec<[Question; 2]>, Verdict) {
         let mut questions = SmallVec::new();
         for kind in ProbeKind::ALL {
-            let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else { continue };
+            let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else {
+                continue;
+            };
             if track.next > now || track.in_flight.is_some() {
                 continue;
             }
             if probe.way == ProbeWay::Told {
                 track.next = Instant::NEVER;
                 if kind == ProbeKind::Startup && !track.passed {
-                    return (questions, Verdict::StartupFailed("it did not say that it is ready in time".into()));
+                    return (
+                        questions,
+                        Verdict::StartupFailed("it did not say that it is ready in time".into()),
+                    );
                 }
                 continue;
             }
@@ -176,7 +187,15 @@ impl ProbeBoard {
     }
 
     /// The answer to a question. An answer to no open question changes nothing.
-    pub fn answer(&mut self, policy: &Policy, kind: ProbeKind, seq: u64, ok: bool, message: String, now: Instant) -> Verdict {
+    pub fn answer(
+        &mut self,
+        policy: &Policy,
+        kind: ProbeKind,
+        seq: u64,
+        ok: bool,
+        message: String,
+        now: Instant,
+    ) -> Verdict {
         let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else {
             return Verdict::Nothing;
         };
@@ -200,7 +219,11 @@ impl ProbeBoard {
             (ProbeKind::Readiness, true) => self.settle(policy, now),
             (ProbeKind::Readiness, false) if failed => {
                 track.passed = false;
-                if std::mem::replace(&mut self.ready, false) { Verdict::BecameUnready(message) } else { Verdict::Nothing }
+                if std::mem::replace(&mut self.ready, false) {
+                    Verdict::BecameUnready(message)
+                } else {
+                    Verdict::Nothing
+                }
             }
             _ => Verdict::Nothing,
         }
@@ -213,7 +236,8 @@ impl ProbeBoard {
             if let Some(track) = self.tracks[kind.index()].as_mut().filter(|_| told) {
                 track.passed = true;
                 track.next = Instant::NEVER;
-                track.last = Some(Answer { ok: true, message: "the program says it is ready".into(), at: now });
+                track.last =
+                    Some(Answer { ok: true, message: "the program says it is ready".into(), at: now });
             }
         }
         self.settle(policy, now)
@@ -250,7 +274,9 @@ impl ProbeBoard {
     /// Startup has passed: readiness and liveness begin.
     fn open_gate(&mut self, policy: &Policy, now: Instant) {
         for kind in [ProbeKind::Readiness, ProbeKind::Liveness] {
-            let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else { continue };
+            let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else {
+                continue;
+            };
             if track.asked == 0 && track.next == Instant::NEVER && probe.way != ProbeWay::Told {
                 track.next = now;
                 track.counts_from = now;

@@ -30,7 +30,9 @@ impl End {
     pub fn is_success(&self, policy: &Policy) -> bool {
         match (&self.reason, self.exit) {
             (EndReason::Exited, Some(Exit::Code(code))) => policy.restart.success_exit_codes.contains(&code),
-            (EndReason::Exited, Some(Exit::Signal { signal, .. })) => !policy.job && matches!(signal, 1 | 2 | 13 | 15),
+            (EndReason::Exited, Some(Exit::Signal { signal, .. })) => {
+                !policy.job && matches!(signal, 1 | 2 | 13 | 15)
+            }
             _ => false,
         }
     }
@@ -99,7 +101,11 @@ fn is_permanent(stage: SpawnStage, errno: i32) -> bool {
         SpawnStage::Exec | SpawnStage::WorkingDir => {
             matches!(errno, ENOENT | E2BIG | ENOEXEC | EACCES | ENOTDIR | EISDIR | ELOOP | EPERM)
         }
-        SpawnStage::User | SpawnStage::Groups | SpawnStage::Scheduling | SpawnStage::Rlimits | SpawnStage::Security => {
+        SpawnStage::User
+        | SpawnStage::Groups
+        | SpawnStage::Scheduling
+        | SpawnStage::Rlimits
+        | SpawnStage::Security => {
             matches!(errno, EPERM | EINVAL | EACCES)
         }
         SpawnStage::Pipes

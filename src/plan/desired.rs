@@ -1,0 +1,55 @@
+//! What is wanted: the accepted revision, resolved as far as it can be without starting anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::base::{Name, ObjectRef, Revision};
+use crate::graph::Graph;
+use crate::unit::{Policy, ProbePolicy};
+
+use super::Drift;
+use super::launch::Launch;
+
+/// The accepted state of all sets.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    pub revision: Revision,
+    pub units: BTreeMap<Name, Arc<UnitSpec>>,
+    pub externals: BTreeMap<Name, Arc<ExternalSpec>>,
+    /// Units and externals.
+    pub graph: Graph,
+    pub max_concurrent_starts: Option<u32>,
+}
+
+/// One unit as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnitSpec {
+    pub object: ObjectRef,
+    /// The set that owns it.
+    pub set: Arc<str>,
+    pub labels: BTreeMap<String, String>,
+    pub policy: Policy,
+    /// What an executor needs to start it; the plan only compares it.
+    pub launch: Arc<Launch>,
+    /// Why it cannot run on this machine (E2xxx), if so.
+    pub machine: Option<String>,
+    /// Why its switch (`enabledWhen`) keeps it off, if so.
+    pub switched_off: Option<String>,
+}
+
+/// Something that others depend on and unisys does not run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExternalSpec {
+    pub object: ObjectRef,
+    pub set: Arc<str>,
+    pub labels: BTreeMap<String, String>,
+    pub readiness: Option<ProbePolicy>,
+    pub launch: Arc<Launch>,
+}
+
+impl UnitSpec {
+    /// See [`Drift::between`]. What is not part of the launch (switches, sets, machine) is never drift.
+    pub fn drift_to(&self, desired: &Self) -> Drift {
+        self.launch.drift_to(&desired.launch)
+    }
+}

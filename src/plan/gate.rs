@@ -1,0 +1,65 @@
+//! What a start or a stop waits for (invariant 7: started only when its hard dependencies hold; stopped in reverse).
+
+use crate::base::{Name, ObjectKind, ObjectRef};
+use crate::unit::Condition;
+
+use super::Waiting;
+use super::observed::{Facets, Surroundings};
+
+/// What a start waits for, if anything.
+pub fn start_gate(around: &dyn Surroundings) -> Option<Waiting> {
+    around.dependencies().into_iter().find_map(|(dependency, facets)| {
+        let Some(facets) = facets else {
+            let on = unknown(&dependency.name);
+            let why = "there is no such unit".to_owned();
+            return (!dependency.optional).then_some(Waiting::Dependency {
+                on,
+                condition: dependency.condition.as_str(),
+                why,
+            });
+        };
+        if holds(&facets, dependency.condition) || (dependency.optional && facets.hopeless.is_some()) {
+            return None;
+        }
+        if dependency.optional && facets.circuit_open {
+            return None;
+        }
+        if facets.circuit_open {
+            return Some(Waiting::DependencyCircuit { on: facets.object });
+        }
+        Some(Waiting::Dependency {
+            on: facets.object,
+            condition: dependency.condition.as_str(),
+            why: facets.hopeless.unwrap_or_default(),
+        })
+    })
+}
+
+/// A replacement also waits for dependencies that are about to be replaced themselves.
+pub fn replace_gate(around: &dyn Surroundings) -> Option<Waiting> {
+    let replacing = around.dependencies().into_iter().find_map(|(dependency, facets)| {
+        facets.filter(|facets| facets.replacing).map(|facets| Waiting::Dependency {
+            on: facets.object,
+            condition: dependency.condition.as_str(),
+            why: "it is replaced first".into(),
+        })
+    });
+    replacing.or_else(|| start_gate(around))
+}
+
+/// A stop waits until every dependent is gone.
+pub fn stop_gate(around: &dyn Surroundings) -> Option<Waiting> {
+    around.running_dependents().into_iter().next().map(|on| Waiting::Dependent { on })
+}
+
+fn holds(facets: &Facets, condition: Condition) -> bool {
+    match condition {
+        Condition::Started => facets.started,
+        Condition::Ready => facets.ready,
+        Condition::Completed => facets.completed,
+    }
+}
+
+fn unknown(name: &Name) -> ObjectRef {
+    ObjectRef { kind: ObjectKind::Service, name: name.clone() }
+}

@@ -1,0 +1,140 @@
+//! `plan(desired, observed) → actions`: what is to be done, why, and what it waits for. A function: the same inputs give
+//! the same plan, and planning again after it was carried out gives none.
+//!
+//! One file a concern: [`desired`] and [`observed`] are the inputs, [`drift`] compares two specs of a unit, [`gate`] says
+//! what a start or stop waits for, [`unit`] decides for one unit, [`whole`] puts a whole plan into words and order.
+
+pub mod desired;
+pub mod drift;
+pub mod gate;
+pub mod launch;
+pub mod observed;
+pub mod unit;
+pub mod whole;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{ObjectRef, Ordinal};
+use crate::unit::StopReason;
+
+pub use desired::{Desired, ExternalSpec, UnitSpec};
+pub use drift::Drift;
+pub use launch::Launch;
+pub use observed::{Facets, ObservedSlot, ObservedUnit, Wish};
+pub use unit::plan_unit;
+pub use whole::{Plan, PlanAction};
+
+/// What a plan does to a unit, as `plan` prints it (cli.md).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+pub enum Verb {
+    Start,
+    Stop,
+    Replace,
+    Restart,
+    Reload,
+    Update,
+    Scale,
+    Run,
+    Delete,
+    Rollback,
+}
+
+impl Verb {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "Start",
+            Self::Stop => "Stop",
+            Self::Replace => "Replace",
+            Self::Restart => "Restart",
+            Self::Reload => "Reload",
+            Self::Update => "Update",
+            Self::Scale => "Scale",
+            Self::Run => "Run",
+            Self::Delete => "Delete",
+            Self::Rollback => "Rollback",
+        }
+    }
+}
+
+/// One thing to do to one unit, with the field or fact that forces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    pub verb: Verb,
+    pub reason: String,
+    /// The step that can be taken now; `None` while it waits.
+    pub step: Option<Step>,
+    /// What it waits for.
+    pub waiting: Option<Waiting>,
+}
+
+/// A step carries every value that its execution needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Start {
+        ordinal: Ordinal,
+    },
+    Stop {
+        ordinal: Ordinal,
+        reason: StopReason,
+    },
+    /// A start that a circuit forbids.
+    Hold {
+        ordinal: Ordinal,
+    },
+    /// The running instance takes the new spec as it is.
+    UpdateInPlace {
+        ordinal: Ordinal,
+    },
+    /// An ordinal that is no longer wanted and has nothing left.
+    Drop {
+        ordinal: Ordinal,
+    },
+    /// An ordinal that stays, without a process.
+    Rest {
+        ordinal: Ordinal,
+    },
+}
+
+/// What holds an action up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// A dependency's condition: `service/api Ready`.
+    Dependency { on: ObjectRef, condition: &'static str, why: String },
+    /// A dependent that has to be gone first.
+    Dependent { on: ObjectRef },
+    /// Its own circuit is open.
+    Circuit,
+    /// A dependency's circuit is open.
+    DependencyCircuit { on: ObjectRef },
+    /// `maxConcurrentStarts`.
+    StartSlots,
+    /// An instance of its own, one at a time.
+    Sibling { ordinal: Ordinal },
+    /// This machine lacks something (E2xxx).
+    Machine { message: String },
+}
+
+impl std::fmt::Display for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dependency { on, condition, why } if why.is_empty() => write!(f, "{on} {condition}"),
+            Self::Dependency { on, condition, why } => write!(f, "{on} {condition} ({why})"),
+            Self::Dependent { on } => write!(f, "{on} gone"),
+            Self::Circuit => f.write_str("its circuit to close"),
+            Self::DependencyCircuit { on } => write!(f, "the circuit of {on} to close"),
+            Self::StartSlots => f.write_str("other starts (maxConcurrentStarts)"),
+            Self::Sibling { ordinal } => write!(f, "instance {ordinal} Ready"),
+            Self::Machine { message } => f.write_str(message),
+        }
+    }
+}
+
+/// What is to be done with one unit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnitPlan {
+    pub actions: Vec<Action>,
+    /// Nothing of it is left and it is in no manifest: it can be forgotten.
+    pub forget: bool,
+}

@@ -1,0 +1,83 @@
+//! What the plan sees of the units there are.
+
+use crate::base::{ObjectRef, Ordinal};
+use crate::unit::{Circuit, Lifecycle};
+
+use super::Drift;
+
+/// What is wanted of a unit once overrides and switches are applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    Up {
+        replicas: u32,
+    },
+    /// Declared but not to run: why, as a sentence's end ("`unisys stop`", "BOT_ENABLED is false").
+    Down {
+        why: String,
+    },
+    /// In no manifest any more, or everything goes down.
+    Gone {
+        why: String,
+    },
+}
+
+/// What dependents and dependencies look at in a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facets {
+    pub object: ObjectRef,
+    pub started: bool,
+    pub ready: bool,
+    pub completed: bool,
+    /// Nothing of it is alive.
+    pub gone: bool,
+    /// It is not to run, or cannot: an optional dependent does not wait for it.
+    pub hopeless: Option<String>,
+    /// Its circuit, or one that it depends on, keeps it from starting.
+    pub circuit_open: bool,
+    /// It is about to be replaced: dependents that are to be replaced as well let it go first.
+    pub replacing: bool,
+    /// It is wanted.
+    pub wanted: bool,
+}
+
+/// One ordinal.
+#[derive(Clone, Debug)]
+pub struct ObservedSlot<'a> {
+    pub ordinal: Ordinal,
+    pub state: &'a Lifecycle,
+    /// Ready at present.
+    pub ready: bool,
+    /// How the spec that it was started with differs from the desired one.
+    pub drift: &'a Drift,
+    /// Someone asked for a restart, or a dependency with `restart: true` was replaced: the reason.
+    pub restart: Option<&'a str>,
+    /// A Failed or Done slot rests for this generation; another generation starts it again.
+    pub rested_for_current: bool,
+    /// How its last instance ended, for the reason of the next start.
+    pub last_end: Option<&'a str>,
+}
+
+/// One unit.
+#[derive(Clone, Debug)]
+pub struct ObservedUnit<'a> {
+    pub object: ObjectRef,
+    pub wish: Wish,
+    pub slots: Vec<ObservedSlot<'a>>,
+    pub circuit: Circuit,
+    /// What this machine lacks for it (E2xxx).
+    pub machine: Option<&'a str>,
+    /// `replicas` in force before: a difference is a Scale.
+    pub scaled_from: Option<u32>,
+    /// A Job, whose start is a Run.
+    pub job: bool,
+}
+
+/// The surroundings of one unit: its neighbours and the machine-wide limits.
+pub trait Surroundings {
+    /// Hard and optional dependencies with what is seen of them; `None`: there is no such unit.
+    fn dependencies(&self) -> Vec<(&crate::unit::Dependency, Option<Facets>)>;
+    /// Those that depend on it and still run.
+    fn running_dependents(&self) -> Vec<ObjectRef>;
+    /// Another start is allowed now (`maxConcurrentStarts`).
+    fn start_allowed(&self) -> bool;
+}

@@ -1,0 +1,158 @@
+//! Instances that an earlier daemon started: they are taken over as they are (architecture §2).
+
+use crate::base::{Exit, Incarnation, Instant, Now, Part};
+use crate::unit::lifecycle::{Process, StartPhase, Starting, StopPhase, Stopping};
+use crate::unit::{EndReason, Lifecycle, ProbeBoard, StopReason};
+
+use super::World;
+use super::chronicle::Entry;
+use super::effect::Effect;
+use super::event::{Adopted, InstanceFact};
+use super::state::{Instance, Slot, Unit};
+
+impl World {
+    pub(super) fn adopt(&mut self, now: Now, adopted: Adopted) {
+        let (name, ordinal) = (adopted.id.unit.clone(), adopted.id.ordinal);
+        self.incarnation = self.incarnation.max(Incarnation(adopted.id.incarnation.0 + 1));
+        let Some(spec) = adopted.spec.clone().or_else(|| self.units.get(&name).map(|unit| unit.spec.clone()))
+        else {
+            // Nobody knows what it is: it cannot be kept.
+            self.effects.push_back(Effect::Kill { id: adopted.id.clone() });
+            self.effects.push_back(Effect::Forget { id: adopted.id });
+            return;
+        };
+        let unit = self
+            .units
+            .entry(name.clone())
+            .or_insert_with(|| Unit { declared: false, ..Unit::new(spec.clone(), adopted.generation) });
+        let slot = unit.slots.entry(ordinal).or_insert_with(|| Slot::new(ordinal));
+        if slot.instance.as_ref().is_some_and(|known| known.incarnation > adopted.id.incarnation) {
+            self.effects.push_back(Effect::Kill { id: adopted.id.clone() });
+            self.effects.push_back(Effect::Forget { id: adopted.id });
+            return;
+        }
+        if let Some(older) = slot.id(&name).filter(|id| id.incarnation < adopted.id.incarnation) {
+            self.effects.push_back(Effect::Kill { id: older.clone() });
+            self.effects.push_back(Effect::Forget { id: older });
+        }
+        let merge = slot.instance.as_ref().is_some_and(|known| known.incarnation == adopted.id.incarnation);
+        slot.state = adopted_state(
+            &adopted,
+            std::mem::replace(&mut slot.state, Lifecycle::Idle),
+            merge,
+            &spec,
+            now.mono,
+        );
+        let board = slot.state.process().filter(|_| !adopted.mark.stopping).map(|process| {
+            if adopted.mark.through {
+                ProbeBoard::adopted(&spec.policy, process.executed_at, now.mono, adopted.mark.ready)
+            } else {
+                ProbeBoard::new(&spec.policy, process.executed_at)
+            }
+        });
+        slot.instance = Some(Instance {
+            incarnation: adopted.id.incarnation,
+            spec,
+            generation: adopted.generation,
+            started_wall: adopted.started_wall,
+            board,
+            status_text: None,
+            port_watched: false,
+            log_watched: false,
+            seen: Default::default(),
+        });
+        self.adopted_follow_up(now, &adopted);
+    }
+
+    fn adopted_follow_up(&mut self, now: Now, adopted: &Adopted) {
+        let (name, ordinal) = (&adopted.id.unit, adopted.id.ordinal);
+        self.starting = self.count_starting();
+        self.refresh_drift(name);
+        self.index_dependents();
+        let seen = self.replacements_of(name);
+        let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&ordinal)) else {
+            return;
+        };
+        if let Some(instance) = slot.instance.as_mut() {
+            instance.seen = seen;
+            if matches!(slot.state, Lifecycle::Starting(_)) && instance.board.is_some() {
+                let port =
+                    instance.board.as_ref().and_then(|board| board.awaited_port(&instance.spec.policy));
+                instance.port_watched = port.is_some();
+                instance.log_watched = instance.spec.launch.awaits_log;
+                let spec = instance.spec.clone();
+                if let Some(port) = port {
+                    self.effects.push_back(Effect::WatchPort { id: adopted.id.clone(), port });
+                }
+                if spec.launch.awaits_log {
+                    self.effects.push_back(Effect::WatchLog { id: adopted.id.clone(), spec });
+                }
+            }
+        }
+        let object = self.object(name);
+        let message = match adopted.main {
+            Some((pid, _)) if adopted.exit.is_none() => format!("instance {ordinal} adopted, pid {pid}"),
+            _ => format!("instance {ordinal} adopted"),
+        };
+        let entry =
+            Entry { warning: false, reason: "Adopted", object: &object, message, change: None, cause: None };
+        let record = self.announce(now, entry);
+        self.set_cause(name, ordinal, record);
+        if let Some(exit) = adopted.exit {
+            let fact = InstanceFact::Exited { part: adopted.part, exit, remains: true };
+            self.instance_fact(now, &adopted.id, fact);
+        }
+        self.settle_board(now, name, ordinal);
+        self.refresh(now, name);
+        self.touch(name);
+    }
+
+    fn count_starting(&self) -> u32 {
+        let slots = self.units.values().flat_map(|unit| unit.slots.values());
+        slots.filter(|slot| matches!(slot.state, Lifecycle::Starting(_))).count() as u32
+    }
+}
+
+/// The state that an adopted instance is in, from what the keeper holds of it.
+fn adopted_state(
+    adopted: &Adopted,
+    known: Lifecycle,
+    merge: bool,
+    spec: &crate::plan::UnitSpec,
+    now: Instant,
+) -> Lifecycle {
+    let timeout = |list: &[std::time::Duration], hook: u8| {
+        list.get(usize::from(hook)).map_or(Instant::NEVER, |timeout| now + *timeout)
+    };
+    let process = adopted.main.map(|(pid, executed_at)| Process { pid, executed_at });
+    match (adopted.part, process) {
+        (Part::Main, Some(process)) if adopted.mark.stopping => Lifecycle::Stopping(Stopping {
+            process: Some(process),
+            reason: EndReason::Stopped(StopReason::Unwanted),
+            phase: StopPhase::Signalled { kill_at: now + spec.policy.stop.grace },
+            exit: None,
+        }),
+        (Part::Main, Some(process)) if adopted.mark.through => Lifecycle::Up(process),
+        (Part::Main, Some(process)) => {
+            Lifecycle::Starting(Starting { since: process.executed_at, phase: StartPhase::Probing(process) })
+        }
+        (Part::PreStart(hook), _) => Lifecycle::Starting(Starting {
+            since: now,
+            phase: StartPhase::PreStart { hook, deadline: timeout(&spec.policy.pre_start, hook) },
+        }),
+        (Part::PostStop(hook), process) => Lifecycle::Stopping(Stopping {
+            process,
+            reason: EndReason::Stopped(StopReason::Unwanted),
+            phase: StopPhase::PostStop { hook, deadline: timeout(&spec.policy.post_stop, hook) },
+            exit: Some(adopted.exit.unwrap_or(Exit::Unknown)),
+        }),
+        // A stop command beside a main program: the main program is told separately.
+        (Part::StopCommand, _) if merge => known,
+        (Part::StopCommand | Part::Main, process) => Lifecycle::Stopping(Stopping {
+            process,
+            reason: EndReason::Stopped(StopReason::Unwanted),
+            phase: StopPhase::Signalled { kill_at: now + spec.policy.stop.grace },
+            exit: None,
+        }),
+    }
+}

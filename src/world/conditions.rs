@@ -1,0 +1,253 @@
+//! Conditions and the status word, computed from the state; only the time of their last change is remembered (invariant 4).
+
+use crate::base::{Name, Now, Ordinal, Stamp};
+use crate::plan::{Drift, Wish};
+use crate::unit::{Circuit, Lifecycle};
+
+use super::World;
+use super::state::{Settled, Slot, Unit};
+
+/// One condition of a unit (Kubernetes' shape).
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnitCondition {
+    pub kind: &'static str,
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+    pub since: Stamp,
+}
+
+/// A condition before it has a time.
+struct Finding {
+    kind: &'static str,
+    status: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl World {
+    /// Conditions of a unit with the time of their last change.
+    pub fn conditions(&self, name: &Name) -> Vec<UnitCondition> {
+        let Some(unit) = self.units.get(name) else { return Vec::new() };
+        self.findings(name, unit)
+            .into_iter()
+            .map(|finding| UnitCondition {
+                kind: finding.kind,
+                status: word(finding.status),
+                reason: finding.reason,
+                message: finding.message,
+                since: unit.conditions.get(finding.kind).map_or(Stamp(0), |settled| settled.since),
+            })
+            .collect()
+    }
+
+    pub(super) fn update_conditions(&mut self, now: Now, name: &Name) {
+        let Some(unit) = self.units.get(name) else { return };
+        let mut settled = unit.conditions.clone();
+        let mut changed = false;
+        for finding in self.findings(name, unit) {
+            let status = word(finding.status);
+            let same = settled
+                .get(finding.kind)
+                .is_some_and(|old| old.status == status && old.reason == finding.reason);
+            if same {
+                continue;
+            }
+            let since = match settled.get(finding.kind) {
+                Some(old) if old.status == status => old.since,
+                _ => now.wall,
+            };
+            settled.insert(finding.kind, Settled { status, reason: finding.reason, since });
+            changed = true;
+        }
+        if changed && let Some(unit) = self.units.get_mut(name) {
+            unit.conditions = settled;
+            self.touched.insert(name.clone());
+        }
+    }
+
+    fn findings(&self, name: &Name, unit: &Unit) -> Vec<Finding> {
+        let wish = self.wish(name, unit);
+        let ready = ready_finding(unit, &wish);
+        let progressing = progressing_finding(unit, &wish, ready.status);
+        let mut findings = vec![ready, progressing];
+        if unit.spec.policy.job {
+            findings.push(completed_finding(unit));
+        }
+        if let Some(held) = held_finding(unit) {
+            findings.push(held);
+        }
+        findings
+    }
+
+    /// The word in the STATUS column of `get`.
+    pub fn status_word(&self, name: &Name) -> &'static str {
+        let Some(unit) = self.units.get(name) else { return "Unknown" };
+        let wish = self.wish(name, unit);
+        let occupied = |test: fn(&Lifecycle) -> bool| unit.slots.values().any(|slot| test(&slot.state));
+        match &wish {
+            Wish::Down { .. } | Wish::Gone { .. } if !unit.is_gone() => return "Stopping",
+            Wish::Down { .. } if unit.overrides.disabled.is_some() => return "Disabled",
+            Wish::Down { .. } if unit.spec.switched_off.is_some() => return "Off",
+            Wish::Down { .. } | Wish::Gone { .. } => return "Stopped",
+            Wish::Up { replicas: 0 } if unit.is_gone() => return "Stopped",
+            Wish::Up { .. } => {}
+        }
+        if unit.spec.policy.job && occupied(|state| matches!(state, Lifecycle::Done(_))) {
+            return "Completed";
+        }
+        if unit.spec.machine.is_some() && unit.is_gone() {
+            return "CannotStart";
+        }
+        if occupied(|state| matches!(state, Lifecycle::Failed(_))) {
+            return "Failed";
+        }
+        if occupied(|state| matches!(state, Lifecycle::Held)) {
+            return if matches!(unit.breaker.circuit(), Circuit::Closed) { "Held" } else { "CircuitOpen" };
+        }
+        if occupied(|state| matches!(state, Lifecycle::Backoff { .. })) {
+            return "BackOff";
+        }
+        if unit.waiting.is_some() {
+            return if unit.is_gone() { "Waiting" } else { "Pending" };
+        }
+        let all_ready = ready_count(unit) == desired_count(&wish);
+        let updating = unit.slots.values().any(|slot| !matches!(slot.drift, Drift::None));
+        match () {
+            () if unit.spec.policy.job && occupied(|state| matches!(state, Lifecycle::Up(_))) => "Running",
+            () if all_ready && !updating => "Ready",
+            () if occupied(|state| matches!(state, Lifecycle::Stopping(_))) => "Stopping",
+            () if occupied(|state| matches!(state, Lifecycle::Starting(_))) => "Starting",
+            () if all_ready => "Ready",
+            () if occupied(|state| matches!(state, Lifecycle::Up(_))) => "NotReady",
+            () => "Starting",
+        }
+    }
+
+    /// Wanted replicas of a unit, after overrides and switches.
+    pub fn wanted_replicas(&self, name: &Name) -> u32 {
+        self.units.get(name).map_or(0, |unit| desired_count(&self.wish(name, unit)))
+    }
+
+    /// Why a unit is not to run, if so.
+    pub fn down_reason(&self, name: &Name) -> Option<String> {
+        match self.wish(name, self.units.get(name)?) {
+            Wish::Down { why } | Wish::Gone { why } => Some(why),
+            Wish::Up { .. } => None,
+        }
+    }
+}
+
+fn word(status: bool) -> &'static str {
+    if status { "True" } else { "False" }
+}
+
+fn desired_count(wish: &Wish) -> u32 {
+    match wish {
+        Wish::Up { replicas } => *replicas,
+        Wish::Down { .. } | Wish::Gone { .. } => 0,
+    }
+}
+
+/// Instances that are Ready.
+pub fn ready_count(unit: &Unit) -> u32 {
+    unit.slots.values().filter(|slot| slot.is_ready()).count() as u32
+}
+
+fn ready_finding(unit: &Unit, wish: &Wish) -> Finding {
+    let finding = |status, reason, message: String| Finding { kind: "Ready", status, reason, message };
+    let replicas = match wish {
+        Wish::Up { replicas } => *replicas,
+        Wish::Down { why } | Wish::Gone { why } => return finding(false, "NotWanted", why.clone()),
+    };
+    let ready =
+        (0..replicas).filter(|index| unit.slots.get(&Ordinal(*index)).is_some_and(Slot::is_ready)).count();
+    if unit.spec.policy.job {
+        let done = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Done(_)));
+        return match done {
+            true => finding(true, "Completed", "it has completed".into()),
+            false => finding(false, "NotCompleted", "it has not completed".into()),
+        };
+    }
+    if replicas > 0 && ready == replicas as usize {
+        let probed = unit.spec.policy.probes[1].is_some();
+        let reason = if probed { "ProbeSucceeded" } else { "Executed" };
+        return finding(true, reason, format!("{ready}/{replicas} instances are ready"));
+    }
+    let (reason, message) = unready_reason(unit);
+    finding(false, reason, format!("{ready}/{replicas} instances are ready{message}"))
+}
+
+/// The most telling reason for which a unit is not Ready.
+fn unready_reason(unit: &Unit) -> (&'static str, String) {
+    if let Some(machine) = &unit.spec.machine {
+        return ("CannotStart", format!(": {machine}"));
+    }
+    let last =
+        |slot: &Slot| slot.last_end.as_ref().map_or(String::new(), |last| format!(": it {}", last.words));
+    for slot in unit.slots.values() {
+        match &slot.state {
+            Lifecycle::Failed(_) => return ("Failed", last(slot)),
+            Lifecycle::Held => {
+                return (
+                    "Held",
+                    unit.waiting.as_ref().map_or(String::new(), |on| format!(": waiting for {on}")),
+                );
+            }
+            Lifecycle::Backoff { .. } => return ("BackOff", last(slot)),
+            _ => {}
+        }
+    }
+    if let Some(on) = &unit.waiting {
+        return ("Waiting", format!(": waiting for {on}"));
+    }
+    let answer =
+        unit.slots.values().filter_map(|slot| slot.instance.as_ref()?.board.as_ref()).find_map(|board| {
+            [crate::unit::ProbeKind::Startup, crate::unit::ProbeKind::Readiness]
+                .into_iter()
+                .find_map(|kind| board.last(kind).filter(|answer| !answer.ok))
+        });
+    match answer {
+        Some(answer) => ("ProbeFailed", format!(": {}", answer.message)),
+        None => ("Starting", String::new()),
+    }
+}
+
+fn progressing_finding(unit: &Unit, wish: &Wish, ready: bool) -> Finding {
+    let moving = unit.slots.values().any(|slot| {
+        matches!(slot.state, Lifecycle::Starting(_) | Lifecycle::Stopping(_) | Lifecycle::Backoff { .. })
+            || matches!(slot.drift, Drift::Replace(_))
+    });
+    let wanted = matches!(wish, Wish::Up { .. });
+    let (status, reason) = match (moving, &unit.waiting) {
+        (_, Some(_)) if wanted && !ready => (false, "Waiting"),
+        (true, _) => (true, "Converging"),
+        (false, _) => (false, "Settled"),
+    };
+    let message = match &unit.waiting {
+        Some(on) => format!("waiting for {on}"),
+        None if status => "it is on its way to what is wanted".into(),
+        None => "nothing is left to do".into(),
+    };
+    Finding { kind: "Progressing", status, reason, message }
+}
+
+fn completed_finding(unit: &Unit) -> Finding {
+    let done = unit.slots.values().find_map(|slot| match slot.state {
+        Lifecycle::Done(exit) if slot.rested_at == unit.generation => Some(exit),
+        _ => None,
+    });
+    let (reason, message) = match done {
+        Some(exit) => ("Succeeded", exit.to_string()),
+        None => ("NotCompleted", "it has not completed for this generation".into()),
+    };
+    Finding { kind: "Completed", status: done.is_some(), reason, message }
+}
+
+fn held_finding(unit: &Unit) -> Option<Finding> {
+    unit.spec.policy.breaker.as_ref()?;
+    let open = !matches!(unit.breaker.circuit(), Circuit::Closed);
+    let reason = if open { "TooManyFailures" } else { "Closed" };
+    let message = if open { "it failed too often" } else { "its circuit is closed" };
+    Some(Finding { kind: "CircuitOpen", status: open, reason, message: message.into() })
+}

@@ -1,0 +1,84 @@
+//! What the world asks for. An effect carries every value that its execution needs: the executor chooses nothing (invariant 3).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{Generation, InstanceId, Name, Part, Signal};
+use crate::plan::{ExternalSpec, UnitSpec};
+use crate::unit::ProbeKind;
+
+use super::chronicle::{Change, Record};
+use super::event::{Checkpoint, Mark};
+
+#[derive(Clone, Debug)]
+pub enum Effect {
+    Spawn {
+        id: InstanceId,
+        part: Part,
+        spec: Arc<UnitSpec>,
+        generation: Generation,
+    },
+    /// To the main process.
+    Signal {
+        id: InstanceId,
+        signal: Signal,
+    },
+    /// SIGKILL to everything that belongs to it; answered by `Gone`.
+    Kill {
+        id: InstanceId,
+    },
+    /// Nothing of it is left and its end is known: the keeper may forget it, its logs end.
+    Forget {
+        id: InstanceId,
+    },
+    /// The running instance now has this spec (in place) or this mark.
+    Remember {
+        id: InstanceId,
+        spec: Arc<UnitSpec>,
+        generation: Generation,
+        mark: Mark,
+    },
+    Probe {
+        id: InstanceId,
+        kind: ProbeKind,
+        seq: u64,
+        timeout: Duration,
+        spec: Arc<UnitSpec>,
+    },
+    ProbeExternal {
+        name: Name,
+        seq: u64,
+        timeout: Duration,
+        spec: Arc<ExternalSpec>,
+    },
+    /// Tell when the port is open; until [`Effect::UnwatchPort`].
+    WatchPort {
+        id: InstanceId,
+        port: u16,
+    },
+    UnwatchPort {
+        id: InstanceId,
+    },
+    /// Tell when the awaited line appears in its log.
+    WatchLog {
+        id: InstanceId,
+        spec: Arc<UnitSpec>,
+    },
+    UnwatchLog {
+        id: InstanceId,
+    },
+    Announce(Arc<Record>),
+    /// A change began, went on or ended.
+    SaveChange(Arc<Change>),
+    SaveUnit {
+        name: Name,
+        checkpoint: Box<Checkpoint>,
+    },
+    DropUnit {
+        name: Name,
+    },
+    /// Everything has stopped.
+    Finished {
+        survivors: u32,
+    },
+}

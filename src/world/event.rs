@@ -1,0 +1,193 @@
+//! What can happen to the world: a closed list.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, SpawnStage, Stamp};
+use crate::plan::{Desired, UnitSpec};
+use crate::unit::ProbeKind;
+
+/// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A new accepted revision.
+    Desired {
+        desired: Arc<Desired>,
+        cause: Cause,
+    },
+    /// What an earlier daemon knew of a unit; before the first `Desired`.
+    Restore {
+        unit: Name,
+        checkpoint: Checkpoint,
+    },
+    /// An instance that the keeper holds; after the first `Desired`, before [`Event::Begin`].
+    Adopt(Box<Adopted>),
+    /// Everything known has been told: planning begins.
+    Begin,
+    Instance {
+        id: InstanceId,
+        fact: InstanceFact,
+    },
+    /// The answer of an External's readiness probe.
+    External {
+        name: Name,
+        seq: u64,
+        ok: bool,
+        message: String,
+    },
+    /// A person's wish about what there is.
+    Order {
+        order: Order,
+        by: String,
+    },
+    /// Everything is to stop, in order; `now`: without grace.
+    ShutDown {
+        by: String,
+        now: bool,
+    },
+    /// Something outside the world that belongs in its record of events (a rejected revision, a keeper that died).
+    Note {
+        warning: bool,
+        reason: &'static str,
+        object: String,
+        message: String,
+    },
+    /// A deadline given out by [`super::World::poll_deadline`] has passed.
+    Tick,
+}
+
+/// A fact about one instance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InstanceFact {
+    Spawned {
+        part: Part,
+        pid: u32,
+        at: Instant,
+    },
+    SpawnFailed {
+        part: Part,
+        stage: SpawnStage,
+        errno: i32,
+        detail: String,
+    },
+    Exited {
+        part: Part,
+        exit: Exit,
+        remains: bool,
+    },
+    Gone {
+        survivors: u32,
+    },
+    Probe {
+        kind: ProbeKind,
+        seq: u64,
+        ok: bool,
+        message: String,
+    },
+    PortOpen,
+    /// `READY=1`, the s6 newline, or the awaited log line.
+    ToldReady {
+        how: &'static str,
+    },
+    /// `STOPPING=1`.
+    ToldStopping,
+    /// `STATUS=`.
+    ToldStatus(String),
+    /// `MAINPID=`, checked to be within the instance.
+    MainPid(u32),
+    /// `EXTEND_TIMEOUT_USEC=`, as the time until which it extends.
+    Extend {
+        until: Instant,
+    },
+}
+
+/// Why a revision came about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// `Up`, `FilesChanged`, `Apply`, `Delete`, `Order`, `Exit`, `ShutDown` …
+    pub kind: String,
+    /// A sentence's end: which files, who.
+    pub detail: String,
+}
+
+/// An instance as the keeper tells of it to a new daemon.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    pub id: InstanceId,
+    /// The spec it was started with; `None` when it cannot be read.
+    pub spec: Option<Arc<UnitSpec>>,
+    pub generation: Generation,
+    pub started_wall: Stamp,
+    /// The main program, if it has been executed.
+    pub main: Option<(u32, Instant)>,
+    /// The part that runs or has ended, if not the main program.
+    pub part: Part,
+    pub exit: Option<Exit>,
+    pub mark: Mark,
+}
+
+/// What the keeper remembers of an instance for the next daemon, beside its spec.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub through: bool,
+    pub ready: bool,
+    /// It was being stopped on purpose.
+    pub stopping: bool,
+}
+
+/// What the store remembers of a unit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub generation: Generation,
+    /// The written spec that the generation belongs to, as a digest.
+    pub digest: String,
+    pub restarts: Vec<u32>,
+    pub attempt: u32,
+    /// A Job has ended for this generation: how.
+    pub done: Option<Exit>,
+    /// The breaker: open for so many milliseconds more, and how long it was open last.
+    pub open_left_ms: Option<u64>,
+    pub open_for_ms: u64,
+    pub overrides: Overrides,
+}
+
+/// A person's standing exceptions to the manifest (architecture §5).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrides {
+    /// `unisys stop`.
+    pub stopped: Option<Signature>,
+    /// `unisys disable`.
+    pub disabled: Option<Signature>,
+    /// `unisys scale`.
+    pub replicas: Option<(u32, Signature)>,
+}
+
+/// Who, when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    pub by: String,
+    pub at: Stamp,
+}
+
+/// What a person can ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    Start(Vec<Name>),
+    Stop(Vec<Name>),
+    Restart(Vec<Name>),
+    Enable(Vec<Name>),
+    Disable(Vec<Name>),
+    Scale(Vec<(Name, u32)>),
+    ResetCircuit(Vec<Name>),
+    Run(Name),
+}
+
+/// The identities under which a world begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    pub epoch: Epoch,
+    pub seed: u64,
+    /// The first incarnation that no earlier daemon can have used.
+    pub incarnation: Incarnation,
+}

@@ -1,0 +1,121 @@
+//! Externals: what unisys does not run but others depend on.
+
+use std::sync::Arc;
+
+use crate::base::{Instant, Name, Now};
+use crate::plan::{ExternalSpec, Facets};
+use crate::unit::ProbePolicy;
+
+use super::World;
+use super::chronicle::{Entry, RecordId};
+use super::effect::Effect;
+
+/// An External and what its readiness probe says.
+#[derive(Clone, Debug)]
+pub struct External {
+    pub spec: Arc<ExternalSpec>,
+    pub ready: bool,
+    pub message: String,
+    pub cause: Option<RecordId>,
+    next: Instant,
+    asked_at: Instant,
+    asked: u64,
+    in_flight: Option<u64>,
+    successes: u32,
+    failures: u32,
+}
+
+impl External {
+    pub(super) fn new(spec: Arc<ExternalSpec>, now: Instant) -> Self {
+        let ready = spec.readiness.is_none();
+        let next = spec.readiness.as_ref().map_or(Instant::NEVER, |probe| now + probe.initial_delay);
+        Self {
+            spec,
+            ready,
+            message: String::new(),
+            cause: None,
+            next,
+            asked_at: now,
+            asked: 0,
+            in_flight: None,
+            successes: 0,
+            failures: 0,
+        }
+    }
+
+    pub(super) fn facets(&self) -> Facets {
+        Facets {
+            object: self.spec.object.clone(),
+            started: self.ready,
+            ready: self.ready,
+            completed: self.ready,
+            gone: true,
+            hopeless: None,
+            circuit_open: false,
+            replacing: false,
+            wanted: true,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (self.in_flight.is_none() && self.next != Instant::NEVER).then_some(self.next)
+    }
+
+    fn probe(&self) -> Option<&ProbePolicy> {
+        self.spec.readiness.as_ref()
+    }
+}
+
+impl World {
+    pub(super) fn external_due(&mut self, now: Now, name: &Name) {
+        let Some(external) = self.externals.get_mut(name) else { return };
+        if let Some(timeout) = external.probe().map(|probe| probe.timeout)
+            && external.in_flight.is_none()
+            && external.next <= now.mono
+        {
+            external.asked += 1;
+            external.asked_at = now.mono;
+            external.in_flight = Some(external.asked);
+            let (seq, spec) = (external.asked, external.spec.clone());
+            self.effects.push_back(Effect::ProbeExternal { name: name.clone(), seq, timeout, spec });
+        }
+        self.timers.set(name, self.externals.get(name).and_then(External::deadline));
+    }
+
+    pub(super) fn external_answer(&mut self, now: Now, name: &Name, seq: u64, ok: bool, message: String) {
+        let Some(external) = self.externals.get_mut(name).filter(|external| external.in_flight == Some(seq))
+        else {
+            self.stale += 1;
+            return;
+        };
+        external.in_flight = None;
+        let Some(probe) = external.spec.readiness.clone() else { return };
+        external.next = (external.asked_at + probe.period).max(now.mono);
+        external.message.clone_from(&message);
+        (external.successes, external.failures) =
+            if ok { (external.successes + 1, 0) } else { (0, external.failures + 1) };
+        let ready = match external.ready {
+            true => external.failures < probe.failure_threshold,
+            false => external.successes >= probe.success_threshold,
+        };
+        let changed = std::mem::replace(&mut external.ready, ready) != ready;
+        let deadline = external.deadline();
+        self.timers.set(name, deadline);
+        if changed {
+            let object = self.object(name);
+            let (reason, message) = if ready {
+                ("Ready", "its readiness probe succeeds".to_owned())
+            } else {
+                ("Unready", format!("its readiness probe fails: {message}"))
+            };
+            let entry =
+                Entry { warning: !ready, reason, object: &object, message, change: None, cause: None };
+            let id = self.announce(now, entry);
+            if let Some(external) = self.externals.get_mut(name) {
+                external.cause = Some(id);
+            }
+            self.touched.insert(name.clone());
+            self.tell_neighbours(name);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! All of the state, and the only place where it changes.
+//!
+//! ```text
+//! handle(now, Event) … handle(now, Event)   facts and wishes go in
+//! settle(now)                               plan what is dirty, take the steps that can be taken
+//! poll_effect() → Effect                    what the executor is to do
+//! poll_deadline() → Instant                 when a Tick is wanted
+//! ```
+//!
+//! Only dirty units are planned: one crash among 10,000 units costs what that one unit costs.
+
+mod adopt;
+pub mod chronicle;
+pub mod conditions;
+pub mod effect;
+pub mod event;
+mod externals;
+mod facts;
+mod neighbours;
+mod orders;
+mod revise;
+mod settle;
+pub mod state;
+pub mod why;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::base::{Incarnation, Instant, Name, Now, Revision, Rng};
+use crate::plan::Desired;
+
+pub use chronicle::{Change, Chronicle, Outcome, Record, RecordId};
+pub use effect::Effect;
+pub use event::{
+    Adopted, Beginning, Cause, Checkpoint, Event, InstanceFact, Mark, Order, Overrides, Signature,
+};
+pub use externals::External;
+pub use state::{Instance, Slot, Unit};
+
+use chronicle::Entry;
+
+/// The state of everything. See the module.
+pub struct World {
+    desired: Arc<Desired>,
+    units: BTreeMap<Name, Unit>,
+    externals: BTreeMap<Name, External>,
+    /// Who depends on whom, among all units there are, those on their way out included.
+    dependents: BTreeMap<Name, BTreeSet<Name>>,
+    restored: BTreeMap<Name, Checkpoint>,
+    dirty: BTreeSet<Name>,
+    touched: BTreeSet<Name>,
+    timers: Timers,
+    effects: VecDeque<Effect>,
+    chronicle: Chronicle,
+    changes: BTreeMap<u64, OpenChange>,
+    next_change: u64,
+    rng: Rng,
+    incarnation: Incarnation,
+    /// Ordinals in Starting, for `maxConcurrentStarts`.
+    starting: u32,
+    waiting_for_start: BTreeSet<Name>,
+    begun: bool,
+    /// Everything goes down: why.
+    down: Option<String>,
+    finished: bool,
+    /// Facts that came too late to matter (invariant 5) or could not happen.
+    pub stale: u64,
+}
+
+/// A change whose actions are not all done.
+struct OpenChange {
+    change: Change,
+    units: BTreeSet<Name>,
+}
+
+/// When each unit is due.
+#[derive(Default)]
+struct Timers {
+    queue: BTreeSet<(Instant, Name)>,
+    of: BTreeMap<Name, Instant>,
+}
+
+impl Timers {
+    fn set(&mut self, name: &Name, at: Option<Instant>) {
+        if self.of.get(name).copied() == at {
+            return;
+        }
+        if let Some(old) = self.of.remove(name) {
+            self.queue.remove(&(old, name.clone()));
+        }
+        if let Some(at) = at.filter(|at| *at != Instant::NEVER) {
+            self.of.insert(name.clone(), at);
+            self.queue.insert((at, name.clone()));
+        }
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<Name> {
+        let (at, _) = self.queue.first()?;
+        if *at > now {
+            return None;
+        }
+        let (_, name) = self.queue.pop_first()?;
+        self.of.remove(&name);
+        Some(name)
+    }
+}
+
+impl World {
+    pub fn new(beginning: Beginning) -> Self {
+        Self {
+            desired: Arc::new(Desired::default()),
+            units: BTreeMap::new(),
+            externals: BTreeMap::new(),
+            dependents: BTreeMap::new(),
+            restored: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            timers: Timers::default(),
+            effects: VecDeque::new(),
+            // 2^20 records a life of the daemon: ids ascend across lives, without asking the store.
+            chronicle: Chronicle::new(beginning.epoch.0 << 20),
+            changes: BTreeMap::new(),
+            next_change: 1,
+            rng: Rng::new(beginning.seed),
+            incarnation: beginning.incarnation,
+            starting: 0,
+            waiting_for_start: BTreeSet::new(),
+            begun: false,
+            down: None,
+            finished: false,
+            stale: 0,
+        }
+    }
+
+    /// Changes recorded by earlier daemons go up to here.
+    pub fn continue_changes_after(&mut self, last: u64) {
+        self.next_change = self.next_change.max(last + 1);
+    }
+
+    /// Takes in one fact or wish. Nothing is decided about other units until [`Self::settle`].
+    pub fn handle(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Desired { desired, cause } => self.revise(now, desired, &cause),
+            Event::Restore { unit, checkpoint } => {
+                self.restored.insert(unit, checkpoint);
+            }
+            Event::Adopt(adopted) => self.adopt(now, *adopted),
+            Event::Begin => {
+                self.begun = true;
+                self.dirty.extend(self.units.keys().cloned());
+            }
+            Event::Instance { id, fact } => self.instance_fact(now, &id, fact),
+            Event::External { name, seq, ok, message } => self.external_answer(now, &name, seq, ok, message),
+            Event::Order { order, by } => self.order(now, order, &by),
+            Event::ShutDown { by, now: at_once } => self.shut_down(now, &by, at_once),
+            Event::Note { warning, reason, object, message } => {
+                let entry = Entry { warning, reason, object: &object, message, change: None, cause: None };
+                self.announce(now, entry);
+            }
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Event::Tick`] is wanted next.
+    pub fn poll_deadline(&self) -> Option<Instant> {
+        self.timers.queue.first().map(|(at, _)| *at)
+    }
+
+    /// Names whose status may have changed since the last call: what watchers are told.
+    pub fn take_touched(&mut self) -> BTreeSet<Name> {
+        std::mem::take(&mut self.touched)
+    }
+
+    pub fn desired(&self) -> &Arc<Desired> {
+        &self.desired
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.desired.revision
+    }
+
+    pub fn units(&self) -> &BTreeMap<Name, Unit> {
+        &self.units
+    }
+
+    pub fn externals(&self) -> &BTreeMap<Name, External> {
+        &self.externals
+    }
+
+    pub fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
+    }
+
+    /// The incarnation that the next start will get: the executor reserves ahead of it.
+    pub fn next_incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Why everything goes down, if it does.
+    pub fn going_down(&self) -> Option<&str> {
+        self.down.as_deref()
+    }
+
+    /// Units that something is still being done to.
+    pub fn is_settled(&self) -> bool {
+        self.dirty.is_empty() && self.effects.is_empty()
+    }
+
+    fn announce(&mut self, now: Now, entry: Entry<'_>) -> RecordId {
+        let record = self.chronicle.write(now, entry);
+        let id = record.id;
+        self.effects.push_back(Effect::Announce(record));
+        id
+    }
+
+    /// A unit changed: plan it again, look at its deadlines again, tell watchers.
+    fn touch(&mut self, name: &Name) {
+        self.dirty.insert(name.clone());
+        self.touched.insert(name.clone());
+    }
+
+    fn tick(&mut self, now: Now) {
+        while let Some(name) = self.timers.pop_due(now.mono) {
+            if self.externals.contains_key(&name) {
+                self.external_due(now, &name);
+            } else {
+                self.unit_due(now, &name);
+            }
+        }
+    }
+}

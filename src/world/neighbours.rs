@@ -1,0 +1,177 @@
+//! What the units see of each other.
+
+use crate::base::{Name, ObjectKind, ObjectRef, Ordinal};
+use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish, observed::Surroundings};
+use crate::unit::{Circuit, Dependency, Lifecycle};
+
+use super::state::{Slot, Unit};
+use super::{External, World};
+
+/// The surroundings of one unit in this world.
+pub(super) struct Around<'a> {
+    pub world: &'a World,
+    pub name: &'a Name,
+    pub unit: &'a Unit,
+}
+
+impl Surroundings for Around<'_> {
+    fn dependencies(&self) -> Vec<(&Dependency, Option<Facets>)> {
+        let depends_on = &self.unit.spec.policy.depends_on;
+        depends_on.iter().map(|dependency| (dependency, self.world.facets(&dependency.name))).collect()
+    }
+
+    fn running_dependents(&self) -> Vec<ObjectRef> {
+        let names = self.world.dependents.get(self.name).into_iter().flatten();
+        names
+            .filter_map(|name| self.world.units.get(name))
+            .filter(|unit| !unit.is_gone())
+            .map(|unit| unit.spec.object.clone())
+            .collect()
+    }
+
+    fn start_allowed(&self) -> bool {
+        self.world.desired.max_concurrent_starts.is_none_or(|limit| self.world.starting < limit)
+    }
+}
+
+impl World {
+    /// What is seen of a unit or external by its neighbours.
+    pub(super) fn facets(&self, name: &Name) -> Option<Facets> {
+        match self.units.get(name) {
+            Some(unit) => Some(self.unit_facets(name, unit)),
+            None => self.externals.get(name).map(External::facets),
+        }
+    }
+
+    fn unit_facets(&self, name: &Name, unit: &Unit) -> Facets {
+        let wish = self.wish(name, unit);
+        let replicas = match wish {
+            Wish::Up { replicas } => replicas,
+            _ => 0,
+        };
+        let all = |test: fn(&Slot) -> bool| {
+            replicas > 0 && (0..replicas).all(|index| unit.slots.get(&Ordinal(index)).is_some_and(test))
+        };
+        let completed = unit.spec.policy.job
+            && all(|slot| matches!(slot.state, Lifecycle::Done(_)))
+            && unit.slots.values().all(|slot| slot.rested_at == unit.generation);
+        let hopeless = match &wish {
+            Wish::Down { why } | Wish::Gone { why } => Some(why.clone()),
+            Wish::Up { replicas: 0 } => Some("replicas is 0".into()),
+            Wish::Up { .. } if unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Failed(_))) => {
+                Some(
+                    unit.slots
+                        .values()
+                        .find_map(|slot| slot.last_end.as_ref())
+                        .map_or_else(|| "it has failed".to_owned(), |last| format!("it {}", last.words)),
+                )
+            }
+            Wish::Up { .. } => unit.spec.machine.clone(),
+        };
+        let held = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Held));
+        let holds = unit.spec.policy.breaker.as_ref().is_some_and(|breaker| breaker.hold_dependents);
+        Facets {
+            object: unit.spec.object.clone(),
+            started: completed || all(|slot| slot.state.process().is_some()),
+            ready: completed || (!unit.spec.policy.job && all(Slot::is_ready)),
+            completed,
+            gone: unit.is_gone(),
+            hopeless,
+            circuit_open: held
+                || (holds && !matches!(unit.breaker.circuit(), Circuit::Closed) && !all(Slot::is_ready)),
+            replacing: unit.slots.values().any(|slot| {
+                slot.state.is_occupied()
+                    && (matches!(slot.drift, Drift::Replace(_)) || slot.restart_asked.is_some())
+            }),
+            wanted: matches!(wish, Wish::Up { .. }),
+        }
+    }
+
+    /// What is wanted of a unit: its own wish, or down because something that it cannot be without is stopped.
+    pub(super) fn wish(&self, name: &Name, unit: &Unit) -> Wish {
+        let own = unit.wish(self.down.as_deref());
+        if !matches!(own, Wish::Up { .. }) {
+            return own;
+        }
+        match self.stopped_dependency(name, unit, 0) {
+            Some(why) => Wish::Down { why },
+            None => own,
+        }
+    }
+
+    /// A hard dependency that a person stopped, a switch turned off or a manifest dropped takes its dependents along
+    /// (systemd's `Requires=`): otherwise "a unit is stopped only when its dependents are gone" would never let it go.
+    fn stopped_dependency(&self, _name: &Name, unit: &Unit, depth: usize) -> Option<String> {
+        if depth > 64 {
+            return None;
+        }
+        unit.spec.policy.depends_on.iter().filter(|dependency| !dependency.optional).find_map(|dependency| {
+            let on = self.units.get(&dependency.name)?;
+            if on.spec.policy.job {
+                return None;
+            }
+            match on.wish(None) {
+                Wish::Down { why } | Wish::Gone { why } => {
+                    Some(format!("it depends on {}: {why}", on.spec.object))
+                }
+                Wish::Up { .. } => self.stopped_dependency(&dependency.name, on, depth + 1),
+            }
+        })
+    }
+
+    /// The unit as the plan sees it.
+    pub(super) fn observe<'a>(&self, name: &Name, unit: &'a Unit) -> ObservedUnit<'a> {
+        let slots = unit.slots.values().map(|slot| ObservedSlot {
+            ordinal: slot.ordinal,
+            state: &slot.state,
+            ready: slot.is_ready(),
+            drift: &slot.drift,
+            restart: slot.restart_asked.as_deref(),
+            rested_for_current: slot.rested_at == unit.generation,
+            last_end: slot.last_end.as_ref().map(|last| last.words.as_str()),
+        });
+        ObservedUnit {
+            object: unit.spec.object.clone(),
+            wish: self.wish(name, unit),
+            slots: slots.collect(),
+            circuit: if unit.spec.policy.breaker.is_some() {
+                unit.breaker.circuit()
+            } else {
+                Circuit::Closed
+            },
+            machine: unit.spec.machine.as_deref(),
+            scaled_from: unit.scaled_from,
+            job: unit.spec.policy.job,
+        }
+    }
+
+    /// Tells the neighbours of a unit that it looks different, if it does.
+    pub(super) fn tell_neighbours(&mut self, name: &Name) {
+        let facets = self.facets(name);
+        let changed = match self.units.get_mut(name) {
+            Some(unit) if unit.facets != facets => {
+                unit.facets = facets;
+                true
+            }
+            Some(_) => false,
+            None => true,
+        };
+        if !changed {
+            return;
+        }
+        let dependents = self.dependents.get(name).into_iter().flatten();
+        let dependencies = self.units.get(name).into_iter().flat_map(|unit| &unit.spec.policy.depends_on);
+        let neighbours: Vec<Name> =
+            dependents.cloned().chain(dependencies.map(|dependency| dependency.name.clone())).collect();
+        self.dirty.extend(neighbours.into_iter().filter(|neighbour| self.units.contains_key(neighbour)));
+    }
+
+    /// The object of a name, unit or external.
+    pub(super) fn object(&self, name: &Name) -> ObjectRef {
+        match (self.units.get(name), self.externals.get(name)) {
+            (Some(unit), _) => unit.spec.object.clone(),
+            (None, Some(external)) => external.spec.object.clone(),
+            (None, None) => ObjectRef { kind: ObjectKind::Service, name: name.clone() },
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! A new accepted revision: who is new, who changed, who is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::base::{Generation, Name, Now};
+use crate::plan::{Desired, Drift, UnitSpec, Verb};
+use crate::unit::{Breaker, Lifecycle};
+
+use super::World;
+use super::chronicle::{ChangeAction, Entry, RecordId};
+use super::event::{Cause, Checkpoint};
+use super::externals::External;
+use super::state::{Slot, Unit};
+
+/// How one unit came out of a revision.
+enum Fate {
+    Same,
+    New,
+    /// Its launch changed: a new generation.
+    Changed,
+    /// Switches, labels or the machine changed: the same generation.
+    Turned,
+}
+
+impl World {
+    pub(super) fn revise(&mut self, now: Now, desired: Arc<Desired>, cause: &Cause) {
+        let old_limit = std::mem::replace(&mut self.desired, desired.clone()).max_concurrent_starts;
+        let message = format!("revision {} accepted: {}", desired.revision, cause.detail);
+        let entry = Entry {
+            warning: false,
+            reason: "Revised",
+            object: &"system",
+            message,
+            change: None,
+            cause: None,
+        };
+        let record = self.announce(now, entry);
+        let mut rows = Vec::new();
+        let mut changed = BTreeSet::new();
+        for (name, spec) in &desired.units {
+            match self.revise_unit(now, name, spec, record) {
+                Fate::Same => continue,
+                Fate::New => rows.push((name.clone(), self.planned_row(name, Verb::Start, "it is new"))),
+                Fate::Changed => {
+                    let reason = self.drift_words(name);
+                    let verb = self.drift_verb(name);
+                    rows.push((name.clone(), self.planned_row(name, verb, &reason)));
+                }
+                Fate::Turned => {}
+            }
+            changed.insert(name.clone());
+        }
+        let gone: Vec<Name> =
+            self.units.keys().filter(|name| !desired.units.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(unit) = self.units.get_mut(&name).filter(|unit| unit.declared) {
+                unit.declared = false;
+                unit.cause = Some(record);
+                rows.push((
+                    name.clone(),
+                    self.planned_row(&name, Verb::Delete, "it is in no manifest any more"),
+                ));
+                changed.insert(name);
+            }
+        }
+        self.revise_externals(now, &desired);
+        self.index_dependents();
+        if self.begun && !rows.is_empty() {
+            let change = self.open_change(now, cause.clone(), rows);
+            self.chronicle_change(record, change);
+        }
+        let followers: BTreeSet<Name> =
+            changed.iter().flat_map(|name| desired.graph.impact(name)).cloned().collect();
+        self.touched.extend(changed.iter().cloned());
+        self.dirty.extend(changed.into_iter().chain(followers).filter(|name| self.units.contains_key(name)));
+        if old_limit != desired.max_concurrent_starts {
+            self.dirty.extend(std::mem::take(&mut self.waiting_for_start));
+        }
+    }
+
+    /// The record of the revision was written before its change had a number; later records carry it.
+    fn chronicle_change(&mut self, _record: RecordId, _change: u64) {}
+
+    fn planned_row(&self, name: &Name, verb: Verb, reason: &str) -> ChangeAction {
+        ChangeAction { verb, unit: self.object(name), reason: reason.to_owned() }
+    }
+
+    fn revise_unit(&mut self, now: Now, name: &Name, spec: &Arc<UnitSpec>, record: RecordId) -> Fate {
+        let Some(unit) = self.units.get_mut(name) else {
+            let unit = match self.restored.remove(name) {
+                Some(checkpoint) => restored_unit(now, spec.clone(), &checkpoint),
+                None => Unit::new(spec.clone(), Generation(1)),
+            };
+            self.units.insert(name.clone(), unit);
+            if let Some(unit) = self.units.get_mut(name) {
+                unit.cause = Some(record);
+            }
+            self.save_unit(now, name);
+            return Fate::New;
+        };
+        if Arc::ptr_eq(&unit.spec, spec) && unit.declared {
+            return Fate::Same;
+        }
+        let drift = Drift::between(&unit.spec, spec);
+        let same = drift == Drift::None && *unit.spec == **spec && unit.declared;
+        let replicas_changed = unit.spec.policy.replicas != spec.policy.replicas;
+        if replicas_changed {
+            unit.scaled_from = Some(unit.replicas());
+            unit.overrides.replicas = None;
+        }
+        unit.spec = spec.clone();
+        unit.declared = true;
+        if same {
+            self.share_spec(name);
+            return Fate::Same;
+        }
+        unit.cause = Some(record);
+        if drift == Drift::None {
+            self.refresh_drift(name);
+            return Fate::Turned;
+        }
+        unit.generation = unit.generation.next();
+        if matches!(drift, Drift::Replace(_)) {
+            // What was wrong may be mended: earlier failures no longer count.
+            unit.breaker.reset();
+            for slot in unit.slots.values_mut() {
+                slot.restart.attempt = 0;
+                slot.cause = Some(record);
+            }
+        }
+        self.refresh_drift(name);
+        self.save_unit(now, name);
+        Fate::Changed
+    }
+
+    /// Equal specs need only one copy in memory.
+    fn share_spec(&mut self, name: &Name) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        for instance in unit.slots.values_mut().filter_map(|slot| slot.instance.as_mut()) {
+            if *instance.spec == *unit.spec {
+                instance.spec = unit.spec.clone();
+            }
+        }
+    }
+
+    /// Compares what runs with what is wanted, once for every change of either.
+    pub(super) fn refresh_drift(&mut self, name: &Name) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        for slot in unit.slots.values_mut() {
+            slot.drift = match &slot.instance {
+                Some(instance) => Drift::between(&instance.spec, &unit.spec),
+                None if slot.rested_at < unit.generation && slot.last_end.is_some() => {
+                    std::mem::take(&mut slot.drift).or_replace()
+                }
+                None => Drift::None,
+            };
+            if let (Drift::None, Some(instance)) = (&slot.drift, &mut slot.instance) {
+                instance.spec = unit.spec.clone();
+                instance.generation = unit.generation;
+            }
+        }
+    }
+
+    fn drift_words(&self, name: &Name) -> String {
+        let drifts =
+            self.units.get(name).into_iter().flat_map(|unit| unit.slots.values()).map(|slot| &slot.drift);
+        drifts
+            .filter_map(|drift| match drift {
+                Drift::Replace(fields) | Drift::InPlace(fields) => Some(Drift::words(fields)),
+                Drift::None => None,
+            })
+            .next()
+            .unwrap_or_else(|| "its spec changed".into())
+    }
+
+    fn drift_verb(&self, name: &Name) -> Verb {
+        let Some(unit) = self.units.get(name) else { return Verb::Start };
+        let running = unit.slots.values().any(|slot| slot.state.is_occupied());
+        let replace = unit.slots.values().any(|slot| matches!(slot.drift, Drift::Replace(_)));
+        match (unit.scaled_from, replace) {
+            (_, true) => Verb::Replace,
+            (Some(_), false) => Verb::Scale,
+            (None, false) if running => Verb::Update,
+            _ if unit.spec.policy.job => Verb::Run,
+            _ => Verb::Start,
+        }
+    }
+
+    fn revise_externals(&mut self, now: Now, desired: &Desired) {
+        let gone: Vec<Name> =
+            self.externals.keys().filter(|name| !desired.externals.contains_key(*name)).cloned().collect();
+        for name in gone {
+            self.externals.remove(&name);
+            self.timers.set(&name, None);
+            self.touched.insert(name.clone());
+            self.tell_neighbours(&name);
+        }
+        for (name, spec) in &desired.externals {
+            let same = self.externals.get(name).is_some_and(|external| external.spec == *spec);
+            if !same {
+                let external = External::new(spec.clone(), now.mono);
+                self.timers.set(name, external.deadline());
+                self.externals.insert(name.clone(), external);
+                self.touched.insert(name.clone());
+                self.tell_neighbours(name);
+            }
+        }
+    }
+
+    pub(super) fn index_dependents(&mut self) {
+        let mut dependents: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
+        for (name, unit) in &self.units {
+            let running =
+                unit.slots.values().filter_map(|slot| slot.instance.as_ref()).map(|instance| &instance.spec);
+            for spec in std::iter::once(&unit.spec).chain(running) {
+                for dependency in &spec.policy.depends_on {
+                    dependents.entry(dependency.name.clone()).or_default().insert(name.clone());
+                }
+            }
+        }
+        self.dependents = dependents;
+    }
+}
+
+impl Drift {
+    /// A rested slot of an older generation starts with the new one.
+    fn or_replace(self) -> Self {
+        match self {
+            Self::Replace(fields) => Self::Replace(fields),
+            _ => Self::Replace(vec!["spec".into()]),
+        }
+    }
+}
+
+/// A unit as an earlier daemon left it.
+fn restored_unit(now: Now, spec: Arc<UnitSpec>, checkpoint: &Checkpoint) -> Unit {
+    let same = checkpoint.digest == spec.launch.digest();
+    let generation = if same { checkpoint.generation } else { checkpoint.generation.next() };
+    let mut unit = Unit::new(spec, generation);
+    unit.overrides = checkpoint.overrides.clone();
+    for (index, restarts) in checkpoint.restarts.iter().enumerate() {
+        let ordinal = crate::base::Ordinal(index as u32);
+        let mut slot = Slot::new(ordinal);
+        slot.restart.restarts = *restarts;
+        slot.restart.attempt = if same { checkpoint.attempt } else { 0 };
+        slot.rested_at = generation;
+        if let Some(exit) = checkpoint.done.filter(|_| same) {
+            slot.state = Lifecycle::Done(exit);
+        }
+        unit.slots.insert(ordinal, slot);
+    }
+    if same {
+        let until = checkpoint.open_left_ms.map(|left| now.mono + std::time::Duration::from_millis(left));
+        unit.breaker = Breaker::restored(until, std::time::Duration::from_millis(checkpoint.open_for_ms));
+    }
+    unit
+}

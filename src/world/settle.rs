@@ -1,0 +1,442 @@
+//! A turn's end: plan what is dirty, take the steps that can be taken, until nothing is left to do.
+
+use crate::base::{InstanceId, Name, Now, Ordinal};
+use crate::plan::{Action, Plan, Step, UnitPlan, Verb, Waiting, plan_unit};
+use crate::unit::lifecycle::Rest;
+use crate::unit::{Circuit, Fact, Lifecycle, StopReason};
+
+use super::chronicle::{ChangeAction, Entry};
+use super::effect::Effect;
+use super::event::{Cause, Mark};
+use super::neighbours::Around;
+use super::state::{Instance, Slot};
+use super::{Change, OpenChange, Outcome, World};
+
+impl World {
+    /// Plans every dirty unit and takes the steps that can be taken. Terminates: a step makes its own condition false.
+    pub fn settle(&mut self, now: Now) {
+        if !self.begun {
+            return;
+        }
+        while let Some(name) = self.dirty.pop_first() {
+            self.settle_unit(now, &name);
+        }
+        self.finish(now);
+    }
+
+    /// What is still to be done, of every unit: for `plan` without a path.
+    pub fn pending(&self) -> Plan {
+        let units = self.units.iter().map(|(name, unit)| (unit.spec.object.clone(), self.plan_of(name)));
+        Plan::assemble(units.collect(), &self.desired.graph)
+    }
+
+    fn plan_of(&self, name: &Name) -> UnitPlan {
+        let Some(unit) = self.units.get(name) else { return UnitPlan::default() };
+        plan_unit(&self.observe(name, unit), &Around { world: self, name, unit })
+    }
+
+    fn settle_unit(&mut self, now: Now, name: &Name) {
+        self.breaker_tick(now, name);
+        self.inherit_restarts(name);
+        loop {
+            let plan = self.plan_of(name);
+            if plan.forget {
+                self.forget_unit(now, name);
+                return;
+            }
+            self.note_waiting(name, &plan);
+            self.note_change(now, name, &plan);
+            // One step, then a look at what it changed: a second start of the same unit may no longer be allowed.
+            let Some((action, step)) =
+                plan.actions.into_iter().find_map(|action| action.step.clone().map(|step| (action, step)))
+            else {
+                break;
+            };
+            self.take(now, name, &action, step);
+        }
+        self.close_change(name);
+        self.refresh(now, name);
+    }
+
+    /// Conditions, deadlines and neighbours follow the state.
+    pub(super) fn refresh(&mut self, now: Now, name: &Name) {
+        self.update_conditions(now, name);
+        self.timers.set(name, self.units.get(name).and_then(super::Unit::deadline));
+        self.tell_neighbours(name);
+    }
+
+    fn note_waiting(&mut self, name: &Name, plan: &UnitPlan) {
+        let waiting = plan.actions.iter().find_map(|action| action.waiting.as_ref());
+        let slots_short = matches!(waiting, Some(Waiting::StartSlots));
+        let words = waiting.map(ToString::to_string);
+        if slots_short {
+            self.waiting_for_start.insert(name.clone());
+        } else {
+            self.waiting_for_start.remove(name);
+        }
+        if let Some(unit) = self.units.get_mut(name)
+            && unit.waiting != words
+        {
+            unit.waiting = words;
+            self.touched.insert(name.clone());
+        }
+    }
+
+    /// Actions of a unit that belong to no open change begin one of their own.
+    fn note_change(&mut self, now: Now, name: &Name, plan: &UnitPlan) {
+        let Some(action) = plan.actions.iter().find(|action| action.step.is_some() && is_visible(action))
+        else {
+            return;
+        };
+        let Some(unit) = self.units.get(name) else { return };
+        let row =
+            ChangeAction { verb: action.verb, unit: unit.spec.object.clone(), reason: action.reason.clone() };
+        if let Some(open) = unit.change.and_then(|id| self.changes.get_mut(&id)) {
+            if !open.change.actions.iter().any(|known| known.unit == row.unit && known.verb == row.verb) {
+                open.change.actions.push(row);
+                self.effects.push_back(Effect::SaveChange(open.change.clone().into()));
+            }
+            return;
+        }
+        let cause = Cause { kind: cause_kind(action).into(), detail: action.reason.clone() };
+        self.open_change(now, cause, vec![(name.clone(), row)]);
+    }
+
+    /// Begins a change; the units whose actions it holds leave the changes that they were in.
+    pub(super) fn open_change(&mut self, now: Now, cause: Cause, rows: Vec<(Name, ChangeAction)>) -> u64 {
+        let id = self.next_change;
+        self.next_change += 1;
+        let mut open = OpenChange {
+            change: Change {
+                id,
+                at: now.wall,
+                cause,
+                revision: self.desired.revision,
+                actions: Vec::new(),
+                outcome: Outcome::Active,
+            },
+            units: Default::default(),
+        };
+        for (name, row) in rows {
+            if let Some(old) = self.units.get_mut(&name).and_then(|unit| unit.change.replace(id)) {
+                self.leave_change(old, &name, Outcome::Superseded);
+            }
+            open.units.insert(name);
+            if !open.change.actions.contains(&row) {
+                open.change.actions.push(row);
+            }
+        }
+        self.effects.push_back(Effect::SaveChange(open.change.clone().into()));
+        self.changes.insert(id, open);
+        id
+    }
+
+    fn leave_change(&mut self, id: u64, name: &Name, outcome: Outcome) {
+        let Some(open) = self.changes.get_mut(&id) else { return };
+        open.units.remove(name);
+        if open.units.is_empty()
+            && let Some(mut open) = self.changes.remove(&id)
+        {
+            open.change.outcome = outcome;
+            self.effects.push_back(Effect::SaveChange(open.change.into()));
+        }
+    }
+
+    /// A unit that has come to rest where it is wanted leaves its change.
+    fn close_change(&mut self, name: &Name) {
+        let Some(unit) = self.units.get(name) else { return };
+        let Some(id) = unit.change else { return };
+        let at_rest = unit.waiting.is_none()
+            && unit.slots.values().all(|slot| {
+                matches!(
+                    slot.state,
+                    Lifecycle::Up(_) | Lifecycle::Done(_) | Lifecycle::Idle | Lifecycle::Failed(_)
+                )
+            });
+        if at_rest {
+            if let Some(unit) = self.units.get_mut(name) {
+                unit.change = None;
+                unit.scaled_from = None;
+            }
+            self.leave_change(id, name, Outcome::Complete);
+        }
+    }
+
+    fn take(&mut self, now: Now, name: &Name, action: &Action, step: Step) {
+        match step {
+            Step::Start { ordinal } => self.start(now, name, ordinal, action),
+            Step::Stop { ordinal, reason } => self.stop(now, name, ordinal, reason, action),
+            Step::Hold { ordinal } => self.hold(now, name, ordinal, action),
+            Step::Rest { ordinal } => self.apply(now, name, ordinal, Fact::Rest(Rest::Idle)),
+            Step::UpdateInPlace { ordinal } => self.update_in_place(now, name, ordinal, action),
+            Step::Drop { ordinal } => {
+                if let Some(unit) = self.units.get_mut(name) {
+                    unit.slots.remove(&ordinal);
+                    self.touched.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, now: Now, name: &Name, ordinal: Ordinal, action: &Action) {
+        let incarnation = self.incarnation;
+        self.incarnation = incarnation.next();
+        let seen = self.replacements_of(name);
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let (spec, generation, cause, change) = (unit.spec.clone(), unit.generation, unit.cause, unit.change);
+        let slot = unit.slots.entry(ordinal).or_insert_with(|| Slot::new(ordinal));
+        let automatic = slot.last_end.as_ref().is_some_and(|last| {
+            !matches!(
+                last.end.reason,
+                crate::unit::EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced)
+            )
+        });
+        if automatic && slot.restart_asked.is_none() {
+            slot.restart.restarts += 1;
+        }
+        slot.restart_asked = None;
+        slot.drift = crate::plan::Drift::None;
+        let cause = slot.cause.or(cause);
+        slot.instance = Some(Instance {
+            incarnation,
+            spec,
+            generation,
+            started_wall: now.wall,
+            board: None,
+            status_text: None,
+            port_watched: false,
+            log_watched: false,
+            seen,
+        });
+        let object = self.object(name);
+        let message = format!("starting instance {ordinal}: {}", action.reason);
+        let record = self.announce(
+            now,
+            Entry { warning: false, reason: "Starting", object: &object, message, change, cause },
+        );
+        self.set_cause(name, ordinal, record);
+        self.starting += 1;
+        self.apply(now, name, ordinal, Fact::Start);
+        self.save_unit(now, name);
+    }
+
+    fn stop(&mut self, now: Now, name: &Name, ordinal: Ordinal, reason: StopReason, action: &Action) {
+        let object = self.object(name);
+        let Some(unit) = self.units.get_mut(name) else { return };
+        if reason == StopReason::Replaced {
+            unit.replacements += 1;
+        }
+        let (change, cause) = (unit.change, unit.cause);
+        let message = format!("stopping instance {ordinal}: {}", action.reason);
+        let record = self.announce(
+            now,
+            Entry { warning: false, reason: "Stopping", object: &object, message, change, cause },
+        );
+        self.set_cause(name, ordinal, record);
+        self.apply(now, name, ordinal, Fact::Stop { reason });
+    }
+
+    fn hold(&mut self, now: Now, name: &Name, ordinal: Ordinal, action: &Action) {
+        let object = self.object(name);
+        let why = action.waiting.as_ref().map(ToString::to_string).unwrap_or_default();
+        let cause = match &action.waiting {
+            Some(Waiting::DependencyCircuit { on }) => self.units.get(&on.name).and_then(|unit| unit.cause),
+            _ => self.units.get(name).and_then(|unit| unit.cause),
+        };
+        let entry = Entry {
+            warning: true,
+            reason: "Held",
+            object: &object,
+            message: format!("instance {ordinal} is held, waiting for {why}"),
+            change: None,
+            cause,
+        };
+        let record = self.announce(now, entry);
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.slots.entry(ordinal).or_insert_with(|| Slot::new(ordinal));
+        }
+        self.set_cause(name, ordinal, record);
+        self.apply(now, name, ordinal, Fact::Rest(Rest::Held));
+    }
+
+    fn update_in_place(&mut self, now: Now, name: &Name, ordinal: Ordinal, action: &Action) {
+        let object = self.object(name);
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let (spec, generation, change, cause) = (unit.spec.clone(), unit.generation, unit.change, unit.cause);
+        let Some(slot) = unit.slots.get_mut(&ordinal) else { return };
+        slot.drift = crate::plan::Drift::None;
+        let executed_at = slot.state.process().map(|process| process.executed_at);
+        let Some(instance) = slot.instance.as_mut() else { return };
+        let probes_changed = instance.spec.policy.probes != spec.policy.probes;
+        instance.spec = spec;
+        instance.generation = generation;
+        if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
+            board.replace_policy(&instance.spec.policy, at, now.mono);
+        }
+        let message = format!("instance {ordinal} updated in place: {}", action.reason);
+        self.announce(
+            now,
+            Entry { warning: false, reason: "Updated", object: &object, message, change, cause },
+        );
+        self.remember(name, ordinal);
+        self.settle_board(now, name, ordinal);
+        self.touched.insert(name.clone());
+    }
+
+    pub(super) fn set_cause(&mut self, name: &Name, ordinal: Ordinal, record: u64) {
+        if let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&ordinal)) {
+            slot.cause = Some(record);
+        }
+    }
+
+    /// The keeper learns what the next daemon will need.
+    pub(super) fn remember(&mut self, name: &Name, ordinal: Ordinal) {
+        let Some(slot) = self.units.get(name).and_then(|unit| unit.slots.get(&ordinal)) else { return };
+        let (Some(id), Some(instance)) = (slot.id(name), slot.instance.as_ref()) else { return };
+        let board = instance.board.as_ref();
+        let mark = Mark {
+            through: board.is_some_and(crate::unit::ProbeBoard::is_through),
+            ready: board.is_some_and(crate::unit::ProbeBoard::is_ready),
+            stopping: matches!(slot.state, Lifecycle::Stopping(_)),
+        };
+        let (spec, generation) = (instance.spec.clone(), instance.generation);
+        self.effects.push_back(Effect::Remember { id, spec, generation, mark });
+    }
+
+    fn breaker_tick(&mut self, now: Now, name: &Name) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let Some(policy) = unit.spec.policy.breaker.clone() else { return };
+        let before = unit.breaker.circuit();
+        let closed = unit.breaker.tick(&policy, now.mono);
+        let after = unit.breaker.circuit();
+        if std::mem::discriminant(&before) == std::mem::discriminant(&after) {
+            return;
+        }
+        let (reason, message) = match (closed, after) {
+            (true, _) => ("CircuitClosed", "the trial instance held: the circuit is closed".to_owned()),
+            (_, Circuit::HalfOpen { .. }) => ("CircuitHalfOpen", "one trial instance is started".to_owned()),
+            _ => return,
+        };
+        let (object, cause) = (unit.spec.object.clone(), unit.cause);
+        let id = self
+            .announce(now, Entry { warning: false, reason, object: &object, message, change: None, cause });
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.cause = Some(id);
+        }
+        self.save_unit(now, name);
+    }
+
+    /// `restart: true` edges: a dependency that was replaced since this instance was started, and is Ready again.
+    fn inherit_restarts(&mut self, name: &Name) {
+        let Some(unit) = self.units.get(name) else { return };
+        let mut asks = Vec::new();
+        for slot in unit.slots.values().filter(|slot| slot.restart_asked.is_none()) {
+            let Some(instance) = slot.instance.as_ref().filter(|_| slot.state.process().is_some()) else {
+                continue;
+            };
+            let replaced = unit.spec.policy.depends_on.iter().find(|dependency| {
+                dependency.restart
+                    && self.units.get(&dependency.name).is_some_and(|on| {
+                        on.replacements
+                            > instance.seen.get(&dependency.name).copied().unwrap_or(on.replacements)
+                    })
+            });
+            if let Some(dependency) = replaced {
+                asks.push((
+                    slot.ordinal,
+                    format!("{} was replaced (restart: true)", self.object(&dependency.name)),
+                ));
+            }
+        }
+        if let Some(unit) = self.units.get_mut(name) {
+            for (ordinal, why) in asks {
+                if let Some(slot) = unit.slots.get_mut(&ordinal) {
+                    slot.restart_asked = Some(why);
+                }
+            }
+        }
+    }
+
+    pub(super) fn replacements_of(&self, name: &Name) -> std::collections::BTreeMap<Name, u64> {
+        let depends_on = self.units.get(name).into_iter().flat_map(|unit| &unit.spec.policy.depends_on);
+        depends_on
+            .filter(|dependency| dependency.restart)
+            .filter_map(|dependency| {
+                Some((dependency.name.clone(), self.units.get(&dependency.name)?.replacements))
+            })
+            .collect()
+    }
+
+    fn forget_unit(&mut self, now: Now, name: &Name) {
+        let object = self.object(name);
+        if let Some(unit) = self.units.remove(name) {
+            let entry = Entry {
+                warning: false,
+                reason: "Deleted",
+                object: &object,
+                message: "nothing of it is left".into(),
+                change: unit.change,
+                cause: unit.cause,
+            };
+            self.announce(now, entry);
+            for dependency in &unit.spec.policy.depends_on {
+                if let Some(dependents) = self.dependents.get_mut(&dependency.name) {
+                    dependents.remove(name);
+                }
+            }
+            if let Some(change) = unit.change {
+                self.leave_change(change, name, Outcome::Complete);
+            }
+            let dependencies = unit.spec.policy.depends_on.iter().map(|dependency| dependency.name.clone());
+            self.dirty.extend(dependencies.filter(|dependency| self.units.contains_key(dependency)));
+        }
+        self.timers.set(name, None);
+        self.waiting_for_start.remove(name);
+        self.touched.insert(name.clone());
+        if self.down.is_none() {
+            self.effects.push_back(Effect::DropUnit { name: name.clone() });
+        }
+        self.tell_neighbours(name);
+    }
+
+    fn finish(&mut self, now: Now) {
+        if self.down.is_some() && self.units.is_empty() && !self.finished {
+            self.finished = true;
+            let entry = Entry {
+                warning: false,
+                reason: "Stopped",
+                object: &"system",
+                message: "everything has stopped".into(),
+                change: None,
+                cause: None,
+            };
+            self.announce(now, entry);
+            self.effects.push_back(Effect::Finished { survivors: 0 });
+        }
+    }
+
+    /// A slot left Starting: another unit may start.
+    pub(super) fn start_slot_freed(&mut self) {
+        self.starting = self.starting.saturating_sub(1);
+        if let Some(next) = self.waiting_for_start.pop_first() {
+            self.dirty.insert(next);
+        }
+    }
+
+    pub(super) fn instance_id(&self, name: &Name, ordinal: Ordinal) -> Option<InstanceId> {
+        self.units.get(name)?.slots.get(&ordinal)?.id(name)
+    }
+}
+
+/// Housekeeping that nobody needs to read of.
+fn is_visible(action: &Action) -> bool {
+    !matches!(action.step, Some(Step::Drop { .. } | Step::Rest { .. } | Step::Hold { .. }))
+}
+
+fn cause_kind(action: &Action) -> &'static str {
+    match action.verb {
+        Verb::Restart | Verb::Run => "Exit",
+        Verb::Start => "DependencyReady",
+        _ => "Plan",
+    }
+}

@@ -1,0 +1,231 @@
+//! What the world remembers of each unit and each of its ordinals.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::base::{Generation, Incarnation, InstanceId, Instant, Name, Ordinal, Stamp};
+use crate::plan::{Drift, UnitSpec, Wish};
+use crate::unit::{Breaker, End, EndReason, Lifecycle, ProbeBoard, RestartState, StopReason};
+
+use super::chronicle::RecordId;
+use super::event::Overrides;
+
+/// One unit: what is wanted of it and its ordinals.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    pub spec: Arc<UnitSpec>,
+    pub generation: Generation,
+    /// It is in the desired state; else it is on its way out.
+    pub declared: bool,
+    pub overrides: Overrides,
+    pub slots: BTreeMap<Ordinal, Slot>,
+    pub breaker: Breaker,
+    /// +1 whenever an instance was replaced by a plan, for `restart: true` edges.
+    pub replacements: u64,
+    /// The latest record that explains what the unit does.
+    pub cause: Option<RecordId>,
+    /// The change that its next actions belong to.
+    pub change: Option<u64>,
+    /// `replicas` before the last scale, until it is reached.
+    pub scaled_from: Option<u32>,
+    /// When each condition last changed, with the value it had.
+    pub conditions: BTreeMap<&'static str, Settled>,
+    /// What dependents were last told: a difference marks them dirty.
+    pub facets: Option<crate::plan::Facets>,
+    /// What it waits for, as the last plan said.
+    pub waiting: Option<String>,
+}
+
+/// A condition's value since a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settled {
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub since: Stamp,
+}
+
+/// One ordinal.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub ordinal: Ordinal,
+    pub state: Lifecycle,
+    /// While something of an instance may exist.
+    pub instance: Option<Instance>,
+    pub restart: RestartState,
+    pub last_end: Option<LastEnd>,
+    /// The generation that a Failed or Done rest belongs to.
+    pub rested_at: Generation,
+    pub restart_asked: Option<String>,
+    /// The record that explains its state.
+    pub cause: Option<RecordId>,
+    pub drift: Drift,
+}
+
+/// One start of one process.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    pub incarnation: Incarnation,
+    /// The spec it was started with (with later in-place changes).
+    pub spec: Arc<UnitSpec>,
+    pub generation: Generation,
+    pub started_wall: Stamp,
+    /// From execution to the beginning of its stop.
+    pub board: Option<ProbeBoard>,
+    /// `STATUS=` of sd_notify.
+    pub status_text: Option<String>,
+    pub port_watched: bool,
+    pub log_watched: bool,
+    /// `replacements` of each `restart: true` dependency when it was started.
+    pub seen: BTreeMap<Name, u64>,
+}
+
+/// How the last instance of an ordinal ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LastEnd {
+    pub end: End,
+    pub at: Stamp,
+    pub incarnation: Incarnation,
+    pub words: String,
+}
+
+impl Unit {
+    pub fn new(spec: Arc<UnitSpec>, generation: Generation) -> Self {
+        Self {
+            spec,
+            generation,
+            declared: true,
+            overrides: Overrides::default(),
+            slots: BTreeMap::new(),
+            breaker: Breaker::default(),
+            replacements: 0,
+            cause: None,
+            change: None,
+            scaled_from: None,
+            conditions: BTreeMap::new(),
+            facets: None,
+            waiting: None,
+        }
+    }
+
+    /// Replicas in force: an override before the manifest.
+    pub fn replicas(&self) -> u32 {
+        match &self.overrides.replicas {
+            Some((replicas, _)) => *replicas,
+            None => self.spec.policy.replicas,
+        }
+    }
+
+    /// What is wanted, with `down` the reason for which everything goes.
+    pub fn wish(&self, down: Option<&str>) -> Wish {
+        if let Some(why) = down {
+            return Wish::Gone { why: why.to_owned() };
+        }
+        if !self.declared {
+            return Wish::Gone { why: "it is in no manifest any more".into() };
+        }
+        if let Some(signature) = &self.overrides.disabled {
+            return Wish::Down { why: format!("disabled by {}", signature.by) };
+        }
+        if let Some(signature) = &self.overrides.stopped {
+            return Wish::Down { why: format!("stopped by {}", signature.by) };
+        }
+        if let Some(why) = &self.spec.switched_off {
+            return Wish::Down { why: why.clone() };
+        }
+        Wish::Up { replicas: self.replicas() }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.slots.values().all(|slot| !slot.state.is_occupied())
+    }
+
+    /// The earliest time at which something of the unit is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let slots = self.slots.values().flat_map(|slot| {
+            let board = slot.instance.as_ref().and_then(|instance| instance.board.as_ref());
+            let active = slot.instance.as_ref().and_then(|instance| {
+                let limit = instance.spec.policy.active_deadline?;
+                let process = slot.state.process()?;
+                (!matches!(slot.state, Lifecycle::Stopping(_))).then_some(process.executed_at + limit)
+            });
+            [slot.state.deadline(), board.and_then(ProbeBoard::deadline), active]
+        });
+        let breaker = self.spec.policy.breaker.as_ref().and_then(|policy| self.breaker.deadline(policy));
+        slots.chain([breaker]).flatten().min()
+    }
+}
+
+impl Slot {
+    pub fn new(ordinal: Ordinal) -> Self {
+        Self {
+            ordinal,
+            state: Lifecycle::Idle,
+            instance: None,
+            restart: RestartState::default(),
+            last_end: None,
+            rested_at: Generation(0),
+            restart_asked: None,
+            cause: None,
+            drift: Drift::None,
+        }
+    }
+
+    pub fn id(&self, unit: &Name) -> Option<InstanceId> {
+        let incarnation = self.instance.as_ref()?.incarnation;
+        Some(InstanceId { unit: unit.clone(), ordinal: self.ordinal, incarnation })
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, Lifecycle::Up(_))
+            && self
+                .instance
+                .as_ref()
+                .and_then(|instance| instance.board.as_ref())
+                .is_some_and(ProbeBoard::is_ready)
+    }
+
+    pub fn board(&mut self) -> Option<&mut ProbeBoard> {
+        self.instance.as_mut()?.board.as_mut()
+    }
+}
+
+/// How an end reads in a sentence: "exited with exit code 1".
+pub fn end_words(end: &End) -> String {
+    let exit = end.exit.map(|exit| exit.to_string());
+    match (&end.reason, exit) {
+        (EndReason::Exited, Some(exit)) => format!("ended: {exit}"),
+        (EndReason::Exited, None) => "ended".into(),
+        (EndReason::SpawnFailed { stage, detail, .. }, _) => format!("could not {stage}: {detail}"),
+        (EndReason::HookFailed { hook, exit: Some(exit) }, _) => {
+            format!("preStart hook {hook} failed: {exit}")
+        }
+        (EndReason::HookFailed { hook, exit: None }, _) => format!("preStart hook {hook} ran out of time"),
+        (EndReason::Stopped(reason), exit) => {
+            let why = match reason {
+                StopReason::Unwanted => "was stopped",
+                StopReason::Replaced => "was replaced",
+                StopReason::StartupFailed => "was stopped because its startup probe failed",
+                StopReason::LivenessFailed => "was stopped because its liveness probe failed",
+                StopReason::DeadlineExceeded => "was stopped because it ran longer than activeDeadline",
+            };
+            exit.map_or_else(|| why.to_owned(), |exit| format!("{why} ({exit})"))
+        }
+    }
+}
+
+/// The word of an end in `lastExit.reason`.
+pub fn end_reason(end: &End) -> &'static str {
+    use crate::base::Exit;
+    match (&end.reason, end.exit) {
+        (EndReason::SpawnFailed { .. }, _) => "SpawnFailed",
+        (EndReason::HookFailed { .. }, _) => "HookFailed",
+        (EndReason::Stopped(StopReason::Unwanted), _) => "Stopped",
+        (EndReason::Stopped(StopReason::Replaced), _) => "Replaced",
+        (EndReason::Stopped(StopReason::StartupFailed), _) => "StartupProbeFailed",
+        (EndReason::Stopped(StopReason::LivenessFailed), _) => "LivenessProbeFailed",
+        (EndReason::Stopped(StopReason::DeadlineExceeded), _) => "DeadlineExceeded",
+        (EndReason::Exited, Some(Exit::Code(_))) => "ExitCode",
+        (EndReason::Exited, Some(Exit::Signal { .. })) => "Signal",
+        (EndReason::Exited, Some(Exit::Unknown) | None) => "Unknown",
+    }
+}
