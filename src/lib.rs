@@ -3,6 +3,7 @@
 pub mod base;
 
 pub mod graph;
+pub mod manifest;
 pub mod plan;
 pub mod unit;
 pub mod world;

@@ -1,35 +1,147 @@
 //! What it takes to start one unit, and how two such descriptions differ.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::Sha256;
+
+use crate::manifest::fields::{FieldClass, changed_fields};
+use crate::manifest::resolve::EnvVar;
+use crate::manifest::spec::ServiceSpec;
 
 use super::Drift;
 
 /// Everything that a start needs, as resolved values. Opaque to the decisions but for [`Launch::drift_to`].
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
+    /// The process, with every default filled in; of a Job or External too.
+    pub service: Arc<ServiceSpec>,
     /// Canonical JSON of the spec as written (overlays and `System.defaults` merged, built-in defaults not).
     pub written: Arc<str>,
-    /// Keyed digest of the resolved environment.
-    pub env_digest: String,
+    /// Relative paths count from here.
+    pub base_dir: PathBuf,
+    pub argv: Vec<String>,
+    pub env: Vec<EnvVar>,
+    /// Keyed digests of the declared variables and of argv: what is compared, without the values.
+    pub marks: Vec<ValueMark>,
     /// Its readiness or startup is told by a line in its log.
     pub awaits_log: bool,
 }
 
+/// Name and keyed digest of a resolved value (architecture §8: digests of secrets are keyed, never bare).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ValueMark {
+    pub name: String,
+    pub digest: u64,
+}
+
+/// The name under which argv is marked.
+const ARGV: &str = "command";
+
+/// Marks of what was declared; what is merely inherited from unisys' own environment is no part of a spec.
+pub fn marks(env: &[EnvVar], argv: &[String], key: &[u8]) -> Vec<ValueMark> {
+    let declared = env.iter().filter(|var| var.origin.layer != "inheritEnv");
+    let values = declared.map(|var| (var.name.clone(), var.value.clone()));
+    values
+        .chain([(ARGV.to_owned(), argv.join("\0"))])
+        .map(|(name, value)| {
+            let digest = keyed_digest(key, &name, &value);
+            ValueMark { name, digest }
+        })
+        .collect()
+}
+
+/// HMAC-SHA-256 (RFC 2104), its first 64 bits.
+fn keyed_digest(key: &[u8], name: &str, value: &str) -> u64 {
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return 0 };
+    mac.update(name.as_bytes());
+    mac.update(b"=");
+    mac.update(value.as_bytes());
+    let bytes = mac.finalize().into_bytes();
+    bytes.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+}
+
 impl Launch {
+    /// A launch of nothing but argv, for simulations and tests.
+    pub fn of_argv(argv: &[&str]) -> Self {
+        let service: ServiceSpec =
+            serde_json::from_value(serde_json::json!({"command": argv})).expect("a command is a whole spec");
+        let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
+        Self {
+            service: Arc::new(service),
+            written: serde_json::json!({"command": argv}).to_string().into(),
+            base_dir: PathBuf::from("/"),
+            marks: marks(&[], &argv, b"test"),
+            argv,
+            env: Vec::new(),
+            awaits_log: false,
+        }
+    }
+
     /// Identity of what was written and resolved, for checkpoints.
     pub fn digest(&self) -> String {
         use sha2::Digest;
-        let mut hasher = sha2::Sha256::new();
+        let mut hasher = Sha256::new();
         hasher.update(self.written.as_bytes());
-        hasher.update([0]);
-        hasher.update(self.env_digest.as_bytes());
+        for mark in &self.marks {
+            hasher.update(mark.name.as_bytes());
+            hasher.update(mark.digest.to_le_bytes());
+        }
         hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// The fields that differ, by what it takes to make them equal.
     pub fn drift_to(&self, desired: &Self) -> Drift {
-        if self.written == desired.written && self.env_digest == desired.env_digest {
+        let same_values = self.marks == desired.marks;
+        if self.written == desired.written && same_values {
             return Drift::None;
         }
-        Drift::Replace(vec!["spec".into()])
+        let mut in_place = Vec::new();
+        let mut replace = Vec::new();
+        if self.written != desired.written {
+            let old = (parse(&self.written), effective(&self.service));
+            let new = (parse(&desired.written), effective(&desired.service));
+            for change in changed_fields((&old.0, &old.1), (&new.0, &new.1)) {
+                match change.class {
+                    FieldClass::Replace => replace.push(change.path),
+                    FieldClass::InPlace | FieldClass::Reload => in_place.push(change.path),
+                }
+            }
+        }
+        if !same_values {
+            replace.extend(self.changed_values(desired, &replace));
+        }
+        match (replace.is_empty(), in_place.is_empty()) {
+            (false, _) => Drift::Replace(replace),
+            (true, false) => Drift::InPlace(in_place),
+            (true, true) => Drift::None,
+        }
     }
+
+    /// Values that differ though their field may be as it was written before: a changed `.env`.
+    fn changed_values(&self, desired: &Self, named: &[String]) -> Vec<String> {
+        let find = |marks: &[ValueMark], name: &str| {
+            marks.iter().find(|mark| mark.name == name).map(|mark| mark.digest)
+        };
+        let mut names: Vec<&str> =
+            self.marks.iter().chain(&desired.marks).map(|mark| mark.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let changed = names.into_iter().filter(|name| find(&self.marks, name) != find(&desired.marks, name));
+        let path =
+            |name: &str| if name == ARGV { "spec.command".to_owned() } else { format!("spec.env.{name}") };
+        changed.map(path).filter(|path| !named.iter().any(|known| known == path)).collect()
+    }
+}
+
+fn parse(written: &str) -> Value {
+    serde_json::from_str(written).unwrap_or(Value::Null)
+}
+
+/// The spec with every default filled in, as a value.
+pub fn effective(spec: &ServiceSpec) -> Value {
+    serde_json::to_value(spec).unwrap_or(Value::Null)
 }

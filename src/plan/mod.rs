@@ -4,10 +4,12 @@
 //! One file a concern: [`desired`] and [`observed`] are the inputs, [`drift`] compares two specs of a unit, [`gate`] says
 //! what a start or stop waits for, [`unit`] decides for one unit, [`whole`] puts a whole plan into words and order.
 
+pub mod build;
 pub mod desired;
 pub mod drift;
 pub mod gate;
 pub mod launch;
+pub mod machine;
 pub mod observed;
 pub mod unit;
 pub mod whole;

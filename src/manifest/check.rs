@@ -1,0 +1,424 @@
+//! What the schema cannot say: references, ports, thresholds, names across objects.
+
+use std::collections::BTreeMap;
+
+use crate::base::{Name, ObjectRef};
+use crate::graph::Graph;
+
+use super::diagnostic::{Diagnostic, nearest};
+use super::load::{Objects, Source};
+use super::spec::probe::{PortRef, Probe, ProbeAction};
+use super::spec::process::{EnvSource, EnvValue};
+use super::spec::service::{DependencyCondition, Port, PortNumber, Protocol, ServiceSpec, UpdateStrategy};
+use super::spec::{Hooks, Probes};
+
+/// Checks everything that is declared, across all sets.
+pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    super::not_yet::check(objects, diagnostics);
+    unit_names(objects, diagnostics);
+    dependencies(objects, diagnostics);
+    for object in objects.services.values() {
+        service(&object.spec, &object.source, diagnostics);
+        environment(&object.spec, &object.source, objects, diagnostics);
+    }
+    for object in objects.jobs.values() {
+        let process = object.spec.process();
+        hooks(&process.hooks, &object.source, diagnostics);
+        environment(&process, &object.source, objects, diagnostics);
+    }
+    for object in objects.externals.values() {
+        if let Some(probe) = &object.spec.probes.readiness {
+            external_probe(probe, &object.source, diagnostics);
+        }
+    }
+    config_types(objects, diagnostics);
+    ports(objects, diagnostics);
+}
+
+/// The dependency graph of all units and externals.
+pub fn graph(objects: &Objects) -> Graph {
+    let services = objects.services.iter().map(|(name, object)| (name, &object.spec.depends_on));
+    let jobs = objects.jobs.iter().map(|(name, object)| (name, &object.spec.depends_on));
+    let units: Vec<(&Name, Vec<&Name>)> = services
+        .chain(jobs)
+        .map(|(name, edges)| (name, edges.iter().map(|edge| &edge.name).collect()))
+        .chain(objects.externals.keys().map(|name| (name, Vec::new())))
+        .collect();
+    Graph::new(units)
+}
+
+fn unit_names(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    let mut seen: BTreeMap<&Name, &Source> = BTreeMap::new();
+    let services = objects.services.iter().map(|(name, object)| (name, &object.source));
+    let jobs = objects.jobs.iter().map(|(name, object)| (name, &object.source));
+    let externals = objects.externals.iter().map(|(name, object)| (name, &object.source));
+    for (name, source) in services.chain(jobs).chain(externals) {
+        if let Some(first) = seen.insert(name, source) {
+            let message = format!(
+                "{} has the name of {}; Services, Jobs and Externals share one name space",
+                source.object, first.object
+            );
+            let span = source.span("metadata.name");
+            diagnostics.push(
+                Diagnostic::error("E1301", &span, "metadata.name", message).hint("rename one of the two"),
+            );
+        }
+    }
+}
+
+fn dependencies(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    let known: Vec<&str> = [
+        objects.services.keys().collect::<Vec<_>>(),
+        objects.jobs.keys().collect(),
+        objects.externals.keys().collect(),
+    ]
+    .concat()
+    .into_iter()
+    .map(Name::as_str)
+    .collect();
+    let services = objects.services.values().map(|object| (&object.source, &object.spec.depends_on));
+    let jobs = objects.jobs.values().map(|object| (&object.source, &object.spec.depends_on));
+    for (source, edges) in services.chain(jobs) {
+        for (index, edge) in edges.iter().enumerate() {
+            let path = format!("spec.dependsOn.{index}");
+            let span = source.span(&path);
+            if edge.name == source.object.name {
+                let message = format!("{} depends on itself", source.object);
+                diagnostics.push(Diagnostic::error("E1402", &span, path, message).hint("remove this entry"));
+            } else if !known.contains(&edge.name.as_str()) && !edge.optional {
+                let message = format!("{} depends on `{}`, which is not declared", source.object, edge.name);
+                let hint = nearest(edge.name.as_str(), known.iter().copied())
+                    .map_or("declare it, remove the dependency, or say `optional: true`".into(), |near| {
+                        format!("did you mean `{near}`?")
+                    });
+                diagnostics.push(Diagnostic::error("E1401", &span, path, message).hint(hint));
+            } else if edge.condition == DependencyCondition::Completed
+                && !objects.jobs.contains_key(&edge.name)
+                && known.contains(&edge.name.as_str())
+            {
+                let message = format!("`{}` is not a Job: it never completes", edge.name);
+                diagnostics
+                    .push(Diagnostic::error("E1404", &span, path, message).hint("write `condition: Ready`"));
+            }
+        }
+    }
+    cycles(objects, diagnostics);
+}
+
+fn cycles(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    for cycle in graph(objects).cycles().into_iter().filter(|cycle| cycle.0.len() > 1) {
+        let places: Vec<String> = (0..cycle.0.len())
+            .filter_map(|index| edge_place(objects, &cycle.0[index], &cycle.0[(index + 1) % cycle.0.len()]))
+            .map(|(source, path)| {
+                let span = source.span(&path);
+                format!("{}:{}", span.file.display(), span.line)
+            })
+            .collect();
+        let Some((source, path)) = edge_place(objects, &cycle.0[0], &cycle.0[1 % cycle.0.len()]) else {
+            continue;
+        };
+        let message = format!("dependency cycle: {} (at {})", cycle.path(), places.join(", "));
+        let diagnostic = Diagnostic::error("E1403", &source.span(&path), path, message);
+        diagnostics.push(
+            diagnostic.hint("remove one of these dependencies: nothing in the circle could start first"),
+        );
+    }
+}
+
+fn edge_place<'a>(objects: &'a Objects, from: &Name, to: &Name) -> Option<(&'a Source, String)> {
+    let (source, edges) = match (objects.services.get(from), objects.jobs.get(from)) {
+        (Some(object), _) => (&object.source, &object.spec.depends_on),
+        (None, Some(object)) => (&object.source, &object.spec.depends_on),
+        (None, None) => return None,
+    };
+    let index = edges.iter().position(|edge| edge.name == *to)?;
+    Some((source, format!("spec.dependsOn.{index}")))
+}
+
+fn service(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    probes(&spec.probes, &spec.ports, source, diagnostics);
+    hooks(&spec.hooks, source, diagnostics);
+    if let Some(breaker) = &spec.circuit_breaker
+        && breaker.open_for > breaker.max_open
+    {
+        let path = "spec.circuitBreaker.openFor";
+        let diagnostic =
+            Diagnostic::error("E1207", &source.span(path), path, "openFor is longer than maxOpen");
+        diagnostics.push(diagnostic.hint("make maxOpen at least as long"));
+    }
+    let mut names: Vec<&Name> = Vec::new();
+    for (index, port) in spec.ports.iter().enumerate() {
+        if names.contains(&&port.name) {
+            let path = format!("spec.ports.{index}.name");
+            let message = format!("two ports have the name `{}`", port.name);
+            diagnostics.push(
+                Diagnostic::error("E1301", &source.span(&path), path, message).hint("rename one of them"),
+            );
+        }
+        names.push(&port.name);
+    }
+    let own_port = spec.ports.iter().any(|port| !port.listen && matches!(port.port, PortNumber::Number(_)));
+    if spec.replicas > 1 && own_port && !spec.update.overlap && spec.update.strategy != UpdateStrategy::Canary
+    {
+        let message = format!("{} replicas cannot all bind the same port", spec.replicas);
+        let diagnostic = Diagnostic::error("E1502", &source.span("spec.replicas"), "spec.replicas", message);
+        diagnostics.push(
+            diagnostic
+                .hint("remove the port from `ports` if the program sets SO_REUSEPORT, or run one replica"),
+        );
+    }
+}
+
+fn probes(probes: &Probes, ports: &[Port], source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let all =
+        [("startup", &probes.startup), ("readiness", &probes.readiness), ("liveness", &probes.liveness)];
+    for (kind, probe) in
+        all.into_iter().filter_map(|(kind, probe)| probe.as_deref().map(|probe| (kind, probe)))
+    {
+        let path = format!("spec.probes.{kind}");
+        one_action(probe, &path, source, diagnostics);
+        if kind != "readiness" && probe.success_threshold != 1 {
+            let path = format!("{path}.successThreshold");
+            let message = format!("successThreshold of a {kind} probe has to be 1");
+            diagnostics
+                .push(Diagnostic::error("E1602", &source.span(&path), path, message).hint("remove it"));
+        }
+        if kind == "liveness" && matches!(probe.action(), Some(ProbeAction::Notify(_) | ProbeAction::Log(_)))
+        {
+            let message = "a program cannot tell once that it is alive: liveness has to be asked";
+            diagnostics.push(
+                Diagnostic::error("E1603", &source.span(&path), path.clone(), message)
+                    .hint("use http, tcp, grpc, exec or file, or `watchdog`"),
+            );
+        }
+        if probe.period.0.is_zero() || probe.timeout.0.is_zero() {
+            let message = "period and timeout have to be longer than 0s";
+            diagnostics.push(
+                Diagnostic::error("E1207", &source.span(&path), path.clone(), message)
+                    .hint("write `period: 10s`"),
+            );
+        }
+        probe_port(probe, &path, ports, source, diagnostics);
+    }
+}
+
+fn one_action(probe: &Probe, path: &str, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let count = probe.actions().len();
+    if count != 1 {
+        let message = format!(
+            "a probe has exactly one of http, tcp, grpc, exec, notify, log and file; this has {count}"
+        );
+        diagnostics.push(
+            Diagnostic::error("E1601", &source.span(path), path, message)
+                .hint("keep one, such as `http: {path: /health, port: http}`"),
+        );
+    }
+    if let Some(ProbeAction::Log(log)) = probe.action()
+        && let Err(error) = regex::bytes::Regex::new(&log.pattern)
+    {
+        let path = format!("{path}.log.pattern");
+        let message = format!(
+            "this is not a regular expression: {}",
+            error.to_string().lines().last().unwrap_or_default()
+        );
+        diagnostics.push(
+            Diagnostic::error("E1206", &source.span(&path), path, message)
+                .hint("RE2 syntax; escape `(`, `[` and `{` with a backslash"),
+        );
+    }
+}
+
+fn probe_port(probe: &Probe, path: &str, ports: &[Port], source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let (port, way) = match probe.action() {
+        Some(ProbeAction::Http(http)) => (&http.port, "http"),
+        Some(ProbeAction::Tcp(tcp)) => (&tcp.port, "tcp"),
+        Some(ProbeAction::Grpc(grpc)) => (&grpc.port, "grpc"),
+        _ => return,
+    };
+    let path = format!("{path}.{way}.port");
+    let found = match port {
+        PortRef::Name(name) => match ports.iter().find(|port| port.name.as_str() == name) {
+            Some(port) => Some(port),
+            None => {
+                let names = ports.iter().map(|port| port.name.as_str());
+                let hint = nearest(name, names)
+                    .map_or("declare it under `ports`, or write a number".into(), |near| {
+                        format!("did you mean `{near}`?")
+                    });
+                let message = format!("there is no port named `{name}`");
+                diagnostics.push(Diagnostic::error("E1604", &source.span(&path), path, message).hint(hint));
+                return;
+            }
+        },
+        PortRef::Number(number) => {
+            ports.iter().find(|port| matches!(&port.port, PortNumber::Number(own) if own == number))
+        }
+    };
+    if found.is_some_and(|port| port.listen && port.name.as_str() != "probe") {
+        let message = format!(
+            "every instance answers on a `listen: true` port, so this {way} probe could be answered by another instance"
+        );
+        diagnostics.push(Diagnostic::error("E1605", &source.span(&path), path, message).hint(
+            "use notify, log or exec, or add a port `{name: probe, port: auto, listen: true}` and probe that",
+        ));
+    }
+}
+
+fn external_probe(probe: &Probe, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let path = "spec.probes.readiness";
+    one_action(probe, path, source, diagnostics);
+    let (way, named) = match probe.action() {
+        Some(ProbeAction::Http(http)) => ("http", matches!(http.port, PortRef::Name(_))),
+        Some(ProbeAction::Tcp(tcp)) => ("tcp", matches!(tcp.port, PortRef::Name(_))),
+        Some(ProbeAction::Grpc(grpc)) => ("grpc", matches!(grpc.port, PortRef::Name(_))),
+        Some(ProbeAction::Notify(_) | ProbeAction::Log(_) | ProbeAction::File(_)) => {
+            let message =
+                "an External has no program of ours: it can be asked by http, tcp, grpc or exec only";
+            diagnostics.push(
+                Diagnostic::error("E1603", &source.span(path), path, message)
+                    .hint("use tcp: {host: …, port: …}"),
+            );
+            return;
+        }
+        _ => return,
+    };
+    if named {
+        let path = format!("{path}.{way}.port");
+        let diagnostic =
+            Diagnostic::error("E1604", &source.span(&path), path, "an External has no named ports");
+        diagnostics.push(diagnostic.hint("write the number"));
+    }
+}
+
+fn hooks(hooks: &Hooks, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    for (list, name) in [(&hooks.pre_start, "preStart"), (&hooks.post_stop, "postStop")] {
+        for (index, hook) in list.iter().enumerate().filter(|(_, hook)| hook.timeout.0.is_zero()) {
+            let path = format!("spec.hooks.{name}.{index}.timeout");
+            let message =
+                format!("a timeout of {} lets nothing run", crate::base::format_duration(hook.timeout.0));
+            diagnostics.push(
+                Diagnostic::error("E1207", &source.span(&path), path, message).hint("write `timeout: 60s`"),
+            );
+        }
+    }
+}
+
+/// Configs, Secrets and keys that are referred to exist; a source has exactly one kind.
+fn environment(spec: &ServiceSpec, source: &Source, objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    let mut refer = |path: String, kind: &str, name: &Name, key: Option<&str>| {
+        let (exists, names, key_missing) = match kind {
+            "Config" => {
+                let config = objects.configs.get(name);
+                // A key may come from a file or the environment: only a Config of literal data can be checked here.
+                let closed = config.is_some_and(|c| c.spec.files.is_empty());
+                let has = key.is_none_or(|key| config.is_some_and(|c| config_has(&c.spec, key)));
+                (config.is_some(), objects.configs.keys().collect::<Vec<_>>(), closed && !has)
+            }
+            _ => {
+                let secret = objects.secrets.get(name);
+                let has = key.is_none_or(|key| secret.is_some_and(|s| s.spec.data.contains_key(key)));
+                (secret.is_some(), objects.secrets.keys().collect(), secret.is_some() && !has)
+            }
+        };
+        let span = source.span(&path);
+        if !exists {
+            let message = format!("there is no {kind} `{name}`");
+            let hint = nearest(name.as_str(), names.iter().map(|name| name.as_str()))
+                .map_or("declare it".to_owned(), |near| format!("did you mean `{near}`?"));
+            diagnostics.push(Diagnostic::error("E1405", &span, path, message).hint(hint));
+        } else if key_missing {
+            let message = format!("the {kind} `{name}` has no key `{}`", key.unwrap_or_default());
+            diagnostics.push(
+                Diagnostic::error("E1406", &span, path, message).hint("add the key, or correct its name"),
+            );
+        }
+    };
+    for (name, value) in &spec.env {
+        match value {
+            EnvValue::Text(_) => {}
+            EnvValue::Config(of) => refer(format!("spec.env.{name}"), "Config", &of.config, Some(&of.key)),
+            EnvValue::Secret(of) => refer(format!("spec.env.{name}"), "Secret", &of.secret, Some(&of.key)),
+        }
+    }
+    for (index, from) in spec.env_from.iter().enumerate() {
+        let path = format!("spec.envFrom.{index}");
+        match from {
+            EnvSource { config: Some(config), file: None, secret: None, .. } => {
+                refer(path, "Config", config, None)
+            }
+            EnvSource { secret: Some(secret), file: None, config: None, .. } => {
+                refer(path, "Secret", secret, None)
+            }
+            _ => {}
+        }
+    }
+    if let Some(switch) = &spec.enabled_when {
+        refer("spec.enabledWhen".into(), "Config", &switch.config, Some(&switch.key));
+    }
+    for (index, from) in spec.env_from.iter().enumerate() {
+        let count = [from.file.is_some(), from.config.is_some(), from.secret.is_some()]
+            .into_iter()
+            .filter(|set| *set)
+            .count();
+        if count != 1 {
+            let path = format!("spec.envFrom.{index}");
+            let message = "a source has exactly one of file, config and secret";
+            diagnostics.push(Diagnostic::error("E1601", &source.span(&path), path, message).hint("keep one"));
+        }
+    }
+}
+
+fn config_has(spec: &super::spec::ConfigSpec, key: &str) -> bool {
+    spec.data.contains_key(key)
+        || spec.profiles.values().any(|profile| profile.contains_key(key))
+        || spec.from_environment.iter().any(|name| name == key)
+        || spec.types.contains_key(key)
+}
+
+fn config_types(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    for object in objects.configs.values() {
+        for (key, wanted) in &object.spec.types {
+            if let Some(default) = &wanted.default
+                && let Err(why) = super::resolve::check_type(wanted, default)
+            {
+                let path = format!("spec.types.{key}.default");
+                let message = format!("the default of `{key}` is wrong: {why}");
+                diagnostics.push(
+                    Diagnostic::error("E1503", &object.source.span(&path), path, message)
+                        .hint("correct the default or the type"),
+                );
+            }
+        }
+    }
+}
+
+/// Two units cannot claim the same port of the same machine: 0.0.0.0 and :: overlap with every address.
+fn ports(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    let mut claimed: BTreeMap<(bool, u16), Vec<(&str, ObjectRef)>> = BTreeMap::new();
+    for object in objects.services.values() {
+        for (index, port) in object.spec.ports.iter().enumerate() {
+            let PortNumber::Number(number) = port.port else { continue };
+            if port.protocol == Protocol::Unix {
+                continue;
+            }
+            let owners = claimed.entry((port.protocol == Protocol::Udp, number)).or_default();
+            let clash = owners
+                .iter()
+                .find(|(address, owner)| *owner != object.source.object && overlap(address, &port.address));
+            if let Some((address, owner)) = clash {
+                let path = format!("spec.ports.{index}.port");
+                let message = format!("port {number} on {} is claimed by {owner} on {address}", port.address);
+                diagnostics.push(
+                    Diagnostic::error("E1501", &object.source.span(&path), path, message)
+                        .hint("give one of the two another port"),
+                );
+            }
+            owners.push((&port.address, object.source.object.clone()));
+        }
+    }
+}
+
+fn overlap(a: &str, b: &str) -> bool {
+    let any = |address: &str| matches!(address, "0.0.0.0" | "::" | "[::]" | "*" | "");
+    a == b || any(a) || any(b)
+}

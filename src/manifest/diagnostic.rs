@@ -1,0 +1,89 @@
+//! What is wrong with a manifest, where, and how to mend it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A place in a file. Lines and columns count from 1; 0 means "the file as a whole".
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    pub file: PathBuf,
+    pub line: u32,
+    pub column: u32,
+}
+
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// One finding, in the shape of `validate -o json` (cli.md). Secret values never appear in one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    /// `E1203`; `unisys explain E1203` tells more.
+    pub code: String,
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+    /// `spec.restart.policy`.
+    pub path: String,
+    pub message: String,
+    /// How to mend it; may be empty.
+    pub hint: String,
+}
+
+impl Diagnostic {
+    pub fn error(code: &str, span: &Span, path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            code: code.into(),
+            file: span.file.display().to_string(),
+            line: span.line,
+            column: span.column,
+            path: path.into(),
+            message: message.into(),
+            hint: String::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    #[must_use]
+    pub fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    /// Rejects the revision (text, references, graph), as opposed to a finding about this machine.
+    pub fn rejects(&self) -> bool {
+        self.severity == Severity::Error && self.code.starts_with("E1")
+    }
+
+    /// `file:line:column`.
+    pub fn place(&self) -> String {
+        match self.line {
+            0 => self.file.clone(),
+            line => format!("{}:{line}:{}", self.file, self.column),
+        }
+    }
+}
+
+/// The nearest of `allowed` to what was written, if it is near enough to be what was meant.
+pub fn nearest<'a>(written: &str, allowed: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (written.chars().count() / 3).max(1) + 1;
+    allowed
+        .into_iter()
+        .map(|word| (strsim::damerau_levenshtein(&written.to_lowercase(), &word.to_lowercase()), word))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, word)| word)
+}

@@ -1,0 +1,157 @@
+//! `unisys explain`: fields from the schema, codes from `src/errors/`.
+
+use serde_json::Value;
+
+use crate::base::ObjectKind;
+
+use super::diagnostic::nearest;
+use super::schema;
+
+macro_rules! codes {
+    ($($code:literal),* $(,)?) => {
+        /// Every code with its page.
+        pub const CODES: &[(&str, &str)] = &[$(($code, include_str!(concat!("../errors/", $code, ".md")))),*];
+    };
+}
+
+codes!(
+    "E1001", "E1002", "E1003", "E1004", "E1005", "E1006", "E1007", "E1200", "E1201", "E1202", "E1203",
+    "E1204", "E1205", "E1206", "E1207", "E1208", "E1301", "E1302", "E1303", "E1304", "E1401", "E1402",
+    "E1403", "E1404", "E1405", "E1406", "E1501", "E1502", "E1503", "E1504", "E1505", "E1506", "E1601",
+    "E1602", "E1603", "E1604", "E1605", "E1900", "E2001", "E2002", "E2003", "E2004", "E2005", "E2006",
+    "E2007", "E2009",
+);
+
+/// What a field or a code means; `Err` has the nearest thing that exists.
+pub fn explain(word: &str) -> Result<String, String> {
+    if let Some((_, page)) = CODES.iter().find(|(code, _)| code.eq_ignore_ascii_case(word)) {
+        return Ok((*page).to_owned());
+    }
+    let steps: Vec<&str> = word.split('.').filter(|step| !step.is_empty()).collect();
+    let Some(kind) = steps.first().and_then(|word| ObjectKind::from_word(word)) else {
+        let kinds = ObjectKind::ALL.map(ObjectKind::singular);
+        let codes = CODES.iter().map(|(code, _)| *code);
+        return Err(match nearest(word, kinds.into_iter().chain(codes)) {
+            Some(near) => format!("there is nothing called `{word}`; did you mean `{near}`?"),
+            None => format!("there is nothing called `{word}`; kinds: {}", kinds.join(", ")),
+        });
+    };
+    let root = schema::of_kind(kind);
+    field(&root, kind, &steps[1..])
+}
+
+fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, String> {
+    for length in 1..=steps.len() {
+        if schema::at(root, root, &steps[..length]).is_none() {
+            let parent = schema::at(root, root, &steps[..length - 1]);
+            let names = parent.map(schema::property_names).unwrap_or_default();
+            let missing = steps[length - 1];
+            let near =
+                nearest(missing, names.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
+            let near = near.unwrap_or_else(|| format!("; it has {}", names.join(", ")));
+            return Err(format!(
+                "{} has no field `{missing}`{near}",
+                [&[kind.singular()], &steps[..length - 1]].concat().join(".")
+            ));
+        }
+    }
+    let raw = raw_at(root, steps);
+    let resolved = schema::at(root, root, steps).unwrap_or(root);
+    let mut out = format!("{}\n", [&[kind.singular()], steps].concat().join("."));
+    out.push_str(&format!("  type: {}\n", type_words(root, resolved)));
+    if let Some(default) = raw.and_then(|raw| raw.get("default")).filter(|default| !default.is_null()) {
+        out.push_str(&format!("  default: {default}\n"));
+    }
+    let description =
+        [raw, Some(resolved)].into_iter().flatten().find_map(|schema| schema.get("description")?.as_str());
+    if let Some(description) = description {
+        out.push_str(&format!("\n  {}\n", description.replace('\n', "\n  ")));
+    }
+    let item = resolved.get("items").map_or(resolved, |items| schema::resolve(root, items));
+    if let Some(properties) = item.get("properties").and_then(Value::as_object) {
+        out.push_str("\nFields:\n");
+        let width = properties.keys().map(String::len).max().unwrap_or(0);
+        for (name, inner) in properties {
+            let resolved = schema::resolve(root, inner);
+            let words = [inner, resolved].into_iter().find_map(|schema| schema.get("description")?.as_str());
+            let words = words.unwrap_or_default().lines().next().unwrap_or_default();
+            out.push_str(&format!("  {name:width$}  {:9}  {words}\n", type_words(root, resolved)));
+        }
+    }
+    Ok(out)
+}
+
+/// The schema of the last step before references are followed: it has the field's own default and description.
+fn raw_at<'s>(root: &'s Value, steps: &[&str]) -> Option<&'s Value> {
+    let (last, before) = steps.split_last()?;
+    schema::at(root, root, before)?.get("properties")?.get(last)
+}
+
+fn type_words(root: &Value, resolved: &Value) -> String {
+    if let Some(options) = resolved.get("enum").and_then(Value::as_array) {
+        return options.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" | ");
+    }
+    if let Some(variants) = resolved.get("oneOf").and_then(Value::as_array) {
+        let words: Vec<&str> = variants.iter().filter_map(|variant| variant.get("const")?.as_str()).collect();
+        if !words.is_empty() {
+            return words.join(" | ");
+        }
+    }
+    match resolved.get("type") {
+        Some(Value::String(word)) if word == "array" => {
+            let items = resolved.get("items").map(|items| type_words(root, schema::resolve(root, items)));
+            format!("list of {}", items.unwrap_or_else(|| "anything".into()))
+        }
+        Some(Value::String(word)) if word == "object" => "map".into(),
+        Some(Value::String(word)) => word.clone(),
+        Some(Value::Array(words)) => words
+            .iter()
+            .filter_map(Value::as_str)
+            .filter(|word| *word != "null")
+            .collect::<Vec<_>>()
+            .join(" or "),
+        _ if resolved.get("anyOf").is_some() => "one of several forms".into(),
+        _ => "value".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_and_codes_are_explained_and_slips_are_corrected() {
+        assert!(explain("service.spec.restart.backoff.initial").unwrap().contains("default: \"100ms\""));
+        assert!(
+            explain("service.spec.ports.port").is_err()
+                || explain("service.spec.ports").unwrap().contains("listen")
+        );
+        assert!(explain("service.spec.restrat").unwrap_err().contains("did you mean `restart`"));
+        assert!(explain("E1203").unwrap().contains("E1203"));
+        assert!(explain("servise").unwrap_err().contains("did you mean `service`"));
+    }
+
+    #[test]
+    fn every_code_in_the_sources_has_a_page_and_every_page_is_used() {
+        let sources = [
+            include_str!("tree.rs"),
+            include_str!("load.rs"),
+            include_str!("shape.rs"),
+            include_str!("check.rs"),
+            include_str!("resolve.rs"),
+            include_str!("not_yet.rs"),
+            include_str!("../plan/machine.rs"),
+        ]
+        .concat();
+        for (code, page) in CODES {
+            assert!(page.starts_with(&format!("# {code}")), "{code}");
+            assert!(sources.contains(&format!("\"{code}\"")), "{code} is explained and never used");
+        }
+        for (at, _) in sources.match_indices("\"E") {
+            let code = &sources[at + 1..at + 6];
+            if code[1..].chars().all(|c| c.is_ascii_digit()) && sources[at + 6..].starts_with('"') {
+                assert!(CODES.iter().any(|(known, _)| *known == code), "{code} has no page");
+            }
+        }
+    }
+}

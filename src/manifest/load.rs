@@ -1,0 +1,433 @@
+//! A set of files → objects, with everything that is wrong with them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::base::{Name, ObjectKind, ObjectRef, limits};
+
+use super::diagnostic::{Diagnostic, Span, nearest};
+use super::overlay;
+use super::schema::API_VERSION;
+use super::shape::{Shapes, Written};
+use super::spec::{
+    ConfigSpec, ExternalSpec, JobSpec, Metadata, NotifierSpec, SecretSpec, ServiceSpec, SystemSpec,
+};
+use super::tree::{self, Node};
+
+/// One file of a set. Relative paths inside count from its directory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceFile {
+    pub path: PathBuf,
+    /// Its bytes, or why there are none.
+    pub content: Result<Arc<[u8]>, String>,
+}
+
+/// What is loaded together.
+#[derive(Clone, Debug, Default)]
+pub struct LoadInput {
+    /// Name of the set that the files belong to.
+    pub set: String,
+    pub files: Vec<SourceFile>,
+    /// Each overlay's files, in the order given.
+    pub overlays: Vec<Vec<SourceFile>>,
+}
+
+/// Parsed files by path and content, so that a reload reads only what changed.
+#[derive(Default)]
+pub struct ParseCache {
+    files: BTreeMap<PathBuf, (Arc<[u8]>, Arc<Vec<Node>>, Vec<Diagnostic>)>,
+    objects: BTreeMap<ObjectRef, (Value, Typed)>,
+    pub shapes: Shapes,
+}
+
+/// One object as declared.
+#[derive(Clone, Debug)]
+pub struct Object<T> {
+    pub meta: Metadata,
+    pub spec: Arc<T>,
+    pub source: Arc<Source>,
+}
+
+/// Where an object comes from and how it was written.
+#[derive(Debug)]
+pub struct Source {
+    pub object: ObjectRef,
+    pub set: Arc<str>,
+    pub file: PathBuf,
+    /// Relative paths count from here.
+    pub base_dir: PathBuf,
+    /// Canonical JSON of the spec as written, overlays and `System.defaults` merged, built-in defaults not.
+    pub written: Arc<str>,
+    document: Arc<Vec<Node>>,
+    index: usize,
+}
+
+impl Source {
+    /// The place of a field.
+    pub fn span(&self, path: &str) -> Span {
+        let place = self.document.get(self.index).map(|node| node.place(path.split('.')));
+        let (line, column) = place.unwrap_or((0, 0));
+        Span { file: self.file.clone(), line, column }
+    }
+}
+
+/// Everything that is declared, by kind and name.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    pub services: BTreeMap<Name, Object<ServiceSpec>>,
+    pub jobs: BTreeMap<Name, Object<JobSpec>>,
+    pub configs: BTreeMap<Name, Object<ConfigSpec>>,
+    pub secrets: BTreeMap<Name, Object<SecretSpec>>,
+    pub externals: BTreeMap<Name, Object<ExternalSpec>>,
+    pub notifiers: BTreeMap<Name, Object<NotifierSpec>>,
+    pub system: Option<Object<SystemSpec>>,
+}
+
+#[derive(Clone)]
+enum Typed {
+    Service(Metadata, Arc<ServiceSpec>),
+    Job(Metadata, Arc<JobSpec>),
+    Config(Metadata, Arc<ConfigSpec>),
+    Secret(Metadata, Arc<SecretSpec>),
+    System(Metadata, Arc<SystemSpec>),
+    External(Metadata, Arc<ExternalSpec>),
+    Notifier(Metadata, Arc<NotifierSpec>),
+}
+
+/// A document that says what it is.
+struct Draft {
+    object: ObjectRef,
+    value: Value,
+    file: PathBuf,
+    document: Arc<Vec<Node>>,
+    index: usize,
+}
+
+/// Loads a set. Objects that are broken are left out; their diagnostics say so.
+pub fn load(input: &LoadInput, cache: &mut ParseCache) -> (Objects, Vec<Diagnostic>) {
+    let mut diagnostics = Vec::new();
+    let mut drafts: BTreeMap<ObjectRef, Draft> = BTreeMap::new();
+    for draft in parse_all(&input.files, cache, &mut diagnostics) {
+        if let Some(first) = drafts.get(&draft.object) {
+            diagnostics.push(duplicate(&draft, first));
+        } else {
+            drafts.insert(draft.object.clone(), draft);
+        }
+    }
+    for files in &input.overlays {
+        for patch in parse_all(files, cache, &mut diagnostics) {
+            apply_overlay(&mut drafts, &patch, &mut diagnostics);
+        }
+    }
+    let known: Vec<&PathBuf> =
+        input.files.iter().chain(input.overlays.iter().flatten()).map(|file| &file.path).collect();
+    cache.files.retain(|path, _| known.contains(&path));
+    let mut objects = Objects::default();
+    if drafts.len() > limits::OBJECTS {
+        let message = format!("{} objects; a system has at most {}", drafts.len(), limits::OBJECTS);
+        diagnostics.push(Diagnostic::error("E1006", &Span::default(), "", message));
+        return (objects, diagnostics);
+    }
+    merge_defaults(&mut drafts);
+    cache.objects.retain(|object, _| drafts.contains_key(object));
+    let set: Arc<str> = input.set.as_str().into();
+    for draft in drafts.into_values() {
+        if let Some(typed) = typed(&draft, cache, &mut diagnostics) {
+            objects.insert(typed, draft, &set, &mut diagnostics);
+        }
+    }
+    (objects, diagnostics)
+}
+
+fn parse_all(files: &[SourceFile], cache: &mut ParseCache, diagnostics: &mut Vec<Diagnostic>) -> Vec<Draft> {
+    let mut drafts = Vec::new();
+    for file in files {
+        let bytes = match &file.content {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                let span = Span { file: file.path.clone(), line: 0, column: 0 };
+                let diagnostic =
+                    Diagnostic::error("E1007", &span, "", format!("the file cannot be read: {why}"));
+                diagnostics.push(diagnostic.hint("check its owner and mode (`ls -l`)"));
+                continue;
+            }
+        };
+        let documents = match cache.files.get(&file.path) {
+            Some((known, documents, found)) if known == bytes => {
+                diagnostics.extend(found.iter().cloned());
+                documents.clone()
+            }
+            _ => {
+                let mut found = Vec::new();
+                let documents = Arc::new(tree::parse(&file.path, bytes, &mut found));
+                diagnostics.extend(found.iter().cloned());
+                cache.files.insert(file.path.clone(), (bytes.clone(), documents.clone(), found));
+                documents
+            }
+        };
+        for index in 0..documents.len() {
+            drafts.extend(identify(&file.path, &documents, index, diagnostics));
+        }
+    }
+    drafts
+}
+
+/// `apiVersion`, `kind` and `metadata.name` come first: without them nothing else can be said.
+fn identify(
+    file: &Path,
+    documents: &Arc<Vec<Node>>,
+    index: usize,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Draft> {
+    let node = &documents[index];
+    let span = |path: &[&str]| {
+        let (line, column) = node.place(path.iter().copied());
+        Span { file: file.to_owned(), line, column }
+    };
+    if !matches!(node.kind, tree::Kind::Map(_)) {
+        let diagnostic = Diagnostic::error("E1201", &span(&[]), "", "this document is not an object");
+        diagnostics.push(diagnostic.hint("an object has apiVersion, kind, metadata and spec"));
+        return None;
+    }
+    match node.get("apiVersion").and_then(Node::as_str) {
+        Some(API_VERSION) => {}
+        written => {
+            let found = written.map_or("it is missing".to_owned(), |word| format!("`{word}` is not known"));
+            let diagnostic = Diagnostic::error("E1201", &span(&["apiVersion"]), "apiVersion", found);
+            diagnostics.push(diagnostic.hint(format!("write `apiVersion: {API_VERSION}`")));
+            return None;
+        }
+    }
+    let word = node.get("kind").and_then(Node::as_str).unwrap_or_default();
+    let Some(kind) = ObjectKind::ALL.into_iter().find(|kind| kind.as_str() == word) else {
+        let kinds = ObjectKind::ALL.map(ObjectKind::as_str);
+        let message =
+            if word.is_empty() { "`kind` is missing".to_owned() } else { format!("unknown kind `{word}`") };
+        let hint = match nearest(word, kinds) {
+            Some(near) if !word.is_empty() => format!("did you mean `{near}`?"),
+            _ => format!("write one of {}", kinds.join(", ")),
+        };
+        diagnostics.push(Diagnostic::error("E1201", &span(&["kind"]), "kind", message).hint(hint));
+        return None;
+    };
+    let name = node.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Node::as_str);
+    match name.unwrap_or_default().parse::<Name>() {
+        Ok(name) => {
+            let object = ObjectRef { kind, name };
+            Some(Draft {
+                object,
+                value: node.to_value(),
+                file: file.to_owned(),
+                document: documents.clone(),
+                index,
+            })
+        }
+        Err(error) => {
+            let diagnostic =
+                Diagnostic::error("E1208", &span(&["metadata", "name"]), "metadata.name", error.to_string());
+            diagnostics.push(diagnostic.hint("write `metadata: {name: api}`"));
+            None
+        }
+    }
+}
+
+fn duplicate(second: &Draft, first: &Draft) -> Diagnostic {
+    let place = |draft: &Draft| {
+        let (line, column) = draft.document[draft.index].place(["metadata", "name"]);
+        Span { file: draft.file.clone(), line, column }
+    };
+    let at = place(first);
+    let message = format!("{} is declared twice; first at {}:{}", second.object, at.file.display(), at.line);
+    Diagnostic::error("E1301", &place(second), "metadata.name", message)
+        .hint("rename one of the two, or remove it")
+}
+
+fn apply_overlay(drafts: &mut BTreeMap<ObjectRef, Draft>, patch: &Draft, diagnostics: &mut Vec<Diagnostic>) {
+    match drafts.get_mut(&patch.object) {
+        Some(draft) => overlay::overlay(&mut draft.value, &patch.value),
+        None => {
+            let (line, column) = patch.document[patch.index].place(["metadata", "name"]);
+            let span = Span { file: patch.file.clone(), line, column };
+            let message = format!("the overlay's {} matches no object", patch.object);
+            let names: Vec<String> = drafts.keys().map(ToString::to_string).collect();
+            let near =
+                nearest(&patch.object.to_string(), names.iter().map(String::as_str)).map(str::to_owned);
+            let hint = near.map_or("declare it in the base, or remove it here".into(), |near| {
+                format!("did you mean `{near}`?")
+            });
+            diagnostics.push(Diagnostic::error("E1302", &span, "metadata.name", message).hint(hint));
+        }
+    }
+}
+
+fn merge_defaults(drafts: &mut BTreeMap<ObjectRef, Draft>) {
+    let system = drafts.values().find(|draft| draft.object.kind == ObjectKind::System);
+    let Some(defaults) = system.and_then(|draft| draft.value.get("spec")?.get("defaults")).cloned() else {
+        return;
+    };
+    for draft in drafts.values_mut().filter(|draft| draft.object.kind == ObjectKind::Service) {
+        if let Some(spec) = draft.value.get_mut("spec") {
+            overlay::underlay(spec, &defaults);
+        }
+    }
+}
+
+fn typed(draft: &Draft, cache: &mut ParseCache, diagnostics: &mut Vec<Diagnostic>) -> Option<Typed> {
+    if let Some((value, typed)) = cache.objects.get(&draft.object)
+        && *value == draft.value
+    {
+        return Some(typed.clone());
+    }
+    match read_typed(draft.object.kind, &draft.value) {
+        Ok(typed) => {
+            cache.objects.insert(draft.object.clone(), (draft.value.clone(), typed.clone()));
+            Some(typed)
+        }
+        Err(error) => {
+            let node = &draft.document[draft.index];
+            let found =
+                cache.shapes.check(draft.object.kind, &draft.value, &Written { file: &draft.file, node });
+            if found.is_empty() {
+                // The schema is content and the type is not: say what the type says.
+                let (line, column) = node.place(["spec"]);
+                let span = Span { file: draft.file.clone(), line, column };
+                diagnostics.push(Diagnostic::error("E1200", &span, "spec", error.to_string()));
+            }
+            diagnostics.extend(found);
+            None
+        }
+    }
+}
+
+fn read_typed(kind: ObjectKind, value: &Value) -> Result<Typed, serde_json::Error> {
+    fn read<T: DeserializeOwned>(value: &Value) -> Result<(Metadata, Arc<T>), serde_json::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Document<T> {
+            #[serde(rename = "apiVersion")]
+            _api_version: String,
+            #[serde(rename = "kind")]
+            _kind: String,
+            metadata: Metadata,
+            spec: T,
+        }
+        let document = <Document<T> as serde::Deserialize>::deserialize(value)?;
+        Ok((document.metadata, Arc::new(document.spec)))
+    }
+    Ok(match kind {
+        ObjectKind::Service => read(value).map(|(meta, spec)| Typed::Service(meta, spec))?,
+        ObjectKind::Job => read(value).map(|(meta, spec)| Typed::Job(meta, spec))?,
+        ObjectKind::Config => read(value).map(|(meta, spec)| Typed::Config(meta, spec))?,
+        ObjectKind::Secret => read(value).map(|(meta, spec)| Typed::Secret(meta, spec))?,
+        ObjectKind::System => read(value).map(|(meta, spec)| Typed::System(meta, spec))?,
+        ObjectKind::External => read(value).map(|(meta, spec)| Typed::External(meta, spec))?,
+        ObjectKind::Notifier => read(value).map(|(meta, spec)| Typed::Notifier(meta, spec))?,
+    })
+}
+
+/// Keys sorted, so that the order in which a person wrote them is no difference.
+fn canonical(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by(|a, b| a.0.cmp(b.0));
+            Value::Object(entries.into_iter().map(|(key, value)| (key.clone(), canonical(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(canonical).collect()),
+        other => other.clone(),
+    }
+}
+
+impl Objects {
+    fn insert(&mut self, typed: Typed, draft: Draft, set: &Arc<str>, diagnostics: &mut Vec<Diagnostic>) {
+        let written = canonical(draft.value.get("spec").unwrap_or(&Value::Null)).to_string();
+        let base_dir = draft.file.parent().map(Path::to_owned).unwrap_or_default();
+        let name = draft.object.name.clone();
+        let source = Arc::new(Source {
+            object: draft.object,
+            set: set.clone(),
+            file: draft.file,
+            base_dir,
+            written: written.into(),
+            document: draft.document,
+            index: draft.index,
+        });
+        match typed {
+            Typed::Service(meta, spec) => drop(self.services.insert(name, Object { meta, spec, source })),
+            Typed::Job(meta, spec) => drop(self.jobs.insert(name, Object { meta, spec, source })),
+            Typed::Config(meta, spec) => drop(self.configs.insert(name, Object { meta, spec, source })),
+            Typed::Secret(meta, spec) => drop(self.secrets.insert(name, Object { meta, spec, source })),
+            Typed::External(meta, spec) => drop(self.externals.insert(name, Object { meta, spec, source })),
+            Typed::Notifier(meta, spec) => drop(self.notifiers.insert(name, Object { meta, spec, source })),
+            Typed::System(meta, spec) => {
+                if let Some(first) = &self.system {
+                    let message = format!("there is a System already: {}", first.source.file.display());
+                    let span = source.span("kind");
+                    diagnostics
+                        .push(Diagnostic::error("E1303", &span, "kind", message).hint("keep one System"));
+                } else {
+                    self.system = Some(Object { meta, spec, source });
+                }
+            }
+        }
+    }
+
+    /// Everything of several sets together. An object that two sets own is an error (`E1304`).
+    pub fn join(sets: impl IntoIterator<Item = Self>, diagnostics: &mut Vec<Diagnostic>) -> Self {
+        let mut all = Self::default();
+        for set in sets {
+            join_kind(&mut all.services, set.services, diagnostics);
+            join_kind(&mut all.jobs, set.jobs, diagnostics);
+            join_kind(&mut all.configs, set.configs, diagnostics);
+            join_kind(&mut all.secrets, set.secrets, diagnostics);
+            join_kind(&mut all.externals, set.externals, diagnostics);
+            join_kind(&mut all.notifiers, set.notifiers, diagnostics);
+            match (&all.system, set.system) {
+                (Some(first), Some(second)) => diagnostics.push(owned_twice(&first.source, &second.source)),
+                (None, second) => all.system = second,
+                (Some(_), None) => {}
+            }
+        }
+        all
+    }
+
+    /// Sources of all objects, in order of kind and name.
+    pub fn sources(&self) -> Vec<&Arc<Source>> {
+        let mut sources: Vec<&Arc<Source>> = Vec::new();
+        sources.extend(self.services.values().map(|object| &object.source));
+        sources.extend(self.jobs.values().map(|object| &object.source));
+        sources.extend(self.configs.values().map(|object| &object.source));
+        sources.extend(self.secrets.values().map(|object| &object.source));
+        sources.extend(self.system.iter().map(|object| &object.source));
+        sources.extend(self.externals.values().map(|object| &object.source));
+        sources.extend(self.notifiers.values().map(|object| &object.source));
+        sources
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sources().is_empty()
+    }
+}
+
+fn join_kind<T>(
+    all: &mut BTreeMap<Name, Object<T>>,
+    set: BTreeMap<Name, Object<T>>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    for (name, object) in set {
+        match all.get(&name) {
+            Some(first) => diagnostics.push(owned_twice(&first.source, &object.source)),
+            None => drop(all.insert(name, object)),
+        }
+    }
+}
+
+fn owned_twice(first: &Source, second: &Source) -> Diagnostic {
+    let message = format!("{} belongs to the set `{}` ({})", second.object, first.set, first.file.display());
+    Diagnostic::error("E1304", &second.span("metadata.name"), "metadata.name", message)
+        .hint("remove it from one of the two sets, or take it over with --force-conflicts")
+}

@@ -1,0 +1,115 @@
+//! E1900: fields that this version knows and does not carry out yet. Never silently ignored; `null` or a value equal to
+//! the default never raises it. Shrink this file when something is built.
+
+use super::diagnostic::Diagnostic;
+use super::load::{Objects, Source};
+use super::spec::service::{PortNumber, ServiceSpec, Update, UpdateStrategy};
+use super::spec::system::RollbackScope;
+use super::spec::{JobSpec, Logging, Resources, SecretSource, Security};
+
+/// All of E1900.
+pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    for object in objects.services.values() {
+        let mut found = service(&object.spec);
+        found.extend(process(&object.spec.resources, &object.spec.security, &object.spec.logging));
+        report(&object.source, found, diagnostics);
+    }
+    for object in objects.jobs.values() {
+        let mut found = job(&object.spec);
+        found.extend(process(&object.spec.resources, &object.spec.security, &object.spec.logging));
+        report(&object.source, found, diagnostics);
+    }
+    for object in objects.secrets.values() {
+        let execs = object.spec.data.iter().filter(|(_, source)| matches!(source, SecretSource::Exec(_)));
+        report(&object.source, execs.map(|(key, _)| format!("spec.data.{key}.exec")).collect(), diagnostics);
+    }
+    for object in objects.notifiers.values() {
+        report(&object.source, vec!["kind".into()], diagnostics);
+    }
+    if let Some(object) = &objects.system {
+        let spec = &object.spec;
+        let set = [
+            (spec.logging.is_some(), "spec.logging"),
+            (spec.metrics.is_some(), "spec.metrics"),
+            (spec.api.is_some(), "spec.api"),
+            (spec.notifications.is_some(), "spec.notifications"),
+            (spec.rollback_scope != RollbackScope::default(), "spec.rollbackScope"),
+        ];
+        report(&object.source, chosen(set), diagnostics);
+    }
+}
+
+fn service(spec: &ServiceSpec) -> Vec<String> {
+    let default = Update::default();
+    let update = &spec.update;
+    let strategy = !matches!(update.strategy, UpdateStrategy::Rolling | UpdateStrategy::Recreate);
+    let mut found = chosen([
+        (strategy, "spec.update.strategy"),
+        (update.max_surge != default.max_surge, "spec.update.maxSurge"),
+        (update.max_unavailable != default.max_unavailable, "spec.update.maxUnavailable"),
+        (update.min_ready != default.min_ready, "spec.update.minReady"),
+        (update.progress_deadline != default.progress_deadline, "spec.update.progressDeadline"),
+        (update.auto_rollback != default.auto_rollback, "spec.update.autoRollback"),
+        (update.overlap, "spec.update.overlap"),
+        (update.canary.is_some(), "spec.update.canary"),
+        (spec.reload.is_some(), "spec.reload"),
+        (!spec.reload_on.is_empty(), "spec.reloadOn"),
+        (!spec.restart_on.is_empty(), "spec.restartOn"),
+        (spec.watchdog.is_some(), "spec.watchdog"),
+        (spec.metrics.is_some(), "spec.metrics"),
+    ]);
+    for (index, port) in spec.ports.iter().enumerate() {
+        if port.listen {
+            found.push(format!("spec.ports.{index}.listen"));
+        }
+        if matches!(port.port, PortNumber::Auto(_)) {
+            found.push(format!("spec.ports.{index}.port"));
+        }
+    }
+    found
+}
+
+fn job(spec: &JobSpec) -> Vec<String> {
+    chosen([
+        (spec.schedule.is_some(), "spec.schedule"),
+        (spec.time_zone.is_some(), "spec.timeZone"),
+        (spec.concurrency_policy != Default::default(), "spec.concurrencyPolicy"),
+        (spec.starting_deadline.is_some(), "spec.startingDeadline"),
+        (spec.history != Default::default(), "spec.history"),
+    ])
+}
+
+fn process(resources: &Resources, security: &Security, logging: &Logging) -> Vec<String> {
+    let default = Security::default();
+    let log = Logging::default();
+    chosen([
+        (resources.memory != Default::default(), "spec.resources.memory"),
+        (resources.cpu != Default::default(), "spec.resources.cpu"),
+        (resources.pids != Default::default(), "spec.resources.pids"),
+        (security.capabilities != default.capabilities, "spec.security.capabilities"),
+        (!security.read_only_paths.is_empty(), "spec.security.readOnlyPaths"),
+        (!security.read_write_paths.is_empty(), "spec.security.readWritePaths"),
+        (!security.inaccessible_paths.is_empty(), "spec.security.inaccessiblePaths"),
+        (security.private_tmp, "spec.security.privateTmp"),
+        (security.restrict_network, "spec.security.restrictNetwork"),
+        (security.best_effort, "spec.security.bestEffort"),
+        (logging.format != log.format, "spec.logging.format"),
+        (logging.max_size != log.max_size, "spec.logging.maxSize"),
+        (logging.max_files != log.max_files, "spec.logging.maxFiles"),
+        (logging.overflow != log.overflow, "spec.logging.overflow"),
+        (!logging.redact.is_empty(), "spec.logging.redact"),
+    ])
+}
+
+fn chosen<const N: usize>(rows: [(bool, &str); N]) -> Vec<String> {
+    rows.into_iter().filter(|(set, _)| *set).map(|(_, path)| path.to_owned()).collect()
+}
+
+fn report(source: &Source, paths: Vec<String>, diagnostics: &mut Vec<Diagnostic>) {
+    for path in paths {
+        let what = if path == "kind" { "objects of this kind".to_owned() } else { format!("`{path}`") };
+        let message = format!("{what} cannot be carried out by this version of unisys yet");
+        let diagnostic = Diagnostic::error("E1900", &source.span(&path), path, message);
+        diagnostics.push(diagnostic.hint("remove it; unisys never ignores a field silently"));
+    }
+}

@@ -1,0 +1,119 @@
+//! Diagnostics as text with the source line, JSON, SARIF 2.1.0, and GitHub's workflow commands.
+
+use serde_json::{Value, json};
+
+use super::diagnostic::{Diagnostic, Severity};
+
+/// Text for people; `source` gives the content of a file, for the excerpt.
+pub fn text(diagnostics: &[Diagnostic], colour: bool, source: &dyn Fn(&str) -> Option<String>) -> String {
+    let paint = |code: &str, words: &str| {
+        if colour { format!("\x1b[{code}m{words}\x1b[0m") } else { words.to_owned() }
+    };
+    let mut out = String::new();
+    for diagnostic in diagnostics {
+        let (word, code) = match diagnostic.severity {
+            Severity::Error => ("error", "1;31"),
+            Severity::Warning => ("warning", "1;33"),
+        };
+        let head = format!("{word}[{}]", diagnostic.code);
+        out.push_str(&format!("{}: {}\n", paint(code, &head), diagnostic.message));
+        if !diagnostic.file.is_empty() {
+            out.push_str(&format!("  {} {}\n", paint("1;34", "-->"), diagnostic.place()));
+        }
+        if let Some(line) = excerpt(diagnostic, source) {
+            let number = diagnostic.line.to_string();
+            let pad = " ".repeat(number.len());
+            let caret = " ".repeat(diagnostic.column.saturating_sub(1) as usize);
+            out.push_str(&format!(" {} {}\n", paint("1;34", &format!("{number} |")), line));
+            out.push_str(&format!(" {pad} {} {caret}{}\n", paint("1;34", "|"), paint(code, "^")));
+        }
+        if !diagnostic.path.is_empty() {
+            out.push_str(&format!("  {} {}\n", paint("1;34", "="), diagnostic.path));
+        }
+        if !diagnostic.hint.is_empty() {
+            out.push_str(&format!("  {} {}\n", paint("1;36", "hint:"), diagnostic.hint));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn excerpt(diagnostic: &Diagnostic, source: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let index = usize::try_from(diagnostic.line.checked_sub(1)?).ok()?;
+    let text = source(&diagnostic.file)?;
+    let line: String = text.lines().nth(index)?.chars().take(160).collect();
+    // A line that holds a secret's literal value is not shown.
+    if diagnostic.path.starts_with("spec.data") && diagnostic.file.contains("secret") {
+        return None;
+    }
+    Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+/// The shape of cli.md.
+pub fn json(diagnostics: &[Diagnostic]) -> Value {
+    json!({"valid": is_valid(diagnostics), "diagnostics": diagnostics})
+}
+
+/// No errors.
+pub fn is_valid(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error)
+}
+
+/// SARIF 2.1.0 (OASIS), for code scanning.
+pub fn sarif(diagnostics: &[Diagnostic]) -> Value {
+    let mut codes: Vec<&str> = diagnostics.iter().map(|diagnostic| diagnostic.code.as_str()).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    let rules: Vec<Value> = codes
+        .iter()
+        .map(|code| {
+            let page = super::explain::CODES.iter().find(|(known, _)| known == code).map_or("", |(_, page)| *page);
+            json!({"id": code, "shortDescription": {"text": page.lines().next().unwrap_or_default().trim_start_matches("# ")}, "fullDescription": {"text": page}})
+        })
+        .collect();
+    let results: Vec<Value> = diagnostics
+        .iter()
+        .map(|diagnostic| {
+            let level = match diagnostic.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            };
+            let words = if diagnostic.hint.is_empty() {
+                diagnostic.message.clone()
+            } else {
+                format!("{} (hint: {})", diagnostic.message, diagnostic.hint)
+            };
+            json!({
+                "ruleId": diagnostic.code, "level": level, "message": {"text": words},
+                "locations": [{"physicalLocation": {
+                    "artifactLocation": {"uri": diagnostic.file},
+                    "region": {"startLine": diagnostic.line.max(1), "startColumn": diagnostic.column.max(1)}
+                }}]
+            })
+        })
+        .collect();
+    json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0",
+        "runs": [{"tool": {"driver": {"name": "unisys", "version": env!("CARGO_PKG_VERSION"), "rules": rules}}, "results": results}]
+    })
+}
+
+/// GitHub's `::error file=…` workflow commands.
+pub fn github(diagnostics: &[Diagnostic]) -> String {
+    let escape = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let property = |text: &str| escape(text).replace(':', "%3A").replace(',', "%2C");
+    let line = |diagnostic: &Diagnostic| {
+        let word = if diagnostic.severity == Severity::Error { "error" } else { "warning" };
+        let hint =
+            if diagnostic.hint.is_empty() { String::new() } else { format!("\nhint: {}", diagnostic.hint) };
+        format!(
+            "::{word} file={},line={},col={},title={}::{}\n",
+            property(&diagnostic.file),
+            diagnostic.line.max(1),
+            diagnostic.column.max(1),
+            property(&diagnostic.code),
+            escape(&format!("{}{hint}", diagnostic.message))
+        )
+    };
+    diagnostics.iter().map(line).collect()
+}

@@ -1,0 +1,295 @@
+//! Objects held against the schema: every deviation at once, in words.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{ValidationError, Validator};
+use serde_json::Value;
+
+use crate::base::ObjectKind;
+
+use super::diagnostic::{Diagnostic, Span, nearest};
+use super::schema;
+use super::tree::Node;
+
+/// Validators by kind, built when first needed and given back with [`Shapes::clear`]: only a broken object needs one.
+#[derive(Default)]
+pub struct Shapes {
+    built: Mutex<BTreeMap<ObjectKind, Arc<Shape>>>,
+}
+
+struct Shape {
+    schema: Value,
+    validator: Validator,
+}
+
+impl Shapes {
+    /// Frees the validators: they are large, and a system that is well does not need them.
+    pub fn clear(&self) {
+        self.built.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn get(&self, kind: ObjectKind) -> Option<Arc<Shape>> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shape) = built.get(&kind) {
+            return Some(shape.clone());
+        }
+        let schema = schema::of_kind(kind);
+        let validator = jsonschema::validator_for(&schema).ok()?;
+        let shape = Arc::new(Shape { schema, validator });
+        built.insert(kind, shape.clone());
+        Some(shape)
+    }
+
+    /// All deviations of an object from the schema of its kind. `written` places them.
+    pub fn check(&self, kind: ObjectKind, value: &Value, written: &Written<'_>) -> Vec<Diagnostic> {
+        let Some(shape) = self.get(kind) else { return Vec::new() };
+        let mut found = Vec::new();
+        for error in shape.validator.iter_errors(value) {
+            explain(&shape.schema, &error, written, &mut found);
+        }
+        found
+    }
+}
+
+/// Where an object was written: the tree and its file.
+pub struct Written<'a> {
+    pub file: &'a std::path::Path,
+    pub node: &'a Node,
+}
+
+impl Written<'_> {
+    pub fn span(&self, path: &str) -> Span {
+        let (line, column) = self.node.place(path.split('.').filter(|step| !step.is_empty()));
+        Span { file: self.file.to_owned(), line, column }
+    }
+}
+
+/// Kubernetes', compose's and systemd's words for what has another name here.
+const ELSEWHERE: [(&str, &str); 31] = [
+    ("periodSeconds", "write `period: 10s`"),
+    ("timeoutSeconds", "write `timeout: 1s`"),
+    ("initialDelaySeconds", "write `initialDelay: 5s`"),
+    ("terminationGracePeriodSeconds", "write `stop: {grace: 30s}`"),
+    ("minReadySeconds", "write `update: {minReady: 1s}`"),
+    ("progressDeadlineSeconds", "write `update: {progressDeadline: 60s}`"),
+    ("activeDeadlineSeconds", "write `activeDeadline: 60s`"),
+    ("httpGet", "write `http: {path: …, port: …}`"),
+    ("tcpSocket", "write `tcp: {port: …}`"),
+    ("livenessProbe", "write `probes: {liveness: …}`"),
+    ("readinessProbe", "write `probes: {readiness: …}`"),
+    ("startupProbe", "write `probes: {startup: …}`"),
+    ("healthcheck", "write `probes: {readiness: …, liveness: …}`"),
+    ("depends_on", "write `dependsOn`"),
+    ("working_dir", "write `workingDir`"),
+    ("env_file", "write `envFrom: [{file: .env}]`"),
+    ("environment", "write `env`"),
+    ("args", "put the arguments into `command`"),
+    ("entrypoint", "write `command`"),
+    ("image", "unisys runs programs of this machine, not images: write `command`"),
+    ("containers", "one Service is one program: write `command` under `spec`"),
+    ("template", "one Service is one program: write its fields under `spec`"),
+    ("selector", "units are referred to by name: remove it"),
+    ("volumes", "a program sees this machine's files: remove it"),
+    ("restartPolicy", "write `restart: {policy: …}`"),
+    ("strategy", "write `update: {strategy: …}`"),
+    ("cwd", "write `workingDir`"),
+    ("script", "write `command: [node, server.js]`"),
+    ("autorestart", "write `restart: {policy: Always}`"),
+    ("ExecStart", "write `command`"),
+    ("instances", "write `replicas`"),
+];
+
+fn explain(root: &Value, error: &ValidationError<'_>, written: &Written<'_>, found: &mut Vec<Diagnostic>) {
+    let path = dotted(error.instance_path().as_str());
+    let span = written.span(&path);
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            for key in unexpected {
+                found.push(unknown_key(root, &path, key, written));
+            }
+        }
+        ValidationErrorKind::Required { property } => {
+            let property = property.as_str().unwrap_or_default();
+            let message = format!("`{property}` is missing");
+            let hint = described(root, &super::tree::join(&path, property));
+            found.push(Diagnostic::error("E1202", &span, path, message).hint(hint));
+        }
+        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
+            any_of(root, error, context, written, &path, found);
+        }
+        _ => found.push(wrong_value(root, error, &span, path)),
+    }
+}
+
+fn unknown_key(root: &Value, path: &str, key: &str, written: &Written<'_>) -> Diagnostic {
+    let full = super::tree::join(path, key);
+    let span = written.span(&full);
+    let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
+    let allowed = schema::at(root, root, &steps).map(schema::property_names).unwrap_or_default();
+    let hint = match (ELSEWHERE.iter().find(|(word, _)| *word == key), nearest(key, allowed.iter().copied()))
+    {
+        (Some((_, hint)), _) => (*hint).to_owned(),
+        (None, Some(near)) => format!("did you mean `{near}`?"),
+        (None, None) => format!("allowed here: {}", allowed.join(", ")),
+    };
+    Diagnostic::error("E1203", &span, full, format!("unknown key `{key}`")).hint(hint)
+}
+
+fn wrong_value(root: &Value, error: &ValidationError<'_>, span: &Span, path: String) -> Diagnostic {
+    let value = shown(error.instance());
+    let (code, message) = match error.kind() {
+        ValidationErrorKind::Type { kind } => {
+            let wanted = format!("{kind:?}");
+            let wanted =
+                wanted.trim_start_matches("Single(").trim_start_matches("Multiple(").trim_end_matches(')');
+            (
+                "E1204",
+                format!("{value} is {}; this has to be {}", type_of(error.instance()), type_words(wanted)),
+            )
+        }
+        ValidationErrorKind::Enum { options } => {
+            ("E1205", format!("{value} is not one of {}", list(options)))
+        }
+        ValidationErrorKind::Constant { expected_value } => {
+            ("E1205", format!("{value} has to be {}", shown(expected_value)))
+        }
+        ValidationErrorKind::Pattern { .. } => {
+            ("E1206", format!("{value} does not have the form of this field"))
+        }
+        ValidationErrorKind::Minimum { limit } => ("E1207", format!("{value} is less than {limit}")),
+        ValidationErrorKind::Maximum { limit } => ("E1207", format!("{value} is more than {limit}")),
+        ValidationErrorKind::MinItems { limit } => {
+            ("E1207", format!("the list needs at least {limit} items"))
+        }
+        ValidationErrorKind::MaxItems { limit } => ("E1207", format!("the list has more than {limit} items")),
+        ValidationErrorKind::MaxLength { limit } => {
+            ("E1207", format!("{value} has more than {limit} characters"))
+        }
+        _ => ("E1200", error.to_string()),
+    };
+    let hint = match (error.kind(), error.instance().as_ref()) {
+        (ValidationErrorKind::Enum { options }, Value::String(word)) => {
+            let words: Vec<&str> =
+                options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            nearest(word, words).map(|near| format!("did you mean `{near}`?"))
+        }
+        _ => None,
+    };
+    let hint = hint.unwrap_or_else(|| hint_for(root, &path, error.instance()));
+    Diagnostic::error(code, span, path, message).hint(hint)
+}
+
+/// What the field means, with an example of how its value looks.
+fn hint_for(root: &Value, path: &str, value: &Value) -> String {
+    let described = described(root, path);
+    match value {
+        Value::Number(number) if described.contains("Never a bare number") => {
+            let unit = if described.contains("bytes") { "Mi" } else { "s" };
+            format!("write it with its unit: `{number}{unit}`")
+        }
+        _ => described,
+    }
+}
+
+fn described(root: &Value, path: &str) -> String {
+    let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
+    let schema = schema::at(root, root, &steps);
+    let description =
+        schema.and_then(|schema| schema.get("description")).and_then(Value::as_str).unwrap_or_default();
+    description.replace('\n', " ")
+}
+
+/// Of several allowed forms, the one that comes nearest is what was meant.
+fn any_of(
+    root: &Value,
+    error: &ValidationError<'_>,
+    context: &[Vec<ValidationError<'static>>],
+    written: &Written<'_>,
+    path: &str,
+    found: &mut Vec<Diagnostic>,
+) {
+    let same_type = |branch: &&Vec<ValidationError<'static>>| {
+        !branch.iter().any(|inner| {
+            inner.instance_path().as_str() == error.instance_path().as_str()
+                && matches!(
+                    inner.kind(),
+                    ValidationErrorKind::Type { .. } | ValidationErrorKind::Constant { .. }
+                )
+        })
+    };
+    let meant: Vec<_> = context.iter().filter(same_type).collect();
+    if let Some(branch) = meant.iter().min_by_key(|branch| branch.len()) {
+        for inner in branch.iter() {
+            explain(root, inner, written, found);
+        }
+        return;
+    }
+    let span = written.span(path);
+    let message = format!("{} has none of the forms that this field allows", shown(error.instance()));
+    let mut hint = hint_for(root, path, error.instance());
+    if path.starts_with("spec.env.") && !matches!(error.instance().as_ref(), Value::String(_)) {
+        hint = format!("an environment variable is text: write it in quotes, \"{}\"", error.instance());
+    }
+    found.push(Diagnostic::error("E1204", &span, path, message).hint(hint));
+}
+
+/// `/spec/env/A` → `spec.env.A`.
+fn dotted(pointer: &str) -> String {
+    pointer
+        .trim_start_matches('/')
+        .split('/')
+        .map(|step| step.replace("~1", "/").replace("~0", "~"))
+        .collect::<Vec<_>>()
+        .join(".")
+}
+
+/// A value as a message shows it: short, and never a whole document.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Object(_) => "a map".into(),
+        Value::Array(_) => "a list".into(),
+        Value::String(text) if text.chars().count() > 60 => {
+            format!("`{}…`", text.chars().take(60).collect::<String>())
+        }
+        Value::String(text) => format!("`{text}`"),
+        other => format!("`{other}`"),
+    }
+}
+
+fn list(options: &Value) -> String {
+    let words: Vec<String> = options
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|option| option.as_str().map_or_else(|| option.to_string(), str::to_owned))
+        .collect();
+    words.join(", ")
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    }
+}
+
+fn type_words(wanted: &str) -> String {
+    let wanted = wanted.to_lowercase();
+    [
+        ("string", "text"),
+        ("integer", "a whole number"),
+        ("number", "a number"),
+        ("boolean", "true or false"),
+        ("array", "a list"),
+        ("object", "a map"),
+    ]
+    .into_iter()
+    .find(|(name, _)| wanted.contains(name))
+    .map_or(wanted.clone(), |(_, words)| words.to_owned())
+}

@@ -1,0 +1,432 @@
+//! `kind: Service`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Name, Signal};
+
+use super::process::{Env, EnvSource, Hooks, Logging, Resources, Security, Stop, Switch};
+use super::{HumanDuration, Probes, is_default};
+
+/// A program that is to run all the time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Program and arguments. There is no shell. `${NAME}` is replaced from the resolved environment, `$$` is a dollar.
+    #[schemars(length(min = 1))]
+    pub command: Vec<String>,
+    /// Relative to the manifest's file.
+    #[serde(default = "dot")]
+    pub working_dir: String,
+    /// Run as this user; needs root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Run with this group; absent: the user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supplementary_groups: Vec<String>,
+    /// File mode creation mask, octal: `"0027"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^0?[0-7]{3}$"))]
+    pub umask: Option<String>,
+    /// Instances to run.
+    #[serde(default = "one")]
+    #[schemars(range(max = 1000))]
+    pub replicas: u32,
+    /// Variables by name; they win over `envFrom`.
+    #[serde(default, skip_serializing_if = "Env::is_empty")]
+    pub env: Env,
+    /// Sources of variables, in order; later wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_from: Vec<EnvSource>,
+    /// Names taken over from the environment of unisys; nothing else of it is.
+    #[serde(default = "inherited_names")]
+    pub inherit_env: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// What has to be there first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Dependency>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub probes: Probes,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart: Restart,
+    /// Stops starting a service that fails too often; `null` turns it off.
+    #[serde(default = "default_breaker")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<Box<Watchdog>>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stop: Stop,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<Box<Reload>>,
+    /// Files whose content is part of the spec: a changed file reloads the service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reload_on: Vec<String>,
+    /// Files whose content is part of the spec: a changed file replaces the service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_on: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: Box<Update>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hooks: Hooks,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resources: Box<Resources>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub security: Box<Security>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logging: Box<Logging>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Box<ServiceMetrics>>,
+    /// Runs only while this key of a Config is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled_when: Option<Switch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    /// Name to refer to it by.
+    pub name: Name,
+    /// Number, or `auto`: chosen for each instance and exported as PORT and PORT_<NAME>.
+    pub port: PortNumber,
+    #[serde(default = "localhost", skip_serializing_if = "is_localhost")]
+    pub address: String,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protocol: Protocol,
+    /// unisys binds it, keeps it for good and hands it over (LISTEN_FDS).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub listen: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum PortNumber {
+    Number(#[schemars(range(min = 1))] u16),
+    Auto(AutoPort),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AutoPort {
+    Auto,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+    Unix,
+}
+
+/// An edge of the dependency graph. A bare name is short for `{name: …, condition: Ready}`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dependency {
+    pub name: Name,
+    pub condition: DependencyCondition,
+    pub optional: bool,
+    pub restart: bool,
+}
+
+/// An edge as written in full.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct WrittenDependency {
+    /// A Service, Job or External.
+    name: Name,
+    /// What it has to be; absent: Ready, for a Job Completed.
+    #[serde(default)]
+    condition: Option<DependencyCondition>,
+    /// Its absence or failure holds nothing up.
+    #[serde(default)]
+    optional: bool,
+    /// Replaced when that one was replaced by a rollout or an explicit restart, never after a crash.
+    #[serde(default)]
+    restart: bool,
+}
+
+impl<'de> Deserialize<'de> for Dependency {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Name(Name),
+            Full(WrittenDependency),
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Name(name) => {
+                Self { name, condition: DependencyCondition::Unsaid, optional: false, restart: false }
+            }
+            Written::Full(full) => Self {
+                name: full.name,
+                condition: full.condition.unwrap_or_default(),
+                optional: full.optional,
+                restart: full.restart,
+            },
+        })
+    }
+}
+
+impl JsonSchema for Dependency {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Dependency".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let name = generator.subschema_for::<Name>();
+        let full = generator.subschema_for::<WrittenDependency>();
+        schemars::json_schema!({
+            "description": "A name, short for {name: …, condition: Ready}, or the edge in full.",
+            "anyOf": [name, full]
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DependencyCondition {
+    /// Its program has been executed.
+    Started,
+    /// Its Ready condition is true.
+    Ready,
+    /// A Job that ended well.
+    Completed,
+    /// Not written: Ready for a Service or External, Completed for a Job.
+    #[default]
+    #[serde(skip_deserializing)]
+    #[schemars(skip)]
+    Unsaid,
+}
+
+/// What follows when an instance ends by itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Restart {
+    pub policy: RestartPolicy,
+    pub backoff: Backoff,
+    /// Exits that are not failures.
+    pub success_exit_codes: ExitCodes<0>,
+    /// Exits after which it is not started again.
+    pub permanent_exit_codes: ExitCodes<125>,
+}
+
+/// Exit codes, by default one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ExitCodes<const DEFAULT: i32>(pub Vec<u8>);
+
+impl<const DEFAULT: i32> Default for ExitCodes<DEFAULT> {
+    fn default() -> Self {
+        Self(vec![u8::try_from(DEFAULT).unwrap_or(0)])
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RestartPolicy {
+    #[default]
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// The delay before an automatic start: `initial × factor^n`, at most `max`, ± `jitter`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Backoff {
+    /// The first delay; `0s`: at once, always.
+    pub initial: HumanDuration,
+    #[schemars(range(min = 1.0, max = 100.0))]
+    pub factor: f64,
+    pub max: HumanDuration,
+    /// Share by which each delay is moved at random, both ways.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub jitter: f64,
+    /// Running this long forgets earlier failures.
+    pub reset_after: HumanDuration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            initial: HumanDuration::millis(100),
+            factor: 2.0,
+            max: HumanDuration::secs(300),
+            jitter: 0.2,
+            reset_after: HumanDuration::secs(600),
+        }
+    }
+}
+
+/// Closed → Open → HalfOpen with one trial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CircuitBreaker {
+    /// Failures within `window` that open it: no more starts.
+    #[schemars(range(min = 1, max = 1000))]
+    pub failures: u32,
+    pub window: HumanDuration,
+    /// Then one trial instance is started.
+    pub open_for: HumanDuration,
+    /// A trial that is Ready this long closes it.
+    pub success_after: HumanDuration,
+    /// A trial that fails doubles `openFor` up to this.
+    pub max_open: HumanDuration,
+    /// Dependents not yet started are Held.
+    pub hold_dependents: bool,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            window: HumanDuration::secs(300),
+            open_for: HumanDuration::secs(60),
+            success_after: HumanDuration::secs(10),
+            max_open: HumanDuration::secs(1800),
+            hold_dependents: true,
+        }
+    }
+}
+
+/// Finds programs that hang.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Watchdog {
+    /// WATCHDOG=1 is expected within this time, again and again.
+    pub heartbeat: Option<HumanDuration>,
+    pub freeze: Option<Freeze>,
+    pub on_freeze: OnFreeze,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Freeze {
+    pub soft: Option<HumanDuration>,
+    pub hard: Option<HumanDuration>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnFreeze {
+    Alert,
+    Restart,
+    #[default]
+    DumpAndRestart,
+}
+
+/// How a running program reads its files again: exactly one of `signal`, `command` and `notify`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Reload {
+    pub signal: Option<Signal>,
+    pub command: Option<Vec<String>>,
+    pub notify: Option<bool>,
+}
+
+/// How a new instance takes the place of an old one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Update {
+    pub strategy: UpdateStrategy,
+    /// Instances beyond `replicas` during a rollout.
+    pub max_surge: u32,
+    /// Instances that may be missing during a rollout.
+    pub max_unavailable: u32,
+    /// Ready this long counts as available.
+    pub min_ready: HumanDuration,
+    pub progress_deadline: HumanDuration,
+    pub auto_rollback: bool,
+    /// The program sets SO_REUSEPORT itself: two generations may bind the same port.
+    pub overlap: bool,
+    pub canary: Option<Canary>,
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Self {
+            strategy: UpdateStrategy::default(),
+            max_surge: 1,
+            max_unavailable: 0,
+            min_ready: HumanDuration::secs(1),
+            progress_deadline: HumanDuration::secs(60),
+            auto_rollback: true,
+            overlap: false,
+            canary: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UpdateStrategy {
+    #[default]
+    Rolling,
+    BlueGreen,
+    Canary,
+    Recreate,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Canary {
+    #[serde(default)]
+    pub replicas: Option<u32>,
+    #[serde(default)]
+    pub percent: Option<u32>,
+    #[serde(default)]
+    pub hold: Option<HumanDuration>,
+    #[serde(default)]
+    pub auto_promote: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceMetrics {
+    /// A Prometheus endpoint of the service.
+    pub scrape: Scrape,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scrape {
+    pub port: super::PortRef,
+    #[serde(default = "metrics_path")]
+    pub path: String,
+    #[serde(default = "fifteen_seconds")]
+    pub interval: HumanDuration,
+}
+
+pub(super) fn dot() -> String {
+    ".".into()
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What a service sees of unisys' own environment unless its manifest says otherwise.
+pub(crate) fn inherited_names() -> Vec<String> {
+    ["PATH", "HOME", "LANG", "TZ"].map(String::from).to_vec()
+}
+
+#[allow(clippy::unnecessary_wraps)] // the signature that `#[serde(default)]` needs
+fn default_breaker() -> Option<CircuitBreaker> {
+    Some(CircuitBreaker::default())
+}
+
+fn localhost() -> String {
+    "127.0.0.1".into()
+}
+
+fn is_localhost(address: &str) -> bool {
+    address == "127.0.0.1"
+}
+
+fn metrics_path() -> String {
+    "/metrics".into()
+}
+
+fn fifteen_seconds() -> HumanDuration {
+    HumanDuration::secs(15)
+}

@@ -1,0 +1,164 @@
+//! `kind: System`, `kind: External`, `kind: Notifier`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{ByteSize, Name};
+
+use super::process::{ConfigKey, LogFormat};
+use super::{HumanDuration, Probe};
+
+/// Settings of the whole system; at most one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SystemSpec {
+    /// The profile of every Config, unless the command line names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Instances that may be Starting at once; absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_concurrent_starts: Option<u32>,
+    pub rollback_scope: RollbackScope,
+    /// Merged under the spec of every Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defaults: Option<serde_json::Map<String, serde_json::Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logging: Option<SystemLogging>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SystemMetrics>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<ApiSettings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notifications: Option<Notifications>,
+    /// Switches of Services by name, as `enabledWhen` in each.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub enabled: BTreeMap<Name, ConfigKey>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RollbackScope {
+    /// Every unit that the same revision changed.
+    #[default]
+    Set,
+    Unit,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SystemLogging {
+    pub level: Option<String>,
+    pub max_size: Option<ByteSize>,
+    pub max_files: Option<u32>,
+    pub otlp: Option<String>,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SystemMetrics {
+    /// Address and port, such as `127.0.0.1:9464`.
+    pub listen: Option<String>,
+    pub retention: Option<HumanDuration>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ApiSettings {
+    /// Address and port of a TCP listener; needs `tls` and `tokens`.
+    pub listen: Option<String>,
+    pub tls: Option<Tls>,
+    pub tokens: Vec<Token>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tls {
+    pub certificate: String,
+    pub key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Token {
+    pub secret: Name,
+    pub key: String,
+    pub role: Role,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    View,
+    Operate,
+    Admin,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Notifications {
+    pub notifiers: Vec<Name>,
+}
+
+/// Something that unisys does not run but others depend on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ExternalSpec {
+    pub probes: ExternalProbes,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ExternalProbes {
+    /// http, tcp, grpc or exec, with `host`; absent: always Ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Probe>,
+}
+
+/// Tells somebody.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NotifierSpec {
+    pub on: NotifierFilter,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec: Option<NotifierExec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<NotifierFile>,
+    /// Messages a minute; more are grouped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NotifierFilter {
+    pub severity: Vec<String>,
+    pub categories: Vec<String>,
+    pub services: Vec<Name>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Webhook {
+    pub url: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    #[serde(default)]
+    pub template: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NotifierExec {
+    pub command: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NotifierFile {
+    pub path: String,
+}

@@ -1,0 +1,283 @@
+//! YAML (and JSON, which is YAML) as a tree in which every node knows its place.
+
+use std::path::Path;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_saphyr::{DuplicateKeyPolicy, Spanned};
+
+use crate::base::limits;
+
+use super::diagnostic::{Diagnostic, Span};
+
+/// A node with its place (from 1).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub line: u32,
+    pub column: u32,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    Scalar(Value),
+    Seq(Vec<Node>),
+    /// In the order written; a duplicate key is there twice.
+    Map(Vec<(Key, Node)>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key {
+    pub text: String,
+    pub line: u32,
+    pub column: u32,
+}
+
+impl Node {
+    /// The plain value; of duplicate keys the last.
+    pub fn to_value(&self) -> Value {
+        match &self.kind {
+            Kind::Scalar(value) => value.clone(),
+            Kind::Seq(items) => Value::Array(items.iter().map(Self::to_value).collect()),
+            Kind::Map(entries) => {
+                Value::Object(entries.iter().map(|(key, node)| (key.text.clone(), node.to_value())).collect())
+            }
+        }
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        match &self.kind {
+            Kind::Map(entries) => entries.iter().rev().find(|(k, _)| k.text == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    pub fn as_str(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Scalar(Value::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn is_null(&self) -> bool {
+        matches!(self.kind, Kind::Scalar(Value::Null))
+    }
+
+    /// The place of the value at a path of keys and indices; of the deepest part that exists.
+    pub fn place<'p>(&self, path: impl IntoIterator<Item = &'p str>) -> (u32, u32) {
+        let mut node = self;
+        let mut place = (self.line, self.column);
+        for step in path {
+            match &node.kind {
+                Kind::Map(entries) => match entries.iter().rev().find(|(key, _)| key.text == step) {
+                    Some((key, next)) => {
+                        place = (key.line, key.column);
+                        node = next;
+                    }
+                    None => return place,
+                },
+                Kind::Seq(items) => match step.parse::<usize>().ok().and_then(|index| items.get(index)) {
+                    Some(next) => {
+                        place = (next.line, next.column);
+                        node = next;
+                    }
+                    None => return place,
+                },
+                Kind::Scalar(_) => return place,
+            }
+        }
+        place
+    }
+
+    /// Every duplicate key below, with its path.
+    fn duplicates(&self, path: &str, found: &mut Vec<(Key, String)>) {
+        match &self.kind {
+            Kind::Scalar(_) => {}
+            Kind::Seq(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    item.duplicates(&join(path, &index.to_string()), found);
+                }
+            }
+            Kind::Map(entries) => {
+                for (index, (key, node)) in entries.iter().enumerate() {
+                    let path = join(path, &key.text);
+                    if entries[..index].iter().any(|(earlier, _)| earlier.text == key.text) {
+                        found.push((key.clone(), path.clone()));
+                    }
+                    node.duplicates(&path, found);
+                }
+            }
+        }
+    }
+}
+
+/// `spec` + `env` → `spec.env`.
+pub fn join(path: &str, step: &str) -> String {
+    if path.is_empty() { step.to_owned() } else { format!("{path}.{step}") }
+}
+
+struct Inner(Kind);
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Inner>::deserialize(deserializer)?;
+        let place = spanned.referenced;
+        Ok(Self { line: place.line() as u32, column: place.column() as u32, kind: spanned.value.0 })
+    }
+}
+
+impl<'de> Deserialize<'de> for Inner {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(KindVisitor).map(Inner)
+    }
+}
+
+struct KindVisitor;
+
+macro_rules! scalar {
+    ($method:ident, $type:ty) => {
+        fn $method<E>(self, value: $type) -> Result<Kind, E> {
+            Ok(Kind::Scalar(value.into()))
+        }
+    };
+}
+
+impl<'de> Visitor<'de> for KindVisitor {
+    type Value = Kind;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    scalar!(visit_bool, bool);
+    scalar!(visit_i64, i64);
+    scalar!(visit_u64, u64);
+    scalar!(visit_f64, f64);
+    scalar!(visit_str, &str);
+    scalar!(visit_string, String);
+
+    fn visit_unit<E>(self) -> Result<Kind, E> {
+        Ok(Kind::Scalar(Value::Null))
+    }
+
+    fn visit_none<E>(self) -> Result<Kind, E> {
+        Ok(Kind::Scalar(Value::Null))
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Kind, D::Error> {
+        Inner::deserialize(deserializer).map(|inner| inner.0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Kind, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element::<Node>()? {
+            items.push(item);
+        }
+        Ok(Kind::Seq(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Kind, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = access.next_key::<Spanned<String>>()? {
+            let place = key.referenced;
+            let key = Key { text: key.value, line: place.line() as u32, column: place.column() as u32 };
+            entries.push((key, access.next_value::<Node>()?));
+        }
+        Ok(Kind::Map(entries))
+    }
+}
+
+/// The documents of one file. Budgets stop "billion laughs" and deep nesting before they cost anything.
+pub fn parse(file: &Path, bytes: &[u8], diagnostics: &mut Vec<Diagnostic>) -> Vec<Node> {
+    let whole = Span { file: file.to_owned(), line: 0, column: 0 };
+    if bytes.len() as u64 > limits::MANIFEST_FILE_BYTES {
+        let limit = crate::base::ByteSize(limits::MANIFEST_FILE_BYTES);
+        let message = format!("the file has {} bytes; a manifest has at most {limit}", bytes.len());
+        diagnostics.push(
+            Diagnostic::error("E1003", &whole, "", message)
+                .hint("is it a manifest? split it, or move it elsewhere"),
+        );
+        return Vec::new();
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains('\0') => text,
+        _ => {
+            let diagnostic = Diagnostic::error("E1002", &whole, "", "the file is not text (UTF-8)");
+            diagnostics.push(
+                diagnostic.hint("a manifest is UTF-8 text; a name that starts with `.` or `_` is ignored"),
+            );
+            return Vec::new();
+        }
+    };
+    match serde_saphyr::from_multiple_with_options::<Node>(text, options()) {
+        Ok(documents) => {
+            let documents: Vec<Node> = documents.into_iter().filter(|node| !node.is_null()).collect();
+            for document in &documents {
+                report_duplicates(file, document, diagnostics);
+            }
+            documents
+        }
+        Err(error) => {
+            diagnostics.push(syntax_error(file, text, &error));
+            Vec::new()
+        }
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: limits::YAML_DEPTH,
+            max_nodes: limits::YAML_NODES,
+            max_events: limits::YAML_NODES * 3,
+            max_documents: limits::OBJECTS,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: limits::YAML_NODES / 10,
+        },
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        strict_booleans: true,
+        with_snippet: false,
+    }
+}
+
+fn report_duplicates(file: &Path, document: &Node, diagnostics: &mut Vec<Diagnostic>) {
+    let mut found = Vec::new();
+    document.duplicates("", &mut found);
+    for (key, path) in found {
+        let span = Span { file: file.to_owned(), line: key.line, column: key.column };
+        let message = format!("the key `{}` is there twice", key.text);
+        diagnostics.push(Diagnostic::error("E1004", &span, path, message).hint("remove one of the two"));
+    }
+}
+
+fn syntax_error(file: &Path, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
+    let (line, column) = error.location().map_or((0, 0), |at| (at.line() as u32, at.column() as u32));
+    let span = Span { file: file.to_owned(), line, column };
+    let words = error.without_snippet().to_string();
+    let words = words.lines().next().unwrap_or_default().trim().to_owned();
+    let written = text.lines().nth(line.saturating_sub(1) as usize).unwrap_or_default();
+    let before = text.lines().nth(line.saturating_sub(2) as usize).unwrap_or_default();
+    if [written, before].iter().any(|line| line.trim_start_matches(' ').starts_with('\t')) {
+        let message = "the line is indented with a tab; YAML allows only blanks";
+        return Diagnostic::error("E1001", &span, "", message).hint("replace the tab by two blanks");
+    }
+    let lower = words.to_lowercase();
+    if ["budget", "alias", "limit", "too many", "depth", "nesting"].iter().any(|word| lower.contains(word)) {
+        let message = format!("the document is larger or deeper than a manifest can be: {words}");
+        return Diagnostic::error("E1005", &span, "", message)
+            .hint("remove the aliases (`*name`) that multiply it");
+    }
+    Diagnostic::error("E1001", &span, "", format!("this is not YAML: {words}"))
+        .hint("check the indentation, the colons and the quotes at this place")
+}
+
+/// A text's first document as a plain value: what the test of the two YAML readers compares.
+pub fn parse_to_values(text: &str) -> Result<Vec<Value>, String> {
+    let mut diagnostics = Vec::new();
+    let documents = parse(Path::new("text"), text.as_bytes(), &mut diagnostics);
+    match diagnostics.first() {
+        Some(first) => Err(first.message.clone()),
+        None => Ok(documents.iter().map(Node::to_value).collect()),
+    }
+}

@@ -1,0 +1,266 @@
+//! Objects → [`Desired`]: resolved environments, policies, what this machine lacks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::base::{BackoffCurve, Name, Revision};
+use crate::manifest::check;
+use crate::manifest::diagnostic::{Diagnostic, Severity};
+use crate::manifest::load::{Objects, Source};
+use crate::manifest::resolve::{Context, Resolved, resolve, switched_off};
+use crate::manifest::spec::JobSpec;
+use crate::manifest::spec::probe::{PortRef, Probe, ProbeAction};
+use crate::manifest::spec::service::{
+    DependencyCondition, PortNumber, RestartPolicy as WrittenRestart, ServiceSpec,
+};
+use crate::unit::{
+    BreakerPolicy, Condition, Dependency, Policy, ProbePolicy, ProbeWay, RestartPolicy, RestartWhen,
+    StopPolicy,
+};
+
+use super::desired::{Desired, ExternalSpec, UnitSpec};
+use super::launch::{Launch, marks};
+use super::machine::{Machine, machine_faults};
+
+/// What a build gives beside the desired state.
+#[derive(Default)]
+pub struct Built {
+    pub desired: Desired,
+    pub diagnostics: Vec<Diagnostic>,
+    /// Files that values came from, for watching.
+    pub files: Vec<PathBuf>,
+}
+
+/// Builds the desired state. E1 findings mean that it must not be accepted; E2 findings stop single units only. `key` is
+/// the key of value digests; `machine` says what this machine has, and is absent where it does not matter (`validate`).
+pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Option<&dyn Machine>) -> Built {
+    let objects = context.objects;
+    let mut built = Built::default();
+    check::check(objects, &mut built.diagnostics);
+    let mut units = BTreeMap::new();
+    for (name, object) in &objects.services {
+        let policy = service_policy(&object.spec, objects);
+        let spec = unit(
+            object.spec.clone(),
+            &object.source,
+            &object.meta.labels,
+            policy,
+            context,
+            key,
+            machine,
+            &mut built,
+        );
+        units.insert(name.clone(), Arc::new(spec));
+    }
+    for (name, object) in &objects.jobs {
+        let process = Arc::new(object.spec.process());
+        let policy = job_policy(&object.spec, &process, objects);
+        let spec =
+            unit(process, &object.source, &object.meta.labels, policy, context, key, machine, &mut built);
+        units.insert(name.clone(), Arc::new(spec));
+    }
+    built.desired = Desired {
+        revision,
+        units,
+        externals: externals(objects),
+        graph: check::graph(objects),
+        max_concurrent_starts: objects.system.as_ref().and_then(|system| system.spec.max_concurrent_starts),
+    };
+    built.files.sort();
+    built.files.dedup();
+    dedup(&mut built.diagnostics);
+    built
+}
+
+/// The same finding from two units (a Config that both use) is told once.
+fn dedup(diagnostics: &mut Vec<Diagnostic>) {
+    let mut kept: Vec<Diagnostic> = Vec::with_capacity(diagnostics.len().min(64));
+    for diagnostic in diagnostics.drain(..) {
+        if !kept.contains(&diagnostic) {
+            kept.push(diagnostic);
+        }
+    }
+    *diagnostics = kept;
+}
+
+#[allow(clippy::too_many_arguments)] // the whole of what makes a unit, in one place for both kinds
+fn unit(
+    service: Arc<ServiceSpec>,
+    source: &Source,
+    labels: &BTreeMap<String, String>,
+    policy: Policy,
+    context: &Context<'_>,
+    key: &[u8],
+    machine: Option<&dyn Machine>,
+    built: &mut Built,
+) -> UnitSpec {
+    let mut found = Vec::new();
+    let Resolved { env, argv, files } = resolve(&service, source, context, &mut found);
+    let off = switched_off(&service, context, &mut found, source);
+    built.files.extend(files);
+    let launch = Launch {
+        awaits_log: awaits_log(&service),
+        marks: marks(&env, &argv, key),
+        written: source.written.clone(),
+        base_dir: source.base_dir.clone(),
+        service,
+        argv,
+        env,
+    };
+    if let Some(machine) = machine.filter(|_| off.is_none()) {
+        machine_faults(&launch, source, machine, &mut found);
+    }
+    let fault =
+        found.iter().find(|diagnostic| diagnostic.severity == Severity::Error && !diagnostic.rejects());
+    let fault = fault.map(|diagnostic| format!("{} [{}]", diagnostic.message, diagnostic.code));
+    built.diagnostics.extend(found);
+    UnitSpec {
+        object: source.object.clone(),
+        set: source.set.clone(),
+        labels: labels.clone(),
+        policy,
+        launch: Arc::new(launch),
+        machine: fault,
+        switched_off: off,
+    }
+}
+
+fn externals(objects: &Objects) -> BTreeMap<Name, Arc<ExternalSpec>> {
+    let external =
+        |(name, object): (&Name, &crate::manifest::Object<crate::manifest::spec::ExternalSpec>)| {
+            let readiness = object.spec.probes.readiness.clone();
+            let mut service = Launch::of_argv(&["true"]).service.as_ref().clone();
+            service.probes.readiness = readiness.clone().map(Box::new);
+            let launch = Launch {
+                service: Arc::new(service),
+                written: object.source.written.clone(),
+                base_dir: object.source.base_dir.clone(),
+                ..Launch::of_argv(&["true"])
+            };
+            let spec = ExternalSpec {
+                object: object.source.object.clone(),
+                set: object.source.set.clone(),
+                labels: object.meta.labels.clone(),
+                readiness: readiness.map(|probe| probe_policy(&probe, None)),
+                launch: Arc::new(launch),
+            };
+            (name.clone(), Arc::new(spec))
+        };
+    objects.externals.iter().map(external).collect()
+}
+
+fn awaits_log(service: &ServiceSpec) -> bool {
+    [&service.probes.startup, &service.probes.readiness]
+        .into_iter()
+        .filter_map(|probe| probe.as_deref()?.action())
+        .any(|action| matches!(action, ProbeAction::Log(_)))
+}
+
+/// The decisions' view of a Service.
+pub fn service_policy(spec: &ServiceSpec, objects: &Objects) -> Policy {
+    let probe = |probe: &Option<Box<Probe>>| probe.as_deref().map(|probe| probe_policy(probe, Some(spec)));
+    Policy {
+        job: false,
+        replicas: spec.replicas,
+        depends_on: dependencies(spec, objects),
+        probes: [probe(&spec.probes.startup), probe(&spec.probes.readiness), probe(&spec.probes.liveness)],
+        restart: RestartPolicy {
+            when: match spec.restart.policy {
+                WrittenRestart::Always => RestartWhen::Always,
+                WrittenRestart::OnFailure => RestartWhen::OnFailure,
+                WrittenRestart::Never => RestartWhen::Never,
+            },
+            backoff: BackoffCurve {
+                initial: spec.restart.backoff.initial.0,
+                factor: spec.restart.backoff.factor,
+                max: spec.restart.backoff.max.0,
+                jitter: spec.restart.backoff.jitter,
+            },
+            reset_after: spec.restart.backoff.reset_after.0,
+            success_exit_codes: codes(&spec.restart.success_exit_codes.0),
+            permanent_exit_codes: codes(&spec.restart.permanent_exit_codes.0),
+            give_up_after: None,
+        },
+        breaker: spec.circuit_breaker.as_ref().map(|breaker| BreakerPolicy {
+            failures: breaker.failures,
+            window: breaker.window.0,
+            open_for: breaker.open_for.0,
+            success_after: breaker.success_after.0,
+            max_open: breaker.max_open.0,
+            hold_dependents: breaker.hold_dependents,
+        }),
+        stop: StopPolicy {
+            signal: spec.stop.signal,
+            grace: spec.stop.grace.0,
+            command: !spec.stop.command.is_empty(),
+        },
+        pre_start: spec.hooks.pre_start.iter().map(|hook| hook.timeout.0).collect(),
+        post_stop: spec.hooks.post_stop.iter().map(|hook| hook.timeout.0).collect(),
+        active_deadline: None,
+    }
+}
+
+/// The decisions' view of a Job.
+pub fn job_policy(job: &JobSpec, process: &ServiceSpec, objects: &Objects) -> Policy {
+    let mut policy = service_policy(process, objects);
+    policy.job = true;
+    policy.restart.give_up_after = Some(job.backoff_limit);
+    policy.active_deadline = job.active_deadline.map(|deadline| deadline.0);
+    policy
+}
+
+fn codes(codes: &[u8]) -> SmallVec<[i32; 2]> {
+    codes.iter().map(|code| i32::from(*code)).collect()
+}
+
+fn dependencies(spec: &ServiceSpec, objects: &Objects) -> Vec<Dependency> {
+    let edges = spec.depends_on.iter().map(|edge| Dependency {
+        name: edge.name.clone(),
+        condition: match edge.condition {
+            DependencyCondition::Started => Condition::Started,
+            DependencyCondition::Ready => Condition::Ready,
+            DependencyCondition::Completed => Condition::Completed,
+            DependencyCondition::Unsaid if objects.jobs.contains_key(&edge.name) => Condition::Completed,
+            DependencyCondition::Unsaid => Condition::Ready,
+        },
+        optional: edge.optional,
+        restart: edge.restart,
+    });
+    edges.collect()
+}
+
+fn probe_policy(probe: &Probe, service: Option<&ServiceSpec>) -> ProbePolicy {
+    let number = |port: &PortRef| service.and_then(|service| port_number(port, service));
+    let way = match probe.action() {
+        Some(ProbeAction::Http(http)) => number(&http.port).map_or(ProbeWay::Asked, ProbeWay::AskedOnPort),
+        Some(ProbeAction::Tcp(tcp)) => number(&tcp.port).map_or(ProbeWay::Asked, ProbeWay::AskedOnPort),
+        Some(ProbeAction::Grpc(grpc)) => number(&grpc.port).map_or(ProbeWay::Asked, ProbeWay::AskedOnPort),
+        Some(ProbeAction::Notify(_) | ProbeAction::Log(_)) => ProbeWay::Told,
+        Some(ProbeAction::Exec(_) | ProbeAction::File(_)) | None => ProbeWay::Asked,
+    };
+    ProbePolicy {
+        way,
+        initial_delay: probe.initial_delay.0,
+        period: probe.period.0,
+        timeout: probe.timeout.0,
+        success_threshold: probe.success_threshold,
+        failure_threshold: probe.failure_threshold,
+    }
+}
+
+/// The number behind a port's name.
+pub fn port_number(port: &PortRef, service: &ServiceSpec) -> Option<u16> {
+    match port {
+        PortRef::Number(number) => Some(*number),
+        PortRef::Name(name) => {
+            let port = service.ports.iter().find(|port| port.name.as_str() == name)?;
+            match port.port {
+                PortNumber::Number(number) => Some(number),
+                PortNumber::Auto(_) => None,
+            }
+        }
+    }
+}

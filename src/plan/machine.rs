@@ -1,0 +1,173 @@
+//! What this machine lacks for a unit (E2xxx): asked of a [`Machine`], decided here.
+
+use std::path::{Path, PathBuf};
+
+use crate::manifest::diagnostic::Diagnostic;
+use crate::manifest::load::Source;
+use crate::manifest::spec::service::{PortNumber, Protocol};
+
+use super::launch::Launch;
+
+/// What a machine can be asked. Implemented with real syscalls elsewhere, and by a table in tests.
+pub trait Machine {
+    /// What a path is.
+    fn file(&self, path: &Path) -> FileKind;
+    fn user_exists(&self, user: &str) -> bool;
+    fn group_exists(&self, group: &str) -> bool;
+    /// unisys may become other users.
+    fn is_root(&self) -> bool;
+    /// The foreign process that listens on a TCP port: `pid 412 (nginx)`.
+    fn port_holder(&self, port: u16) -> Option<String>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    Missing,
+    Directory,
+    Executable,
+    NotExecutable,
+}
+
+/// Where the program of a launch is found; `Err` says where it was looked for.
+pub fn find_program(launch: &Launch, machine: &dyn Machine) -> Result<PathBuf, ProgramFault> {
+    find_in(&launch.argv, launch, machine)
+}
+
+/// The same for any command in the unit's environment: a hook, an exec probe.
+pub fn find_in(argv: &[String], launch: &Launch, machine: &dyn Machine) -> Result<PathBuf, ProgramFault> {
+    let program = argv.first().map(String::as_str).unwrap_or_default();
+    let dir = working_dir(launch);
+    if program.contains('/') {
+        let path = dir.join(program);
+        return match machine.file(&path) {
+            FileKind::Executable => Ok(path),
+            FileKind::Missing => Err(ProgramFault::Missing(format!("{} does not exist", path.display()))),
+            FileKind::Directory => {
+                Err(ProgramFault::NotExecutable(format!("{} is a directory", path.display())))
+            }
+            FileKind::NotExecutable => {
+                Err(ProgramFault::NotExecutable(format!("{} is not executable", path.display())))
+            }
+        };
+    }
+    let path =
+        launch.env.iter().find(|var| var.name == "PATH").map_or(DEFAULT_PATH, |var| var.value.as_str());
+    let mut not_executable = None;
+    for dir_in_path in path.split(':').filter(|part| !part.is_empty()) {
+        let candidate = dir.join(dir_in_path).join(program);
+        match machine.file(&candidate) {
+            FileKind::Executable => return Ok(candidate),
+            FileKind::NotExecutable => not_executable = Some(candidate),
+            FileKind::Missing | FileKind::Directory => {}
+        }
+    }
+    Err(match not_executable {
+        Some(found) => ProgramFault::NotExecutable(format!("{} is not executable", found.display())),
+        None => ProgramFault::Missing(format!("`{program}` is in no directory of PATH ({path})")),
+    })
+}
+
+/// execvp(3)'s default search path, for an environment without PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProgramFault {
+    #[error("{0}")]
+    Missing(String),
+    #[error("{0}")]
+    NotExecutable(String),
+}
+
+/// The working directory of a unit.
+pub fn working_dir(launch: &Launch) -> PathBuf {
+    launch.base_dir.join(&launch.service.working_dir)
+}
+
+/// Programs that many systems need, with what installs them.
+const INSTALL: [(&str, &str); 6] = [
+    ("node", "install Node.js: https://nodejs.org, or `apt install nodejs`"),
+    ("python3", "install Python 3: https://python.org, or `apt install python3`"),
+    ("python", "install Python: `apt install python3`, and write `python3`"),
+    ("java", "install a Java runtime: `apt install default-jre`"),
+    ("nginx", "install nginx: `apt install nginx`"),
+    ("redis-server", "install Redis: `apt install redis-server`"),
+];
+
+/// Everything that this machine lacks for a unit.
+pub fn machine_faults(
+    launch: &Launch,
+    source: &Source,
+    machine: &dyn Machine,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let spec = &launch.service;
+    let dir = working_dir(launch);
+    if machine.file(&dir) != FileKind::Directory {
+        let path = "spec.workingDir";
+        let message = format!("the working directory {} does not exist", dir.display());
+        diagnostics.push(
+            Diagnostic::error("E2003", &source.span(path), path, message)
+                .hint("create it, or correct the path"),
+        );
+        return;
+    }
+    if let Err(fault) = find_program(launch, machine) {
+        let path = "spec.command.0";
+        let program = launch.argv.first().map(String::as_str).unwrap_or_default();
+        let (code, hint) = match &fault {
+            ProgramFault::Missing(_) => {
+                let install = INSTALL.iter().find(|(name, _)| *name == program).map(|(_, how)| *how);
+                ("E2001", install.unwrap_or("install it, or correct the name").to_owned())
+            }
+            ProgramFault::NotExecutable(_) => ("E2002", "make it executable (`chmod +x`)".to_owned()),
+        };
+        let message = format!("cannot start {}: {fault}", source.object);
+        diagnostics.push(Diagnostic::error(code, &source.span(path), path, message).hint(hint));
+    }
+    users(launch, source, machine, diagnostics);
+    for (index, port) in spec.ports.iter().enumerate() {
+        let PortNumber::Number(number) = port.port else { continue };
+        if port.protocol != Protocol::Tcp {
+            continue;
+        }
+        if let Some(holder) = machine.port_holder(number) {
+            let path = format!("spec.ports.{index}.port");
+            let message = format!("cannot start {}: port {number} is held by {holder}", source.object);
+            diagnostics.push(
+                Diagnostic::error("E2005", &source.span(&path), path, message)
+                    .hint("stop that process, or choose another port"),
+            );
+        }
+    }
+}
+
+fn users(launch: &Launch, source: &Source, machine: &dyn Machine, diagnostics: &mut Vec<Diagnostic>) {
+    let spec = &launch.service;
+    let mut fault = |path: &str, message: String, hint: &str| {
+        diagnostics.push(Diagnostic::error("E2006", &source.span(path), path, message).hint(hint));
+    };
+    if let Some(user) = &spec.user {
+        if !machine.user_exists(user) {
+            fault(
+                "spec.user",
+                format!("there is no user `{user}` on this machine"),
+                "create it, or correct the name",
+            );
+        } else if !machine.is_root() {
+            fault(
+                "spec.user",
+                format!("unisys is not root and cannot run {} as `{user}`", source.object),
+                "remove `user`, or run unisys as root",
+            );
+        }
+    }
+    for group in spec.group.iter().chain(&spec.supplementary_groups) {
+        if !machine.group_exists(group) {
+            fault(
+                "spec.group",
+                format!("there is no group `{group}` on this machine"),
+                "create it, or correct the name",
+            );
+        }
+    }
+}
