@@ -1,5 +1,7 @@
 //! unisys keeps the programs of a system running on a machine. `src/README.md` is the map of this crate.
 
+#![deny(unsafe_code)]
+
 pub mod base;
 
 pub mod graph;
@@ -7,3 +9,6 @@ pub mod manifest;
 pub mod plan;
 pub mod unit;
 pub mod world;
+
+pub mod keeper;
+pub mod os;

@@ -39,10 +39,13 @@ pub struct LoadInput {
 /// Parsed files by path and content, so that a reload reads only what changed.
 #[derive(Default)]
 pub struct ParseCache {
-    files: BTreeMap<PathBuf, (Arc<[u8]>, Arc<Vec<Node>>, Vec<Diagnostic>)>,
+    files: BTreeMap<PathBuf, Parsed>,
     objects: BTreeMap<ObjectRef, (Value, Typed)>,
     pub shapes: Shapes,
 }
+
+/// The bytes of a file, its documents, and what was wrong with them.
+type Parsed = (Arc<[u8]>, Arc<Vec<Node>>, Vec<Diagnostic>);
 
 /// One object as declared.
 #[derive(Clone, Debug)]

@@ -1,0 +1,172 @@
+//! Which processes belong to an instance, and how all of them are killed.
+//!
+//! The keeper is a subreaper: whatever a service leaves behind becomes its child. So a living process of an instance is a
+//! descendant of one of its parts, or of a *stray*: a child of the keeper that it did not start. A stray is attributed by its
+//! session, by the `UNISYS_INSTANCE` marker in its environment, or by holding the instance's FIFO open. A program that
+//! leaves its session, clears its environment and closes its output cannot be attributed; it is counted, never hidden.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use crate::base::{InstanceId, Instant};
+use crate::os::{clock, process};
+
+use super::spawner::PipeNames;
+use super::table::{PartState, Table};
+
+/// Scans until nothing new is found; a fork bomb is stopped faster than it can fork, as every member is stopped first.
+const ROUNDS: usize = 32;
+/// What is alive this long after SIGKILL is a survivor (state D), and named.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Children of the keeper that it did not start, and whose they are.
+#[derive(Default)]
+pub struct Strays {
+    known: BTreeMap<u32, (u64, Option<InstanceId>)>,
+}
+
+impl Strays {
+    /// Looks at the keeper's children again.
+    pub fn refresh(&mut self, table: &Table, own: &Owner<'_>) {
+        let mut known = std::mem::take(&mut self.known);
+        for pid in own.loose(table) {
+            let Some(stat) = process::stat(pid).filter(process::Stat::is_alive) else { continue };
+            let entry = match known.remove(&pid).filter(|(start, _)| *start == stat.start) {
+                Some(entry) => entry,
+                None => (stat.start, own.attribute(table, &stat)),
+            };
+            self.known.insert(pid, entry);
+        }
+    }
+
+    pub fn of<'a>(&'a self, id: &'a InstanceId) -> impl Iterator<Item = u32> + 'a {
+        self.known.iter().filter(move |(_, (_, owner))| owner.as_ref() == Some(id)).map(|(pid, _)| *pid)
+    }
+
+    /// Processes that nobody can be named for.
+    pub fn unattributed(&self) -> Vec<u32> {
+        self.known.iter().filter(|(_, (_, owner))| owner.is_none()).map(|(pid, _)| *pid).collect()
+    }
+}
+
+/// Who is asking.
+pub struct Owner<'a> {
+    pub run: &'a Path,
+    pub state_id: &'a str,
+    pub daemon: Option<u32>,
+    /// Some instances are not our children (an earlier keeper started them): all processes have to be looked at.
+    pub heir: bool,
+}
+
+impl Owner<'_> {
+    /// Processes that may be strays.
+    fn loose(&self, table: &Table) -> Vec<u32> {
+        let own = std::process::id();
+        let ours = |pid: &u32| Some(*pid) != self.daemon && !table.by_pid.contains_key(pid) && *pid != own;
+        match process::children(own).filter(|_| !self.heir) {
+            Some(children) => children.into_iter().filter(ours).collect(),
+            None => {
+                let prefix = format!("{}/", self.state_id);
+                let marked = |pid: u32| {
+                    process::environ_value(pid, "UNISYS_INSTANCE")
+                        .is_some_and(|value| value.starts_with(&prefix))
+                };
+                process::all()
+                    .into_iter()
+                    .filter(|stat| ours(&stat.pid))
+                    .filter(|stat| {
+                        stat.ppid == own || marked(stat.pid) || table.by_pid.contains_key(&stat.sid)
+                    })
+                    .map(|stat| stat.pid)
+                    .collect()
+            }
+        }
+    }
+
+    fn attribute(&self, table: &Table, stat: &process::Stat) -> Option<InstanceId> {
+        let by_session = table.instances.iter().find(|(_, instance)| {
+            instance.parts.values().any(|part| match part {
+                PartState::Running(running) => running.pid == stat.sid || running.pid == stat.pgid,
+                PartState::Ended { held } => held.pid == stat.sid || held.pid == stat.pgid,
+                PartState::Spawning => false,
+            })
+        });
+        if let Some((id, _)) = by_session {
+            return Some(id.clone());
+        }
+        if let Some(value) = process::environ_value(stat.pid, "UNISYS_INSTANCE")
+            && let Some((state, id)) = value.split_once('/')
+        {
+            return (state == self.state_id).then(|| id.parse().ok()).flatten();
+        }
+        let holds = |id: &&InstanceId| {
+            let names = PipeNames::of(self.run, id);
+            process::holds_open(stat.pid, &names.stdout) || process::holds_open(stat.pid, &names.stderr)
+        };
+        table.instances.keys().find(holds).cloned()
+    }
+}
+
+/// Everything alive of an instance: pid and start.
+pub fn members(table: &Table, strays: &Strays, id: &InstanceId) -> BTreeMap<u32, u64> {
+    let parts = table.instances.get(id).into_iter().flat_map(|instance| instance.running());
+    let roots: Vec<u32> = parts.map(|(_, running)| running.pid).chain(strays.of(id)).collect();
+    process::tree(&roots)
+}
+
+/// A kill that is under way.
+pub struct Kill {
+    victims: BTreeMap<u32, OwnedFd>,
+    give_up: Instant,
+}
+
+impl Kill {
+    /// Stops every member, looks again until no new one appears, then kills them all.
+    pub fn begin(table: &Table, strays: &mut Strays, owner: &Owner<'_>, id: &InstanceId) -> Self {
+        let mut kill = Self { victims: BTreeMap::new(), give_up: clock::mono() + PATIENCE };
+        kill.round(table, strays, owner, id);
+        kill
+    }
+
+    fn round(&mut self, table: &Table, strays: &mut Strays, owner: &Owner<'_>, id: &InstanceId) {
+        for _ in 0..ROUNDS {
+            strays.refresh(table, owner);
+            let mut found_new = false;
+            for (pid, start) in members(table, strays, id) {
+                if self.victims.contains_key(&pid) {
+                    continue;
+                }
+                if let Some(handle) = process::open(pid, start) {
+                    let _ = process::signal(&handle, libc::SIGSTOP);
+                    self.victims.insert(pid, handle);
+                    found_new = true;
+                }
+            }
+            if !found_new {
+                break;
+            }
+        }
+        for handle in self.victims.values() {
+            let _ = process::signal(handle, libc::SIGKILL);
+        }
+    }
+
+    /// `Some(survivors)` when it is over.
+    pub fn progress(
+        &mut self,
+        table: &Table,
+        strays: &mut Strays,
+        owner: &Owner<'_>,
+        id: &InstanceId,
+    ) -> Option<Vec<u32>> {
+        self.victims.retain(|_, handle| !process::has_ended(handle));
+        if self.victims.is_empty() {
+            self.round(table, strays, owner, id);
+            if self.victims.is_empty() {
+                return Some(Vec::new());
+            }
+        }
+        (clock::mono() >= self.give_up).then(|| self.victims.keys().copied().collect())
+    }
+}

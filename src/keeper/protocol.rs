@@ -1,0 +1,186 @@
+//! What daemon and keeper say to each other: JSON in packets, versioned. Fields are only ever added, so that an old keeper
+//! serves a newer daemon.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Part, SpawnStage, Stamp};
+use crate::world::Mark;
+
+/// Version of this protocol.
+pub const VERSION: u32 = 1;
+
+/// Daemon → keeper. Everything but `Hello` carries the daemon's epoch; an older one than the keeper has seen is refused.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "camelCase")]
+pub enum Request {
+    /// The first word of a daemon. `epoch` is the last one it knows of; answered by `Welcome` and the inventory.
+    Hello {
+        version: u32,
+        epoch: Epoch,
+    },
+    /// From here on the daemon speaks with this epoch.
+    Begin {
+        epoch: Epoch,
+    },
+    Spawn(Box<Spawn>),
+    /// To the main process, or to the one that it named (`MAINPID`).
+    Signal {
+        epoch: Epoch,
+        id: InstanceId,
+        signal: i32,
+        pid: Option<u32>,
+    },
+    /// SIGKILL to whatever belongs to the instance; answered by `Gone`.
+    Kill {
+        epoch: Epoch,
+        id: InstanceId,
+    },
+    /// Its end is known: nothing need be kept of it.
+    Forget {
+        epoch: Epoch,
+        id: InstanceId,
+    },
+    /// What the next daemon should know of it.
+    Remember {
+        epoch: Epoch,
+        id: InstanceId,
+        mark: Mark,
+        generation: Generation,
+        spec: Option<String>,
+    },
+    /// Everything has stopped, or nothing can be started: the keeper ends with this code.
+    Exit {
+        epoch: Epoch,
+        code: u8,
+    },
+    /// Become the binary on disk (execve(2)); services are not touched.
+    Upgrade {
+        epoch: Epoch,
+    },
+}
+
+/// Everything that a start needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spawn {
+    pub epoch: Epoch,
+    pub id: InstanceId,
+    pub part: Part,
+    pub path: String,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub dir: String,
+    #[serde(default)]
+    pub user: Option<(u32, u32, Vec<u32>)>,
+    #[serde(default)]
+    pub umask: Option<u32>,
+    #[serde(default)]
+    pub nofile: Option<u64>,
+    #[serde(default)]
+    pub nice: Option<i32>,
+    #[serde(default)]
+    pub oom_score_adjust: Option<i32>,
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    #[serde(default)]
+    pub notify: Notify,
+    pub generation: Generation,
+    pub wall: Stamp,
+    /// Opaque to the keeper: the spec that it is started with.
+    pub spec: String,
+}
+
+/// How the program tells that it is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Notify {
+    #[default]
+    No,
+    /// `NOTIFY_SOCKET` (sd_notify(3)).
+    Socket,
+    /// A newline on this descriptor (s6).
+    Descriptor(i32),
+}
+
+/// Keeper → daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "camelCase")]
+pub enum Report {
+    /// `epoch` and `incarnation` are the highest that the keeper has seen.
+    Welcome {
+        version: u32,
+        keeper: u32,
+        release: String,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        state_id: String,
+    },
+    /// One instance that it holds; with descriptors stdout, stderr, and notify if there is one.
+    Instance(Box<Held>),
+    InventoryEnd,
+    /// With descriptors stdout, stderr, notify if there is one.
+    Spawned {
+        id: InstanceId,
+        part: Part,
+        pid: u32,
+        at: Instant,
+    },
+    SpawnFailed {
+        id: InstanceId,
+        part: Part,
+        stage: SpawnStage,
+        errno: i32,
+        detail: String,
+    },
+    /// `remains`: something of the instance is still alive.
+    Exited {
+        id: InstanceId,
+        part: Part,
+        exit: Exit,
+        remains: bool,
+    },
+    /// Nothing of it is alive but for these.
+    Gone {
+        id: InstanceId,
+        survivors: Vec<u32>,
+    },
+    /// A request that was not carried out: it is of an older epoch, or speaks of what is not there.
+    Refused {
+        id: Option<InstanceId>,
+        why: String,
+    },
+    /// Somebody wants everything to end: SIGTERM, SIGINT; `immediate`: a second time.
+    Terminate {
+        immediate: bool,
+        signal: i32,
+    },
+    /// SIGHUP: read the manifests again.
+    Reload,
+    /// SIGUSR2 reached the keeper: the daemon decides, then asks with `Upgrade`.
+    UpgradeAsked,
+}
+
+/// An instance as the keeper holds it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    pub id: InstanceId,
+    pub spec: String,
+    pub generation: Generation,
+    pub wall: Stamp,
+    pub mark: Mark,
+    pub parts: Vec<HeldPart>,
+    pub notify: Notify,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldPart {
+    pub part: Part,
+    pub pid: u32,
+    /// Ticks since boot at which it started: with the pid, its identity.
+    pub start: u64,
+    pub at: Instant,
+    pub exit: Option<Exit>,
+    pub remains: bool,
+}

@@ -1,0 +1,173 @@
+//! Taking over: from an earlier keeper that was killed (by its journal), or from an earlier image of this very process (by
+//! its journal and the descriptors that it kept open).
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::io::FdFlags;
+
+use crate::base::{Exit, Part};
+use crate::os::{clock, process, signals};
+
+use super::journal::Entry;
+use super::protocol::{Held, HeldPart};
+use super::run::Keeper;
+use super::spawner;
+use super::table::{Instance, PartState, Running, Table};
+
+impl Keeper {
+    /// Adopts what the journal speaks of. A process is recognised by pid and start time, and only in the boot it was started in.
+    pub(super) fn take_over(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        let same_boot = entries
+            .iter()
+            .any(|entry| matches!(entry, Entry::Begin { boot, .. } if *boot == clock::boot_id()));
+        for entry in &entries {
+            match entry {
+                Entry::Begin { epoch, incarnation, .. } => {
+                    self.epoch = self.epoch.max(*epoch);
+                    self.table.note_incarnation(*incarnation);
+                }
+                Entry::Epoch { epoch } => self.epoch = self.epoch.max(*epoch),
+                Entry::Instance(held) => self.table.note_incarnation(held.id.incarnation),
+                _ => {}
+            }
+        }
+        let same_process = self.options.kept.is_some();
+        for (id, held) in Table::replay(entries) {
+            let kept = self.options.kept.as_mut().and_then(|kept| kept.remove(&id.to_string()));
+            let pipes = spawner::reopen(&self.options.state.run(), &id, kept)?;
+            let parts: BTreeMap<Part, PartState> = held
+                .parts
+                .iter()
+                .map(|part| (part.part, self.resume_part(part, same_boot, same_process)))
+                .collect();
+            for (part, state) in &parts {
+                if let PartState::Running(running) = state {
+                    self.heir |= !running.child;
+                    self.table.by_pid.insert(running.pid, (id.clone(), *part));
+                }
+            }
+            self.table.instances.insert(id, instance(held, pipes, parts));
+        }
+        if !same_process {
+            self.adopt_marked();
+        }
+        Ok(())
+    }
+
+    fn resume_part(&self, part: &HeldPart, same_boot: bool, same_process: bool) -> PartState {
+        if part.exit.is_some() {
+            return PartState::Ended { held: part.clone() };
+        }
+        let handle = match same_process {
+            // Our own child: even one that has ended waits for us.
+            true => process::open_any(part.pid),
+            false => process::open(part.pid, part.start).filter(|_| same_boot),
+        };
+        match handle {
+            Some(pidfd) => PartState::Running(Running {
+                pid: part.pid,
+                start: part.start,
+                at: part.at,
+                pidfd,
+                child: same_process,
+            }),
+            None => {
+                let held = HeldPart { exit: Some(Exit::Unknown), remains: same_boot, ..part.clone() };
+                PartState::Ended { held }
+            }
+        }
+    }
+
+    /// Processes that carry our marker and are in no journal: the earlier keeper was killed between their start and its
+    /// writing. Nobody knows what they were started with; the daemon ends them and starts what is wanted.
+    fn adopt_marked(&mut self) {
+        let prefix = format!("{}/", self.state_id);
+        for stat in process::all() {
+            let Some(value) = process::environ_value(stat.pid, "UNISYS_INSTANCE") else { continue };
+            let Some(id) = value.strip_prefix(&prefix).and_then(|text| text.parse().ok()) else { continue };
+            if self.table.instances.contains_key(&id) || stat.sid != stat.pid {
+                continue;
+            }
+            let Some(pidfd) = process::open(stat.pid, stat.start) else { continue };
+            let Ok(pipes) = spawner::reopen(&self.options.state.run(), &id, None) else { continue };
+            let at = stat.started_at();
+            let running = Running { pid: stat.pid, start: stat.start, at, pidfd, child: false };
+            self.heir = true;
+            self.table.note_incarnation(id.incarnation);
+            self.table.by_pid.insert(stat.pid, (id.clone(), Part::Main));
+            let held = Held {
+                id: id.clone(),
+                spec: String::new(),
+                generation: Default::default(),
+                wall: clock::wall(),
+                mark: Default::default(),
+                parts: Vec::new(),
+                notify: Default::default(),
+            };
+            let parts = BTreeMap::from([(Part::Main, PartState::Running(running))]);
+            self.table.instances.insert(id, instance(held, pipes, parts));
+        }
+    }
+
+    /// Becomes the binary on disk. Children stay children, the lock and the instances' descriptors stay open; the journal
+    /// says the rest.
+    ///
+    /// # Errors
+    /// execve(2) failed: everything is as it was.
+    pub(super) fn upgrade(&mut self) -> io::Result<()> {
+        self.journal.flush()?;
+        let mut kept: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        let mut open: Vec<BorrowedFd<'_>> = vec![self.options.lock.as_fd()];
+        for (id, instance) in &self.table.instances {
+            let Some(pipes) = &instance.pipes else { continue };
+            kept.insert(id.to_string(), pipes.fds().iter().map(AsRawFd::as_raw_fd).collect());
+            open.extend(pipes.fds());
+        }
+        let memory = rustix::fs::memfd_create("unisys-kept", rustix::fs::MemfdFlags::empty())?;
+        let mut text = std::fs::File::from(memory);
+        serde_json::to_writer(&mut text, &kept)?;
+        open.push(text.as_fd());
+        for fd in &open {
+            rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        let word = |text: &str| CString::new(text).map_err(|_| io::Error::other("a NUL byte in an argument"));
+        let path = CString::new(self.options.program.as_os_str().as_bytes())
+            .map_err(|_| io::Error::other("a NUL byte in a path"))?;
+        let lock = format!("{}", self.options.lock.as_raw_fd());
+        let mut argv = vec![
+            path.clone(),
+            word("keeper")?,
+            word("--resume")?,
+            word(&format!("{}:{lock}", text.as_raw_fd()))?,
+        ];
+        for argument in &self.options.own_arguments {
+            argv.push(word(argument)?);
+        }
+        signals::unblock_all();
+        let mut pointers: Vec<*const libc::c_char> = argv.iter().map(|word| word.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        // SAFETY: every pointer refers to a C string that lives until the call returns, which it does only on failure.
+        unsafe { libc::execv(path.as_ptr(), pointers.as_ptr()) };
+        let error = io::Error::last_os_error();
+        for fd in &open {
+            let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
+        }
+        Err(error)
+    }
+}
+
+fn instance(held: Held, pipes: super::table::Pipes, parts: BTreeMap<Part, PartState>) -> Instance {
+    Instance {
+        spec: held.spec,
+        generation: held.generation,
+        wall: held.wall,
+        mark: held.mark,
+        notify: held.notify,
+        pipes: Some(pipes),
+        parts,
+    }
+}

@@ -1,0 +1,602 @@
+//! The keeper's loop: requests of the daemon, outcomes of spawns, ends of children, signals of people.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::base::{Epoch, Exit, InstanceId, Instant, Part};
+use crate::os::state_dir::StateDir;
+use crate::os::{clock, packet, process, signals};
+
+use super::contain::{Kill, Owner, Strays};
+use super::daemon::Daemon;
+use super::journal::{Entry, Journal};
+use super::protocol::{self, HeldPart, Report, Request, Spawn};
+use super::spawner::{Outcome, PipeNames, Spawner};
+use super::table::{Instance, PartState, Running, Table};
+
+/// How often a kill that is under way is looked at: members that are not our children end without a signal to us.
+const KILL_POLL: Duration = Duration::from_millis(5);
+/// After a second SIGINT the daemon has this long to kill everything; then the keeper does it.
+const IMMEDIATE: Duration = Duration::from_secs(8);
+/// Reports that wait for a daemon that does not read; more, and it is started anew.
+const BACKLOG: usize = 200_000;
+
+/// What a keeper is started with.
+pub struct Options {
+    pub state: StateDir,
+    /// The state directory's lock, held for as long as the keeper lives.
+    pub lock: OwnedFd,
+    /// The binary that the daemon is, and this keeper becomes when it upgrades.
+    pub program: PathBuf,
+    /// Arguments of the daemon.
+    pub daemon_arguments: Vec<String>,
+    /// Descriptors that an earlier image of this process kept open: those of each instance.
+    pub kept: Option<BTreeMap<String, Vec<i32>>>,
+    /// Arguments with which this keeper was started, for its own `exec`.
+    pub own_arguments: Vec<String>,
+    pub nofile: (u64, u64),
+}
+
+pub struct Keeper {
+    pub(super) options: Options,
+    pub(super) state_id: String,
+    pub(super) table: Table,
+    pub(super) strays: Strays,
+    pub(super) journal: Journal,
+    pub(super) epoch: Epoch,
+    /// Some instances are not our children.
+    pub(super) heir: bool,
+    daemon: Daemon,
+    spawner: Spawner,
+    signals: OwnedFd,
+    kills: BTreeMap<InstanceId, Kill>,
+    /// Kills of instances that are just being spawned.
+    doomed: Vec<InstanceId>,
+    /// Ends of children that are not known yet: a program may end before its spawn is reported.
+    early: BTreeMap<u32, Exit>,
+    backlog: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    terminate: Option<(bool, i32)>,
+    kill_all_at: Option<Instant>,
+    /// Whether the daemon has been told everything and hears reports.
+    greeted: bool,
+    done: Option<u8>,
+}
+
+const SIGNALS: [i32; 6] =
+    [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, libc::SIGPIPE];
+
+impl Keeper {
+    /// Takes over what an earlier keeper left, if anything, and is ready to run.
+    pub fn new(options: Options) -> io::Result<Self> {
+        process::become_subreaper()?;
+        let signals = signals::descriptor(&SIGNALS)?;
+        let state_id = options.state.identity()?;
+        let spawner = Spawner::new(&options.state.run(), &state_id, options.nofile)?;
+        let daemon = Daemon::new(options.program.clone(), options.daemon_arguments.clone());
+        let journal_path = options.state.run().join("journal");
+        let old = Journal::read(&journal_path)?;
+        let mut keeper = Self {
+            journal: Journal::create(&journal_path.with_extension("begin"), &[])?,
+            options,
+            state_id,
+            table: Table::default(),
+            strays: Strays::default(),
+            epoch: Epoch(0),
+            heir: false,
+            daemon,
+            spawner,
+            signals,
+            kills: BTreeMap::new(),
+            doomed: Vec::new(),
+            early: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            terminate: None,
+            kill_all_at: None,
+            greeted: false,
+            done: None,
+        };
+        keeper.take_over(old)?;
+        let entries: Vec<Entry> =
+            std::iter::once(keeper.begin_entry()).chain(keeper.table.entries()).collect();
+        let _ = std::fs::remove_file(keeper.journal.path());
+        keeper.journal = Journal::create(&journal_path, &entries)?;
+        Ok(keeper)
+    }
+
+    pub(super) fn begin_entry(&self) -> Entry {
+        Entry::Begin {
+            version: protocol::VERSION,
+            boot: clock::boot_id(),
+            epoch: self.epoch,
+            incarnation: self.table.highest,
+        }
+    }
+
+    /// Runs until everything has stopped; gives the exit code.
+    pub fn run(mut self) -> io::Result<u8> {
+        loop {
+            self.start_daemon_if_due();
+            self.wait()?;
+            for (signal, _) in signals::read(&self.signals) {
+                self.signal(signal);
+            }
+            self.take_outcomes();
+            self.collect_ends();
+            self.progress_kills();
+            self.read_requests();
+            self.kill_everything_if_due();
+            if let Err(error) = self.journal.flush() {
+                eprintln!(
+                    "unisys: cannot write {}: {error}; a restart of the keeper would not know this",
+                    self.journal.path().display()
+                );
+            }
+            self.rewrite_journal_if_grown();
+            self.flush_backlog();
+            if let Some(code) = self.done {
+                self.leave();
+                return Ok(code);
+            }
+        }
+    }
+
+    fn start_daemon_if_due(&mut self) {
+        if self.daemon.start_at.is_some_and(|at| at <= clock::mono()) {
+            self.greeted = false;
+            self.backlog.clear();
+            if let Err(error) = self.daemon.start() {
+                eprintln!("unisys: cannot start the daemon: {error}; trying again");
+                self.daemon.ended();
+            }
+        }
+    }
+
+    /// Sleeps until something happens.
+    fn wait(&mut self) -> io::Result<()> {
+        let now = clock::mono();
+        let deadlines =
+            [self.daemon.start_at, (!self.kills.is_empty()).then(|| now + KILL_POLL), self.kill_all_at];
+        let timeout = deadlines.into_iter().flatten().min().map(|at| at.since(now));
+        let timeout = timeout
+            .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
+        let mut fds =
+            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.spawner.wake, PollFlags::IN)];
+        if let Some(socket) = &self.daemon.socket {
+            let write = if self.backlog.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            fds.push(PollFd::new(socket, PollFlags::IN | write));
+        }
+        if self.heir {
+            let foreign = self.table.instances.values().flat_map(Instance::running);
+            fds.extend(
+                foreign
+                    .filter(|(_, running)| !running.child)
+                    .map(|(_, running)| PollFd::new(&running.pidfd, PollFlags::IN)),
+            );
+        }
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn signal(&mut self, signal: i32) {
+        match signal {
+            libc::SIGTERM | libc::SIGINT => {
+                // A second SIGINT kills; a second SIGTERM says nothing new.
+                let again = self.terminate.is_some() && signal == libc::SIGINT;
+                if again {
+                    self.kill_all_at.get_or_insert(clock::mono() + IMMEDIATE);
+                }
+                let immediate = again || self.terminate.is_some_and(|(immediate, _)| immediate);
+                self.terminate = Some((immediate, signal));
+                self.tell(&Report::Terminate { immediate, signal }, &[]);
+            }
+            libc::SIGHUP => self.tell(&Report::Reload, &[]),
+            libc::SIGUSR2 => self.tell(&Report::UpgradeAsked, &[]),
+            _ => {}
+        }
+    }
+
+    // ---------------------------------------------------------------- requests
+
+    fn read_requests(&mut self) {
+        while let Some(socket) = &self.daemon.socket {
+            match packet::receive(socket) {
+                Ok(Some(packet)) => match serde_json::from_slice(&packet.bytes) {
+                    Ok(request) => self.request(request),
+                    Err(error) => {
+                        self.tell(
+                            &Report::Refused { id: None, why: format!("not understood: {error}") },
+                            &[],
+                        );
+                    }
+                },
+                // The daemon is gone or going; its end is told by SIGCHLD.
+                Ok(None) => {
+                    self.daemon.socket = None;
+                    self.greeted = false;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Hello { version: _, epoch } => self.greet(epoch),
+            Request::Begin { epoch } if epoch > self.epoch => {
+                self.epoch = epoch;
+                self.journal.write(&Entry::Epoch { epoch });
+            }
+            Request::Begin { epoch } => self.refuse(None, &format!("epoch {epoch} is not new")),
+            Request::Spawn(spawn) if self.fenced(spawn.epoch, Some(&spawn.id)) => self.spawn(spawn),
+            Request::Signal { epoch, id, signal, pid } if self.fenced(epoch, Some(&id)) => {
+                self.signal_instance(&id, signal, pid);
+            }
+            Request::Kill { epoch, id } if self.fenced(epoch, Some(&id)) => self.kill(id),
+            Request::Forget { epoch, id } if self.fenced(epoch, Some(&id)) => self.forget(&id),
+            Request::Remember { epoch, id, mark, generation, spec } if self.fenced(epoch, Some(&id)) => {
+                if let Some(instance) = self.table.instances.get_mut(&id) {
+                    instance.mark = mark;
+                    instance.generation = generation;
+                    if let Some(spec) = &spec {
+                        instance.spec.clone_from(spec);
+                    }
+                    self.journal.write(&Entry::Remember { id, mark, generation, spec });
+                }
+            }
+            Request::Exit { epoch, code } if self.fenced(epoch, None) => self.done = Some(code),
+            Request::Upgrade { epoch } if self.fenced(epoch, None) => {
+                if let Err(error) = self.upgrade() {
+                    self.refuse(None, &format!("cannot become {}: {error}", self.options.program.display()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A request of an older daemon than the latest does nothing.
+    fn fenced(&mut self, epoch: Epoch, id: Option<&InstanceId>) -> bool {
+        if epoch == self.epoch {
+            return true;
+        }
+        let why = format!("epoch {epoch} is not the current one ({})", self.epoch);
+        self.refuse(id.cloned(), &why);
+        false
+    }
+
+    fn refuse(&mut self, id: Option<InstanceId>, why: &str) {
+        self.tell(&Report::Refused { id, why: why.to_owned() }, &[]);
+    }
+
+    fn greet(&mut self, epoch: Epoch) {
+        self.greeted = true;
+        self.backlog.clear();
+        let welcome = Report::Welcome {
+            version: protocol::VERSION,
+            keeper: std::process::id(),
+            release: env!("CARGO_PKG_VERSION").into(),
+            epoch: self.epoch.max(epoch),
+            incarnation: self.table.highest,
+            state_id: self.state_id.clone(),
+        };
+        self.tell(&welcome, &[]);
+        let instances = std::mem::take(&mut self.table.instances);
+        for (id, instance) in &instances {
+            let fds = instance.pipes.as_ref().map(|pipes| pipes.fds()).unwrap_or_default();
+            if !fds.is_empty() {
+                self.tell(&Report::Instance(Box::new(instance.held(id))), &fds);
+            }
+        }
+        self.table.instances = instances;
+        self.tell(&Report::InventoryEnd, &[]);
+        if let Some((immediate, signal)) = self.terminate {
+            self.tell(&Report::Terminate { immediate, signal }, &[]);
+        }
+    }
+
+    fn spawn(&mut self, request: Box<Spawn>) {
+        self.table.note_incarnation(request.id.incarnation);
+        let (id, part) = (request.id.clone(), request.part);
+        if let Some(instance) = self.table.instances.get(&id)
+            && let Some(state) = instance.parts.get(&part)
+        {
+            // Asked again: say again what became of it.
+            let report = match state {
+                PartState::Spawning => return,
+                PartState::Running(running) => {
+                    Report::Spawned { id: id.clone(), part, pid: running.pid, at: running.at }
+                }
+                PartState::Ended { held } => {
+                    let exit = held.exit.unwrap_or(Exit::Unknown);
+                    Report::Exited { id: id.clone(), part, exit, remains: held.remains }
+                }
+            };
+            self.tell_with_pipes(&report, &id);
+            return;
+        }
+        let instance = self.table.instances.entry(id).or_insert_with(|| Instance {
+            spec: String::new(),
+            generation: request.generation,
+            wall: request.wall,
+            mark: Default::default(),
+            notify: request.notify,
+            pipes: None,
+            parts: BTreeMap::new(),
+        });
+        instance.spec.clone_from(&request.spec);
+        instance.parts.insert(part, PartState::Spawning);
+        let needs_pipes = instance.pipes.is_none();
+        self.spawner.start(request, needs_pipes);
+    }
+
+    fn signal_instance(&mut self, id: &InstanceId, signal: i32, pid: Option<u32>) {
+        let Some(main) = self.table.instances.get(id).and_then(Instance::main) else { return };
+        match pid.filter(|pid| *pid != main.pid) {
+            // A main process that the program named itself; only one of the instance is reached.
+            Some(pid) if process::descends(pid, main.pid) || self.strays.of(id).any(|stray| stray == pid) => {
+                if let Some(handle) = process::open_any(pid) {
+                    let _ = process::signal(&handle, signal);
+                }
+            }
+            _ => drop(process::signal(&main.pidfd, signal)),
+        }
+    }
+
+    fn forget(&mut self, id: &InstanceId) {
+        let Some(instance) = self.table.instances.get(id) else { return };
+        if instance.is_spawning() || instance.running().next().is_some() {
+            return self.refuse(Some(id.clone()), "it is alive");
+        }
+        self.table.instances.remove(id);
+        PipeNames::of(&self.options.state.run(), id).remove();
+        self.journal.write(&Entry::Forgot { id: id.clone() });
+    }
+
+    // ---------------------------------------------------------------- processes
+
+    fn take_outcomes(&mut self) {
+        for outcome in self.spawner.outcomes() {
+            self.outcome(outcome);
+        }
+        if self.spawner.in_flight == 0 && !self.early.is_empty() {
+            self.early.clear();
+        }
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        let (id, part) = (outcome.request.id.clone(), outcome.request.part);
+        let Some(instance) = self.table.instances.get_mut(&id) else { return };
+        if outcome.pipes.is_some() {
+            instance.pipes = outcome.pipes;
+        }
+        match outcome.result {
+            Ok(started) => {
+                let running = Running {
+                    pid: started.pid,
+                    start: started.start,
+                    at: started.at,
+                    pidfd: started.pidfd,
+                    child: true,
+                };
+                let held: HeldPart = running.held(part);
+                instance.parts.insert(part, PartState::Running(running));
+                let entry = match instance.parts.len() {
+                    1 => Entry::Instance(Box::new(instance.held(&id))),
+                    _ => Entry::Part { id: id.clone(), part: held },
+                };
+                self.journal.write(&entry);
+                self.table.by_pid.insert(started.pid, (id.clone(), part));
+                let report = Report::Spawned { id: id.clone(), part, pid: started.pid, at: started.at };
+                self.tell_with_pipes(&report, &id);
+                if let Some(exit) = self.early.remove(&started.pid) {
+                    self.ended(started.pid, exit);
+                }
+            }
+            Err(failed) => {
+                instance.parts.remove(&part);
+                let report = Report::SpawnFailed {
+                    id: id.clone(),
+                    part,
+                    stage: failed.stage,
+                    errno: failed.errno,
+                    detail: failed.detail,
+                };
+                self.tell(&report, &[]);
+            }
+        }
+        if let Some(at) = self.doomed.iter().position(|doomed| *doomed == id) {
+            self.doomed.swap_remove(at);
+            self.kill(id);
+        }
+    }
+
+    fn collect_ends(&mut self) {
+        let mut ends = process::reap();
+        if self.heir {
+            let foreign = self.table.instances.values().flat_map(Instance::running);
+            ends.extend(
+                foreign
+                    .filter(|(_, running)| !running.child && process::has_ended(&running.pidfd))
+                    .map(|(_, running)| (running.pid, process::exit_by_handle(&running.pidfd))),
+            );
+        }
+        // Spawns whose outcome came while we looked belong to the table first.
+        if !ends.is_empty() {
+            self.take_outcomes();
+        }
+        let mut looked = false;
+        for (pid, exit) in ends {
+            if self.daemon.pid == Some(pid) {
+                self.daemon_ended(exit);
+            } else if self.table.by_pid.contains_key(&pid) {
+                if !std::mem::replace(&mut looked, true) {
+                    self.look_for_strays();
+                }
+                self.ended(pid, exit);
+            } else if self.spawner.in_flight > 0 {
+                self.early.insert(pid, exit);
+            }
+        }
+    }
+
+    fn daemon_ended(&mut self, exit: Exit) {
+        self.daemon.ended();
+        self.greeted = false;
+        if self.done.is_none() {
+            let when = match self.daemon.start_at {
+                Some(at) if at > clock::mono() => "it is started again soon",
+                _ => "it is started again",
+            };
+            eprintln!("unisys: the daemon ended ({exit}); {when}, services are not touched");
+        }
+    }
+
+    fn ended(&mut self, pid: u32, exit: Exit) {
+        let Some((id, part)) = self.table.by_pid.get(&pid).cloned() else { return };
+        let remains =
+            part == Part::Main && (process::group_lives(pid) || self.strays.of(&id).next().is_some());
+        self.table.ended(pid, exit, remains);
+        self.journal.write(&Entry::Exited { id: id.clone(), part, exit, remains });
+        self.tell(&Report::Exited { id, part, exit, remains }, &[]);
+    }
+
+    fn look_for_strays(&mut self) {
+        let (table, strays) = (&self.table, &mut self.strays);
+        let run = self.options.state.run();
+        let owner = Owner { run: &run, state_id: &self.state_id, daemon: self.daemon.pid, heir: self.heir };
+        strays.refresh(table, &owner);
+    }
+
+    fn kill(&mut self, id: InstanceId) {
+        match self.table.instances.get(&id) {
+            None => return self.tell(&Report::Gone { id, survivors: Vec::new() }, &[]),
+            Some(instance) if instance.is_spawning() => return self.doomed.push(id),
+            Some(_) => {}
+        }
+        if self.kills.contains_key(&id) {
+            return;
+        }
+        let run = self.options.state.run();
+        let owner = Owner { run: &run, state_id: &self.state_id, daemon: self.daemon.pid, heir: self.heir };
+        let kill = Kill::begin(&self.table, &mut self.strays, &owner, &id);
+        self.kills.insert(id, kill);
+    }
+
+    fn progress_kills(&mut self) {
+        if self.kills.is_empty() {
+            return;
+        }
+        let run = self.options.state.run();
+        let owner = Owner { run: &run, state_id: &self.state_id, daemon: self.daemon.pid, heir: self.heir };
+        let mut over = Vec::new();
+        for (id, kill) in &mut self.kills {
+            if let Some(survivors) = kill.progress(&self.table, &mut self.strays, &owner, id) {
+                over.push((id.clone(), survivors));
+            }
+        }
+        if over.is_empty() {
+            return;
+        }
+        // Ends that are already there are told before the word that nothing is left.
+        self.collect_ends();
+        for (id, survivors) in over {
+            self.kills.remove(&id);
+            self.tell(&Report::Gone { id, survivors }, &[]);
+        }
+    }
+
+    fn kill_everything_if_due(&mut self) {
+        if self.kill_all_at.is_some_and(|at| at <= clock::mono()) {
+            let ids: Vec<InstanceId> = self.table.instances.keys().cloned().collect();
+            for id in &ids {
+                self.kill(id.clone());
+            }
+            for _ in 0..200 {
+                self.progress_kills();
+                self.collect_ends();
+                if self.kills.is_empty() {
+                    break;
+                }
+                std::thread::sleep(KILL_POLL);
+            }
+            self.done = Some(130);
+        }
+    }
+
+    // ---------------------------------------------------------------- telling
+
+    fn tell_with_pipes(&mut self, report: &Report, id: &InstanceId) {
+        let pipes = self.table.instances.get_mut(id).and_then(|instance| instance.pipes.take());
+        let fds = pipes.as_ref().map(|pipes| pipes.fds()).unwrap_or_default();
+        self.tell(report, &fds);
+        drop(fds);
+        if let Some(instance) = self.table.instances.get_mut(id) {
+            instance.pipes = pipes;
+        }
+    }
+
+    /// A report for a daemon that is not there is not kept: the next one hears the state as a whole.
+    fn tell(&mut self, report: &Report, fds: &[BorrowedFd<'_>]) {
+        let Some(socket) = self.daemon.socket.as_ref().filter(|_| self.greeted) else { return };
+        let Ok(bytes) = serde_json::to_vec(report) else { return };
+        if self.backlog.is_empty() && packet::send(socket, &bytes, fds).is_ok() {
+            return;
+        }
+        let copies: io::Result<Vec<OwnedFd>> = fds.iter().map(|fd| fd.try_clone_to_owned()).collect();
+        match copies {
+            Ok(copies) if self.backlog.len() < BACKLOG => self.backlog.push_back((bytes, copies)),
+            _ => {
+                // It does not read, or there are no descriptors left: a new daemon hears everything from the start.
+                eprintln!("unisys: the daemon does not keep up; it is started again");
+                if let Some(handle) = self.daemon.pid.and_then(process::open_any) {
+                    let _ = process::signal(&handle, libc::SIGKILL);
+                }
+                self.daemon.socket = None;
+                self.greeted = false;
+            }
+        }
+    }
+
+    fn flush_backlog(&mut self) {
+        while let (Some(socket), Some((bytes, fds))) = (&self.daemon.socket, self.backlog.front()) {
+            let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            match packet::send(socket, bytes, &borrowed) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                _ => drop(self.backlog.pop_front()),
+            }
+        }
+    }
+
+    fn rewrite_journal_if_grown(&mut self) {
+        if self.journal.wants_rewrite() {
+            let entries: Vec<Entry> =
+                std::iter::once(self.begin_entry()).chain(self.table.entries()).collect();
+            if let Ok(journal) = Journal::create(self.journal.path(), &entries) {
+                self.journal = journal;
+            }
+        }
+    }
+
+    /// Nothing is left to keep: the daemon goes, then the files that only a running system has.
+    fn leave(&mut self) {
+        self.daemon.socket = None;
+        if let Some(handle) = self.daemon.pid.and_then(process::open_any) {
+            let mut fds = [PollFd::new(&handle, PollFlags::IN)];
+            let _ = poll(&mut fds, Some(&Timespec { tv_sec: 3, tv_nsec: 0 }));
+            if !process::has_ended(&handle) {
+                let _ = process::signal(&handle, libc::SIGKILL);
+            }
+        }
+        if self.table.instances.is_empty() {
+            let _ = std::fs::remove_file(self.journal.path());
+            let _ = std::fs::remove_file(self.options.state.socket());
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The spawn threads: two halve the time in which a large system starts (measured). Each takes a request, makes the FIFOs and
+//! the notify socket, and starts the process.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+
+use crate::base::{Instant, SpawnStage};
+use crate::os::{clock, process, spawn};
+
+use super::protocol::{Notify, Spawn};
+use super::table::Pipes;
+
+const THREADS: usize = 2;
+
+/// What became of a request.
+pub struct Outcome {
+    pub request: Box<Spawn>,
+    /// The keeper's ends, made for the first part of an instance.
+    pub pipes: Option<Pipes>,
+    pub result: Result<Started, Failed>,
+}
+
+pub struct Started {
+    pub pid: u32,
+    pub start: u64,
+    pub at: Instant,
+    pub pidfd: OwnedFd,
+}
+
+pub struct Failed {
+    pub stage: SpawnStage,
+    pub errno: i32,
+    pub detail: String,
+}
+
+/// A request with what is already there for its instance.
+struct Job {
+    request: Box<Spawn>,
+    needs_pipes: bool,
+}
+
+/// What every spawn thread knows.
+struct Common {
+    run: PathBuf,
+    marker: String,
+    null: File,
+    nofile: (u64, u64),
+    done: Sender<Outcome>,
+    wake: OwnedFd,
+}
+
+pub struct Spawner {
+    jobs: Sender<Job>,
+    outcomes: Receiver<Outcome>,
+    /// Readable when there are outcomes.
+    pub wake: OwnedFd,
+    pub in_flight: usize,
+}
+
+impl Spawner {
+    /// `nofile`: the limits that children get unless they have their own.
+    pub fn new(run: &Path, state_id: &str, nofile: (u64, u64)) -> io::Result<Self> {
+        let (jobs, queue) = channel::<Job>();
+        let (done, outcomes) = channel();
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let wake = rustix::event::eventfd(0, flags)?;
+        let queue = Arc::new(Mutex::new(queue));
+        for index in 0..THREADS {
+            let common = Common {
+                run: run.to_owned(),
+                marker: format!("UNISYS_INSTANCE={state_id}/"),
+                null: File::open("/dev/null")?,
+                nofile,
+                done: done.clone(),
+                wake: wake.try_clone()?,
+            };
+            let queue = queue.clone();
+            thread::Builder::new()
+                .name(format!("spawn{index}"))
+                .stack_size(128 << 10)
+                .spawn(move || work(&common, &queue))?;
+        }
+        Ok(Self { jobs, outcomes, wake, in_flight: 0 })
+    }
+
+    pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool) {
+        if self.jobs.send(Job { request, needs_pipes }).is_ok() {
+            self.in_flight += 1;
+        }
+    }
+
+    pub fn outcomes(&mut self) -> Vec<Outcome> {
+        let mut count = [0u8; 8];
+        let _ = rustix::io::read(&self.wake, &mut count);
+        let found: Vec<Outcome> = self.outcomes.try_iter().collect();
+        self.in_flight -= found.len();
+        found
+    }
+}
+
+fn work(common: &Common, queue: &Mutex<Receiver<Job>>) {
+    let mut stack = spawn::Stack::default();
+    loop {
+        let job = match queue.lock() {
+            Ok(queue) => queue.recv(),
+            Err(_) => return,
+        };
+        let Ok(job) = job else { return };
+        let outcome = one(common, job, &mut stack);
+        if common.done.send(outcome).is_err() {
+            return;
+        }
+        let _ = rustix::io::write(&common.wake, &1u64.to_ne_bytes());
+    }
+}
+
+fn one(common: &Common, job: Job, stack: &mut spawn::Stack) -> Outcome {
+    let mut pipes = None;
+    let result = start(common, &job, stack, &mut pipes);
+    Outcome { request: job.request, pipes, result }
+}
+
+fn start(
+    common: &Common,
+    job: &Job,
+    stack: &mut spawn::Stack,
+    pipes: &mut Option<Pipes>,
+) -> Result<Started, Failed> {
+    let request = &job.request;
+    let failed = |stage, error: io::Error| Failed {
+        stage,
+        errno: error.raw_os_error().unwrap_or(0),
+        detail: crate::os::files::why(&error),
+    };
+    let pipe_fault = |error: io::Error| failed(SpawnStage::Pipes, error);
+    let names = PipeNames::of(&common.run, &request.id);
+    let mut extra = None;
+    if job.needs_pipes {
+        names.make().map_err(pipe_fault)?;
+        let (notify, child_end) = notify_ends(&names, request.notify).map_err(pipe_fault)?;
+        extra = child_end;
+        *pipes = Some(Pipes {
+            stdout: open_fifo(&names.stdout, OFlags::NONBLOCK).map_err(pipe_fault)?,
+            stderr: open_fifo(&names.stderr, OFlags::NONBLOCK).map_err(pipe_fault)?,
+            notify,
+        });
+    }
+    // A description of its own: whatever the program does to its stdout (O_NONBLOCK) does not reach the keeper's end.
+    let stdout = open_fifo(&names.stdout, OFlags::empty()).map_err(pipe_fault)?;
+    let stderr = open_fifo(&names.stderr, OFlags::empty()).map_err(pipe_fault)?;
+    if let Some((uid, gid, _)) = &request.user {
+        names.give_to(*uid, *gid).map_err(pipe_fault)?;
+    }
+    let child = prepare(common, request, &names, &stdout, &stderr, extra.as_ref())
+        .map_err(|error| failed(SpawnStage::Exec, error))?;
+    let spawned = spawn::spawn(&child, stack).map_err(|error| failed(error.stage, error.error))?;
+    let start = process::stat(spawned.pid).map_or(0, |stat| stat.start);
+    Ok(Started { pid: spawned.pid, start, at: clock::mono(), pidfd: spawned.pidfd })
+}
+
+fn prepare(
+    common: &Common,
+    request: &Spawn,
+    names: &PipeNames,
+    stdout: &OwnedFd,
+    stderr: &OwnedFd,
+    extra: Option<&(OwnedFd, i32)>,
+) -> io::Result<spawn::Child> {
+    let text = |text: &str| {
+        CString::new(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte in a text"))
+    };
+    let mut envp = Vec::with_capacity(request.env.len() + 2);
+    for (name, value) in &request.env {
+        envp.push(text(&format!("{name}={value}"))?);
+    }
+    envp.push(text(&format!("{}{}", common.marker, request.id))?);
+    if request.notify == Notify::Socket {
+        envp.push(text(&format!("NOTIFY_SOCKET={}", names.notify_address()))?);
+    }
+    Ok(spawn::Child {
+        path: text(&request.path)?,
+        argv: request.argv.iter().map(|word| text(word)).collect::<io::Result<_>>()?,
+        envp,
+        dir: text(&request.dir)?,
+        stdin: common.null.as_raw_fd(),
+        stdout: stdout.as_raw_fd(),
+        stderr: stderr.as_raw_fd(),
+        extra: extra.map(|(fd, number)| (fd.as_raw_fd(), *number)),
+        user: request.user.clone(),
+        umask: request.umask,
+        nofile: request.nofile.map_or(common.nofile, |limit| (limit, limit)),
+        nice: request.nice,
+        oom_score_adjust: request.oom_score_adjust.map(|value| text(&value.to_string())).transpose()?,
+        no_new_privileges: request.no_new_privileges,
+    })
+}
+
+/// Where an instance's FIFOs and notify socket are.
+pub struct PipeNames {
+    pub stdout: PathBuf,
+    pub stderr: PathBuf,
+    pub notify: PathBuf,
+}
+
+impl PipeNames {
+    pub fn of(run: &Path, id: &crate::base::InstanceId) -> Self {
+        let name = |suffix: &str| run.join(format!("{id}.{suffix}"));
+        Self { stdout: name("out"), stderr: name("err"), notify: name("notify") }
+    }
+
+    fn make(&self) -> io::Result<()> {
+        for path in [&self.stdout, &self.stderr] {
+            match rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A program that runs as another user may open /dev/stdout again.
+    fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        for path in [&self.stdout, &self.stderr, &self.notify] {
+            match std::os::unix::fs::chown(path, Some(uid), Some(gid)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The socket's path, or an abstract address of the same name where the path is too long for one.
+    fn notify_address(&self) -> String {
+        match self.is_short() {
+            true => self.notify.display().to_string(),
+            false => format!("@{}", self.abstract_name()),
+        }
+    }
+
+    fn is_short(&self) -> bool {
+        self.notify.as_os_str().len() <= 100
+    }
+
+    fn abstract_name(&self) -> String {
+        use std::os::unix::ffi::OsStrExt;
+        format!("unisys/{:016x}", super::journal::checksum(self.notify.as_os_str().as_bytes()))
+    }
+
+    pub fn remove(&self) {
+        for path in [&self.stdout, &self.stderr, &self.notify] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+pub fn open_fifo(path: &Path, extra: OFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | extra, Mode::empty())?)
+}
+
+type NotifyEnds = (Option<OwnedFd>, Option<(OwnedFd, i32)>);
+
+/// The keeper's end, and the child's where it is a descriptor.
+fn notify_ends(names: &PipeNames, notify: Notify) -> io::Result<NotifyEnds> {
+    match notify {
+        Notify::No => Ok((None, None)),
+        Notify::Socket => Ok((Some(notify_socket(names)?), None)),
+        Notify::Descriptor(number) => {
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK)?;
+            Ok((Some(read), Some((write, number))))
+        }
+    }
+}
+
+fn notify_socket(names: &PipeNames) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with, sockopt};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    sockopt::set_socket_passcred(&socket, true)?;
+    if names.is_short() {
+        let _ = std::fs::remove_file(&names.notify);
+        bind(&socket, &SocketAddrUnix::new(&names.notify)?)?;
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&names.notify, std::fs::Permissions::from_mode(0o600))?;
+    } else {
+        bind(&socket, &SocketAddrUnix::new_abstract_name(names.abstract_name().as_bytes())?)?;
+    }
+    Ok(socket)
+}
+
+/// Opens the pipes of an instance that an earlier keeper made; descriptors that came along are taken as they are.
+pub fn reopen(run: &Path, id: &crate::base::InstanceId, kept: Option<Vec<i32>>) -> io::Result<Pipes> {
+    if let Some(numbers) = kept.filter(|numbers| numbers.len() >= 2) {
+        // SAFETY: an earlier image of this very process left these descriptors open for us (see `run::upgrade`).
+        let mut fds = numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) });
+        if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
+            return Ok(Pipes { stdout, stderr, notify: fds.next() });
+        }
+    }
+    let names = PipeNames::of(run, id);
+    names.make()?;
+    let notify = if names.notify.exists() { Some(notify_socket(&names)?) } else { None };
+    Ok(Pipes {
+        stdout: open_fifo(&names.stdout, OFlags::NONBLOCK)?,
+        stderr: open_fifo(&names.stderr, OFlags::NONBLOCK)?,
+        notify,
+    })
+}

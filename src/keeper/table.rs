@@ -1,0 +1,160 @@
+//! What the keeper holds of each instance.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::base::{Exit, Generation, Incarnation, InstanceId, Instant, Part, Stamp};
+use crate::world::Mark;
+
+use super::journal::Entry;
+use super::protocol::{Held, HeldPart, Notify};
+
+/// One instance.
+pub struct Instance {
+    pub spec: String,
+    pub generation: Generation,
+    pub wall: Stamp,
+    pub mark: Mark,
+    pub notify: Notify,
+    pub pipes: Option<Pipes>,
+    pub parts: BTreeMap<Part, PartState>,
+}
+
+/// The keeper's ends of what an instance writes to.
+pub struct Pipes {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    pub notify: Option<OwnedFd>,
+}
+
+pub enum PartState {
+    /// With a spawn thread.
+    Spawning,
+    Running(Running),
+    Ended {
+        held: HeldPart,
+    },
+}
+
+pub struct Running {
+    pub pid: u32,
+    pub start: u64,
+    pub at: Instant,
+    pub pidfd: OwnedFd,
+    /// It is our child and waitpid(2) tells its end; else the handle does.
+    pub child: bool,
+}
+
+impl Pipes {
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let notify = self.notify.as_ref().map(AsFd::as_fd);
+        [self.stdout.as_fd(), self.stderr.as_fd()].into_iter().chain(notify).collect()
+    }
+}
+
+impl Instance {
+    pub fn running(&self) -> impl Iterator<Item = (Part, &Running)> {
+        self.parts.iter().filter_map(|(part, state)| match state {
+            PartState::Running(running) => Some((*part, running)),
+            _ => None,
+        })
+    }
+
+    pub fn is_spawning(&self) -> bool {
+        self.parts.values().any(|state| matches!(state, PartState::Spawning))
+    }
+
+    pub fn main(&self) -> Option<&Running> {
+        match self.parts.get(&Part::Main) {
+            Some(PartState::Running(running)) => Some(running),
+            _ => None,
+        }
+    }
+
+    /// As it is told to a daemon and written to the journal. A part that is being spawned is told when it is.
+    pub fn held(&self, id: &InstanceId) -> Held {
+        let parts = self.parts.iter().filter_map(|(part, state)| match state {
+            PartState::Spawning => None,
+            PartState::Running(running) => Some(running.held(*part)),
+            PartState::Ended { held } => Some(held.clone()),
+        });
+        Held {
+            id: id.clone(),
+            spec: self.spec.clone(),
+            generation: self.generation,
+            wall: self.wall,
+            mark: self.mark,
+            parts: parts.collect(),
+            notify: self.notify,
+        }
+    }
+}
+
+impl Running {
+    pub fn held(&self, part: Part) -> HeldPart {
+        HeldPart { part, pid: self.pid, start: self.start, at: self.at, exit: None, remains: true }
+    }
+}
+
+/// All instances, and whose a pid is.
+#[derive(Default)]
+pub struct Table {
+    pub instances: BTreeMap<InstanceId, Instance>,
+    pub by_pid: BTreeMap<u32, (InstanceId, Part)>,
+    pub highest: Incarnation,
+}
+
+impl Table {
+    /// A part has ended; gives whose it was.
+    pub fn ended(&mut self, pid: u32, exit: Exit, remains: bool) -> Option<(InstanceId, Part)> {
+        let (id, part) = self.by_pid.remove(&pid)?;
+        let state = self.instances.get_mut(&id)?.parts.get_mut(&part)?;
+        if let PartState::Running(running) = state {
+            let held = HeldPart { exit: Some(exit), remains, ..running.held(part) };
+            *state = PartState::Ended { held };
+        }
+        Some((id, part))
+    }
+
+    pub fn note_incarnation(&mut self, incarnation: Incarnation) {
+        self.highest = self.highest.max(incarnation);
+    }
+
+    /// The state as journal entries.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.instances.iter().map(|(id, instance)| Entry::Instance(Box::new(instance.held(id))))
+    }
+
+    /// What the entries of a journal add up to.
+    pub fn replay(entries: Vec<Entry>) -> BTreeMap<InstanceId, Held> {
+        let mut held: BTreeMap<InstanceId, Held> = BTreeMap::new();
+        for entry in entries {
+            match entry {
+                Entry::Begin { .. } | Entry::Epoch { .. } => {}
+                Entry::Instance(instance) => drop(held.insert(instance.id.clone(), *instance)),
+                Entry::Part { id, part } => {
+                    if let Some(instance) = held.get_mut(&id) {
+                        instance.parts.retain(|known| known.part != part.part);
+                        instance.parts.push(part);
+                    }
+                }
+                Entry::Exited { id, part, exit, remains } => {
+                    let parts = held.get_mut(&id).into_iter().flat_map(|instance| &mut instance.parts);
+                    for known in parts.filter(|known| known.part == part) {
+                        known.exit = Some(exit);
+                        known.remains = remains;
+                    }
+                }
+                Entry::Remember { id, mark, generation, spec } => {
+                    if let Some(instance) = held.get_mut(&id) {
+                        instance.mark = mark;
+                        instance.generation = generation;
+                        instance.spec = spec.unwrap_or(std::mem::take(&mut instance.spec));
+                    }
+                }
+                Entry::Forgot { id } => drop(held.remove(&id)),
+            }
+        }
+        held
+    }
+}

@@ -1,0 +1,43 @@
+//! Clocks, randomness and the identity of this boot.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::base::{Instant, Now, Stamp};
+
+/// `CLOCK_BOOTTIME` now.
+pub fn mono() -> Instant {
+    let time = clock_gettime(ClockId::Boottime);
+    Instant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+pub fn wall() -> Stamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Stamp(since.as_millis() as i64)
+}
+
+pub fn now() -> Now {
+    Now { mono: mono(), wall: wall() }
+}
+
+/// So many random bytes of the kernel (getrandom(2)).
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0u8; N];
+    // SAFETY: the buffer is ours and as long as said. Up to 256 bytes are never cut short once the pool is ready.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    debug_assert_eq!(got, N as isize);
+    bytes
+}
+
+/// Identity of this boot: a pid means nothing in another one.
+pub fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// When a process started, on the clock of [`mono`]: /proc's `starttime` counts ticks since boot (proc_pid_stat(5)).
+pub fn of_ticks(ticks: u64) -> Instant {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Instant(ticks.saturating_mul(1_000_000_000 / per_second))
+}

@@ -1,0 +1,192 @@
+//! Files: bounded reads, atomic writes, a directory as a snapshot, who may write where.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::limits;
+use crate::manifest::{FileError, Files, SourceFile};
+use crate::plan::machine::{FileKind, Machine};
+
+/// Reads at most `limit` bytes of a regular file. Never blocks on a FIFO or device.
+pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file =
+        fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+    let meta = file.metadata()?;
+    if meta.is_dir() {
+        return Err(io::Error::other("it is a directory"));
+    }
+    if !meta.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if meta.len() > limit {
+        return Err(too_large(limit));
+    }
+    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
+}
+
+fn too_large(limit: u64) -> io::Error {
+    io::Error::other(format!("it is larger than {} MiB", limit >> 20))
+}
+
+/// What the operating system said, without its error number.
+pub fn why(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    match error.kind() {
+        io::ErrorKind::NotFound => "it does not exist".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        _ if error.raw_os_error() == Some(libc::ELOOP) => "its symbolic links go in a circle".into(),
+        _ => text.to_owned(),
+    }
+}
+
+/// A path of `-f` as one snapshot.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    pub files: Vec<SourceFile>,
+    /// Directories that were read, for watching.
+    pub dirs: Vec<PathBuf>,
+}
+
+/// Reads a manifest file, or a directory recursively: `*.yaml`, `*.yml`, `*.json`; names that start with `.` or `_` are
+/// ignored. Links to directories are followed once. Order is by path.
+///
+/// # Errors
+/// The path itself does not exist or cannot be read. A file inside that cannot be read is part of the snapshot.
+pub fn snapshot(path: &Path) -> io::Result<Snapshot> {
+    let mut snapshot = Snapshot::default();
+    if fs::metadata(path)?.is_dir() {
+        let mut seen = Vec::new();
+        read_dir(path, &mut snapshot, &mut seen, 0)?;
+        snapshot.files.sort_by(|a, b| a.path.cmp(&b.path));
+    } else {
+        snapshot.files.push(source(path.to_owned()));
+        snapshot.dirs.extend(path.parent().map(Path::to_owned));
+    }
+    Ok(snapshot)
+}
+
+fn read_dir(dir: &Path, snapshot: &mut Snapshot, seen: &mut Vec<(u64, u64)>, depth: usize) -> io::Result<()> {
+    let meta = fs::metadata(dir)?;
+    let id = (meta.dev(), meta.ino());
+    if depth > 32 || seen.contains(&id) {
+        return Ok(());
+    }
+    seen.push(id);
+    let entries = fs::read_dir(dir)?;
+    snapshot.dirs.push(dir.to_owned());
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(['.', '_']) || snapshot.files.len() >= limits::SET_FILES {
+            continue;
+        }
+        let path = entry.path();
+        let wanted = matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"));
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => {
+                if let Err(error) = read_dir(&path, snapshot, seen, depth + 1) {
+                    snapshot.files.push(SourceFile { path, content: Err(why(&error)) });
+                }
+            }
+            _ if wanted => snapshot.files.push(source(path)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn source(path: PathBuf) -> SourceFile {
+    let content = read_bounded(&path, limits::MANIFEST_FILE_BYTES);
+    SourceFile { content: content.map(Arc::from).map_err(|error| why(&error)), path }
+}
+
+/// Referenced files, read from the disk.
+pub struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> Result<Arc<[u8]>, FileError> {
+        match read_bounded(path, limits::ENV_FILE_BYTES) {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(FileError::Missing),
+            Err(error) => Err(FileError::Unreadable(why(&error))),
+        }
+    }
+}
+
+/// This machine, for the checks of E2xxx. Ports that listeners of our own processes hold are not foreign.
+#[derive(Default)]
+pub struct ThisMachine {
+    /// Listening TCP ports with the pid and command that hold them.
+    pub holders: std::collections::BTreeMap<u16, String>,
+}
+
+impl Machine for ThisMachine {
+    fn file(&self, path: &Path) -> FileKind {
+        match fs::metadata(path) {
+            Err(_) => FileKind::Missing,
+            Ok(meta) if meta.is_dir() => FileKind::Directory,
+            Ok(_) => match rustix::fs::access(path, rustix::fs::Access::EXEC_OK) {
+                Ok(()) => FileKind::Executable,
+                Err(_) => FileKind::NotExecutable,
+            },
+        }
+    }
+
+    fn user_exists(&self, user: &str) -> bool {
+        super::identity::user(user).is_some()
+    }
+
+    fn group_exists(&self, group: &str) -> bool {
+        super::identity::group(group).is_some()
+    }
+
+    fn is_root(&self) -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    fn port_holder(&self, port: u16) -> Option<String> {
+        self.holders.get(&port).cloned()
+    }
+}
+
+/// Writes a file whole or not at all: a temporary beside it, then rename(2).
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)
+}
+
+/// Creates a directory of mode 0700 with its parents, or accepts the one there is.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).recursive(true).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whom root must not trust: the first of the path and its parents that somebody else may write (architecture §8). A sticky
+/// directory owned by root counts as trusted.
+pub fn untrusted(path: &Path) -> Option<String> {
+    let path = fs::canonicalize(path).ok()?;
+    path.ancestors().find_map(|part| {
+        let meta = fs::metadata(part).ok()?;
+        let sticky = meta.is_dir() && meta.mode() & 0o1000 != 0;
+        if meta.uid() != 0 {
+            return Some(format!("{} belongs to user {}", part.display(), meta.uid()));
+        }
+        let writable = meta.mode() & 0o022 != 0 && !(sticky && part != path);
+        writable.then(|| {
+            format!("{} can be written by others (mode {:04o})", part.display(), meta.mode() & 0o7777)
+        })
+    })
+}

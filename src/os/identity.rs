@@ -1,0 +1,49 @@
+//! Users and groups by name (getpwnam(3), getgrnam(3), getgrouplist(3)).
+
+use std::ffi::CString;
+
+/// A user to become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// A user by name or number.
+pub fn user(name: &str) -> Option<User> {
+    let text = CString::new(name).ok()?;
+    let mut buffer = vec![0 as libc::c_char; 16 << 10];
+    // SAFETY: every pointer refers to memory of ours that outlives the call; passwd is plain data.
+    unsafe {
+        let mut entry: libc::passwd = std::mem::zeroed();
+        let mut found = std::ptr::null_mut();
+        libc::getpwnam_r(text.as_ptr(), &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found);
+        if found.is_null() {
+            let uid = name.parse().ok()?;
+            libc::getpwuid_r(uid, &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found);
+            if found.is_null() {
+                return None;
+            }
+        }
+        let mut groups = vec![0 as libc::gid_t; 256];
+        let mut count = groups.len() as libc::c_int;
+        let got = libc::getgrouplist(entry.pw_name, entry.pw_gid, groups.as_mut_ptr(), &mut count);
+        groups.truncate(if got < 0 { 0 } else { count as usize });
+        Some(User { uid: entry.pw_uid, gid: entry.pw_gid, groups })
+    }
+}
+
+/// A group's id by name or number.
+pub fn group(name: &str) -> Option<u32> {
+    let text = CString::new(name).ok()?;
+    let mut buffer = vec![0 as libc::c_char; 64 << 10];
+    // SAFETY: as above.
+    let found = unsafe {
+        let mut entry: libc::group = std::mem::zeroed();
+        let mut found = std::ptr::null_mut();
+        libc::getgrnam_r(text.as_ptr(), &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found);
+        (!found.is_null()).then_some(entry.gr_gid)
+    };
+    found.or_else(|| name.parse().ok())
+}

@@ -1,0 +1,108 @@
+//! Messages with descriptors over a `SOCK_SEQPACKET` pair. One that is too large for a packet travels in a memfd.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+/// The largest message that is sent as a packet of its own; the default socket buffer is about 200 KiB.
+const PACKET: usize = 64 << 10;
+/// The largest message at all.
+const LARGEST: u64 = 64 << 20;
+/// Descriptors with one message.
+const DESCRIPTORS: usize = 8;
+
+/// A connected pair, both ends non-blocking and close-on-exec.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// Sends one message. `WouldBlock` when the peer's buffer is full: try again when the socket can be written.
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<()> {
+    if bytes.len() > PACKET {
+        let memory = rustix::fs::memfd_create("unisys", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let mut file = std::fs::File::from(memory);
+        file.write_all(bytes)?;
+        let mut all = vec![file.as_fd()];
+        all.extend(fds);
+        return send_packet(socket, b"M", &all);
+    }
+    let mut packet = Vec::with_capacity(bytes.len() + 1);
+    packet.push(b'P');
+    packet.extend_from_slice(bytes);
+    send_packet(socket, &packet, fds)
+}
+
+fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let slices = [IoSlice::new(bytes)];
+    rustix::net::sendmsg(socket, &slices, &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    Ok(())
+}
+
+/// A received message.
+pub struct Packet {
+    pub bytes: Vec<u8>,
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Receives one message; `None` when the peer is gone, `WouldBlock` when there is none.
+pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
+    let mut buffer = vec![0u8; PACKET + 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(&mut buffer)];
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let got = rustix::net::recvmsg(socket, &mut slices, &mut ancillary, flags)?;
+    let mut fds: Vec<OwnedFd> = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    if got.bytes == 0 {
+        return Ok(None);
+    }
+    let bytes = match buffer[0] {
+        b'P' => buffer[1..got.bytes].to_vec(),
+        b'M' if !fds.is_empty() => {
+            let mut file = std::fs::File::from(fds.remove(0));
+            file.rewind()?;
+            let mut bytes = Vec::new();
+            file.take(LARGEST).read_to_end(&mut bytes)?;
+            bytes
+        }
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a message")),
+    };
+    Ok(Some(Packet { bytes, fds }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_messages_arrive_whole_with_their_descriptors() {
+        let (a, b) = pair().unwrap();
+        for size in [1, 1000, PACKET, PACKET + 1, 3 << 20] {
+            let bytes = vec![7u8; size];
+            let null = std::fs::File::open("/dev/null").unwrap();
+            send(&a, &bytes, &[null.as_fd()]).unwrap();
+            let packet = receive(&b).unwrap().unwrap();
+            assert_eq!((packet.bytes.len(), packet.fds.len()), (size, 1));
+            assert_eq!(packet.bytes, bytes);
+        }
+        assert_eq!(receive(&b).err().map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
+        drop(a);
+        assert!(receive(&b).unwrap().is_none());
+    }
+}

@@ -1,0 +1,276 @@
+//! Processes as /proc shows them, their exits, and signals that reach just the one that is meant.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::base::{Exit, Instant};
+
+use super::clock;
+
+/// One line of /proc/<pid>/stat (proc_pid_stat(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub pid: u32,
+    pub name: String,
+    pub state: char,
+    pub ppid: u32,
+    pub pgid: u32,
+    pub sid: u32,
+    /// Ticks of processor time, user and system.
+    pub cpu_ticks: u64,
+    /// Ticks since boot; with the pid and the boot it identifies a process.
+    pub start: u64,
+    pub rss_pages: u64,
+}
+
+pub fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (head, tail) = text.rsplit_once(')')?;
+    let (pid, name) = head.split_once(" (")?;
+    let fields: Vec<&str> = tail.split_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Stat {
+        pid: pid.parse().ok()?,
+        name: name.to_owned(),
+        state: fields.first()?.chars().next()?,
+        ppid: number(1)? as u32,
+        pgid: number(2)? as u32,
+        sid: number(3)? as u32,
+        cpu_ticks: number(11)? + number(12)?,
+        start: number(19)?,
+        rss_pages: number(21)?,
+    })
+}
+
+impl Stat {
+    pub fn started_at(&self) -> Instant {
+        clock::of_ticks(self.start)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X')
+    }
+}
+
+/// All processes.
+pub fn all() -> Vec<Stat> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+/// Children of a process, of all its threads; `None` where the kernel does not tell (CONFIG_PROC_CHILDREN).
+pub fn children(pid: u32) -> Option<Vec<u32>> {
+    let mut found = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let text = fs::read_to_string(task.path().join("children")).ok()?;
+        found.extend(text.split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
+    }
+    Some(found)
+}
+
+/// The value of a variable in a process's first environment.
+pub fn environ_value(pid: u32, name: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let prefix = format!("{name}=");
+    bytes
+        .split(|byte| *byte == 0)
+        .find_map(|entry| std::str::from_utf8(entry).ok()?.strip_prefix(&prefix).map(str::to_owned))
+}
+
+/// The whole first environment of a process.
+pub fn environ(pid: u32) -> Vec<(String, String)> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let entries = bytes.split(|byte| *byte == 0).filter_map(|entry| {
+        let (name, value) = std::str::from_utf8(entry).ok()?.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    });
+    entries.collect()
+}
+
+/// It holds a file of this name open.
+pub fn holds_open(pid: u32, path: &std::path::Path) -> bool {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
+}
+
+/// Command line of a process, for people.
+pub fn command(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = bytes
+        .split(|b| *b == 0)
+        .filter(|w| !w.is_empty())
+        .map(|w| String::from_utf8_lossy(w).into_owned())
+        .collect();
+    words.join(" ")
+}
+
+/// A handle of the process with this pid and start; `None` when that one is gone.
+pub fn open(pid: u32, start: u64) -> Option<OwnedFd> {
+    let fd = rustix::process::pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty()).ok()?;
+    // The pid may have been given to another before it was opened: its start tells.
+    stat(pid).filter(|stat| stat.start == start && stat.is_alive()).map(|_| fd)
+}
+
+/// A handle of whatever has this pid now.
+pub fn open_any(pid: u32) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty()).ok()
+}
+
+/// Sends a signal by handle.
+pub fn signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    // SAFETY: plain system call; no memory is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The handle's process has ended (it may be a zombie).
+pub fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&zero)).is_ok_and(|ready| ready > 0)
+}
+
+/// A process group has a member.
+pub fn group_lives(pgid: u32) -> bool {
+    Pid::from_raw(pgid as i32).is_some_and(|pid| rustix::process::test_kill_process_group(pid).is_ok())
+}
+
+/// Children that have ended, each once (waitpid(2)).
+pub fn reap() -> Vec<(u32, Exit)> {
+    let mut found = Vec::new();
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is ours.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        if pid <= 0 {
+            return found;
+        }
+        found.push((pid as u32, exit_of(status)));
+    }
+}
+
+fn exit_of(status: i32) -> Exit {
+    if libc::WIFSIGNALED(status) {
+        Exit::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+    } else {
+        Exit::Code(libc::WEXITSTATUS(status))
+    }
+}
+
+/// How the process of a handle ended, though it is nobody's child here (ioctl_pidfd(2), `PIDFD_GET_INFO`, Linux 6.15).
+pub fn exit_by_handle(pidfd: &OwnedFd) -> Exit {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct pidfd_info), first version of 64 bytes.
+    const GET_INFO: libc::c_ulong = (3 << 30) | (64 << 16) | (0xFF << 8) | 11;
+    let mut info = Info { mask: INFO_EXIT, ..Info::default() };
+    // SAFETY: the structure has the size that the request number names and is ours.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as _, std::ptr::from_mut(&mut info)) };
+    if result == 0 && info.mask & INFO_EXIT != 0 { exit_of(info.exit_code) } else { Exit::Unknown }
+}
+
+/// Descendants of the roots, roots included, as far as /proc tells.
+pub fn tree(roots: &[u32]) -> BTreeMap<u32, u64> {
+    let mut found = BTreeMap::new();
+    let mut queue: Vec<u32> = roots.to_vec();
+    while let Some(pid) = queue.pop() {
+        let Some(stat) = stat(pid).filter(Stat::is_alive) else { continue };
+        if found.insert(pid, stat.start).is_none() {
+            queue.extend(children(pid).unwrap_or_default());
+        }
+    }
+    found
+}
+
+/// Whether a process descends from another (or is it).
+pub fn descends(pid: u32, from: u32) -> bool {
+    let mut pid = pid;
+    for _ in 0..64 {
+        if pid == from {
+            return true;
+        }
+        match stat(pid) {
+            Some(stat) if stat.ppid > 1 => pid = stat.ppid,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// The calling process adopts its orphaned descendants (PR_SET_CHILD_SUBREAPER).
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: plain call.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Raises the soft limit of open files to the hard one; gives what it was, for children.
+pub fn raise_nofile() -> (u64, u64) {
+    // SAFETY: the structure is ours.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        let original = (limit.rlim_cur, limit.rlim_max);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        original
+    }
+}
+
+/// Freed memory goes back to the system at once: a daemon that has read 1,000 manifests keeps what it needs.
+pub fn trim_memory() {
+    // SAFETY: plain call.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Few arenas: one loop does nearly all of the work.
+pub fn few_arenas() {
+    // SAFETY: plain call, before any other thread exists.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+}
+
+/// The user id of the peer of a unix socket (SO_PEERCRED).
+pub fn peer_uid(socket: impl AsFd) -> Option<u32> {
+    Some(rustix::net::sockopt::socket_peercred(socket).ok()?.uid.as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_brackets_does_not_confuse_the_fields() {
+        let text =
+            "42 (a ) b) S 7 42 40 0 -1 4194560 1 2 3 4 10 20 0 0 20 0 1 0 555 1000 33 18446744073709551615";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!(
+            (stat.pid, stat.name.as_str(), stat.ppid, stat.sid, stat.start),
+            (42, "a ) b", 7, 40, 555)
+        );
+        assert_eq!((stat.cpu_ticks, stat.rss_pages), (30, 33));
+    }
+}

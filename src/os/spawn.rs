@@ -1,0 +1,186 @@
+//! One process from a description, by a vfork-style `clone(2)`: no copy of the parent's memory map, a pidfd, and the name of
+//! the stage that failed. Between clone and exec the child shares the parent's memory and the parent's thread sleeps, so the
+//! child may only make system calls and write to [`Report`].
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use crate::base::SpawnStage;
+
+/// Everything that a child is, prepared so that the child itself allocates nothing.
+pub struct Child {
+    pub path: CString,
+    pub argv: Vec<CString>,
+    pub envp: Vec<CString>,
+    pub dir: CString,
+    /// Descriptors for 0, 1 and 2, and one more at a number of its own.
+    pub stdin: RawFd,
+    pub stdout: RawFd,
+    pub stderr: RawFd,
+    pub extra: Option<(RawFd, RawFd)>,
+    pub user: Option<(u32, u32, Vec<u32>)>,
+    pub umask: Option<u32>,
+    pub nofile: (u64, u64),
+    pub nice: Option<i32>,
+    pub oom_score_adjust: Option<CString>,
+    pub no_new_privileges: bool,
+}
+
+/// What a new process is known by.
+pub struct Spawned {
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+}
+
+/// Why there is no new process.
+#[derive(Debug)]
+pub struct SpawnError {
+    pub stage: SpawnStage,
+    pub error: io::Error,
+}
+
+/// Written by the child in the parent's memory.
+struct Report {
+    stage: u32,
+    errno: i32,
+}
+
+struct Shared<'a> {
+    child: &'a Child,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+    report: Report,
+}
+
+/// A stack for children, used by one thread, one child at a time.
+pub struct Stack(Vec<u8>);
+
+const STACK: usize = 64 << 10;
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self(vec![0; STACK])
+    }
+}
+
+/// Starts the child and returns once it has executed its program or failed to.
+pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
+    let pointers = |words: &[CString]| {
+        words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+    };
+    let mut shared = Shared {
+        child,
+        argv: pointers(&child.argv),
+        envp: pointers(&child.envp),
+        report: Report { stage: 0, errno: 0 },
+    };
+    let mut pidfd: RawFd = -1;
+    let top = (stack.0.as_mut_ptr() as usize + STACK) & !15;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let argument = std::ptr::from_mut(&mut shared).cast::<libc::c_void>();
+    // SAFETY: the stack is ours, aligned, and used by nobody else; CLONE_VFORK keeps this thread (and with it `shared`)
+    // where it is until the child has executed or ended; the child keeps to async-signal-safe calls.
+    let pid = unsafe {
+        libc::clone(in_child, top as *mut libc::c_void, flags, argument, std::ptr::from_mut(&mut pidfd))
+    };
+    if pid < 0 {
+        return Err(SpawnError { stage: SpawnStage::Clone, error: io::Error::last_os_error() });
+    }
+    // SAFETY: the kernel stored a new descriptor there.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    // The child wrote it through another pointer.
+    // SAFETY: `shared` is alive and aligned.
+    let report = unsafe { std::ptr::read_volatile(&shared.report) };
+    if report.errno != 0 {
+        // It never was a process of anybody: collect it here.
+        let mut status = 0;
+        // SAFETY: plain call on our own child.
+        unsafe { libc::waitpid(pid, &mut status, 0) };
+        let stage = SpawnStage::ALL.get(report.stage as usize).copied().unwrap_or(SpawnStage::Exec);
+        return Err(SpawnError { stage, error: io::Error::from_raw_os_error(report.errno) });
+    }
+    Ok(Spawned { pid: pid as u32, pidfd })
+}
+
+extern "C" fn in_child(argument: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `spawn` passed a pointer to its `Shared`, which outlives this child (CLONE_VFORK).
+    unsafe {
+        let shared = &mut *argument.cast::<Shared<'_>>();
+        let (stage, errno) = become_child(shared);
+        std::ptr::write_volatile(&mut shared.report.stage, stage as u32);
+        std::ptr::write_volatile(&mut shared.report.errno, errno);
+        libc::_exit(127)
+    }
+}
+
+/// Takes the stages in order; returns only when one failed.
+///
+/// # Safety
+/// To be called between clone and exec only. Raw system calls where glibc would tell other threads (setuid) or lock.
+unsafe fn become_child(shared: &Shared<'_>) -> (SpawnStage, i32) {
+    macro_rules! stage {
+        ($stage:ident, $call:expr) => {
+            if $call < 0 {
+                return (SpawnStage::$stage, *libc::__errno_location());
+            }
+        };
+    }
+    let child = shared.child;
+    // SAFETY: every pointer refers to `child`, prepared by the parent; see the caller.
+    unsafe {
+        stage!(Session, libc::setsid());
+        let limit = libc::rlimit { rlim_cur: child.nofile.0, rlim_max: child.nofile.1 };
+        stage!(Rlimits, libc::setrlimit(libc::RLIMIT_NOFILE, &limit));
+        if let Some(nice) = child.nice {
+            stage!(Scheduling, libc::setpriority(libc::PRIO_PROCESS, 0, nice));
+        }
+        if let Some(adjust) = &child.oom_score_adjust {
+            let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            stage!(Scheduling, fd);
+            stage!(Scheduling, libc::write(fd, adjust.as_ptr().cast(), adjust.as_bytes().len()));
+        }
+        if let Some((uid, gid, groups)) = &child.user {
+            stage!(Groups, libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()));
+            stage!(Groups, libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid));
+            stage!(User, libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid));
+        }
+        if let Some(umask) = child.umask {
+            libc::umask(umask);
+        }
+        stage!(WorkingDir, libc::chdir(child.dir.as_ptr()));
+        stage!(Descriptors, libc::dup2(child.stdin, 0));
+        stage!(Descriptors, libc::dup2(child.stdout, 1));
+        stage!(Descriptors, libc::dup2(child.stderr, 2));
+        match child.extra {
+            Some((from, to)) => {
+                // The table is the child's own copy, and whatever `to` may hide in it is no longer needed.
+                if from == to {
+                    stage!(Descriptors, libc::fcntl(from, libc::F_SETFD, 0));
+                } else {
+                    stage!(Descriptors, libc::dup2(from, to));
+                }
+                if to > 3 {
+                    libc::syscall(libc::SYS_close_range, 3, to - 1, 0);
+                }
+                libc::syscall(libc::SYS_close_range, to + 1, u32::MAX, 0);
+            }
+            None => {
+                libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+            }
+        }
+        for signal in 1..=64 {
+            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        if child.no_new_privileges {
+            stage!(Security, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+        }
+        libc::execve(child.path.as_ptr(), shared.argv.as_ptr(), shared.envp.as_ptr());
+        (SpawnStage::Exec, *libc::__errno_location())
+    }
+}

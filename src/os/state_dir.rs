@@ -1,0 +1,136 @@
+//! The state directory: where everything lives, who may, and one system a directory.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::files;
+
+/// Paths of a state directory (architecture §5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir {
+    pub root: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    #[error("cannot create the state directory {path}: {why}")]
+    Create { path: PathBuf, why: String },
+    #[error("the state directory {path} belongs to user {owner}, not to you (user {you})")]
+    Owner { path: PathBuf, owner: u32, you: u32 },
+    #[error("the state directory {path} is a symbolic link or no directory")]
+    NotDirectory { path: PathBuf },
+    #[error("the state directory {path} is not to be trusted by root: {why}")]
+    Untrusted { path: PathBuf, why: String },
+    #[error("a system is already running on {path} (pid {pid})")]
+    Locked { path: PathBuf, pid: String },
+    #[error("cannot lock {path}: {why}")]
+    Lock { path: PathBuf, why: String },
+}
+
+impl StateDir {
+    /// Opens or creates the directory: mode 0700, owner checked, no symbolic link; for root, writable by root alone.
+    pub fn open(root: &Path) -> Result<Self, StateDirError> {
+        let create =
+            |error: io::Error| StateDirError::Create { path: root.to_owned(), why: files::why(&error) };
+        files::private_dir(root).map_err(create)?;
+        let meta = fs::symlink_metadata(root).map_err(create)?;
+        if !meta.is_dir() {
+            return Err(StateDirError::NotDirectory { path: root.to_owned() });
+        }
+        let you = rustix::process::geteuid().as_raw();
+        if meta.uid() != you {
+            return Err(StateDirError::Owner { path: root.to_owned(), owner: meta.uid(), you });
+        }
+        if meta.mode() & 0o077 != 0 {
+            fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(create)?;
+        }
+        let root = fs::canonicalize(root).map_err(create)?;
+        if you == 0
+            && let Some(why) = files::untrusted(&root)
+        {
+            return Err(StateDirError::Untrusted { path: root, why });
+        }
+        let dir = Self { root };
+        for sub in [dir.run(), dir.services_logs(), dir.index(), dir.root.join("crash-dumps")] {
+            files::private_dir(&sub).map_err(create)?;
+        }
+        Ok(dir)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("unisys.sock")
+    }
+
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.root.join("state.db")
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    pub fn services_logs(&self) -> PathBuf {
+        self.root.join("logs/services")
+    }
+
+    /// What was moved from which spool to where, beside the logs that people read.
+    pub fn index(&self) -> PathBuf {
+        self.root.join("logs/index")
+    }
+
+    /// Takes the lock for as long as the descriptor lives (flock(2)); the file holds the owner's pid.
+    pub fn lock(&self) -> Result<OwnedFd, StateDirError> {
+        use rustix::fs::{FlockOperation, Mode, OFlags};
+        let path = self.root.join("lock");
+        let fail = |error: io::Error| StateDirError::Lock { path: path.clone(), why: files::why(&error) };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|e| fail(e.into()))?;
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+                return Err(StateDirError::Locked { path: self.root.clone(), pid });
+            }
+            Err(error) => return Err(fail(error.into())),
+        }
+        let pid = format!("{}\n", std::process::id());
+        rustix::fs::ftruncate(&fd, 0).map_err(|e| fail(e.into()))?;
+        rustix::io::pwrite(&fd, pid.as_bytes(), 0).map_err(|e| fail(e.into()))?;
+        Ok(fd)
+    }
+
+    /// Identity of the directory for the marker in children's environments: survives renames and restarts.
+    pub fn identity(&self) -> io::Result<String> {
+        let path = self.run().join("id");
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim().len() == 16 => Ok(text.trim().to_owned()),
+            _ => {
+                let id: String =
+                    super::clock::random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+                files::write_atomically(&path, id.as_bytes(), 0o600)?;
+                Ok(id)
+            }
+        }
+    }
+}
+
+/// A path to a unix socket that fits into an address (107 bytes), however long the real one is: through an open directory.
+/// The descriptor has to live while the path is used.
+pub fn short_socket(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
+    use std::os::fd::AsRawFd;
+    if path.as_os_str().len() <= 100 {
+        return Ok((path.to_owned(), None));
+    }
+    let (dir, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())).join(name);
+    Ok((short, Some(fd)))
+}
