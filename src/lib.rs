@@ -10,5 +10,12 @@ pub mod plan;
 pub mod unit;
 pub mod world;
 
+pub mod api;
+pub mod cli;
+pub mod engine;
 pub mod keeper;
+pub mod logs;
 pub mod os;
+pub mod probe;
+pub mod store;
+pub mod telemetry;

@@ -167,6 +167,17 @@ impl fmt::Display for ObjectRef {
     }
 }
 
+impl std::str::FromStr for ObjectRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is not KIND/NAME");
+        let (kind, name) = text.split_once('/').ok_or_else(bad)?;
+        let kind = ObjectKind::from_word(kind).ok_or_else(bad)?;
+        Ok(Self { kind, name: name.parse().map_err(|error| format!("`{text}`: {error}"))? })
+    }
+}
+
 impl Serialize for ObjectRef {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -176,10 +187,7 @@ impl Serialize for ObjectRef {
 impl<'de> Deserialize<'de> for ObjectRef {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let bad = || serde::de::Error::custom(format!("`{text}` is not KIND/NAME"));
-        let (kind, name) = text.split_once('/').ok_or_else(bad)?;
-        let kind = ObjectKind::from_word(kind).ok_or_else(bad)?;
-        Ok(Self { kind, name: name.parse().map_err(serde::de::Error::custom)? })
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

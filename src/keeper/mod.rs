@@ -20,4 +20,4 @@ mod run;
 mod spawner;
 mod table;
 
-pub use run::{Keeper, Options};
+pub use run::{Keeper, Options, Resumed};

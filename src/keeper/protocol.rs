@@ -9,6 +9,11 @@ use crate::world::Mark;
 /// Version of this protocol.
 pub const VERSION: u32 = 1;
 
+/// Exit code of a daemon that cannot start because the manifests are not valid; nothing runs, so the keeper ends too.
+pub const EXIT_INVALID: u8 = 81;
+/// The same for any other reason that another try will not mend.
+pub const EXIT_CANNOT: u8 = 82;
+
 /// Daemon → keeper. Everything but `Hello` carries the daemon's epoch; an older one than the keeper has seen is refused.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "camelCase")]

@@ -42,6 +42,12 @@ pub struct Options {
     pub nofile: (u64, u64),
 }
 
+/// What an earlier image of this process left open.
+pub struct Resumed {
+    pub lock: OwnedFd,
+    pub kept: BTreeMap<String, Vec<i32>>,
+}
+
 pub struct Keeper {
     pub(super) options: Options,
     pub(super) state_id: String,
@@ -449,6 +455,10 @@ impl Keeper {
     fn daemon_ended(&mut self, exit: Exit) {
         self.daemon.ended();
         self.greeted = false;
+        let hopeless = [protocol::EXIT_INVALID, protocol::EXIT_CANNOT].map(|code| Exit::Code(code.into()));
+        if hopeless.contains(&exit) && self.table.instances.is_empty() {
+            self.done = Some(1);
+        }
         if self.done.is_none() {
             let when = match self.daemon.start_at {
                 Some(at) if at > clock::mono() => "it is started again soon",

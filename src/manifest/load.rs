@@ -27,7 +27,7 @@ pub struct SourceFile {
 }
 
 /// What is loaded together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadInput {
     /// Name of the set that the files belong to.
     pub set: String,

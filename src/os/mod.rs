@@ -3,10 +3,14 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod command;
 pub mod files;
 pub mod identity;
+pub mod inherit;
+pub mod listeners;
 pub mod packet;
 pub mod process;
 pub mod signals;
 pub mod spawn;
 pub mod state_dir;
+pub mod watch;

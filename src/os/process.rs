@@ -164,7 +164,8 @@ pub fn reap() -> Vec<(u32, Exit)> {
     }
 }
 
-fn exit_of(status: i32) -> Exit {
+/// What a status of waitpid(2) says.
+pub fn exit_of(status: i32) -> Exit {
     if libc::WIFSIGNALED(status) {
         Exit::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
     } else {

@@ -39,7 +39,8 @@ pub use state::{Instance, Slot, Unit};
 
 use chronicle::Entry;
 
-/// The state of everything. See the module.
+/// The state of everything. See the module. A copy decides like the original: `plan` asks one what would happen.
+#[derive(Clone)]
 pub struct World {
     desired: Arc<Desired>,
     units: BTreeMap<Name, Unit>,
@@ -68,13 +69,14 @@ pub struct World {
 }
 
 /// A change whose actions are not all done.
+#[derive(Clone)]
 struct OpenChange {
     change: Change,
     units: BTreeSet<Name>,
 }
 
 /// When each unit is due.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Timers {
     queue: BTreeSet<(Instant, Name)>,
     of: BTreeMap<Name, Instant>,

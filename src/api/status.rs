@@ -1,0 +1,330 @@
+//! What the world knows, in the shapes of the API. Computed when asked; nobody stores a status.
+
+use serde_json::{Value, json};
+
+use crate::base::{Exit, Name, ObjectKind, ObjectRef, Stamp};
+use crate::engine::Engine;
+use crate::manifest::load::Source;
+use crate::manifest::schema::API_VERSION;
+use crate::os::{clock, process};
+use crate::plan::Drift;
+use crate::unit::Circuit as CircuitState;
+use crate::world::conditions::ready_count;
+use crate::world::state::{LastEnd, Slot, Unit, end_reason};
+use crate::world::{Record, World};
+
+use super::types::{
+    Circuit, Condition, Event, Instance, LastExit, Metadata, Object, Override, Plan, PlanAction, PlanWaiting,
+    Rollout, UnitStatus,
+};
+
+/// One line of the table.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub name: String,
+    pub ready: String,
+    pub status: String,
+    pub restarts: String,
+    pub age: String,
+    /// For `-o wide`.
+    pub wide: Vec<String>,
+}
+
+/// The table of all units.
+pub fn rows(world: &World) -> Vec<Row> {
+    world.units().iter().map(|(name, unit)| row(world, name, unit)).collect()
+}
+
+fn row(world: &World, name: &Name, unit: &Unit) -> Row {
+    let restarts: u32 = unit.slots.values().map(|slot| slot.restart.restarts).sum();
+    let started = unit.slots.values().filter_map(|slot| slot.instance.as_ref()).map(|i| i.started_wall).min();
+    Row {
+        name: name.to_string(),
+        ready: format!("{}/{}", ready_count(unit), world.wanted_replicas(name)),
+        status: world.status_word(name).into(),
+        restarts: restarts.to_string(),
+        age: started.map_or_else(|| "-".into(), |at| age(at, clock::wall())),
+        wide: Vec::new(),
+    }
+}
+
+/// `5s`, `3m`, `2h`, `4d`.
+pub fn age(since: Stamp, now: Stamp) -> String {
+    let seconds = (now.0 - since.0).max(0) / 1000;
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+/// All objects of a kind, or of every kind.
+pub fn objects(engine: &Engine, kind: Option<ObjectKind>) -> Vec<Object> {
+    let world = &engine.world;
+    let wanted = |of: ObjectKind| kind.is_none_or(|kind| kind == of);
+    let mut found = Vec::new();
+    for (name, unit) in world.units() {
+        if wanted(unit.spec.object.kind) {
+            found.push(unit_object(engine, name, unit));
+        }
+    }
+    for (name, external) in world.externals() {
+        if wanted(ObjectKind::External) {
+            let status = json!({
+                "summary": if external.ready { "Ready" } else { "NotReady" },
+                "conditions": [{"type": "Ready", "status": if external.ready { "True" } else { "False" },
+                    "reason": if external.ready { "ProbeSucceeded" } else { "ProbeFailed" }, "message": external.message,
+                    "lastTransitionTime": Stamp(0), "observedGeneration": 1}],
+            });
+            found.push(object(
+                engine,
+                &external.spec.object,
+                &external.spec.launch.written,
+                1,
+                &external.spec.set,
+                status,
+            ));
+            if let Some(last) = found.last_mut() {
+                last.metadata.name = name.to_string();
+            }
+        }
+    }
+    for source in engine.sets.objects().sources() {
+        let is_other =
+            !matches!(source.object.kind, ObjectKind::Service | ObjectKind::Job | ObjectKind::External);
+        if is_other && wanted(source.object.kind) {
+            found.push(plain_object(engine, source));
+        }
+    }
+    found
+}
+
+/// A Config, Secret, System or Notifier. Literal values of a Secret are masked.
+fn plain_object(engine: &Engine, source: &Source) -> Object {
+    let mut object =
+        object(engine, &source.object, &source.written, 1, &source.set, json!({"summary": "Declared"}));
+    if source.object.kind == ObjectKind::Secret
+        && let Some(Value::Object(data)) = object.spec.get_mut("data")
+    {
+        data.values_mut().filter(|value| value.is_string()).for_each(|value| *value = json!("***"));
+    }
+    object
+}
+
+fn object(
+    engine: &Engine,
+    of: &ObjectRef,
+    written: &str,
+    generation: u64,
+    set: &str,
+    status: Value,
+) -> Object {
+    Object {
+        api_version: API_VERSION.into(),
+        kind: of.kind.as_str().into(),
+        metadata: Metadata {
+            name: of.name.to_string(),
+            labels: Default::default(),
+            generation,
+            revision: engine.world.revision().0,
+            set: set.into(),
+        },
+        spec: serde_json::from_str(written).unwrap_or(Value::Null),
+        status,
+    }
+}
+
+pub fn unit_object(engine: &Engine, name: &Name, unit: &Unit) -> Object {
+    let status = serde_json::to_value(unit_status(&engine.world, name, unit)).unwrap_or_default();
+    let mut object = object(
+        engine,
+        &unit.spec.object,
+        &unit.spec.launch.written,
+        unit.generation.0,
+        &unit.spec.set,
+        status,
+    );
+    object.metadata.labels.clone_from(&unit.spec.labels);
+    object
+}
+
+pub fn unit_status(world: &World, name: &Name, unit: &Unit) -> UnitStatus {
+    let updated = unit
+        .slots
+        .values()
+        .filter(|slot| slot.instance.is_some() && !matches!(slot.drift, Drift::Replace(_)))
+        .count() as u32;
+    let conditions = world.conditions(name).into_iter().map(|condition| Condition {
+        kind: condition.kind.into(),
+        status: condition.status.into(),
+        reason: condition.reason.into(),
+        message: condition.message,
+        last_transition_time: condition.since,
+        observed_generation: unit.generation.0,
+    });
+    let done = updated == world.wanted_replicas(name) || unit.spec.policy.job;
+    UnitStatus {
+        summary: world.status_word(name).into(),
+        observed_generation: unit.generation.0,
+        overrides: overrides(name, unit),
+        replicas: world.wanted_replicas(name),
+        ready_replicas: ready_count(unit),
+        updated_replicas: updated,
+        conditions: conditions.collect(),
+        instances: unit.slots.values().map(instance).collect(),
+        circuit: circuit(unit),
+        rollout: Rollout {
+            state: if done { "Complete" } else { "Progressing" }.into(),
+            from_generation: unit.generation.0.saturating_sub(1).max(1),
+            to_generation: unit.generation.0,
+            last_good_generation: unit.generation.0,
+        },
+        waiting: unit.waiting.clone(),
+    }
+}
+
+fn overrides(name: &Name, unit: &Unit) -> Vec<Override> {
+    let over = &unit.overrides;
+    let make = |field: &str, value: Value, signature: &crate::world::Signature| Override {
+        unit: name.to_string(),
+        field: field.into(),
+        value,
+        by: signature.by.clone(),
+        at: signature.at,
+    };
+    let stopped = over.stopped.as_ref().map(|by| make("stopped", json!(true), by));
+    let disabled = over.disabled.as_ref().map(|by| make("disabled", json!(true), by));
+    let replicas = over.replicas.as_ref().map(|(count, by)| make("spec.replicas", json!(count), by));
+    [stopped, disabled, replicas].into_iter().flatten().collect()
+}
+
+fn instance(slot: &Slot) -> Instance {
+    let process = slot.state.process();
+    let stat = process.and_then(|process| process::stat(process.pid));
+    let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
+    let running = slot.instance.as_ref();
+    Instance {
+        ordinal: slot.ordinal.0,
+        incarnation: running.map(|instance| instance.incarnation.0),
+        role: "serving".into(),
+        lifecycle: slot.state.word().into(),
+        pid: process.map(|process| process.pid),
+        started_at: running.map(|instance| instance.started_wall),
+        ready: slot.is_ready(),
+        generation: running.map(|instance| instance.generation.0),
+        restarts: slot.restart.restarts,
+        last_exit: slot.last_end.as_ref().map(last_exit),
+        cpu_seconds: stat.as_ref().map(|stat| stat.cpu_ticks as f64 / ticks),
+        memory_bytes: stat.map(|stat| stat.rss_pages * rustix::param::page_size() as u64),
+        status_text: running.and_then(|instance| instance.status_text.clone()),
+    }
+}
+
+fn last_exit(last: &LastEnd) -> LastExit {
+    let (code, signal) = match last.end.exit {
+        Some(Exit::Code(code)) => (Some(code), None),
+        Some(Exit::Signal { signal, .. }) => (None, Some(signal)),
+        Some(Exit::Unknown) | None => (None, None),
+    };
+    LastExit {
+        code,
+        signal,
+        reason: end_reason(&last.end).into(),
+        at: last.at,
+        incarnation: last.incarnation.0,
+    }
+}
+
+fn circuit(unit: &Unit) -> Circuit {
+    let (state, until) = match unit.breaker.circuit() {
+        CircuitState::Closed => ("Closed", None),
+        CircuitState::Open { until } => ("Open", Some(until)),
+        CircuitState::HalfOpen { .. } => ("HalfOpen", None),
+    };
+    let now = clock::now();
+    let open_until = until.map(|at| Stamp(now.wall.0 + (at - now.mono).as_millis() as i64));
+    Circuit { state: state.into(), failures: unit.breaker.failures() as u32, open_until }
+}
+
+pub fn event(record: &Record) -> Event {
+    Event {
+        id: record.id,
+        ts: record.at,
+        kind: if record.warning { "Warning" } else { "Normal" }.into(),
+        reason: record.reason.into(),
+        object: record.object.clone(),
+        message: record.message.clone(),
+        change: record.change,
+        cause: record.cause,
+    }
+}
+
+pub fn plan(world: &World, plan: &crate::plan::Plan) -> Plan {
+    let action = |action: &crate::plan::PlanAction| PlanAction {
+        id: action.id,
+        verb: action.verb.as_str().into(),
+        unit: action.unit.to_string(),
+        reason: action.reason.clone(),
+        after: action.after.clone(),
+    };
+    let waiting =
+        plan.waiting.iter().map(|row| PlanWaiting { unit: row.unit.to_string(), on: row.on.clone() });
+    Plan {
+        revision: world.revision().0,
+        actions: plan.actions.iter().map(action).collect(),
+        waiting: waiting.collect(),
+        diagnostics: Vec::new(),
+    }
+}
+
+/// `get sets`.
+pub fn sets(engine: &Engine) -> Vec<Object> {
+    engine
+        .sets
+        .iter()
+        .map(|set| {
+            let valid = set.pending.is_empty() && set.unreadable.is_none();
+            let message = match (&set.unreadable, set.pending.first()) {
+                (Some(why), _) => why.clone(),
+                (None, Some(first)) => format!("{}: {} [{}]", first.place(), first.message, first.code),
+                (None, None) => "what is on the disk is what is accepted".into(),
+            };
+            Object {
+                api_version: API_VERSION.into(),
+                kind: "Set".into(),
+                metadata: Metadata {
+                    name: set.name.clone(),
+                    labels: Default::default(),
+                    generation: 1,
+                    revision: set.revision.0,
+                    set: set.name.clone(),
+                },
+                spec: json!({"overlays": set.overlays}),
+                status: json!({
+                    "summary": if valid { "Valid" } else { "Invalid" },
+                    "path": set.path, "revision": set.revision.0,
+                    "conditions": [{"type": "ManifestValid", "status": if valid { "True" } else { "False" },
+                        "reason": if valid { "Accepted" } else { "Rejected" }, "message": message}],
+                    "pending": set.pending,
+                }),
+            }
+        })
+        .collect()
+}
+
+/// `get system`.
+pub fn system(engine: &Engine) -> Value {
+    let overrides: Vec<Override> =
+        engine.world.units().iter().flat_map(|(name, unit)| overrides(name, unit)).collect();
+    json!({
+        "apiVersion": API_VERSION, "kind": "System",
+        "metadata": {"name": "system"},
+        "status": {
+            "version": env!("CARGO_PKG_VERSION"), "epoch": engine.epoch.0, "revision": engine.world.revision().0,
+            "started": engine.started, "keeperVersion": engine.keeper_release, "keeperPid": engine.keeper_pid,
+            "daemonPid": std::process::id(), "stateDir": engine.state.root, "overrides": overrides,
+            "invalid": engine.sets.pending().len(),
+        }
+    })
+}

@@ -1,0 +1,295 @@
+//! Shapes of requests and answers (cli.md). Fields are only ever added.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::base::Stamp;
+use crate::manifest::Diagnostic;
+use crate::store::StoredFile;
+
+/// An object with its status.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Object {
+    pub api_version: String,
+    pub kind: String,
+    pub metadata: Metadata,
+    /// As written, overlays merged. A Secret's values are never here.
+    pub spec: Value,
+    pub status: Value,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub generation: u64,
+    pub revision: u64,
+    pub set: String,
+}
+
+/// `status` of a Service or Job.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnitStatus {
+    /// The word of the STATUS column.
+    pub summary: String,
+    pub observed_generation: u64,
+    pub overrides: Vec<Override>,
+    pub replicas: u32,
+    pub ready_replicas: u32,
+    pub updated_replicas: u32,
+    pub conditions: Vec<Condition>,
+    pub instances: Vec<Instance>,
+    pub circuit: Circuit,
+    pub rollout: Rollout,
+    /// What it waits for.
+    pub waiting: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Override {
+    pub unit: String,
+    pub field: String,
+    pub value: Value,
+    pub by: String,
+    pub at: Stamp,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+    pub last_transition_time: Stamp,
+    pub observed_generation: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    pub ordinal: u32,
+    pub incarnation: Option<u64>,
+    pub role: String,
+    pub lifecycle: String,
+    pub pid: Option<u32>,
+    pub started_at: Option<Stamp>,
+    pub ready: bool,
+    pub generation: Option<u64>,
+    pub restarts: u32,
+    pub last_exit: Option<LastExit>,
+    pub cpu_seconds: Option<f64>,
+    pub memory_bytes: Option<u64>,
+    /// `STATUS=` of sd_notify.
+    pub status_text: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastExit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub reason: String,
+    pub at: Stamp,
+    pub incarnation: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Circuit {
+    pub state: String,
+    pub failures: u32,
+    pub open_until: Option<Stamp>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    pub state: String,
+    pub from_generation: u64,
+    pub to_generation: u64,
+    pub last_good_generation: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectList {
+    pub api_version: String,
+    pub kind: String,
+    pub items: Vec<Object>,
+}
+
+/// Manifests sent to `apply`, `plan` and `diff`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Submission {
+    /// The set; absent: `default`, or that of the directory.
+    #[serde(default)]
+    pub set: Option<String>,
+    /// The directory that the files are the whole of; absent: they are added to the set.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    #[schemars(with = "Vec<Value>")]
+    pub files: Vec<StoredFile>,
+    #[serde(default)]
+    pub prune: bool,
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Refuse unless the accepted revision is this one.
+    #[serde(default)]
+    pub if_revision: Option<u64>,
+}
+
+/// `plan -o json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    pub revision: u64,
+    pub actions: Vec<PlanAction>,
+    pub waiting: Vec<PlanWaiting>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanAction {
+    pub id: u32,
+    pub verb: String,
+    pub unit: String,
+    pub reason: String,
+    pub after: Vec<u32>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanWaiting {
+    pub unit: String,
+    pub on: String,
+}
+
+/// `diff -o json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Diff {
+    pub objects: Vec<ObjectDiff>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectDiff {
+    pub object: String,
+    /// `Added`, `Removed`, `Changed`.
+    pub change: String,
+    pub fields: Vec<FieldDiff>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FieldDiff {
+    pub path: String,
+    pub old: Value,
+    pub new: Value,
+}
+
+/// `events -o json`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    pub id: u64,
+    pub ts: Stamp,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub reason: String,
+    pub object: String,
+    pub message: String,
+    pub change: Option<u64>,
+    pub cause: Option<u64>,
+}
+
+/// `why -o json`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Why {
+    pub subject: String,
+    pub chain: Vec<WhyLink>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WhyLink {
+    pub id: u64,
+    pub at: Stamp,
+    pub object: String,
+    pub what: String,
+    pub because: Option<u64>,
+}
+
+/// Something that a person asks for.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// `start`, `stop`, `restart`, `enable`, `disable`, `scale`, `run`, `resetCircuit`.
+    pub verb: String,
+    pub names: Vec<String>,
+    /// For `scale`, one a name.
+    #[serde(default)]
+    pub replicas: Vec<u32>,
+}
+
+/// What came of a wish.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Done {
+    pub revision: u64,
+    pub message: String,
+    #[serde(default)]
+    pub plan: Plan,
+}
+
+/// Why a call was refused, for a person.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    pub error: String,
+    pub hint: String,
+    #[serde(default)]
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// What `exec` needs: it runs beside the service, on the terminal of the one who asked.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecContext {
+    pub env: Vec<(String, String)>,
+    pub dir: String,
+    pub user: Option<(u32, u32, Vec<u32>)>,
+}
+
+/// `wait`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitFor {
+    pub names: Vec<String>,
+    /// `condition=Ready`, `delete`, `lifecycle=Done`.
+    #[serde(rename = "for")]
+    pub what: String,
+    pub timeout_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Waited {
+    pub met: bool,
+    /// Those that did not get there, each with why.
+    pub unmet: Vec<String>,
+}

@@ -1,0 +1,334 @@
+//! The arguments, from which help and completions come as well.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Keeps the programs of a system running on a machine.
+#[derive(Debug, Parser)]
+#[command(name = "unisys", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit codes: 0 done · 1 the answer is no · 2 wrong usage · 3 no daemon · 4 not found · 5 conflict or forbidden · 6 rolled back · 70 a bug in unisys"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The daemon's socket. Without it: .unified-system/ here and upwards, then /run/unisys/unisys.sock
+    #[arg(long, global = true, env = "UNISYS_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The state directory; default .unified-system/ here
+    #[arg(long, global = true, env = "UNISYS_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, global = true, value_enum)]
+    pub output: Option<Format>,
+    /// Say nothing but what was asked for
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Wide,
+    Json,
+    Yaml,
+    Name,
+    Text,
+    Sarif,
+    Github,
+    Dot,
+    Mermaid,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start the system and keep it running: keeper and daemon in the foreground
+    Up(Up),
+    /// Stop everything in reverse order, then the daemon and keeper
+    Down,
+    /// Accept manifests and converge to them
+    Apply(Apply),
+    /// Show what differs from what is accepted, field by field
+    Diff(Files),
+    /// Show what `apply` would do, or without -f what is still to be done
+    Plan(Plan),
+    /// Take objects away that `apply` made
+    Delete(Delete),
+    /// Check manifests; needs no daemon and executes nothing
+    Validate(Validate),
+    /// Print the JSON Schema of manifests
+    Schema(Schema),
+    /// Explain a field (service.spec.restart) or a code (E1203)
+    Explain {
+        /// A field's path or a code
+        what: String,
+    },
+    /// Show objects
+    Get(Get),
+    /// Show all that is known of one object
+    Describe {
+        /// KIND/NAME, or the NAME of a unit
+        object: String,
+    },
+    /// Tell why a unit is as it is, back to the root
+    Why {
+        /// A unit
+        name: String,
+    },
+    /// Show what happened
+    Events(Events),
+    /// Show recorded changes, or one with its actions
+    Changes {
+        /// A change's number
+        id: Option<u64>,
+    },
+    /// Show what units wrote
+    Logs(Logs),
+    /// Start units, or let stopped ones run again
+    Start(Names),
+    /// Stop units until they are started again
+    Stop(Names),
+    /// Replace running instances
+    Restart(Names),
+    /// Let units be started again
+    Enable(Names),
+    /// Stop units and do not start them at `up`
+    Disable(Names),
+    /// Change the number of instances: api=3
+    Scale {
+        /// NAME=N
+        #[arg(required = true, value_name = "NAME=N")]
+        targets: Vec<String>,
+    },
+    /// Circuit breakers
+    #[command(subcommand)]
+    Circuit(Circuit),
+    /// Wait until units are as wanted
+    Wait(Wait),
+    /// Run a command in a unit's environment, directory and as its user
+    Exec {
+        /// A unit
+        name: String,
+        /// The command and its arguments
+        #[arg(required = true, last = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
+    /// Show the dependency graph
+    Graph,
+    /// Check what this machine offers
+    Doctor,
+    /// Become the binary on disk; services are not touched
+    Upgrade,
+    /// Prometheus text of the daemon
+    Metrics,
+    /// Completions for a shell
+    Completions {
+        /// bash, zsh, fish, elvish, powershell
+        shell: clap_complete::Shell,
+    },
+    #[command(hide = true)]
+    Daemon(Daemon),
+    #[command(hide = true)]
+    Keeper(KeeperArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Up {
+    /// Manifests: a directory or file; default ./manifests, else ./unisys.yaml
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// Patches over the manifests, in order
+    #[arg(long, value_name = "PATH")]
+    pub overlay: Vec<PathBuf>,
+    /// Profile of Configs
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Name of the set; default the directory's
+    #[arg(long)]
+    pub set: Option<String>,
+    /// Read the manifests at start, SIGHUP and apply only
+    #[arg(long)]
+    pub no_watch: bool,
+    /// Return once it runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// With --detach: return once everything is Ready
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
+    pub wait: Option<String>,
+    /// Only these units and what they need
+    pub units: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Apply {
+    #[command(flatten)]
+    pub files: Files,
+    /// What is not in the files is deleted from the set
+    #[arg(long)]
+    pub prune: bool,
+    /// Show what would be done and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Return once everything is Ready
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
+    pub wait: Option<String>,
+    /// Refuse unless the accepted revision is this one
+    #[arg(long, value_name = "R")]
+    pub if_revision: Option<u64>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Files {
+    /// Manifests: a directory, a file, or - for standard input
+    #[arg(short, long = "file", value_name = "PATH", required = true)]
+    pub file: PathBuf,
+    /// Name of the set
+    #[arg(long)]
+    pub set: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Plan {
+    /// Manifests; without it: what is still to be done
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// Name of the set
+    #[arg(long)]
+    pub set: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Delete {
+    /// KIND/NAME
+    #[arg(required_unless_present = "file")]
+    pub objects: Vec<String>,
+    /// Everything that these manifests declare
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Validate {
+    /// Directories or files, or - for standard input
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Patches over the manifests, in order
+    #[arg(long, value_name = "PATH")]
+    pub overlay: Vec<PathBuf>,
+    /// Also check what this machine has: executables, files, users, ports
+    #[arg(long)]
+    pub machine: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Schema {
+    /// A kind; without it: any
+    pub kind: Option<String>,
+    /// Write all schemas into this directory
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Get {
+    /// A kind (services, jobs, configs, externals, sets, system …), or KIND/NAME
+    pub kind: Option<String>,
+    /// A name
+    pub name: Option<String>,
+    /// Only with this label: tier=backend
+    #[arg(short = 'l', long)]
+    pub label: Option<String>,
+    /// Show again whenever something changes
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Events {
+    /// Go on as things happen
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Only of this unit or object
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Logs {
+    /// Units
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Go on as lines are written
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only lines of the last 5m
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// The last so many lines
+    #[arg(long, default_value_t = 100)]
+    pub tail: usize,
+    /// Only lines that match
+    #[arg(long, value_name = "REGEX")]
+    pub grep: Option<String>,
+    /// Of the instance before the present one
+    #[arg(long)]
+    pub previous: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Names {
+    /// Units
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Circuit {
+    /// Close a circuit and start the unit again
+    Reset(Names),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Wait {
+    /// condition=Ready, delete, lifecycle=Done
+    #[arg(long = "for", value_name = "WHAT")]
+    pub what: String,
+    /// Units; without any: all that are to run
+    pub names: Vec<String>,
+    /// How long
+    #[arg(long, default_value = "60s")]
+    pub timeout: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Daemon {
+    #[arg(long)]
+    pub options: String,
+    #[arg(long)]
+    pub keeper_fd: i32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct KeeperArgs {
+    #[arg(long)]
+    pub options: String,
+    /// Descriptors that an earlier image of this process kept: list, lock
+    #[arg(long)]
+    pub resume: Option<String>,
+}
+
+impl Cli {
+    /// `plan` and `diff` say by 1 that there is something to do.
+    pub fn compares(&self) -> bool {
+        matches!(self.verb, Verb::Plan(_) | Verb::Diff(_))
+    }
+}

@@ -1,0 +1,170 @@
+//! A client of the control API: finds the socket, checks whose it is, calls.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::types::Problem;
+use crate::os::process;
+use crate::os::state_dir::short_socket;
+
+use super::Failure;
+use super::args::Global;
+
+pub struct Client {
+    http: reqwest::Client,
+    /// Keeps a path through an open directory valid.
+    _dir: Option<OwnedFd>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// The state directory's name.
+pub const STATE_DIR: &str = ".unified-system";
+const SYSTEM_SOCKET: &str = "/run/unisys/unisys.sock";
+
+/// Where the daemon's socket is, if there is one.
+pub fn find_socket(global: &Global) -> Option<PathBuf> {
+    if let Some(socket) = &global.socket {
+        return Some(socket.clone());
+    }
+    if let Some(dir) = &global.state_dir {
+        return Some(dir.join("unisys.sock"));
+    }
+    let here = std::env::current_dir().ok()?;
+    let upwards = here.ancestors().map(|dir| dir.join(STATE_DIR).join("unisys.sock"));
+    upwards.chain([PathBuf::from(SYSTEM_SOCKET)]).find(|path| path.exists())
+}
+
+impl Client {
+    /// Connects, after checking that the socket and the server behind it belong to the caller or root.
+    pub fn connect(global: &Global) -> Result<Self, Failure> {
+        let path = find_socket(global)
+            .ok_or_else(|| no_daemon("there is no daemon here or in a directory above"))?;
+        Self::at(&path)
+    }
+
+    pub fn at(path: &Path) -> Result<Self, Failure> {
+        let own = rustix::process::geteuid().as_raw();
+        let trusted = |uid: u32| uid == own || uid == 0;
+        let meta = std::fs::symlink_metadata(path)
+            .map_err(|_| no_daemon(&format!("no daemon listens on {}", path.display())))?;
+        let forbidden = |uid: u32| Failure::Conflict {
+            message: format!("the socket {} belongs to user {uid}, neither you nor root", path.display()),
+            hint: "use --socket with one that you trust".into(),
+        };
+        if !trusted(meta.uid()) {
+            return Err(forbidden(meta.uid()));
+        }
+        let (short, dir) = short_socket(path).map_err(|error| Failure::other(error.to_string(), ""))?;
+        let stream = std::os::unix::net::UnixStream::connect(&short).map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Failure::Conflict {
+                message: format!("you may not use {}", path.display()),
+                hint: "only the daemon's user and root may".into(),
+            },
+            _ => no_daemon(&format!("no daemon listens on {}", path.display())),
+        })?;
+        if let Some(uid) = process::peer_uid(&stream).filter(|uid| !trusted(*uid)) {
+            return Err(forbidden(uid));
+        }
+        drop(stream);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
+        let http = reqwest::Client::builder().unix_socket(short).no_proxy().build();
+        let http = http.map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
+        Ok(Self { http, _dir: dir, runtime })
+    }
+
+    pub fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
+        let url = url(path, query);
+        self.runtime.block_on(async { read(self.http.get(url).send().await).await })
+    }
+
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.runtime.block_on(async { read(self.http.post(url(path, &[])).json(body).send().await).await })
+    }
+
+    /// The body as it comes, in pieces, until its end or until `take` says no.
+    pub fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Failure> {
+        self.runtime.block_on(async {
+            let mut response = good(self.http.get(url(path, query)).send().await).await?;
+            while let Ok(Some(chunk)) = response.chunk().await {
+                if !take(&chunk) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    pub fn text(&self, path: &str) -> Result<String, Failure> {
+        let mut text = Vec::new();
+        self.stream(path, &[], |chunk| {
+            text.extend_from_slice(chunk);
+            true
+        })?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+pub fn no_daemon(message: &str) -> Failure {
+    Failure::NoDaemon {
+        message: message.to_owned(),
+        hint: "start one with `unisys up`, or name its socket with --socket".into(),
+    }
+}
+
+fn url(path: &str, query: &[(&str, String)]) -> String {
+    let mut url = format!("http://unisys{path}");
+    for (index, (name, value)) in query.iter().enumerate() {
+        let encoded: String = value
+            .bytes()
+            .map(|byte| match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+                _ => format!("%{byte:02X}"),
+            })
+            .collect();
+        url.push_str(&format!("{}{name}={encoded}", if index == 0 { '?' } else { '&' }));
+    }
+    url
+}
+
+async fn read<T: DeserializeOwned>(response: reqwest::Result<reqwest::Response>) -> Result<T, Failure> {
+    let response = good(response).await?;
+    response.json().await.map_err(|error| {
+        let cause = crate::probe::root_cause(&error);
+        Failure::other(
+            format!("the daemon's answer is not understood: {cause}"),
+            "is it of another version? `unisys get system`",
+        )
+    })
+}
+
+async fn good(response: reqwest::Result<reqwest::Response>) -> Result<reqwest::Response, Failure> {
+    let response = response.map_err(|error| {
+        no_daemon(&format!("the daemon does not answer: {}", crate::probe::root_cause(&error)))
+    })?;
+    let status = response.status().as_u16();
+    if status < 400 {
+        return Ok(response);
+    }
+    let text = response.text().await.unwrap_or_default();
+    let problem: Problem = serde_json::from_str(&text)
+        .unwrap_or_else(|_| Problem { error: text.trim().to_owned(), ..Problem::default() });
+    let Problem { error: message, hint, diagnostics } = problem;
+    Err(match status {
+        404 => Failure::NotFound { message, hint },
+        409 | 403 => Failure::Conflict { message, hint },
+        422 if !diagnostics.is_empty() => Failure::Invalid { message, diagnostics },
+        400 | 413 | 422 => Failure::Usage { message, hint },
+        503 => Failure::NoDaemon { message, hint },
+        _ => Failure::Other { message, hint },
+    })
+}

@@ -1,0 +1,26 @@
+use crate::api::types::Done;
+
+use super::super::args::{Apply, Format, Global};
+use super::super::client::Client;
+use super::super::{Failure, Outcome, render};
+use super::{plan, submit, up};
+
+/// `unisys apply`: sends manifests; says what is done about them.
+pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
+    let mut submission = submit::read(&args.files.file, args.files.set.as_deref())?;
+    submission.prune = args.prune;
+    submission.dry_run = args.dry_run;
+    submission.if_revision = args.if_revision;
+    let client = Client::connect(global)?;
+    let done: Done = client.post("/v1/apply", &submission)?;
+    if !render::structured(global.output, &serde_json::to_value(&done).unwrap_or_default())? && !global.quiet
+    {
+        plan::print(&done.plan);
+        println!("{}", done.message);
+    }
+    match &args.wait {
+        Some(time) => up::wait_ready(&client, time),
+        None => Ok(Outcome::Done),
+    }
+}

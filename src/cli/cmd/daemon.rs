@@ -1,0 +1,108 @@
+//! The two programs that `up` consists of, as the keeper starts them.
+
+use serde_json::Value;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::api;
+use crate::engine::{Engine, EngineError, Link, Options};
+use crate::keeper::Resumed;
+use crate::keeper::protocol;
+use crate::os::inherit;
+use crate::os::process;
+use crate::os::state_dir::StateDir;
+
+use super::super::args::{Daemon, Global, KeeperArgs};
+use super::super::client::Client;
+use super::super::{Failure, Outcome};
+use super::up;
+
+pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
+    process::few_arenas();
+    let options = parse(&args.options)?;
+    let state = StateDir::open(&options.state_dir).map_err(|error| Failure::other(error.to_string(), ""))?;
+    log_to(&state)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .thread_stack_size(256 << 10)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .build()
+        .map_err(|error| Failure::other(error.to_string(), ""))?;
+    runtime.block_on(async {
+        let link = Link::inherited(args.keeper_fd).map_err(|error| Failure::other(error.to_string(), ""))?;
+        let (inputs, receive) = Engine::channel();
+        let engine = match Engine::start(options, state.clone(), link, inputs.clone()).await {
+            Ok(engine) => engine,
+            Err(error) => return refuse_start(&error),
+        };
+        let (changed, grown) = (engine.changed.subscribe(), engine.collector.grown.clone());
+        let server = {
+            let state = state.clone();
+            tokio::spawn(async move {
+                if let Err(error) = api::serve(&state, inputs, changed, grown).await {
+                    eprintln!(
+                        "unisys: cannot listen on {}: {error}; services run, commands cannot reach them",
+                        state.socket().display()
+                    );
+                }
+            })
+        };
+        engine.run(receive).await;
+        server.abort();
+        Ok(Outcome::Done)
+    })
+}
+
+/// A start that cannot succeed is not tried again: the keeper, which knows these codes, ends with it.
+fn refuse_start(error: &EngineError) -> Result<Outcome, Failure> {
+    eprintln!("unisys: {error}");
+    Ok(Outcome::Code(if matches!(error, EngineError::Invalid) {
+        protocol::EXIT_INVALID
+    } else {
+        protocol::EXIT_CANNOT
+    }))
+}
+
+fn parse(text: &str) -> Result<Options, Failure> {
+    serde_json::from_str(text)
+        .map_err(|error| Failure::usage(format!("not options: {error}"), "this verb is started by `up`"))
+}
+
+/// JSON lines of everything that unisys says about itself.
+fn log_to(state: &StateDir) -> Result<(), Failure> {
+    let path = state.logs().join("unifiedsystem.log");
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+    let file =
+        file.map_err(|error| Failure::other(format!("cannot open {}: {error}", path.display()), ""))?;
+    let layer =
+        tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::sync::Mutex::new(file));
+    let level = tracing_subscriber::filter::LevelFilter::INFO;
+    tracing_subscriber::registry().with(level).with(layer).init();
+    Ok(())
+}
+
+pub fn keeper(args: &KeeperArgs) -> Result<Outcome, Failure> {
+    let options = parse(&args.options)?;
+    let resumed = args.resume.as_deref().map(resume).transpose()?;
+    up::keep(options, resumed)
+}
+
+/// Descriptors that an earlier image left open: `LIST:LOCK`.
+fn resume(text: &str) -> Result<Resumed, Failure> {
+    let bad = || Failure::usage("not a list of descriptors", "this verb is started by the keeper");
+    let (list, lock) = text.split_once(':').ok_or_else(bad)?;
+    let (list, lock): (i32, i32) = (list.parse().map_err(|_| bad())?, lock.parse().map_err(|_| bad())?);
+    let (list, lock) = (inherit::take(list).map_err(|_| bad())?, inherit::take(lock).map_err(|_| bad())?);
+    let mut file = std::fs::File::from(list);
+    std::io::Seek::rewind(&mut file).map_err(|_| bad())?;
+    let kept = serde_json::from_reader(file).map_err(|_| bad())?;
+    Ok(Resumed { lock, kept })
+}
+
+pub fn upgrade(global: &Global) -> Result<Outcome, Failure> {
+    let client = Client::connect(global)?;
+    let answer: Value = client.post("/v1/upgrade", &serde_json::json!({}))?;
+    println!("{}", answer["message"].as_str().unwrap_or_default());
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,73 @@
+use serde_json::Value;
+
+use super::super::args::{Format, Global};
+use super::super::client::Client;
+use super::super::{Failure, Outcome, render};
+use super::get::text;
+
+/// `unisys describe`: everything known of one object.
+pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
+    let client = Client::connect(global)?;
+    let query = [("describe", "true".to_owned())];
+    let value: Value = match object.split_once('/') {
+        Some((kind, name)) => client.get(&format!("/v1/objects/{kind}/{name}"), &query)?,
+        None => match client.get(&format!("/v1/objects/service/{object}"), &query) {
+            Err(Failure::NotFound { .. }) => client.get(&format!("/v1/objects/job/{object}"), &query)?,
+            other => other?,
+        },
+    };
+    if render::structured(global.output, &value)? {
+        return Ok(Outcome::Done);
+    }
+    let (meta, status) = (&value["metadata"], &value["status"]);
+    let mut out = format!("{}/{}\n", text(&value["kind"]).to_lowercase(), text(&meta["name"]));
+    let mut line = |name: &str, value: String| out.push_str(&format!("  {name:<12}{value}\n"));
+    line("status", text(&status["summary"]));
+    line("set", text(&meta["set"]));
+    line("generation", text(&meta["generation"]));
+    line("needs", list(&value["dependsOn"]));
+    line("needed by", list(&value["dependents"]));
+    if let Some(on) = status["waiting"].as_str() {
+        line("waits for", render::neutral(on));
+    }
+    for over in status["overrides"].as_array().into_iter().flatten() {
+        line(
+            "override",
+            format!(
+                "{} = {} by {} at {}",
+                text(&over["field"]),
+                over["value"],
+                text(&over["by"]),
+                text(&over["at"])
+            ),
+        );
+    }
+    section(&mut out, "conditions", &status["conditions"], &["type", "status", "reason", "message"]);
+    section(
+        &mut out,
+        "instances",
+        &status["instances"],
+        &["ordinal", "lifecycle", "pid", "ready", "restarts", "startedAt"],
+    );
+    section(&mut out, "probes", &value["probes"], &["ordinal", "probe", "ok", "message"]);
+    section(&mut out, "events", &value["events"], &["ts", "type", "reason", "message"]);
+    out.push_str("spec\n");
+    let spec = serde_yaml::to_string(&value["spec"]).unwrap_or_default();
+    spec.lines().for_each(|line| out.push_str(&format!("  {}\n", render::neutral(line))));
+    render::print(&out);
+    Ok(Outcome::Done)
+}
+
+fn list(value: &Value) -> String {
+    let names: Vec<String> = value.as_array().into_iter().flatten().map(text).collect();
+    if names.is_empty() { "-".into() } else { names.join(", ") }
+}
+
+fn section(out: &mut String, name: &str, rows: &Value, fields: &[&str]) {
+    let Some(rows) = rows.as_array().filter(|rows| !rows.is_empty()) else { return };
+    let mut lines = vec![fields.iter().map(|field| field.to_uppercase()).collect::<Vec<_>>()];
+    lines.extend(rows.iter().map(|row| fields.iter().map(|field| text(&row[*field])).collect()));
+    out.push_str(&format!("{name}\n"));
+    render::columns(&lines).lines().for_each(|line| out.push_str(&format!("  {line}\n")));
+}

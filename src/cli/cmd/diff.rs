@@ -1,0 +1,29 @@
+use crate::api::types::Diff;
+
+use super::super::args::{Files, Format, Global};
+use super::super::client::Client;
+use super::super::{Failure, Outcome, render};
+use super::submit;
+
+/// `unisys diff`: 0 no difference, 1 differences.
+pub fn run(global: &Global, args: &Files) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
+    let client = Client::connect(global)?;
+    let diff: Diff = client.post("/v1/diff", &submit::read(&args.file, args.set.as_deref())?)?;
+    if !render::structured(global.output, &serde_json::to_value(&diff).unwrap_or_default())? {
+        let mut text = String::new();
+        for object in &diff.objects {
+            let mark = match object.change.as_str() {
+                "Added" => "+",
+                "Removed" => "-",
+                _ => "~",
+            };
+            text.push_str(&format!("{mark} {}\n", object.object));
+            for field in &object.fields {
+                text.push_str(&format!("    {}: {} → {}\n", field.path, field.old, field.new));
+            }
+        }
+        render::print(&text);
+    }
+    Ok(if diff.objects.is_empty() { Outcome::Done } else { Outcome::No })
+}

@@ -1,0 +1,96 @@
+use std::path::Path;
+
+use super::super::args::{Format, Global};
+use super::super::client::find_socket;
+use super::super::{Failure, Outcome, render};
+
+/// One finding.
+struct Check {
+    name: &'static str,
+    /// `None`: works without, with less.
+    ok: Option<bool>,
+    words: String,
+}
+
+/// `unisys doctor`: what this machine offers, and what is missing for which feature. 1 if something necessary is missing.
+pub fn run(global: &Global) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Json])?;
+    let checks = checks(global);
+    if global.output == Some(Format::Json) {
+        let rows: Vec<_> = checks
+            .iter()
+            .map(|check| serde_json::json!({"check": check.name, "ok": check.ok, "message": check.words}))
+            .collect();
+        render::print(&format!("{:#}\n", serde_json::json!({"checks": rows})));
+    } else {
+        let lines: Vec<Vec<String>> = checks
+            .iter()
+            .map(|check| {
+                let mark = match check.ok {
+                    Some(true) => "ok",
+                    Some(false) => "MISSING",
+                    None => "note",
+                };
+                vec![mark.into(), check.name.into(), check.words.clone()]
+            })
+            .collect();
+        render::print(&render::columns(&lines));
+    }
+    Ok(if checks.iter().any(|check| check.ok == Some(false)) { Outcome::No } else { Outcome::Done })
+}
+
+fn checks(global: &Global) -> Vec<Check> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|word| word.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let (soft, hard) = crate::os::process::raise_nofile();
+    let memory = sysinfo::System::new().map(|mut system| {
+        system.refresh_memory();
+        format!("{} MiB, {} MiB available", system.total_memory() >> 20, system.available_memory() >> 20)
+    });
+    let children =
+        Path::new("/proc/self/task").join(std::process::id().to_string()).join("children").exists();
+    let delegated = std::fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)))
+        .map(|path| Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join("cgroup.procs"))
+        .is_some_and(|path| rustix::fs::access(&path, rustix::fs::Access::WRITE_OK).is_ok());
+    let check = |name, ok, words: String| Check { name, ok, words };
+    vec![
+        check("kernel", Some(version >= (5, 9)), format!("{release}; 5.9 is needed (pidfd, close_range)")),
+        check(
+            "exit codes of adopted processes",
+            (version >= (6, 15)).then_some(true),
+            "6.15 tells how a process ended that another keeper had started".into(),
+        ),
+        check(
+            "children of a process",
+            Some(children),
+            "/proc/PID/task/TID/children (CONFIG_PROC_CHILDREN)".into(),
+        ),
+        check(
+            "cgroup v2, delegated",
+            delegated.then_some(true),
+            match delegated {
+                true => "this process may make cgroups".into(),
+                false => {
+                    "not writable; instances are contained by session, marker and pipes instead".to_owned()
+                }
+            },
+        ),
+        check(
+            "open files",
+            (hard >= 65_536).then_some(true),
+            format!("soft {soft}, hard {hard}; each instance takes 6"),
+        ),
+        check("memory", None, memory.unwrap_or_else(|error| error.to_string())),
+        check(
+            "daemon",
+            None,
+            find_socket(global)
+                .filter(|path| path.exists())
+                .map_or("none runs here".into(), |path| path.display().to_string()),
+        ),
+    ]
+}

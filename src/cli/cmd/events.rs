@@ -1,0 +1,45 @@
+use crate::api::types::Event;
+
+use super::super::args::{Events, Format, Global};
+use super::super::client::Client;
+use super::super::{Failure, Outcome, render};
+
+/// `unisys events`: what happened, and with -w what happens.
+pub fn run(global: &Global, args: &Events) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Table, Format::Json])?;
+    let client = Client::connect(global)?;
+    let name = args.name.clone().map(|name| ("name", name));
+    let events: Vec<Event> = client.get("/v1/events", &Vec::from_iter(name.clone()))?;
+    events.iter().for_each(|event| show(global, event));
+    if !args.watch {
+        return Ok(Outcome::Done);
+    }
+    let after = events.last().map_or(0, |event| event.id);
+    let mut query = vec![("after", after.to_string())];
+    query.extend(name);
+    let mut text = String::new();
+    client.stream("/v1/watch", &query, |chunk| {
+        text.push_str(&String::from_utf8_lossy(chunk));
+        while let Some((line, rest)) = text.split_once('\n') {
+            if let Some(event) =
+                line.strip_prefix("data:").and_then(|data| serde_json::from_str(data.trim()).ok())
+            {
+                show(global, &event);
+            }
+            text = rest.to_owned();
+        }
+        true
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn show(global: &Global, event: &Event) {
+    if global.output == Some(Format::Json) {
+        return render::print(&format!("{}\n", serde_json::to_string(event).unwrap_or_default()));
+    }
+    let message = render::neutral(&event.message);
+    render::print(&format!(
+        "{}  {:<7}  {:<18}  {:<18}  {message}\n",
+        event.ts, event.kind, event.reason, event.object
+    ));
+}

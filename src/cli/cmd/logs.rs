@@ -1,0 +1,99 @@
+use regex::Regex;
+
+use crate::base::parse_duration;
+use crate::logs::read::Line;
+use crate::os::clock;
+
+use super::super::args::{Format, Global, Logs};
+use super::super::client::Client;
+use super::super::{Failure, Outcome, render};
+
+/// `unisys logs`: what units wrote, several units by time, and with -f as they write.
+pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Json])?;
+    let grep = args.grep.as_deref().map(Regex::new).transpose();
+    let grep =
+        grep.map_err(|error| Failure::usage(format!("--grep: {error}"), "write a regular expression"))?;
+    let mut query = vec![("tail", args.tail.to_string())];
+    if let Some(since) = &args.since {
+        let since = parse_duration(since)
+            .map_err(|error| Failure::usage(format!("--since: {error}"), "write --since 5m"))?;
+        query.push(("sinceMs", (clock::wall().0 - since.as_millis() as i64).to_string()));
+    }
+    if args.previous {
+        query.push(("previous", "true".into()));
+    }
+    let several = args.names.len() > 1;
+    let show = |line: &Line| {
+        if grep.as_ref().is_some_and(|grep| !grep.is_match(&line.message)) {
+            return;
+        }
+        match global.output {
+            Some(Format::Json) => {
+                render::print(&format!("{}\n", serde_json::to_string(line).unwrap_or_default()))
+            }
+            _ if several => {
+                render::print(&format!("{} | {}\n", line.service, render::neutral(&line.message)))
+            }
+            _ => render::print(&format!("{}\n", render::neutral(&line.message))),
+        }
+    };
+    if args.follow {
+        return follow(global, args, &query, &show);
+    }
+    let client = Client::connect(global)?;
+    let mut lines = Vec::new();
+    for name in &args.names {
+        read(&client, name, &query, |line| lines.push(line))?;
+    }
+    lines.sort_by_key(|line| line.ts);
+    lines.iter().for_each(show);
+    Ok(Outcome::Done)
+}
+
+fn read(
+    client: &Client,
+    name: &str,
+    query: &[(&str, String)],
+    mut take: impl FnMut(Line),
+) -> Result<(), Failure> {
+    let mut rest: Vec<u8> = Vec::new();
+    client.stream(&format!("/v1/logs/{name}"), query, |chunk| {
+        rest.extend_from_slice(chunk);
+        while let Some(at) = memchr::memchr(b'\n', &rest) {
+            let line: Vec<u8> = rest.drain(..=at).collect();
+            if let Ok(line) = serde_json::from_slice(&line) {
+                take(line);
+            }
+        }
+        true
+    })
+}
+
+/// One connection a unit, each in a thread of its own.
+fn follow(
+    global: &Global,
+    args: &Logs,
+    query: &[(&str, String)],
+    show: &(dyn Fn(&Line) + Sync),
+) -> Result<Outcome, Failure> {
+    let mut query = query.to_vec();
+    query.push(("follow", "true".into()));
+    let query = &query;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = args
+            .names
+            .iter()
+            .map(|name| {
+                scope.spawn(move || {
+                    let client = Client::connect(global)?;
+                    read(&client, name, query, |line| show(&line))
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap_or(Ok(()))?;
+        }
+        Ok(Outcome::Done)
+    })
+}

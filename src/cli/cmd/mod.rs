@@ -1,0 +1,70 @@
+//! One file a verb, or a family of verbs that are one call.
+
+mod apply;
+mod changes;
+mod daemon;
+mod delete;
+mod describe;
+mod diff;
+mod doctor;
+mod down;
+mod events;
+mod exec;
+mod explain;
+mod get;
+mod graph;
+mod logs;
+mod metrics;
+mod order;
+mod plan;
+mod schema;
+mod submit;
+mod up;
+mod validate;
+mod wait;
+mod why;
+
+use super::args::{Circuit, Cli, Verb};
+use super::{Failure, Outcome};
+
+/// Runs the verb.
+pub fn run(cli: Cli) -> Result<Outcome, Failure> {
+    let global = &cli.global;
+    match cli.verb {
+        Verb::Up(args) => up::run(global, &args),
+        Verb::Down => down::run(global),
+        Verb::Apply(args) => apply::run(global, &args),
+        Verb::Diff(args) => diff::run(global, &args),
+        Verb::Plan(args) => plan::run(global, &args),
+        Verb::Delete(args) => delete::run(global, &args),
+        Verb::Validate(args) => validate::run(global, &args),
+        Verb::Schema(args) => schema::run(&args),
+        Verb::Explain { what } => explain::run(&what),
+        Verb::Get(args) => get::run(global, &args),
+        Verb::Describe { object } => describe::run(global, &object),
+        Verb::Why { name } => why::run(global, &name),
+        Verb::Events(args) => events::run(global, &args),
+        Verb::Changes { id } => changes::run(global, id),
+        Verb::Logs(args) => logs::run(global, &args),
+        Verb::Start(names) => order::run(global, "start", &names.names, &[]),
+        Verb::Stop(names) => order::run(global, "stop", &names.names, &[]),
+        Verb::Restart(names) => order::run(global, "restart", &names.names, &[]),
+        Verb::Enable(names) => order::run(global, "enable", &names.names, &[]),
+        Verb::Disable(names) => order::run(global, "disable", &names.names, &[]),
+        Verb::Scale { targets } => order::scale(global, &targets),
+        Verb::Circuit(Circuit::Reset(names)) => order::run(global, "resetCircuit", &names.names, &[]),
+        Verb::Wait(args) => wait::run(global, &args),
+        Verb::Exec { name, command } => exec::run(global, &name, &command),
+        Verb::Graph => graph::run(global),
+        Verb::Doctor => doctor::run(global),
+        Verb::Upgrade => daemon::upgrade(global),
+        Verb::Metrics => metrics::run(global),
+        Verb::Completions { shell } => {
+            let mut command = <Cli as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "unisys", &mut std::io::stdout());
+            Ok(Outcome::Done)
+        }
+        Verb::Daemon(args) => daemon::run(&args),
+        Verb::Keeper(args) => daemon::keeper(&args),
+    }
+}

@@ -1,0 +1,51 @@
+use crate::api::types::Plan as PlanShape;
+use crate::manifest::render as diagnostics;
+
+use super::super::args::{Format, Global, Plan};
+use super::super::client::Client;
+use super::super::{Failure, Outcome, render};
+use super::submit;
+
+/// `unisys plan`: 0 nothing to do, 1 something to do.
+pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
+    let client = Client::connect(global)?;
+    let plan: PlanShape = match &args.file {
+        Some(path) => client.post("/v1/plan", &submit::read(path, args.set.as_deref())?)?,
+        None => client.get("/v1/plan", &[])?,
+    };
+    let nothing = plan.actions.is_empty() && plan.waiting.is_empty();
+    if !render::structured(global.output, &serde_json::to_value(&plan).unwrap_or_default())? {
+        let source = |file: &str| std::fs::read_to_string(file).ok();
+        eprint!("{}", diagnostics::text(&plan.diagnostics, render::colour_on_stderr(), &source));
+        print(&plan);
+        if nothing {
+            println!("nothing to do");
+        }
+    }
+    Ok(if nothing { Outcome::Done } else { Outcome::No })
+}
+
+/// Actions and what is waited for, as tables.
+pub fn print(plan: &PlanShape) {
+    if !plan.actions.is_empty() {
+        let mut lines = vec![["#", "ACTION", "UNIT", "AFTER", "REASON"].map(str::to_owned).to_vec()];
+        lines.extend(plan.actions.iter().map(|action| {
+            let after: Vec<String> = action.after.iter().map(u32::to_string).collect();
+            let after = if after.is_empty() { "-".into() } else { after.join(",") };
+            vec![
+                action.id.to_string(),
+                action.verb.clone(),
+                action.unit.clone(),
+                after,
+                action.reason.clone(),
+            ]
+        }));
+        render::print(&render::columns(&lines));
+    }
+    if !plan.waiting.is_empty() {
+        let mut lines = vec![["WAITING", "FOR"].map(str::to_owned).to_vec()];
+        lines.extend(plan.waiting.iter().map(|row| vec![row.unit.clone(), row.on.clone()]));
+        render::print(&render::columns(&lines));
+    }
+}

@@ -1,0 +1,53 @@
+//! Reads what `-f` names, for the calls that send manifests.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::api::types::Submission;
+use crate::base::limits;
+use crate::os::files;
+use crate::store::StoredFile;
+
+use super::super::Failure;
+
+/// The files of a directory (with its path, as they are the whole set), one file, or standard input.
+pub fn read(path: &Path, set: Option<&str>) -> Result<Submission, Failure> {
+    let mut submission = Submission { set: set.map(str::to_owned), ..Submission::default() };
+    if path == Path::new("-") {
+        let mut text = String::new();
+        let result = std::io::stdin().take(limits::REQUEST_BYTES as u64).read_to_string(&mut text);
+        result.map_err(|error| {
+            Failure::usage(format!("cannot read standard input: {}", files::why(&error)), "")
+        })?;
+        // Relative paths count from where the caller is.
+        let here = std::env::current_dir().unwrap_or_default();
+        submission.files.push(StoredFile { path: here.join("stdin.yaml"), text });
+        return Ok(submission);
+    }
+    let fail = |error: std::io::Error| {
+        Failure::usage(
+            format!("cannot read {}: {}", path.display(), files::why(&error)),
+            "name a directory, a file or -",
+        )
+    };
+    let absolute = std::path::absolute(path).map_err(fail)?;
+    let snapshot = files::snapshot(&absolute).map_err(fail)?;
+    for file in snapshot.files {
+        let bytes = file
+            .content
+            .map_err(|why| Failure::usage(format!("cannot read {}: {why}", file.path.display()), ""))?;
+        submission
+            .files
+            .push(StoredFile { path: file.path, text: String::from_utf8_lossy(&bytes).into_owned() });
+    }
+    if absolute.is_dir() {
+        if submission.files.is_empty() {
+            return Err(Failure::usage(
+                format!("{} holds no manifests", path.display()),
+                "manifests end in .yaml, .yml or .json",
+            ));
+        }
+        submission.path = Some(absolute);
+    }
+    Ok(submission)
+}

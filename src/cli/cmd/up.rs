@@ -1,0 +1,179 @@
+//! `unisys up`: checks what can be checked first, then becomes the keeper.
+
+use std::path::{Path, PathBuf};
+
+use crate::api::types::{WaitFor, Waited};
+use crate::base::{Name, parse_duration};
+use crate::engine::Options;
+use crate::keeper::{self, Keeper};
+use crate::os::files;
+use crate::os::inherit;
+use crate::os::process;
+use crate::os::state_dir::{StateDir, StateDirError};
+
+use super::super::args::{Global, Up};
+use super::super::client::{Client, STATE_DIR};
+use super::super::{Failure, Outcome, own_program};
+
+pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
+    let options = options(global, args)?;
+    if args.detach {
+        return detach(global, args, &options);
+    }
+    keep(options, None)
+}
+
+/// Runs the keeper on a state directory.
+pub fn keep(options: Options, resumed: Option<keeper::Resumed>) -> Result<Outcome, Failure> {
+    let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
+    let (lock, kept) = match resumed {
+        Some(resumed) => (resumed.lock, Some(resumed.kept)),
+        None => (state.lock().map_err(state_failure)?, None),
+    };
+    let text = serde_json::to_string(&options).map_err(|error| Failure::other(error.to_string(), ""))?;
+    let keeper_options = keeper::Options {
+        state,
+        lock,
+        program: own_program(),
+        daemon_arguments: vec!["daemon".into(), "--options".into(), text.clone()],
+        kept,
+        own_arguments: vec!["--options".into(), text],
+        nofile: options.nofile,
+    };
+    let fail = |error: std::io::Error| {
+        Failure::other(format!("the keeper cannot go on: {}", files::why(&error)), "")
+    };
+    match Keeper::new(keeper_options).and_then(Keeper::run).map_err(fail)? {
+        0 => Ok(Outcome::Done),
+        code => Ok(Outcome::Code(code)),
+    }
+}
+
+fn state_failure(error: StateDirError) -> Failure {
+    let hint = match &error {
+        StateDirError::Locked { .. } => {
+            "use that one (`unisys get`), stop it (`unisys down`), or give --state-dir"
+        }
+        StateDirError::Owner { .. } | StateDirError::Create { .. } => "give another with --state-dir",
+        StateDirError::Untrusted { .. } => {
+            "make it and its parents writable by root alone, or give another with --state-dir"
+        }
+        StateDirError::NotDirectory { .. } => "remove it, or give another with --state-dir",
+        StateDirError::Lock { .. } => "",
+    };
+    Failure::Conflict { message: error.to_string(), hint: hint.into() }
+}
+
+fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
+    let paths = paths(&args.files)?;
+    let overlays = args.overlay.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
+    if rustix::process::geteuid().is_root() {
+        for path in paths.iter().chain(&overlays) {
+            if let Some(why) = files::untrusted(path) {
+                return Err(Failure::Conflict {
+                    message: format!("{} is not to be trusted by root: {why}", path.display()),
+                    hint: "whoever can write the manifests can run code as root; make them writable by root alone".into(),
+                });
+            }
+        }
+    }
+    let units = args
+        .units
+        .iter()
+        .map(|name| name.parse::<Name>().map_err(|error| Failure::usage(format!("`{name}`: {error}"), "")))
+        .collect::<Result<_, _>>()?;
+    let state_dir = match &global.state_dir {
+        Some(dir) => dir.clone(),
+        None => PathBuf::from(STATE_DIR),
+    };
+    process::few_arenas();
+    Ok(Options {
+        state_dir: std::path::absolute(state_dir).map_err(|error| Failure::usage(error.to_string(), ""))?,
+        paths,
+        overlays,
+        set: args.set.clone(),
+        profile: args.profile.clone(),
+        watch: !args.no_watch,
+        units,
+        nofile: process::raise_nofile(),
+        quiet: global.quiet,
+    })
+}
+
+fn paths(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    if !given.is_empty() {
+        return given.iter().map(|path| absolute(path)).collect();
+    }
+    let default = ["manifests", "unisys.yaml"].into_iter().map(Path::new).find(|path| path.exists());
+    match default {
+        Some(path) => Ok(vec![absolute(path)?]),
+        None => Err(Failure::usage(
+            "there is neither ./manifests nor ./unisys.yaml",
+            "name your manifests with -f PATH",
+        )),
+    }
+}
+
+/// The path with its directory resolved; its last part may be a link that is swapped later.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let fail = |error: std::io::Error| {
+        Failure::usage(
+            format!("cannot read {}: {}", path.display(), files::why(&error)),
+            "name a directory or file with -f PATH",
+        )
+    };
+    std::fs::metadata(path).map_err(fail)?;
+    std::path::absolute(path).map_err(fail)
+}
+
+/// Starts `up` in a session of its own and returns once it answers.
+fn detach(global: &Global, args: &Up, options: &Options) -> Result<Outcome, Failure> {
+    let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
+    drop(state.lock().map_err(state_failure)?);
+    let log_path = state.logs().join("up.log");
+    let log = std::fs::File::create(&log_path).map_err(|error| Failure::other(error.to_string(), ""))?;
+    let copy = log.try_clone().map_err(|error| Failure::other(error.to_string(), ""))?;
+    let mut command = std::process::Command::new(own_program());
+    let arguments = std::env::args_os().skip(1).filter(|word| {
+        let word = word.to_string_lossy();
+        word != "--detach" && word != "-d" && !word.starts_with("--wait")
+    });
+    command.args(arguments).stdin(std::process::Stdio::null()).stdout(log).stderr(copy);
+    let mut child = inherit::detached(&mut command)
+        .spawn()
+        .map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
+    let client = loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            let text = std::fs::read_to_string(&log_path).unwrap_or_default();
+            eprint!("{text}");
+            return Ok(Outcome::Code(status.code().unwrap_or(1) as u8));
+        }
+        match Client::at(&state.socket()) {
+            Ok(client) if client.text("/healthz").is_ok() => break client,
+            _ => std::thread::sleep(std::time::Duration::from_millis(10)),
+        }
+    };
+    if let Some(time) = &args.wait {
+        return wait_ready(&client, time);
+    }
+    if !global.quiet {
+        println!("running, pid {}; output in {}", child.id(), log_path.display());
+    }
+    Ok(Outcome::Done)
+}
+
+/// Waits for everything to be Ready.
+pub fn wait_ready(client: &Client, time: &str) -> Result<Outcome, Failure> {
+    let timeout =
+        parse_duration(time).map_err(|error| Failure::usage(error.to_string(), "write --wait=60s"))?;
+    let wanted =
+        WaitFor { names: Vec::new(), what: "condition=Ready".into(), timeout_ms: timeout.as_millis() as u64 };
+    let waited: Waited = client.post("/v1/wait", &wanted)?;
+    if waited.met {
+        return Ok(Outcome::Done);
+    }
+    for line in &waited.unmet {
+        eprintln!("{line}");
+    }
+    Ok(Outcome::No)
+}

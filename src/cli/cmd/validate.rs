@@ -1,0 +1,105 @@
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use crate::base::{Revision, limits};
+use crate::manifest::load::ParseCache;
+use crate::manifest::resolve::Context;
+use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load, render as shapes};
+use crate::os::files::{self, Disk, ThisMachine};
+use crate::os::listeners;
+use crate::plan::build::build;
+use crate::plan::machine::Machine;
+
+use super::super::args::{Format, Global, Validate};
+use super::super::{Failure, Outcome, render};
+
+/// `unisys validate`: everything that is wrong, at once; executes nothing.
+pub fn run(global: &Global, args: &Validate) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Json, Format::Sarif, Format::Github])?;
+    let (diagnostics, count) = check(args)?;
+    let valid = shapes::is_valid(&diagnostics);
+    match global.output {
+        Some(Format::Json) => render::print(&format!("{:#}\n", shapes::json(&diagnostics))),
+        Some(Format::Sarif) => render::print(&format!("{:#}\n", shapes::sarif(&diagnostics))),
+        Some(Format::Github) => render::print(&shapes::github(&diagnostics)),
+        _ => {
+            let source = |file: &str| {
+                let bytes = files::read_bounded(Path::new(file), limits::MANIFEST_FILE_BYTES).ok()?;
+                String::from_utf8(bytes).ok()
+            };
+            eprint!("{}", shapes::text(&diagnostics, render::colour_on_stderr(), &source));
+            let errors =
+                diagnostics.iter().filter(|d| d.severity == crate::manifest::Severity::Error).count();
+            match (valid, global.quiet) {
+                (true, false) => println!("valid: {count} object{}", if count == 1 { "" } else { "s" }),
+                (false, false) => eprintln!("invalid: {errors} error{}", if errors == 1 { "" } else { "s" }),
+                _ => {}
+            }
+        }
+    }
+    Ok(if valid { Outcome::Done } else { Outcome::No })
+}
+
+fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
+    let mut diagnostics = Vec::new();
+    let mut parts = Vec::new();
+    let mut overlays = Vec::new();
+    for path in &args.overlay {
+        overlays.push(read(path)?);
+    }
+    for path in &args.paths {
+        let set = crate::engine::sets::set_name(path);
+        let input = LoadInput { set, files: read(path)?, overlays: overlays.clone() };
+        let (objects, found) = load(&input, &mut ParseCache::default());
+        parts.push(objects);
+        diagnostics.extend(found);
+    }
+    let objects = Objects::join(parts, &mut diagnostics);
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let context = Context {
+        objects: &objects,
+        files: &Disk,
+        environment: &environment,
+        profile: None,
+        machine: args.machine,
+    };
+    let machine = args.machine.then(|| ThisMachine { holders: holders(&objects) });
+    let machine = machine.as_ref().map(|machine| machine as &dyn Machine);
+    diagnostics.extend(build(&context, Revision(0), b"", machine).diagnostics);
+    diagnostics.truncate(limits::DIAGNOSTICS);
+    Ok((diagnostics, objects.sources().len()))
+}
+
+/// Every holder of a wanted port, a running system's own processes left out.
+fn holders(objects: &Objects) -> BTreeMap<u16, String> {
+    use crate::manifest::spec::service::PortNumber;
+    let ports = objects.services.values().flat_map(|object| &object.spec.ports);
+    let wanted = ports.filter_map(|port| match port.port {
+        PortNumber::Number(number) => Some(number),
+        PortNumber::Auto(_) => None,
+    });
+    let own = super::super::client::STATE_DIR;
+    let state_id = std::fs::read_to_string(Path::new(own).join("run/id")).unwrap_or_else(|_| "none".into());
+    listeners::foreign_holders(&wanted.collect(), state_id.trim())
+}
+
+fn read(path: &Path) -> Result<Vec<SourceFile>, Failure> {
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        let result = std::io::stdin().take(limits::MANIFEST_FILE_BYTES + 1).read_to_end(&mut bytes);
+        result.map_err(|error| {
+            Failure::usage(format!("cannot read standard input: {}", files::why(&error)), "")
+        })?;
+        return Ok(vec![SourceFile { path: "stdin.yaml".into(), content: Ok(bytes.into()) }]);
+    }
+    let snapshot = files::snapshot(path).map_err(|error| {
+        Failure::usage(
+            format!("cannot read {}: {}", path.display(), files::why(&error)),
+            "name a directory, a file or -",
+        )
+    })?;
+    Ok(snapshot.files)
+}

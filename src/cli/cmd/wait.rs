@@ -1,0 +1,25 @@
+use crate::api::types::{WaitFor, Waited};
+use crate::base::parse_duration;
+
+use super::super::args::{Global, Wait};
+use super::super::client::Client;
+use super::super::{Failure, Outcome};
+
+/// `unisys wait`: 0 when it is so, 1 when the time is over.
+pub fn run(global: &Global, args: &Wait) -> Result<Outcome, Failure> {
+    let timeout = parse_duration(&args.timeout)
+        .map_err(|error| Failure::usage(format!("--timeout: {error}"), "write --timeout 60s"))?;
+    let wanted = WaitFor {
+        names: args.names.clone(),
+        what: args.what.clone(),
+        timeout_ms: timeout.as_millis() as u64,
+    };
+    let waited: Waited = Client::connect(global)?.post("/v1/wait", &wanted)?;
+    if waited.met {
+        return Ok(Outcome::Done);
+    }
+    for line in &waited.unmet {
+        eprintln!("{line}");
+    }
+    Ok(Outcome::No)
+}

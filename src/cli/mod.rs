@@ -1,0 +1,115 @@
+//! The command line: arguments → one file a verb → calls of the control API → text.
+
+mod args;
+mod client;
+mod cmd;
+pub mod render;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub use args::Cli;
+
+/// How a verb ended, as its exit code (cli.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// The answer is no: differences found, invalid, not Ready in time.
+    No,
+    /// 130: a second Ctrl-C killed everything; or the code of a command that was run.
+    Code(u8),
+}
+
+/// Why a verb could not do what it is for.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{message}")]
+    Usage { message: String, hint: String },
+    #[error("{message}")]
+    NoDaemon { message: String, hint: String },
+    #[error("{message}")]
+    NotFound { message: String, hint: String },
+    #[error("{message}")]
+    Conflict { message: String, hint: String },
+    /// The manifests were refused; the diagnostics say why.
+    #[error("{message}")]
+    Invalid { message: String, diagnostics: Vec<crate::manifest::Diagnostic> },
+    #[error("{message}")]
+    Other { message: String, hint: String },
+}
+
+impl Failure {
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: hint.into() }
+    }
+
+    pub fn other(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Other { message: message.into(), hint: hint.into() }
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } => 2,
+            Self::NoDaemon { .. } => 3,
+            Self::NotFound { .. } => 4,
+            Self::Conflict { .. } => 5,
+            Self::Invalid { .. } | Self::Other { .. } => 1,
+        }
+    }
+
+    fn hint(&self) -> &str {
+        match self {
+            Self::Usage { hint, .. }
+            | Self::NoDaemon { hint, .. }
+            | Self::NotFound { hint, .. }
+            | Self::Conflict { hint, .. }
+            | Self::Other { hint, .. } => hint,
+            Self::Invalid { .. } => "",
+        }
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("unisys: a bug in unisys: {panic}");
+        eprintln!(
+            "hint: please report it, with what you did, at the project's issue tracker; services are not touched"
+        );
+    }));
+    let result = std::panic::catch_unwind(|| {
+        let cli = <Cli as clap::Parser>::parse();
+        let compares = cli.compares();
+        match cmd::run(cli) {
+            Ok(Outcome::Done) => 0,
+            Ok(Outcome::No) => 1,
+            Ok(Outcome::Code(code)) => code,
+            Err(failure) => {
+                if let Failure::Invalid { diagnostics, .. } = &failure {
+                    let source = |file: &str| std::fs::read_to_string(file).ok();
+                    eprint!(
+                        "{}",
+                        crate::manifest::render::text(diagnostics, render::colour_on_stderr(), &source)
+                    );
+                }
+                eprintln!("unisys: {failure}");
+                if !failure.hint().is_empty() {
+                    eprintln!("hint: {}", failure.hint());
+                }
+                // `plan` and `diff`: 1 says that there is something to do, an error is above it.
+                if compares { failure.code().max(2) } else { failure.code() }
+            }
+        }
+    });
+    ExitCode::from(result.unwrap_or(70))
+}
+
+/// The binary that is running, as a path that stays right when another is put in its place.
+pub fn own_program() -> PathBuf {
+    let path = std::env::current_exe().unwrap_or_else(|_| "unisys".into());
+    // After the file was replaced the kernel says `… (deleted)`; the new one is at the old name.
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(path) => path.into(),
+        None => path,
+    }
+}

@@ -1,0 +1,227 @@
+//! Carries out what the world asks for. No choice is made here: an effect carries every value.
+
+use crate::base::{InstanceId, Part, SpawnStage, limits};
+use crate::keeper::protocol::Request;
+use crate::manifest::spec::probe::{Probe, ProbeAction};
+use crate::os::clock;
+use crate::plan::build::port_number;
+use crate::plan::machine::working_dir;
+use crate::plan::{Launch, UnitSpec};
+use crate::probe::{self, Question};
+use crate::unit::ProbeKind;
+use crate::world::{Effect, Event, InstanceFact};
+
+use super::launch::Unlaunchable;
+use super::{Engine, Input, StartedWith, launch};
+
+impl Engine {
+    /// Carries out everything that is asked for; true if any of it became a fact at once.
+    pub(super) fn carry_out(&mut self) -> bool {
+        let mut facts = false;
+        while let Some(effect) = self.world.poll_effect() {
+            facts |= self.effect(effect);
+        }
+        facts
+    }
+
+    fn effect(&mut self, effect: Effect) -> bool {
+        let epoch = self.epoch;
+        match effect {
+            Effect::Spawn { id, part, spec, generation } => return self.spawn(id, part, &spec, generation),
+            Effect::Signal { id, signal } => {
+                let pid = self.attached.get(&id).and_then(|attached| attached.main_pid);
+                self.link.send(&Request::Signal { epoch, id, signal: signal.0, pid });
+            }
+            Effect::Kill { id } => self.link.send(&Request::Kill { epoch, id }),
+            Effect::Forget { id } => {
+                self.detach(&id);
+                self.collector.close(id);
+            }
+            Effect::Remember { id, spec, generation, mark } => {
+                let attached = self.attached.get_mut(&id);
+                let told = attached.as_ref().and_then(|attached| attached.told.clone());
+                let same = told
+                    .is_some_and(|told| std::sync::Arc::ptr_eq(&told, &spec) || told.launch == spec.launch);
+                let text = (!same).then(|| StartedWith::encode(&spec));
+                if let Some(attached) = attached {
+                    attached.told = Some(spec);
+                }
+                self.link.send(&Request::Remember { epoch, id, mark, generation, spec: text });
+            }
+            Effect::Probe { id, kind, seq, timeout, spec } => {
+                let question = self.question(&id, kind, &spec);
+                let (http, inputs) = (self.http.clone(), self.inputs.clone());
+                tokio::spawn(async move {
+                    let answer = probe::ask(&http, question, timeout).await;
+                    let _ = inputs.send(Input::Probe { id, kind, seq, answer }).await;
+                });
+            }
+            Effect::ProbeExternal { name, seq, timeout, spec } => {
+                let question = external_question(&spec.launch);
+                let (http, inputs) = (self.http.clone(), self.inputs.clone());
+                tokio::spawn(async move {
+                    let answer = probe::ask(&http, question, timeout).await;
+                    let _ = inputs.send(Input::External { name, seq, answer }).await;
+                });
+            }
+            Effect::WatchPort { id, port } => self.ports.add(id, port),
+            Effect::UnwatchPort { id } => self.ports.remove(&id),
+            Effect::WatchLog { id, spec } => {
+                if let Some(pattern) = awaited_pattern(&spec) {
+                    self.collector.watch(id, pattern);
+                }
+            }
+            Effect::UnwatchLog { id } => self.collector.unwatch(id),
+            Effect::Announce(record) => {
+                self.saw_events = true;
+                tracing::info!(
+                    object = %record.object, reason = record.reason, change = record.change, cause = record.cause,
+                    id = record.id, "{}", record.message
+                );
+                self.console.record(&record);
+            }
+            Effect::SaveChange(change) => self.store.save_change(&change),
+            Effect::SaveUnit { name, checkpoint } => self.store.save_unit(name, checkpoint),
+            Effect::DropUnit { name } => self.store.drop_unit(name),
+            Effect::Finished { .. } => self.finished(),
+        }
+        false
+    }
+
+    fn finished(&mut self) {
+        self.console.finished();
+        self.store.flush();
+        self.ending = true;
+        let epoch = self.epoch;
+        self.link.send(&Request::Exit { epoch, code: self.exit_code() });
+    }
+
+    /// 0 after a clean stop, 130 when a second Ctrl-C killed (rules.md).
+    fn exit_code(&self) -> u8 {
+        if self.console.was_immediate() { 130 } else { 0 }
+    }
+
+    fn spawn(
+        &mut self,
+        id: InstanceId,
+        part: Part,
+        spec: &std::sync::Arc<UnitSpec>,
+        generation: crate::base::Generation,
+    ) -> bool {
+        match launch::request(&id, part, spec, generation, self.epoch) {
+            Ok(request) => {
+                self.link.send(&Request::Spawn(request));
+                false
+            }
+            Err(Unlaunchable { errno, detail }) => {
+                let fact = InstanceFact::SpawnFailed { part, stage: SpawnStage::Exec, errno, detail };
+                self.world.handle(clock::now(), Event::Instance { id, fact });
+                true
+            }
+        }
+    }
+
+    fn question(&self, id: &InstanceId, kind: ProbeKind, spec: &UnitSpec) -> Question {
+        let service = &spec.launch.service;
+        let probe = match kind {
+            ProbeKind::Startup => &service.probes.startup,
+            ProbeKind::Readiness => &service.probes.readiness,
+            ProbeKind::Liveness => &service.probes.liveness,
+        };
+        let Some(action) = probe.as_deref().and_then(Probe::action) else {
+            return Question::Impossible("there is no such probe".into());
+        };
+        match action {
+            ProbeAction::Exec(exec) => match launch::command(id, &exec.command, spec) {
+                Ok(mut command) => {
+                    command.env.push(("UNISYS_INSTANCE".into(), format!("{}/{id}", self.state_id)));
+                    Question::Exec { command, nofile: self.options.nofile }
+                }
+                Err(fault) => Question::Impossible(fault.detail),
+            },
+            action => plain_question(action, &spec.launch),
+        }
+    }
+}
+
+fn plain_question(action: ProbeAction<'_>, launch: &Launch) -> Question {
+    let no_port = || Question::Impossible("its port has no number".into());
+    let service = &launch.service;
+    match action {
+        ProbeAction::Http(http) => match port_number(&http.port, service) {
+            Some(port) => Question::Http { port, probe: http.clone() },
+            None => no_port(),
+        },
+        ProbeAction::Tcp(tcp) => match port_number(&tcp.port, service) {
+            Some(port) => {
+                let host = tcp.host.clone().unwrap_or_else(|| "127.0.0.1".into());
+                Question::Tcp { host, port }
+            }
+            None => no_port(),
+        },
+        ProbeAction::Grpc(grpc) => match port_number(&grpc.port, service) {
+            Some(port) => Question::Grpc { port, service: grpc.service.clone().unwrap_or_default() },
+            None => no_port(),
+        },
+        ProbeAction::File(file) => Question::File { path: working_dir(launch).join(&file.path) },
+        ProbeAction::Exec(_) | ProbeAction::Notify(_) | ProbeAction::Log(_) => {
+            Question::Impossible("nobody asks this probe".into())
+        }
+    }
+}
+
+/// Of an External: it has no environment of its own; a command gets the PATH of the default.
+fn external_question(launch: &Launch) -> Question {
+    let Some(action) = launch.service.probes.readiness.as_deref().and_then(Probe::action) else {
+        return Question::Impossible("there is no such probe".into());
+    };
+    match action {
+        ProbeAction::Exec(exec) => {
+            let spec_less = crate::plan::machine::find_in(
+                &exec.command,
+                launch,
+                &crate::os::files::ThisMachine::default(),
+            );
+            match spec_less {
+                Ok(path) => {
+                    let command = crate::keeper::protocol::Spawn {
+                        epoch: Default::default(),
+                        id: InstanceId {
+                            unit: "external".parse().expect("a valid name"),
+                            ordinal: Default::default(),
+                            incarnation: Default::default(),
+                        },
+                        part: Part::Main,
+                        path: path.display().to_string(),
+                        argv: exec.command.clone(),
+                        env: Vec::new(),
+                        dir: launch.base_dir.display().to_string(),
+                        user: None,
+                        umask: None,
+                        nofile: None,
+                        nice: None,
+                        oom_score_adjust: None,
+                        no_new_privileges: true,
+                        notify: Default::default(),
+                        generation: Default::default(),
+                        wall: clock::wall(),
+                        spec: String::new(),
+                    };
+                    Question::Exec { command: Box::new(command), nofile: (1024, 1024) }
+                }
+                Err(fault) => Question::Impossible(fault.to_string()),
+            }
+        }
+        action => plain_question(action, launch),
+    }
+}
+
+fn awaited_pattern(spec: &UnitSpec) -> Option<String> {
+    let probes = &spec.launch.service.probes;
+    [&probes.startup, &probes.readiness].into_iter().find_map(|probe| match probe.as_deref()?.action()? {
+        ProbeAction::Log(log) => Some(log.pattern.clone()),
+        _ => None,
+    })
+}
+
+const _: () = assert!(limits::COMMAND_OUTPUT_BYTES > 0);

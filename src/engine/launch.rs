@@ -1,0 +1,98 @@
+//! A spec as a request to the keeper.
+
+use crate::base::{InstanceId, Part};
+use crate::keeper::protocol::{Notify, Spawn};
+use crate::manifest::spec::NotifyWay;
+use crate::manifest::spec::service::ServiceSpec;
+use crate::os::files::ThisMachine;
+use crate::os::{clock, identity};
+use crate::plan::UnitSpec;
+use crate::plan::machine::{find_in, working_dir};
+
+use super::StartedWith;
+
+/// Why a request cannot be made: the errno and words of a failed exec.
+pub struct Unlaunchable {
+    pub errno: i32,
+    pub detail: String,
+}
+
+/// The request that starts one part of an instance.
+pub fn request(
+    id: &InstanceId,
+    part: Part,
+    spec: &UnitSpec,
+    generation: crate::base::Generation,
+    epoch: crate::base::Epoch,
+) -> Result<Box<Spawn>, Unlaunchable> {
+    let service = &spec.launch.service;
+    let argv = match part {
+        Part::Main => &spec.launch.argv,
+        Part::PreStart(hook) => &service.hooks.pre_start[usize::from(hook)].command,
+        Part::PostStop(hook) => &service.hooks.post_stop[usize::from(hook)].command,
+        Part::StopCommand => &service.stop.command,
+    };
+    let mut request = command(id, argv, spec)?;
+    request.epoch = epoch;
+    request.part = part;
+    request.generation = generation;
+    request.notify = notify(service);
+    request.spec = StartedWith::encode(spec);
+    Ok(request)
+}
+
+/// Any command in the unit's environment, as its user, in its directory.
+pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<Spawn>, Unlaunchable> {
+    let launch = &spec.launch;
+    let service = &launch.service;
+    let path = find_in(argv, launch, &ThisMachine::default())
+        .map_err(|fault| Unlaunchable { errno: libc::ENOENT, detail: fault.to_string() })?;
+    let missing = |what: &str, name: &str| Unlaunchable {
+        errno: libc::ENOENT,
+        detail: format!("there is no {what} `{name}` on this machine"),
+    };
+    let user = match &service.user {
+        None => None,
+        Some(name) => {
+            let user = identity::user(name).ok_or_else(|| missing("user", name))?;
+            let gid = match &service.group {
+                Some(group) => identity::group(group).ok_or_else(|| missing("group", group))?,
+                None => user.gid,
+            };
+            let mut groups = user.groups;
+            for group in &service.supplementary_groups {
+                groups.push(identity::group(group).ok_or_else(|| missing("group", group))?);
+            }
+            Some((user.uid, gid, groups))
+        }
+    };
+    Ok(Box::new(Spawn {
+        epoch: Default::default(),
+        id: id.clone(),
+        part: Part::Main,
+        path: path.display().to_string(),
+        argv: argv.to_vec(),
+        env: launch.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect(),
+        dir: working_dir(launch).display().to_string(),
+        user,
+        umask: service.umask.as_ref().and_then(|text| u32::from_str_radix(text, 8).ok()),
+        nofile: service.resources.nofile,
+        nice: service.resources.nice,
+        oom_score_adjust: service.resources.oom_score_adjust,
+        no_new_privileges: service.security.no_new_privileges,
+        notify: Notify::No,
+        generation: Default::default(),
+        wall: clock::wall(),
+        spec: String::new(),
+    }))
+}
+
+fn notify(service: &ServiceSpec) -> Notify {
+    let ways = [&service.probes.startup, &service.probes.readiness];
+    let mut ways = ways.into_iter().filter_map(|probe| probe.as_deref()?.notify);
+    match ways.next() {
+        None => Notify::No,
+        Some(NotifyWay::Systemd) => Notify::Socket,
+        Some(NotifyWay::Fd(number)) => Notify::Descriptor(number),
+    }
+}

@@ -1,0 +1,116 @@
+//! The daemon's end of the conversation with the keeper.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::keeper::protocol::{Report, Request};
+use crate::os::{inherit, packet};
+
+use super::Options;
+
+pub struct Link {
+    socket: AsyncFd<OwnedFd>,
+    waiting: VecDeque<Vec<u8>>,
+    closed: bool,
+}
+
+impl Link {
+    /// Over a descriptor that was inherited from the keeper.
+    pub fn inherited(number: i32) -> io::Result<Self> {
+        let fd = inherit::take(number)?;
+        let socket = inherit::watched(fd, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self { socket, waiting: VecDeque::new(), closed: false })
+    }
+
+    /// Sends, or keeps it until the keeper reads on.
+    pub fn send(&mut self, request: &Request) {
+        let Ok(bytes) = serde_json::to_vec(request) else { return };
+        if self.waiting.is_empty() {
+            match packet::send(self.socket.get_ref(), &bytes, &[]) {
+                Ok(()) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot send to the keeper");
+                    self.closed = true;
+                    return;
+                }
+            }
+        }
+        self.waiting.push_back(bytes);
+    }
+
+    /// The next report; `None` when the keeper is gone. Sends what waits meanwhile.
+    pub async fn receive(&mut self) -> Option<(Report, Vec<OwnedFd>)> {
+        loop {
+            if let Some(found) = self.try_receive() {
+                return Some(found);
+            }
+            if self.closed {
+                return None;
+            }
+            if self.waiting.is_empty() {
+                self.socket.readable().await.ok()?.clear_ready();
+            } else {
+                let mut ready = self.socket.ready(Interest::READABLE | Interest::WRITABLE).await.ok()?;
+                ready.clear_ready();
+                drop(ready);
+                self.flush();
+            }
+        }
+    }
+
+    /// The next report, if there is one.
+    pub fn try_receive(&mut self) -> Option<(Report, Vec<OwnedFd>)> {
+        self.flush();
+        loop {
+            match packet::receive(self.socket.get_ref()) {
+                Ok(Some(packet)) => match serde_json::from_slice(&packet.bytes) {
+                    Ok(report) => return Some((report, packet.fds)),
+                    // A newer keeper may say what this daemon does not understand.
+                    Err(error) => tracing::warn!(%error, "the keeper said something that is not understood"),
+                },
+                Ok(None) => {
+                    self.closed = true;
+                    return None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(_) => {
+                    self.closed = true;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(bytes) = self.waiting.front() {
+            match packet::send(self.socket.get_ref(), bytes, &[]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                _ => drop(self.waiting.pop_front()),
+            }
+        }
+    }
+
+    /// Everything said has been taken.
+    pub async fn drain(&mut self) {
+        while !self.waiting.is_empty() && !self.closed {
+            let Ok(mut ready) = self.socket.writable().await else { return };
+            ready.clear_ready();
+            drop(ready);
+            self.flush();
+        }
+    }
+}
+
+/// Starts a keeper that takes over from the journal of the one that was killed.
+pub fn start_keeper(options: &Options) -> io::Result<()> {
+    use std::os::unix::process::CommandExt;
+    let options = serde_json::to_string(options)?;
+    let mut command = std::process::Command::new(crate::cli::own_program());
+    command.args(["keeper", "--options", &options]).process_group(0).stdin(std::process::Stdio::null());
+    command.spawn().map(drop)
+}

@@ -1,0 +1,544 @@
+//! The daemon: collect events → `world.handle` → effects → wake those who watch. It holds every descriptor and no rule.
+//!
+//! One thread, one loop. A turn takes a bounded batch of inputs, lets the world settle once, and carries out what it asks for.
+
+mod adoption;
+mod console;
+mod effects;
+mod launch;
+mod link;
+mod ports;
+pub mod sets;
+mod started_with;
+mod telling;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::base::{Epoch, InstanceId, Instant, Name, limits};
+use crate::keeper::protocol::{Held, Report, Request};
+use crate::logs::{Collector, Told};
+use crate::os::state_dir::StateDir;
+use crate::os::{clock, process};
+use crate::plan::UnitSpec;
+use crate::probe::{self, Answer};
+use crate::store::{Restored, Store, StoreError};
+use crate::unit::ProbeKind;
+use crate::world::{Beginning, Cause, Event, InstanceFact, World};
+
+pub use link::Link;
+pub use sets::{Proposal, Sets};
+pub use started_with::StartedWith;
+
+/// What a daemon is started with.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Options {
+    pub state_dir: PathBuf,
+    /// Paths of `-f`, absolute.
+    pub paths: Vec<PathBuf>,
+    pub overlays: Vec<PathBuf>,
+    pub set: Option<String>,
+    pub profile: Option<String>,
+    pub watch: bool,
+    /// Only these units and what they need; empty: all.
+    pub units: Vec<Name>,
+    /// Limits of open files that services get.
+    pub nofile: (u64, u64),
+    /// What is shown on the terminal: nothing, or lines.
+    pub quiet: bool,
+}
+
+/// Something that reached the engine.
+pub enum Input {
+    Probe {
+        id: InstanceId,
+        kind: ProbeKind,
+        seq: u64,
+        answer: Answer,
+    },
+    External {
+        name: Name,
+        seq: u64,
+        answer: Answer,
+    },
+    Fact {
+        id: InstanceId,
+        fact: InstanceFact,
+    },
+    Log(Told),
+    /// Something happened to this path.
+    Touched(PathBuf),
+    /// A question or wish of the control API.
+    Call(Box<dyn FnOnce(&mut Engine) + Send>),
+}
+
+/// Inputs that wait; who sends more waits.
+const INPUTS: usize = 4096;
+
+/// A way into the engine.
+pub type Inputs = mpsc::Sender<Input>;
+
+/// What is known of an instance beside the world: descriptors and tasks.
+pub(crate) struct Attached {
+    notify: Option<tokio::task::JoinHandle<()>>,
+    /// The process that the program named as its main one.
+    main_pid: Option<u32>,
+    /// The spec that the keeper was last told.
+    told: Option<Arc<UnitSpec>>,
+}
+
+pub struct Engine {
+    pub world: World,
+    pub sets: Sets,
+    pub store: Store,
+    pub state: StateDir,
+    pub options: Options,
+    pub collector: Collector,
+    pub epoch: Epoch,
+    pub state_id: String,
+    pub started: crate::base::Stamp,
+    pub keeper_release: String,
+    pub keeper_pid: u32,
+    /// Grows with every turn in which something changed: watchers look again.
+    pub changed: watch::Sender<u64>,
+    link: Link,
+    inputs: Inputs,
+    http: reqwest::Client,
+    attached: BTreeMap<InstanceId, Attached>,
+    ports: ports::PortWatch,
+    files: Option<crate::os::watch::Watch>,
+    files_due: Option<FilesDue>,
+    /// When units that this machine lacks something for are looked at again.
+    machine_due: Option<Instant>,
+    console: console::Console,
+    ending: bool,
+    saw_events: bool,
+}
+
+/// A pending look at the files.
+struct FilesDue {
+    first: Instant,
+    latest: Instant,
+}
+
+/// A machine fault (a missing program, a held port) is looked at again this often, while there is one.
+const MACHINE_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot talk to the keeper: {0}")]
+    Link(std::io::Error),
+    #[error("cannot start the log collector: {0}")]
+    Logs(std::io::Error),
+    #[error("cannot set up probes: {0}")]
+    Http(reqwest::Error),
+    /// The diagnostics have been printed.
+    #[error("the manifests are not valid")]
+    Invalid,
+}
+
+impl Engine {
+    /// Reads what earlier daemons left, says hello to the keeper, adopts what it holds, and takes in the manifests.
+    pub async fn start(
+        options: Options,
+        state: StateDir,
+        link: Link,
+        inputs: Inputs,
+    ) -> Result<Self, EngineError> {
+        let (store, restored) = Store::open(&state.database())?;
+        let mut link = link;
+        link.send(&Request::Hello { version: crate::keeper::protocol::VERSION, epoch: restored.epoch });
+        let greeting = adoption::inventory(&mut link).await.map_err(EngineError::Link)?;
+        let epoch = greeting.epoch.max(restored.epoch).next();
+        link.send(&Request::Begin { epoch });
+        store.begin(epoch);
+        let incarnation = restored.incarnation.max(greeting.incarnation.next());
+        let mut world =
+            World::new(Beginning { epoch, seed: u64::from_ne_bytes(clock::random()), incarnation });
+        world.continue_changes_after(restored.last_change);
+        let sender = inputs.clone();
+        let tell = Box::new(move |told| sender.blocking_send(Input::Log(told)).ok());
+        let collector = Collector::start(&state, tell).map_err(EngineError::Logs)?;
+        let sets = Sets::new(&options, &restored, &greeting.state_id);
+        let mut engine = Self {
+            world,
+            sets,
+            store,
+            collector,
+            epoch,
+            state_id: greeting.state_id,
+            started: clock::wall(),
+            keeper_release: greeting.release,
+            keeper_pid: greeting.keeper,
+            changed: watch::channel(0).0,
+            link,
+            inputs,
+            http: probe::client().map_err(EngineError::Http)?,
+            attached: BTreeMap::new(),
+            ports: ports::PortWatch::default(),
+            files: None,
+            files_due: None,
+            machine_due: None,
+            console: console::Console::new(options.quiet),
+            ending: false,
+            saw_events: false,
+            state,
+            options,
+        };
+        engine.begin(restored, greeting.held)?;
+        Ok(engine)
+    }
+
+    fn begin(
+        &mut self,
+        restored: Restored,
+        held: Vec<(Held, Vec<std::os::fd::OwnedFd>)>,
+    ) -> Result<(), EngineError> {
+        let now = clock::now();
+        let first = held.is_empty() && restored.revision.0 == 0;
+        for (unit, checkpoint) in restored.units {
+            self.world.handle(now, Event::Restore { unit, checkpoint });
+        }
+        if let Some(warning) = &restored.warning {
+            self.note(true, "StateSetAside", "system", warning.clone());
+        }
+        let cause = Cause { kind: "Up".into(), detail: "unisys up".into() };
+        let outcome = self.sets.begin(&restored.sets);
+        if outcome.rejected && (first || outcome.desired.is_none()) && held.is_empty() {
+            self.console.diagnostics(&outcome.diagnostics);
+            return Err(EngineError::Invalid);
+        }
+        if outcome.rejected {
+            let diagnostics = self.sets.pending();
+            self.console.rejected(&diagnostics, true);
+        }
+        if let Some(desired) = outcome.desired {
+            self.world.handle(now, Event::Desired { desired, cause: cause.clone() });
+        }
+        for (held, fds) in held {
+            self.adopt(held, fds);
+        }
+        self.world.handle(now, Event::Begin);
+        self.remember_revision(&cause.detail);
+        self.watch_files();
+        self.turn_ends();
+        // What reading a thousand manifests took is not needed any more.
+        process::trim_memory();
+        Ok(())
+    }
+
+    /// Runs until everything has stopped or the keeper is gone.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        while !self.ending {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                report = self.link.receive() => match report {
+                    Some((report, fds)) => self.report(report, fds),
+                    None => { self.keeper_lost(); return; }
+                },
+                Some(input) = inputs.recv() => self.input(input),
+                () = sleep_until(deadline) => self.tick(),
+            }
+            for _ in 0..limits::TURN_BATCH {
+                if let Some((report, fds)) = self.link.try_receive() {
+                    self.report(report, fds);
+                } else if let Ok(input) = inputs.try_recv() {
+                    self.input(input);
+                } else {
+                    break;
+                }
+            }
+            self.turn_ends();
+        }
+        self.store.flush();
+        self.link.drain().await;
+    }
+
+    /// A channel for inputs.
+    pub fn channel() -> (Inputs, mpsc::Receiver<Input>) {
+        mpsc::channel(INPUTS)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let files = self.files_due.as_ref().map(FilesDue::at);
+        [self.world.poll_deadline(), files, self.ports.due, self.machine_due, self.sets.prune_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn tick(&mut self) {
+        let now = clock::now();
+        if self.world.poll_deadline().is_some_and(|at| at <= now.mono) {
+            self.world.handle(now, Event::Tick);
+        }
+        if self.ports.due.is_some_and(|at| at <= now.mono) {
+            for id in self.ports.look(now.mono) {
+                self.fact(id, InstanceFact::PortOpen);
+            }
+        }
+        let files = self.files_due.as_ref().is_some_and(|due| due.at() <= now.mono);
+        if files || self.sets.prune_due().is_some_and(|at| at <= now.mono) {
+            self.files_due = None;
+            self.reload("FilesChanged");
+        }
+        if self.machine_due.is_some_and(|at| at <= now.mono) {
+            self.machine_due = None;
+            self.look_at_machine_again();
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Probe { id, kind, seq, answer } => {
+                self.fact(id, InstanceFact::Probe { kind, seq, ok: answer.ok, message: answer.message });
+            }
+            Input::External { name, seq, answer } => {
+                let event = Event::External { name, seq, ok: answer.ok, message: answer.message };
+                self.world.handle(clock::now(), event);
+            }
+            Input::Fact { id, fact } => {
+                if let (InstanceFact::MainPid(pid), Some(attached)) = (&fact, self.attached.get_mut(&id)) {
+                    attached.main_pid = Some(*pid);
+                }
+                self.fact(id, fact);
+            }
+            Input::Log(told) => self.log_told(told),
+            Input::Touched(path) => self.file_touched(&path),
+            Input::Call(call) => call(self),
+        }
+    }
+
+    pub(crate) fn fact(&mut self, id: InstanceId, fact: InstanceFact) {
+        self.world.handle(clock::now(), Event::Instance { id, fact });
+    }
+
+    fn log_told(&mut self, told: Told) {
+        match told {
+            Told::LineSeen(id) => self.fact(id, InstanceFact::ToldReady { how: "log" }),
+            // Only now may the keeper let the pipes go.
+            Told::Closed(id) => {
+                let epoch = self.epoch;
+                self.link.send(&Request::Forget { epoch, id });
+            }
+            Told::Stuck(Some(why)) => self.note(
+                true,
+                "LogsBlocked",
+                "system",
+                format!(
+                    "output cannot be written to {}: {why}; programs that write wait until it can",
+                    self.state.logs().display()
+                ),
+            ),
+            Told::Stuck(None) => {
+                self.note(false, "LogsUnblocked", "system", "output is written again".into())
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
+        match report {
+            Report::Spawned { id, part, pid, at } => {
+                self.attach_pipes(&id, fds);
+                self.fact(id, InstanceFact::Spawned { part, pid, at });
+            }
+            Report::SpawnFailed { id, part, stage, errno, detail } => {
+                self.fact(id, InstanceFact::SpawnFailed { part, stage, errno, detail });
+            }
+            Report::Exited { id, part, exit, remains } => {
+                self.fact(id, InstanceFact::Exited { part, exit, remains });
+            }
+            Report::Gone { id, survivors } => {
+                if !survivors.is_empty() {
+                    let object = format!("{}", id.unit);
+                    let message = format!(
+                        "cannot kill {survivors:?} of instance {id}: they are in an uninterruptible wait"
+                    );
+                    self.note(true, "Survivors", &object, message);
+                }
+                self.fact(id, InstanceFact::Gone { survivors: survivors.len() as u32 });
+            }
+            Report::Refused { why, .. } => tracing::warn!(%why, "the keeper refused a request"),
+            Report::Terminate { immediate, signal } => {
+                let by = if signal == libc::SIGINT { "Ctrl-C (SIGINT)" } else { "SIGTERM" };
+                self.console.going_down(immediate);
+                self.world.handle(clock::now(), Event::ShutDown { by: by.into(), now: immediate });
+            }
+            Report::Reload => self.reload("SIGHUP"),
+            Report::UpgradeAsked => self.upgrade_keeper(),
+            Report::Welcome { .. } | Report::Instance(_) | Report::InventoryEnd => {}
+        }
+    }
+
+    /// The keeper becomes the binary on disk; then this daemon ends and the keeper starts the new one.
+    pub fn upgrade_keeper(&mut self) {
+        let epoch = self.epoch;
+        self.note(false, "Upgrading", "system", "keeper and daemon become the binary on disk".into());
+        self.link.send(&Request::Upgrade { epoch });
+    }
+
+    /// The keeper was killed: a new one takes over from its journal, and starts a daemon of its own.
+    fn keeper_lost(&mut self) {
+        self.store.flush();
+        tracing::error!("the keeper is gone; starting a new one");
+        eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
+        if let Err(error) = link::start_keeper(&self.options) {
+            eprintln!(
+                "unisys: cannot start a new keeper: {error}; services run on, the next `unisys up` adopts them"
+            );
+        }
+    }
+
+    /// Settles the world, carries out what it asks for, wakes watchers.
+    fn turn_ends(&mut self) {
+        self.world.settle(clock::now());
+        // Effects that fail at once (a program that is not there) are facts for the same turn.
+        while self.carry_out() {
+            self.world.settle(clock::now());
+        }
+        self.store.used(self.world.next_incarnation());
+        let touched = self.world.take_touched();
+        if !touched.is_empty() || std::mem::take(&mut self.saw_events) {
+            self.console.turn(&self.world, &self.sets, &touched);
+            self.changed.send_modify(|count| *count += 1);
+        }
+        self.wait_for_machine(&touched);
+    }
+
+    pub fn note(&mut self, warning: bool, reason: &'static str, object: &str, message: String) {
+        let event = Event::Note { warning, reason, object: object.to_owned(), message };
+        self.world.handle(clock::now(), event);
+    }
+
+    fn wait_for_machine(&mut self, touched: &BTreeSet<Name>) {
+        if self.machine_due.is_none()
+            && !touched.is_empty()
+            && self.world.desired().units.values().any(|unit| unit.machine.is_some())
+        {
+            self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
+        }
+    }
+
+    fn look_at_machine_again(&mut self) {
+        let faulty = |engine: &Self| {
+            let units = engine.world.desired().units.values();
+            units.filter(|unit| unit.machine.is_some()).count()
+        };
+        if faulty(self) == 0 || self.ending {
+            return;
+        }
+        self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
+        self.reload("MachineChanged");
+    }
+
+    // ---------------------------------------------------------------- files
+
+    fn file_touched(&mut self, path: &std::path::Path) {
+        if !self.options.watch || !self.sets.concerns(path) {
+            return;
+        }
+        let now = clock::mono();
+        match &mut self.files_due {
+            Some(due) => due.latest = now,
+            None => self.files_due = Some(FilesDue { first: now, latest: now }),
+        }
+    }
+
+    /// Watches what the sets are read from, exactly.
+    pub(crate) fn watch_files(&mut self) {
+        if !self.options.watch {
+            return;
+        }
+        if self.files.is_none() {
+            let inputs = self.inputs.clone();
+            let touched = move |path: &std::path::Path| {
+                let _ = inputs.blocking_send(Input::Touched(path.to_owned()));
+            };
+            match crate::os::watch::Watch::new(touched) {
+                Ok(watch) => self.files = Some(watch),
+                Err(error) => {
+                    let message =
+                        format!("files are not watched: {error}; `unisys apply` and SIGHUP still read them");
+                    return self.note(true, "NotWatching", "system", message);
+                }
+            }
+        }
+        let dirs = self.sets.dirs();
+        let failed = self.files.as_mut().map(|watch| watch.set(dirs)).unwrap_or_default();
+        for (dir, why) in failed.into_iter().filter(|(dir, _)| dir.exists()) {
+            self.note(true, "NotWatching", "system", format!("{} is not watched: {why}", dir.display()));
+        }
+    }
+
+    /// Reads the sets again; what is well is accepted, what is not is told and changes nothing.
+    pub fn reload(&mut self, kind: &str) {
+        let busy = self.busy_ports();
+        let outcome = self.sets.reload(&busy);
+        for (set, warning, message) in outcome.notes {
+            let reason = if warning { "ManifestInvalid" } else { "ManifestValid" };
+            self.note(warning, reason, &format!("set/{set}"), message);
+        }
+        if outcome.newly_rejected {
+            let pending = self.sets.pending();
+            self.console.rejected(&pending, false);
+        }
+        if let Some(desired) = outcome.desired {
+            let cause = Cause { kind: kind.into(), detail: outcome.what.clone() };
+            self.world.handle(clock::now(), Event::Desired { desired, cause });
+            self.remember_revision(&outcome.what);
+            process::trim_memory();
+        }
+        if kind != "MachineChanged" {
+            self.watch_files();
+        }
+        self.saw_events = true;
+    }
+
+    /// Ports that running instances of ours were started with.
+    pub fn busy_ports(&self) -> BTreeSet<u16> {
+        let slots = self.world.units().values().flat_map(|unit| unit.slots.values());
+        let running = slots.filter(|slot| slot.state.is_occupied()).filter_map(|slot| slot.instance.as_ref());
+        running
+            .flat_map(|instance| &instance.spec.launch.service.ports)
+            .filter_map(|port| match port.port {
+                crate::manifest::spec::service::PortNumber::Number(number) => Some(number),
+                crate::manifest::spec::service::PortNumber::Auto(_) => None,
+            })
+            .collect()
+    }
+
+    /// Takes in a proposal that was found well.
+    pub fn accept(&mut self, proposal: Proposal, cause: Cause) {
+        let desired = self.sets.accept(proposal);
+        let detail = cause.detail.clone();
+        self.world.handle(clock::now(), Event::Desired { desired, cause });
+        self.remember_revision(&detail);
+        self.watch_files();
+        self.saw_events = true;
+        process::trim_memory();
+    }
+
+    fn remember_revision(&mut self, detail: &str) {
+        self.store.accept(self.world.revision(), detail.to_owned(), self.sets.stored());
+    }
+}
+
+impl FilesDue {
+    fn at(&self) -> Instant {
+        (self.latest + limits::WATCH_QUIET).min(self.first + limits::WATCH_MAX)
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep(at.since(clock::mono())).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,582 @@
+//! The sets of manifests: read as snapshots, joined, accepted or kept waiting.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::{Instant, ObjectRef, Revision, limits};
+use crate::manifest::load::ParseCache;
+use crate::manifest::resolve::Context;
+use crate::manifest::spec::service::PortNumber;
+use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load};
+use crate::os::files::{self, Disk, ThisMachine};
+use crate::os::{clock, listeners};
+use crate::plan::Desired;
+use crate::plan::build::{Built, build};
+use crate::store::{Restored, StoredFile, StoredSet};
+
+use super::Options;
+
+/// One set as it was last accepted, and what is wrong with what is on the disk now.
+pub struct Set {
+    pub name: String,
+    /// Where it is read from; none for what was given to `apply`.
+    pub path: Option<PathBuf>,
+    pub overlays: Vec<PathBuf>,
+    input: LoadInput,
+    dirs: Vec<PathBuf>,
+    pub pending: Vec<Diagnostic>,
+    /// The path cannot be read, or holds nothing: nothing is pruned.
+    pub unreadable: Option<String>,
+    pub revision: Revision,
+    /// Objects would be pruned: the same must be found again then.
+    prune: Option<(Instant, Vec<SourceFile>)>,
+}
+
+pub struct Sets {
+    sets: Vec<Set>,
+    caches: BTreeMap<String, ParseCache>,
+    objects: Objects,
+    /// Files that values came from.
+    referenced: Vec<PathBuf>,
+    environment: BTreeMap<String, String>,
+    options: Options,
+    key: Vec<u8>,
+    state_id: String,
+    revision: Revision,
+    desired: Arc<Desired>,
+}
+
+/// Inputs of all sets that were found well, ready to be accepted.
+pub struct Proposal {
+    candidates: Vec<Candidate>,
+    objects: Objects,
+    built: Built,
+    pub diagnostics: Vec<Diagnostic>,
+    pub rejected: bool,
+}
+
+#[derive(Clone)]
+struct Candidate {
+    name: String,
+    path: Option<PathBuf>,
+    input: LoadInput,
+    dirs: Vec<PathBuf>,
+}
+
+/// What a first look at the sets gave.
+pub struct Begun {
+    pub desired: Option<Arc<Desired>>,
+    pub rejected: bool,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// What another look gave.
+#[derive(Default)]
+pub struct Reloaded {
+    pub desired: Option<Arc<Desired>>,
+    /// What changed, as a sentence's end.
+    pub what: String,
+    /// Set, whether it is a warning, and the message.
+    pub notes: Vec<(String, bool, String)>,
+    pub newly_rejected: bool,
+}
+
+impl Sets {
+    pub fn new(options: &Options, restored: &Restored, state_id: &str) -> Self {
+        let set_of = |path: &PathBuf| Set {
+            name: options.set.clone().unwrap_or_else(|| set_name(path)),
+            path: Some(path.clone()),
+            overlays: options.overlays.clone(),
+            input: LoadInput::default(),
+            dirs: Vec::new(),
+            pending: Vec::new(),
+            unreadable: None,
+            revision: restored.revision,
+            prune: None,
+        };
+        Self {
+            sets: options.paths.iter().map(set_of).collect(),
+            caches: BTreeMap::new(),
+            objects: Objects::default(),
+            referenced: Vec::new(),
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+            options: options.clone(),
+            key: restored.key.clone(),
+            state_id: state_id.to_owned(),
+            revision: restored.revision,
+            desired: Arc::default(),
+        }
+    }
+
+    /// The first look: what is on the disk, beside what was given to `apply`; where the disk is not well, what was accepted last.
+    pub fn begin(&mut self, stored: &[StoredSet]) -> Begun {
+        for kept in stored.iter().filter(|kept| kept.path.is_none()) {
+            self.sets.push(Set {
+                name: kept.name.clone(),
+                path: None,
+                overlays: Vec::new(),
+                input: input_of(kept),
+                dirs: Vec::new(),
+                pending: Vec::new(),
+                unreadable: None,
+                revision: self.revision,
+                prune: None,
+            });
+        }
+        let mut candidates = Vec::new();
+        for set in &mut self.sets {
+            match read(set) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(why) => {
+                    set.unreadable = Some(why);
+                    let kept = stored.iter().find(|kept| kept.name == set.name);
+                    candidates.extend(kept.map(|kept| stored_candidate(set, kept)));
+                }
+            }
+        }
+        let proposal = self.propose_all(candidates, &BTreeSet::new());
+        if !proposal.rejected {
+            let diagnostics = proposal.diagnostics.clone();
+            return Begun { desired: Some(self.accept(proposal)), rejected: false, diagnostics };
+        }
+        let diagnostics = proposal.diagnostics;
+        self.blame(&diagnostics);
+        let candidates: Vec<Candidate> = self
+            .sets
+            .iter()
+            .filter_map(|set| Some(stored_candidate(set, stored.iter().find(|kept| kept.name == set.name)?)))
+            .collect();
+        if candidates.is_empty() {
+            return Begun { desired: None, rejected: true, diagnostics };
+        }
+        let fallback = self.propose_all(candidates, &BTreeSet::new());
+        let pending: Vec<Vec<Diagnostic>> = self.sets.iter().map(|set| set.pending.clone()).collect();
+        let desired = (!fallback.rejected).then(|| self.accept(fallback));
+        for (set, pending) in self.sets.iter_mut().zip(pending) {
+            set.pending = pending;
+        }
+        Begun { desired, rejected: true, diagnostics }
+    }
+
+    /// Another look at everything that is read from the disk. `busy`: ports that running instances of ours hold.
+    pub fn reload(&mut self, busy: &BTreeSet<u16>) -> Reloaded {
+        let mut outcome = Reloaded::default();
+        let mut candidates = Vec::new();
+        let mut changed: Vec<String> = Vec::new();
+        for set in &mut self.sets {
+            match read(set) {
+                Ok(candidate) => {
+                    if set.unreadable.take().is_some() {
+                        outcome.notes.push((
+                            set.name.clone(),
+                            false,
+                            "its manifests can be read again".into(),
+                        ));
+                    }
+                    changed.extend(changed_files(&set.input, &candidate.input));
+                    candidates.push(candidate);
+                }
+                Err(why) => {
+                    if set.unreadable.as_deref() != Some(&why) {
+                        let message = format!("{why}; nothing is changed and nothing is pruned");
+                        outcome.notes.push((set.name.clone(), true, message));
+                        outcome.newly_rejected = true;
+                    }
+                    set.unreadable = Some(why);
+                    candidates.push(current(set));
+                }
+            }
+        }
+        let mut proposal = self.propose_all(candidates, busy);
+        if proposal.rejected {
+            outcome.newly_rejected |= self.blame(&proposal.diagnostics);
+            let errors = proposal.diagnostics.iter().filter(|d| d.rejects()).count();
+            if let Some(first) =
+                proposal.diagnostics.iter().find(|d| d.rejects()).filter(|_| outcome.newly_rejected)
+            {
+                let message = format!(
+                    "revision {} stays: {errors} error{} in the manifests, first {}: {} [{}]",
+                    self.revision,
+                    if errors == 1 { "" } else { "s" },
+                    first.place(),
+                    first.message,
+                    first.code
+                );
+                let set = self.sets.iter().find(|set| !set.pending.is_empty()).map_or("?", |set| &set.name);
+                outcome.notes.push((set.to_owned(), true, message));
+            }
+            return outcome;
+        }
+        if !self.may_prune(&proposal) {
+            return outcome;
+        }
+        for set in self.sets.iter_mut().filter(|set| !set.pending.is_empty()) {
+            set.pending.clear();
+            outcome.notes.push((set.name.clone(), false, "its manifests are valid again".into()));
+        }
+        share_equal(&self.desired, &mut proposal.built.desired);
+        if same(&self.desired, &proposal.built.desired) {
+            // The text may differ (a comment): the spans are those of the new one.
+            proposal.built.desired.revision = self.revision;
+            self.adopt(proposal);
+            return outcome;
+        }
+        outcome.what = match changed.len() {
+            0 => "a referenced file or this machine changed".into(),
+            1..=3 => format!("{} changed", changed.join(", ")),
+            count => format!("{count} files changed"),
+        };
+        outcome.desired = Some(self.accept(proposal));
+        outcome
+    }
+
+    /// Sets whose objects the findings are in take them as pending; true if any of it is new.
+    fn blame(&mut self, diagnostics: &[Diagnostic]) -> bool {
+        let mut new = false;
+        for set in &mut self.sets {
+            let root = set.path.clone().unwrap_or_default();
+            let of_set: Vec<Diagnostic> = diagnostics
+                .iter()
+                .filter(|diagnostic| {
+                    Path::new(&diagnostic.file).starts_with(&root) || diagnostic.file.is_empty()
+                })
+                .cloned()
+                .collect();
+            new |= set.pending != of_set;
+            set.pending = of_set;
+        }
+        new
+    }
+
+    /// Objects that would disappear: only when the same was found a second before, and no git checkout is under way.
+    fn may_prune(&mut self, proposal: &Proposal) -> bool {
+        let kept: BTreeSet<ObjectRef> = refs(&proposal.objects);
+        let lost = refs(&self.objects).difference(&kept).next().is_some();
+        let now = clock::mono();
+        let mut may = true;
+        for set in &mut self.sets {
+            let Some(candidate) = proposal.candidates.iter().find(|candidate| candidate.name == set.name)
+            else {
+                continue;
+            };
+            if !lost || set.path.is_none() {
+                set.prune = None;
+                continue;
+            }
+            let checkout = set
+                .path
+                .as_ref()
+                .is_some_and(|path| path.ancestors().any(|dir| dir.join(".git/index.lock").exists()));
+            match &set.prune {
+                Some((at, files)) if *at <= now && *files == candidate.input.files && !checkout => {
+                    set.prune = None
+                }
+                Some((at, files)) if *at > now && *files == candidate.input.files => may = false,
+                _ => {
+                    set.prune = Some((now + limits::PRUNE_CONFIRM, candidate.input.files.clone()));
+                    may = false;
+                }
+            }
+        }
+        may
+    }
+
+    /// When a prune is to be confirmed.
+    pub fn prune_due(&self) -> Option<Instant> {
+        self.sets.iter().filter_map(|set| set.prune.as_ref().map(|(at, _)| *at)).min()
+    }
+
+    /// What it would be if a set had this content; nothing is changed. `path`: where the set is read from, if it is a directory.
+    pub fn propose(
+        &mut self,
+        set: &str,
+        path: Option<PathBuf>,
+        input: LoadInput,
+        busy: &BTreeSet<u16>,
+    ) -> Proposal {
+        let mut candidates: Vec<Candidate> =
+            self.sets.iter().filter(|known| known.name != set).map(current).collect();
+        let known = self.sets.iter().find(|known| known.name == set);
+        candidates.push(Candidate {
+            name: set.to_owned(),
+            path: path.or_else(|| known.and_then(|known| known.path.clone())),
+            dirs: known.map(|known| known.dirs.clone()).unwrap_or_default(),
+            input,
+        });
+        self.propose_all(candidates, busy)
+    }
+
+    fn propose_all(&mut self, candidates: Vec<Candidate>, busy: &BTreeSet<u16>) -> Proposal {
+        let mut diagnostics = Vec::new();
+        let mut parts = Vec::new();
+        for candidate in &candidates {
+            let cache = self.caches.entry(candidate.name.clone()).or_default();
+            let (objects, found) = load(&candidate.input, cache);
+            diagnostics.extend(found);
+            parts.push(objects);
+        }
+        let objects = Objects::join(parts, &mut diagnostics);
+        let context = Context {
+            objects: &objects,
+            files: &Disk,
+            environment: &self.environment,
+            profile: self.options.profile.as_deref(),
+            machine: true,
+        };
+        let machine = ThisMachine { holders: self.holders(&objects, busy) };
+        let mut built = build(&context, self.revision.next(), &self.key, Some(&machine));
+        diagnostics.append(&mut built.diagnostics);
+        self.keep_wanted(&mut built.desired);
+        let rejected = diagnostics.iter().any(Diagnostic::rejects);
+        diagnostics.truncate(limits::DIAGNOSTICS);
+        Proposal { candidates, objects, built, diagnostics, rejected }
+    }
+
+    /// Foreign processes on ports that are wanted and that nothing of ours holds.
+    fn holders(&self, objects: &Objects, busy: &BTreeSet<u16>) -> BTreeMap<u16, String> {
+        let ports = objects.services.values().flat_map(|object| &object.spec.ports);
+        let wanted: BTreeSet<u16> = ports
+            .filter_map(|port| match port.port {
+                PortNumber::Number(number) => Some(number),
+                PortNumber::Auto(_) => None,
+            })
+            .filter(|port| !busy.contains(port))
+            .collect();
+        if wanted.is_empty() { BTreeMap::new() } else { listeners::foreign_holders(&wanted, &self.state_id) }
+    }
+
+    /// `up UNIT…`: only these and what they need.
+    fn keep_wanted(&self, desired: &mut Desired) {
+        if self.options.units.is_empty() {
+            return;
+        }
+        let wanted: BTreeSet<_> = desired.graph.closure(&self.options.units).into_iter().cloned().collect();
+        desired.units.retain(|name, _| wanted.contains(name));
+    }
+
+    /// A proposal becomes the accepted state.
+    pub fn accept(&mut self, mut proposal: Proposal) -> Arc<Desired> {
+        share_equal(&self.desired, &mut proposal.built.desired);
+        let changed: Vec<String> = proposal
+            .candidates
+            .iter()
+            .filter(|candidate| {
+                self.sets
+                    .iter()
+                    .find(|set| set.name == candidate.name)
+                    .is_none_or(|set| set.input != candidate.input)
+            })
+            .map(|candidate| candidate.name.clone())
+            .collect();
+        self.revision = proposal.built.desired.revision;
+        self.adopt(proposal);
+        for set in self.sets.iter_mut().filter(|set| changed.contains(&set.name)) {
+            set.revision = self.revision;
+        }
+        self.desired.clone()
+    }
+
+    fn adopt(&mut self, proposal: Proposal) {
+        for candidate in proposal.candidates {
+            let at = self.sets.iter().position(|set| set.name == candidate.name);
+            let at = at.unwrap_or_else(|| {
+                self.sets.push(Set {
+                    name: candidate.name.clone(),
+                    path: candidate.path.clone(),
+                    overlays: Vec::new(),
+                    input: LoadInput::default(),
+                    dirs: Vec::new(),
+                    pending: Vec::new(),
+                    unreadable: None,
+                    revision: self.revision,
+                    prune: None,
+                });
+                self.sets.len() - 1
+            });
+            let set = &mut self.sets[at];
+            set.input = candidate.input;
+            set.dirs = candidate.dirs;
+            set.pending.clear();
+        }
+        self.objects = proposal.objects;
+        self.referenced = proposal.built.files;
+        self.desired = Arc::new(proposal.built.desired);
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Set> {
+        self.sets.iter()
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Set> {
+        self.sets.iter().find(|set| set.name == name)
+    }
+
+    /// Everything that is wrong with what is on the disk.
+    pub fn pending(&self) -> Vec<Diagnostic> {
+        self.sets.iter().flat_map(|set| set.pending.iter().cloned()).collect()
+    }
+
+    /// The content of a set as it was accepted.
+    pub fn input_of(&self, name: &str) -> LoadInput {
+        self.get(name).map(|set| set.input.clone()).unwrap_or_default()
+    }
+
+    /// Directories to watch: those of the sets, the parents of their roots and of referenced files, the targets of links.
+    pub fn dirs(&self) -> BTreeSet<PathBuf> {
+        let mut dirs = BTreeSet::new();
+        for set in self.sets.iter().filter(|set| set.path.is_some()) {
+            dirs.extend(set.dirs.iter().cloned());
+            dirs.extend(set.path.iter().filter_map(|path| path.parent()).map(Path::to_owned));
+            dirs.extend(set.input.files.iter().filter_map(|file| link_target_dir(&file.path)));
+        }
+        for file in &self.referenced {
+            dirs.extend(file.parent().map(Path::to_owned));
+            dirs.extend(link_target_dir(file));
+        }
+        dirs.retain(|dir| dir.is_dir());
+        dirs
+    }
+
+    /// Whether something that happened to this path may matter.
+    pub fn concerns(&self, path: &Path) -> bool {
+        let own = |set: &Set| {
+            set.path.as_deref() == Some(path)
+                || set.dirs.iter().any(|dir| {
+                    dir == path
+                        || path.parent() == Some(dir)
+                            && set.path.as_deref().is_some_and(|root| root.is_dir() || root == path)
+                })
+        };
+        let file = |known: &PathBuf| known == path || link_target_dir(known).as_deref() == path.parent();
+        path == Path::new("/")
+            || self.sets.iter().any(own)
+            || self.referenced.iter().any(file)
+            || self.sets.iter().flat_map(|set| &set.input.files).any(|known| file(&known.path))
+    }
+
+    /// All sets with their manifests as written, for the store.
+    pub fn stored(&self) -> Vec<StoredSet> {
+        let file = |file: &SourceFile| {
+            let text = String::from_utf8_lossy(file.content.as_ref().ok()?).into_owned();
+            Some(StoredFile { path: file.path.clone(), text })
+        };
+        let set = |set: &Set| StoredSet {
+            name: set.name.clone(),
+            path: set.path.clone(),
+            overlays: set.overlays.clone(),
+            files: set.input.files.iter().filter_map(file).collect(),
+            overlay_files: set
+                .input
+                .overlays
+                .iter()
+                .map(|files| files.iter().filter_map(file).collect())
+                .collect(),
+        };
+        self.sets.iter().map(set).collect()
+    }
+}
+
+impl Proposal {
+    /// What it would be.
+    pub fn desired(&self) -> Arc<Desired> {
+        Arc::new(self.built.desired.clone())
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+}
+
+/// The name of a set: its directory's, or its file's without the ending.
+pub fn set_name(path: &Path) -> String {
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn read(set: &Set) -> Result<Candidate, String> {
+    let Some(path) = &set.path else { return Ok(current(set)) };
+    let snapshot = files::snapshot(path)
+        .map_err(|error| format!("{} cannot be read: {}", path.display(), files::why(&error)))?;
+    if snapshot.files.is_empty() {
+        return Err(format!("{} holds no manifests", path.display()));
+    }
+    let mut overlays = Vec::new();
+    let mut dirs = snapshot.dirs;
+    for overlay in &set.overlays {
+        let snapshot = files::snapshot(overlay).map_err(|error| {
+            format!("the overlay {} cannot be read: {}", overlay.display(), files::why(&error))
+        })?;
+        dirs.extend(snapshot.dirs);
+        overlays.push(snapshot.files);
+    }
+    let input = LoadInput { set: set.name.clone(), files: snapshot.files, overlays };
+    Ok(Candidate { dirs, input, ..current(set) })
+}
+
+fn current(set: &Set) -> Candidate {
+    Candidate {
+        name: set.name.clone(),
+        path: set.path.clone(),
+        input: set.input.clone(),
+        dirs: set.dirs.clone(),
+    }
+}
+
+fn stored_candidate(set: &Set, stored: &StoredSet) -> Candidate {
+    Candidate { input: input_of(stored), ..current(set) }
+}
+
+fn input_of(stored: &StoredSet) -> LoadInput {
+    let file =
+        |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
+    LoadInput {
+        set: stored.name.clone(),
+        files: stored.files.iter().map(file).collect(),
+        overlays: stored.overlay_files.iter().map(|files| files.iter().map(file).collect()).collect(),
+    }
+}
+
+fn refs(objects: &Objects) -> BTreeSet<ObjectRef> {
+    objects.sources().into_iter().map(|source| source.object.clone()).collect()
+}
+
+fn changed_files(old: &LoadInput, new: &LoadInput) -> Vec<String> {
+    let name = |file: &SourceFile| {
+        file.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    };
+    let all = |input: &LoadInput| -> Vec<SourceFile> {
+        input.files.iter().chain(input.overlays.iter().flatten()).cloned().collect()
+    };
+    let (old, new) = (all(old), all(new));
+    let mut names: Vec<String> = new.iter().filter(|file| !old.contains(file)).map(name).collect();
+    names.extend(old.iter().filter(|file| !new.iter().any(|other| other.path == file.path)).map(name));
+    names
+}
+
+/// Equal specs share memory with what is there, and are seen to be equal at once.
+fn share_equal(old: &Desired, new: &mut Desired) {
+    for (name, spec) in &mut new.units {
+        if let Some(known) = old.units.get(name).filter(|known| **known == *spec) {
+            *spec = known.clone();
+        }
+    }
+}
+
+fn same(old: &Desired, new: &Desired) -> bool {
+    old.units == new.units
+        && old.externals == new.externals
+        && old.max_concurrent_starts == new.max_concurrent_starts
+}
+
+/// The directory that a link points into, if the path is a link.
+fn link_target_dir(path: &Path) -> Option<PathBuf> {
+    let target = std::fs::canonicalize(path).ok()?;
+    (target != path).then(|| target.parent().map(Path::to_owned))?
+}

@@ -1,0 +1,100 @@
+//! What an instance was started with, as the keeper holds it for the next daemon: enough to compare it with what is wanted,
+//! field by field, and to stop it properly. No values: only their keyed digests.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Name, ObjectKind, ObjectRef};
+use crate::manifest::Objects;
+use crate::manifest::resolve::{EnvVar, Origin};
+use crate::manifest::spec::{JobSpec, ServiceSpec};
+use crate::plan::build::{job_policy, service_policy};
+use crate::plan::launch::{Launch, ValueMark};
+use crate::plan::{Desired, UnitSpec};
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartedWith {
+    kind: ObjectKind,
+    set: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    base_dir: PathBuf,
+    /// The spec as written.
+    written: String,
+    marks: Vec<ValueMark>,
+}
+
+impl StartedWith {
+    pub fn encode(spec: &UnitSpec) -> String {
+        let started = Self {
+            kind: spec.object.kind,
+            set: spec.set.to_string(),
+            labels: spec.labels.clone(),
+            base_dir: spec.launch.base_dir.clone(),
+            written: spec.launch.written.to_string(),
+            marks: spec.launch.marks.clone(),
+        };
+        serde_json::to_string(&started).unwrap_or_default()
+    }
+
+    /// The spec again. One that is still wanted as it is shares memory with the desired state; of another one the
+    /// environment is read from the process itself (`environ`).
+    pub fn decode(
+        text: &str,
+        name: &Name,
+        desired: &Desired,
+        objects: &Objects,
+        environ: &dyn Fn() -> Vec<(String, String)>,
+    ) -> Option<Arc<UnitSpec>> {
+        let started: Self = serde_json::from_str(text).ok()?;
+        if let Some(wanted) = desired.units.get(name)
+            && *wanted.launch.written == *started.written
+            && wanted.launch.marks == started.marks
+            && wanted.object.kind == started.kind
+        {
+            return Some(wanted.clone());
+        }
+        let (service, policy) = match started.kind {
+            ObjectKind::Job => {
+                let job: JobSpec = serde_json::from_str(&started.written).ok()?;
+                let service = job.process();
+                let policy = job_policy(&job, &service, objects);
+                (service, policy)
+            }
+            _ => {
+                let service: ServiceSpec = serde_json::from_str(&started.written).ok()?;
+                let policy = service_policy(&service, objects);
+                (service, policy)
+            }
+        };
+        let env = environ().into_iter().map(|(name, value)| EnvVar {
+            name,
+            value,
+            secret: true,
+            origin: Origin::default(),
+            shadowed: Vec::new(),
+        });
+        let launch = Launch {
+            argv: service.command.clone(),
+            service: Arc::new(service),
+            written: started.written.into(),
+            base_dir: started.base_dir,
+            env: env.collect(),
+            marks: started.marks,
+            awaits_log: false,
+        };
+        Some(Arc::new(UnitSpec {
+            object: ObjectRef { kind: started.kind, name: name.clone() },
+            set: started.set.into(),
+            labels: started.labels,
+            policy,
+            launch: Arc::new(launch),
+            machine: None,
+            switched_off: None,
+        }))
+    }
+}

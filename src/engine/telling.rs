@@ -1,0 +1,109 @@
+//! Reads what programs tell: their pipes go to the collector, their notify sockets become facts.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::io::Interest;
+
+use crate::base::InstanceId;
+use crate::os::{clock, inherit, process};
+use crate::probe::notify::{self, Word};
+use crate::world::InstanceFact;
+
+use super::{Attached, Engine, Input, Inputs};
+
+impl Engine {
+    /// Descriptors of an instance, as the keeper sends them: stdout, stderr, and what it tells readiness by.
+    pub(super) fn attach_pipes(&mut self, id: &InstanceId, fds: Vec<OwnedFd>) {
+        if self.attached.contains_key(id) {
+            return;
+        }
+        let mut fds = fds.into_iter();
+        let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else { return };
+        self.collector.open(id.clone(), stdout, stderr);
+        let notify = fds.next().map(|fd| tokio::spawn(listen(id.clone(), fd, self.inputs.clone())));
+        self.attached.insert(id.clone(), Attached { notify, main_pid: None, told: None });
+    }
+
+    pub(super) fn detach(&mut self, id: &InstanceId) {
+        if let Some(attached) = self.attached.remove(id)
+            && let Some(task) = attached.notify
+        {
+            task.abort();
+        }
+        self.ports.remove(id);
+    }
+}
+
+/// A socket (sd_notify) or a pipe (s6), until its end.
+async fn listen(id: InstanceId, fd: OwnedFd, inputs: Inputs) {
+    let is_socket = rustix::net::sockopt::socket_type(&fd).is_ok();
+    let Ok(fd) = inherit::watched(fd, Interest::READABLE) else { return };
+    loop {
+        let Ok(mut ready) = fd.readable().await else { return };
+        let facts = if is_socket {
+            match ready.try_io(|fd| notify::receive(fd)) {
+                Ok(Ok(message)) => datagram(&id, message, &inputs).await,
+                Ok(Err(_)) => return,
+                Err(_) => continue,
+            }
+        } else {
+            match ready.try_io(|fd| notify::read_newline(fd)) {
+                Ok(Ok(Some(true))) => vec![InstanceFact::ToldReady { how: "newline" }],
+                Ok(Ok(Some(false))) => continue,
+                Ok(Ok(None) | Err(_)) => return,
+                Err(_) => continue,
+            }
+        };
+        for fact in facts {
+            if inputs.send(Input::Fact { id: id.clone(), fact }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The facts of one datagram. A sender that does not belong to the instance is not heard (architecture §8).
+async fn datagram(id: &InstanceId, message: notify::Message, inputs: &Inputs) -> Vec<InstanceFact> {
+    let Some(sender) = message.sender else { return Vec::new() };
+    if !belongs(sender, id) {
+        tracing::warn!(%id, sender, "a notify message from outside the instance is ignored");
+        return Vec::new();
+    }
+    let mut facts = Vec::new();
+    for word in message.words {
+        match word {
+            Word::Ready => facts.push(InstanceFact::ToldReady { how: "READY=1" }),
+            Word::Stopping => facts.push(InstanceFact::ToldStopping),
+            Word::Status(text) => facts.push(InstanceFact::ToldStatus(text)),
+            Word::MainPid(pid) if belongs(pid, id) => facts.push(InstanceFact::MainPid(pid)),
+            Word::MainPid(pid) => tracing::warn!(%id, pid, "MAINPID of a foreign process is ignored"),
+            Word::ExtendTimeout(micros) => {
+                facts.push(InstanceFact::Extend { until: clock::mono() + Duration::from_micros(micros) });
+            }
+            Word::Barrier => {
+                // Everything before it has gone into the engine's queue; closing the descriptor says so.
+                for fact in facts.drain(..) {
+                    let _ = inputs.send(Input::Fact { id: id.clone(), fact }).await;
+                }
+            }
+        }
+    }
+    facts
+}
+
+/// By the marker in its environment or that of an ancestor. A sender that is gone already cannot be asked: its message came
+/// through a socket that only the instance's user can reach.
+fn belongs(pid: u32, id: &InstanceId) -> bool {
+    let marker = id.to_string();
+    let mut pid = pid;
+    for _ in 0..32 {
+        let Some(stat) = process::stat(pid) else { return true };
+        match process::environ_value(pid, "UNISYS_INSTANCE") {
+            Some(value) => return value.split_once('/').is_some_and(|(_, own)| own == marker),
+            None if stat.ppid > 1 => pid = stat.ppid,
+            None => return false,
+        }
+    }
+    false
+}

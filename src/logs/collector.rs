@@ -1,0 +1,424 @@
+//! The thread that moves and frames output. It sleeps until a pipe has bytes or the daemon has a word for it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use regex::bytes::Regex;
+use rustix::event::epoll;
+use rustix::io::Errno;
+
+use crate::base::{InstanceId, Name, limits};
+use crate::os::clock;
+use crate::os::state_dir::StateDir;
+
+use super::derived::{Log, Record, Stream};
+use super::spool::{Moved, Spool};
+
+/// A disk that is full is asked again after this long; meanwhile programs that write wait (`overflow: block`).
+const STUCK_RETRY: Duration = Duration::from_secs(1);
+/// Logs kept open; the one used longest ago is closed for another.
+const OPEN_LOGS: usize = 512;
+/// Bytes moved of one stream before the next one has its turn.
+const TURN: usize = 16;
+
+/// What the collector tells the engine.
+#[derive(Debug)]
+pub enum Told {
+    /// The awaited line has appeared.
+    LineSeen(InstanceId),
+    /// Everything that an instance wrote is in the log.
+    Closed(InstanceId),
+    /// Output cannot be written: why; or it can be again.
+    Stuck(Option<String>),
+}
+
+enum Command {
+    Open { id: InstanceId, pipes: [OwnedFd; 2] },
+    Close(InstanceId),
+    Watch { id: InstanceId, pattern: String },
+    Unwatch(InstanceId),
+}
+
+/// Sends to the engine; `None` once it is gone.
+pub type Tell = Box<dyn Fn(Told) -> Option<()> + Send>;
+
+/// A handle of the thread.
+pub struct Collector {
+    commands: Option<Sender<Command>>,
+    wake: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+    /// Grows whenever a log does: those who follow one wait for it.
+    pub grown: tokio::sync::watch::Receiver<u64>,
+}
+
+impl Collector {
+    pub fn start(state: &StateDir, tell: Tell) -> std::io::Result<Self> {
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let wake = rustix::event::eventfd(0, flags)?;
+        let (commands, queue) = channel();
+        let (grown_send, grown) = tokio::sync::watch::channel(0);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        let work = Work {
+            run: state.run(),
+            logs: state.services_logs(),
+            index: state.index(),
+            epoll,
+            instances: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            next_key: 2,
+            services: BTreeMap::new(),
+            buffer: Vec::new(),
+            stuck: None,
+            tell,
+            grown: grown_send,
+        };
+        let waker = wake.try_clone()?;
+        let thread = thread::Builder::new()
+            .name("logs".into())
+            .stack_size(256 << 10)
+            .spawn(move || work.run(&queue, &waker))?;
+        Ok(Self { commands: Some(commands), wake, thread: Some(thread), grown })
+    }
+
+    fn send(&self, command: Command) {
+        if let Some(commands) = &self.commands
+            && commands.send(command).is_ok()
+        {
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Captures what an instance writes, from where an earlier daemon left off.
+    pub fn open(&self, id: InstanceId, stdout: OwnedFd, stderr: OwnedFd) {
+        self.send(Command::Open { id, pipes: [stdout, stderr] });
+    }
+
+    /// The instance has ended: what is left in its pipes is written, then [`Told::Closed`].
+    pub fn close(&self, id: InstanceId) {
+        self.send(Command::Close(id));
+    }
+
+    /// Tells when a line matches that is written from now on, or has been since it started.
+    pub fn watch(&self, id: InstanceId, pattern: String) {
+        self.send(Command::Watch { id, pattern });
+    }
+
+    pub fn unwatch(&self, id: InstanceId) {
+        self.send(Command::Unwatch(id));
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.commands = None;
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+const WAKE: u64 = 1;
+
+struct Captured {
+    streams: [Spool; 2],
+    key: u64,
+    /// Lines are looked at for this.
+    pattern: Option<Regex>,
+}
+
+struct Service {
+    log: Log,
+    used: u64,
+}
+
+struct Work {
+    run: PathBuf,
+    logs: PathBuf,
+    index: PathBuf,
+    epoll: OwnedFd,
+    instances: BTreeMap<InstanceId, Captured>,
+    /// Epoll keys: two an instance, even for stdout.
+    ids: BTreeMap<u64, InstanceId>,
+    next_key: u64,
+    services: BTreeMap<Name, Service>,
+    buffer: Vec<u8>,
+    /// Output cannot be written; tried again then.
+    stuck: Option<Instant>,
+    tell: Tell,
+    grown: tokio::sync::watch::Sender<u64>,
+}
+
+impl Work {
+    fn run(mut self, queue: &Receiver<Command>, wake: &OwnedFd) {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(128);
+        loop {
+            events.clear();
+            let timeout = self.stuck.map(|at| {
+                let left = at.saturating_duration_since(Instant::now());
+                rustix::event::Timespec {
+                    tv_sec: left.as_secs() as i64,
+                    tv_nsec: i64::from(left.subsec_nanos()),
+                }
+            });
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+            let keys: Vec<u64> = events.iter().map(|event| event.data.u64()).collect();
+            let mut wrote = false;
+            for key in keys.iter().filter(|key| **key != WAKE) {
+                if let Some(id) = self.ids.get(&(key & !1)).cloned() {
+                    wrote |= self.pump(&id, Stream::BOTH[(key & 1) as usize]);
+                }
+            }
+            if keys.contains(&WAKE) {
+                let mut count = [0; 8];
+                let _ = rustix::io::read(wake, &mut count);
+                loop {
+                    match queue.try_recv() {
+                        Ok(command) => self.command(command),
+                        Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                        Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                    }
+                }
+            }
+            if self.stuck.is_some_and(|at| at <= Instant::now()) {
+                self.retry();
+            }
+            if wrote {
+                self.grown.send_modify(|count| *count += 1);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Open { id, pipes } => self.open(id, pipes),
+            Command::Close(id) => self.close(&id),
+            Command::Watch { id, pattern } => {
+                // The pattern was checked with the manifest.
+                let Ok(pattern) = Regex::new(&pattern) else { return };
+                let already = super::read::tail_of_instance(&self.logs, &self.index, &id, 1000)
+                    .iter()
+                    .any(|line| pattern.is_match(line));
+                if already {
+                    (self.tell)(Told::LineSeen(id));
+                } else if let Some(captured) = self.instances.get_mut(&id) {
+                    captured.pattern = Some(pattern);
+                }
+            }
+            Command::Unwatch(id) => {
+                if let Some(captured) = self.instances.get_mut(&id) {
+                    captured.pattern = None;
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, id: InstanceId, pipes: [OwnedFd; 2]) {
+        if self.instances.contains_key(&id) {
+            return;
+        }
+        let key = self.next_key;
+        self.next_key += 2;
+        let run = self.run.clone();
+        let spool_path = |stream: Stream| run.join(format!("{id}.{}.spool", stream.as_str()));
+        // Only an instance that an earlier daemon knew has anything in the index.
+        let known = Stream::BOTH.iter().any(|stream| spool_path(*stream).exists());
+        let consumed = if known { self.service(&id.unit).log.consumed(id.incarnation) } else { [0; 2] };
+        let [stdout, stderr] = pipes;
+        for (pipe, bit) in [(&stdout, 0), (&stderr, 1)] {
+            let data = epoll::EventData::new_u64(key | bit);
+            let _ = epoll::add(&self.epoll, pipe, data, epoll::EventFlags::IN);
+        }
+        let streams = [
+            Spool::open(spool_path(Stream::Stdout), stdout, consumed[0]),
+            Spool::open(spool_path(Stream::Stderr), stderr, consumed[1]),
+        ];
+        self.ids.insert(key, id.clone());
+        self.instances.insert(id.clone(), Captured { streams, key, pattern: None });
+        if known {
+            for stream in Stream::BOTH {
+                self.derive(&id, stream, false);
+            }
+        }
+    }
+
+    fn close(&mut self, id: &InstanceId) {
+        if self.instances.contains_key(id) {
+            for stream in Stream::BOTH {
+                while self.pump(id, stream) {}
+                self.derive(id, stream, true);
+            }
+        }
+        if let Some(captured) = self.instances.remove(id) {
+            self.ids.remove(&captured.key);
+            for spool in captured.streams {
+                let _ = epoll::delete(&self.epoll, spool.pipe().as_fd());
+                // What could not become lines (the disk is full) is kept for a person to look at.
+                if spool.consumed == spool.moved {
+                    spool.remove();
+                }
+            }
+            self.grown.send_modify(|count| *count += 1);
+        }
+        (self.tell)(Told::Closed(id.clone()));
+    }
+
+    /// Moves what there is, a bounded while, and derives lines; true if anything was moved.
+    fn pump(&mut self, id: &InstanceId, stream: Stream) -> bool {
+        let mut any = false;
+        for _ in 0..TURN {
+            let Some(captured) = self.instances.get_mut(id) else { break };
+            match captured.streams[stream as usize].fill() {
+                Moved::Bytes => any = true,
+                Moved::Nothing => break,
+                Moved::Stuck(error) => {
+                    self.stick(&error);
+                    break;
+                }
+            }
+            self.derive(id, stream, false);
+        }
+        any
+    }
+
+    /// Turns unread bytes into lines; `all`: an unfinished last line too.
+    fn derive(&mut self, id: &InstanceId, stream: Stream, all: bool) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        loop {
+            let Some(captured) = self.instances.get_mut(id) else { break };
+            let spool = &mut captured.streams[stream as usize];
+            let Ok(bytes) = spool.unread(&mut buffer) else { break };
+            let (lines, taken) = whole_lines(bytes, all);
+            if taken == 0 {
+                break;
+            }
+            if captured.pattern.as_ref().is_some_and(|pattern| matches_a_line(pattern, &lines)) {
+                captured.pattern = None;
+                (self.tell)(Told::LineSeen(id.clone()));
+            }
+            let record = Record {
+                log_end: 0,
+                spool_end: spool.consumed + taken as u64,
+                at: clock::wall(),
+                incarnation: id.incarnation,
+                ordinal: id.ordinal,
+                stream,
+            };
+            let result = self.service(&id.unit).log.append(&lines, record);
+            if let Err(error) = result {
+                self.stick(&error);
+                break;
+            }
+            if let Some(captured) = self.instances.get_mut(id) {
+                captured.streams[stream as usize].consume(taken as u64);
+            }
+        }
+        buffer.clear();
+        buffer.shrink_to(64 << 10);
+        self.buffer = buffer;
+    }
+
+    fn service(&mut self, name: &Name) -> &mut Service {
+        if self.services.len() >= OPEN_LOGS && !self.services.contains_key(name) {
+            let oldest =
+                self.services.iter().min_by_key(|(_, service)| service.used).map(|(name, _)| name.clone());
+            if let Some(oldest) = oldest {
+                self.services.remove(&oldest);
+            }
+        }
+        let used = clock::mono().0;
+        let (logs, index) = (&self.logs, &self.index);
+        let service = self
+            .services
+            .entry(name.clone())
+            .or_insert_with(|| Service { log: Log::new(logs, index, name.as_str()), used });
+        service.used = used;
+        service
+    }
+
+    /// The disk is full, or nothing can be opened: everything waits, and is tried again.
+    fn stick(&mut self, error: &std::io::Error) {
+        if self.stuck.is_none() {
+            (self.tell)(Told::Stuck(Some(crate::os::files::why(error))));
+            self.set_interest(epoll::EventFlags::empty());
+        }
+        self.stuck = Some(Instant::now() + STUCK_RETRY);
+    }
+
+    fn set_interest(&self, flags: epoll::EventFlags) {
+        for captured in self.instances.values() {
+            for (spool, bit) in captured.streams.iter().zip([0, 1]) {
+                let data = epoll::EventData::new_u64(captured.key | bit);
+                let _ = epoll::modify(&self.epoll, spool.pipe(), data, flags);
+            }
+        }
+    }
+
+    fn retry(&mut self) {
+        self.stuck = None;
+        let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
+        for id in &ids {
+            for stream in Stream::BOTH {
+                self.pump(id, stream);
+                self.derive(id, stream, false);
+            }
+        }
+        if self.stuck.is_none() {
+            (self.tell)(Told::Stuck(None));
+            self.set_interest(epoll::EventFlags::IN);
+        } else {
+            self.set_interest(epoll::EventFlags::empty());
+        }
+    }
+}
+
+/// The whole lines at the beginning of some bytes, each ended by a newline, and how many bytes they were. A line longer than
+/// the limit is cut there.
+fn whole_lines(bytes: &[u8], all: bool) -> (std::borrow::Cow<'_, [u8]>, usize) {
+    use std::borrow::Cow;
+    match memchr::memrchr(b'\n', bytes) {
+        Some(last) if !all || last + 1 == bytes.len() => (Cow::Borrowed(&bytes[..=last]), last + 1),
+        _ if bytes.is_empty() => (Cow::Borrowed(bytes), 0),
+        found if all || bytes.len() >= limits::LOG_LINE_BYTES => {
+            debug_assert!(all || found.is_none());
+            let mut lines = bytes.to_vec();
+            lines.push(b'\n');
+            (Cow::Owned(lines), bytes.len())
+        }
+        _ => (Cow::Borrowed(&bytes[..0]), 0),
+    }
+}
+
+fn matches_a_line(pattern: &Regex, lines: &[u8]) -> bool {
+    lines.split(|byte| *byte == b'\n').any(|line| !line.is_empty() && pattern.is_match(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_are_taken_until_the_end_or_the_limit() {
+        let check = |bytes: &[u8], all, lines: &[u8], taken| {
+            assert_eq!(whole_lines(bytes, all), (std::borrow::Cow::Borrowed(lines), taken));
+        };
+        check(b"", false, b"", 0);
+        check(b"par", false, b"", 0);
+        check(b"par", true, b"par\n", 3);
+        check(b"a\nb\npar", false, b"a\nb\n", 4);
+        check(b"a\nb\n", true, b"a\nb\n", 4);
+        check(b"\xff\xfe\n", false, b"\xff\xfe\n", 3);
+        let long = vec![b'x'; limits::LOG_LINE_BYTES];
+        let (lines, taken) = whole_lines(&long, false);
+        assert_eq!((lines.len(), taken), (limits::LOG_LINE_BYTES + 1, limits::LOG_LINE_BYTES));
+    }
+}

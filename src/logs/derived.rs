@@ -1,0 +1,180 @@
+//! The log that people read, and its index: fixed records that say which bytes of the log came when, from which instance, and
+//! up to where of its spool.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::base::{Incarnation, Ordinal, Stamp};
+use crate::keeper::journal::checksum;
+
+/// Where a line was written to by the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    pub const BOTH: [Self; 2] = [Self::Stdout, Self::Stderr];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// One batch of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The log ends here with this batch; it begins where the record before ends.
+    pub log_end: u64,
+    /// The stream's spool is consumed up to here.
+    pub spool_end: u64,
+    pub at: Stamp,
+    pub incarnation: Incarnation,
+    pub ordinal: Ordinal,
+    pub stream: Stream,
+}
+
+/// Bytes of one record.
+pub const RECORD: usize = 48;
+
+impl Record {
+    fn to_bytes(self) -> [u8; RECORD] {
+        let mut bytes = [0; RECORD];
+        bytes[0..8].copy_from_slice(&self.log_end.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.spool_end.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.at.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.incarnation.0.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.ordinal.0.to_le_bytes());
+        bytes[36] = self.stream as u8;
+        let sum = checksum(&bytes[..40]);
+        bytes[40..].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// `None` for a torn or damaged record.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        if number(40)? != checksum(&bytes[..40]) {
+            return None;
+        }
+        Some(Self {
+            log_end: number(0)?,
+            spool_end: number(8)?,
+            at: Stamp(number(16)? as i64),
+            incarnation: Incarnation(number(24)?),
+            ordinal: Ordinal(u32::from_le_bytes(bytes[32..36].try_into().ok()?)),
+            stream: if bytes[36] == 0 { Stream::Stdout } else { Stream::Stderr },
+        })
+    }
+}
+
+/// The log of one service, open for writing. Both files are created with the first line.
+pub struct Log {
+    log: PathBuf,
+    index: PathBuf,
+    files: Option<(File, File)>,
+    length: u64,
+    index_length: u64,
+}
+
+impl Log {
+    pub fn new(logs: &Path, index: &Path, service: &str) -> Self {
+        Self {
+            log: logs.join(format!("{service}.log")),
+            index: index.join(service),
+            files: None,
+            length: 0,
+            index_length: 0,
+        }
+    }
+
+    /// Appends whole lines and then the record that says so.
+    pub fn append(&mut self, lines: &[u8], mut record: Record) -> io::Result<()> {
+        self.open()?;
+        let Some((log, index)) = &self.files else { return Ok(()) };
+        log.write_all_at(lines, self.length)?;
+        record.log_end = self.length + lines.len() as u64;
+        index.write_all_at(&record.to_bytes(), self.index_length)?;
+        self.length = record.log_end;
+        self.index_length += RECORD as u64;
+        Ok(())
+    }
+
+    /// What the last record does not know of was written by a daemon that was killed: it is cut off, to be derived again. A
+    /// log that somebody has shortened or removed goes on from where it ends.
+    fn open(&mut self) -> io::Result<()> {
+        if self.files.is_some() {
+            return Ok(());
+        }
+        let open =
+            |path: &Path| OpenOptions::new().read(true).write(true).create(true).mode(0o600).open(path);
+        let (log, index) = (open(&self.log)?, open(&self.index)?);
+        let (records, last) = last_record(&index)?;
+        let length = log.metadata()?.len();
+        let known = last.map_or(0, |record| record.log_end);
+        if length > known {
+            log.set_len(known)?;
+        }
+        self.length = length.min(known);
+        self.index_length = records;
+        index.set_len(records)?;
+        self.files = Some((log, index));
+        Ok(())
+    }
+
+    /// Up to where each stream of an instance is consumed, as the index knows.
+    pub fn consumed(&mut self, incarnation: Incarnation) -> [u64; 2] {
+        let mut found = [None; 2];
+        let Ok(index) = File::open(&self.index) else { return [0; 2] };
+        let _ = for_each_backwards(&index, |record| {
+            if record.incarnation == incarnation {
+                found[record.stream as usize].get_or_insert(record.spool_end);
+            }
+            // Incarnations ascend: the records of much older ones say nothing of this one.
+            found.contains(&None) && record.incarnation.0 + 1000 >= incarnation.0
+        });
+        found.map(|end| end.unwrap_or(0))
+    }
+
+    /// Files that are idle need no descriptor.
+    pub fn close(&mut self) {
+        self.files = None;
+    }
+}
+
+/// Length of the valid part of an index, and its last record.
+fn last_record(index: &File) -> io::Result<(u64, Option<Record>)> {
+    let mut length = index.metadata()?.len() / RECORD as u64 * RECORD as u64;
+    while length > 0 {
+        let mut bytes = [0; RECORD];
+        index.read_exact_at(&mut bytes, length - RECORD as u64)?;
+        if let Some(record) = Record::from_bytes(&bytes) {
+            return Ok((length, Some(record)));
+        }
+        length -= RECORD as u64;
+    }
+    Ok((0, None))
+}
+
+/// Calls with each record from the last to the first while it says to go on.
+pub fn for_each_backwards(index: &File, mut wanted: impl FnMut(Record) -> bool) -> io::Result<()> {
+    let (mut end, _) = last_record(index)?;
+    let mut buffer = vec![0; RECORD * 1024];
+    while end > 0 {
+        let count = (buffer.len() as u64).min(end) as usize;
+        index.read_exact_at(&mut buffer[..count], end - count as u64)?;
+        for bytes in buffer[..count].rchunks_exact(RECORD) {
+            if Record::from_bytes(bytes).is_some_and(|record| !wanted(record)) {
+                return Ok(());
+            }
+        }
+        end -= count as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Reading logs back: the last lines, from a time on, of one incarnation, and as they are written.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Incarnation, InstanceId, Stamp, limits};
+
+use super::derived::{Record, for_each_backwards};
+
+/// The most that one answer holds; who wants more follows or reads the file.
+const ANSWER_BYTES: u64 = 16 << 20;
+
+/// One line, in the shape of `logs -o json` (cli.md).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    pub ts: Stamp,
+    pub service: String,
+    pub instance: u32,
+    pub incarnation: u64,
+    pub stream: String,
+    /// Not known until logs are parsed.
+    pub level: Option<String>,
+    pub message: String,
+    pub trace_id: Option<String>,
+    pub fields: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What is wanted of a log.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// The last so many lines.
+    pub tail: Option<usize>,
+    pub since: Option<Stamp>,
+    pub incarnation: Option<Incarnation>,
+    /// From this position of the log on.
+    pub from: Option<u64>,
+}
+
+/// Lines of a service, oldest first, and the position that they go up to.
+pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Result<(Vec<Line>, u64)> {
+    let (log, index) =
+        match (File::open(logs.join(format!("{service}.log"))), File::open(index.join(service))) {
+            (Ok(log), Ok(index)) => (log, index),
+            // Nothing has been written yet.
+            _ => return Ok((Vec::new(), 0)),
+        };
+    let mut end = None;
+    let mut upper: Option<Record> = None;
+    let mut budget = ANSWER_BYTES;
+    let mut lines_left = query.tail.unwrap_or(usize::MAX);
+    let mut buffer = Vec::new();
+    let mut found: Vec<Line> = Vec::new();
+    let mut take = |start: u64, record: Record| -> bool {
+        let length = record.log_end.saturating_sub(start).min(budget);
+        if query.from.is_some_and(|from| record.log_end <= from) || lines_left == 0 || budget == 0 {
+            return false;
+        }
+        if query.since.is_some_and(|since| record.at < since) {
+            return false;
+        }
+        if query.incarnation.is_some_and(|wanted| wanted != record.incarnation) {
+            return true;
+        }
+        budget -= length;
+        buffer.resize(length as usize, 0);
+        if log.read_exact_at(&mut buffer, record.log_end - length).is_err() {
+            return false;
+        }
+        let mut lines: Vec<&[u8]> =
+            buffer.strip_suffix(b"\n").unwrap_or(&buffer).split(|b| *b == b'\n').collect();
+        if lines.len() > lines_left {
+            lines.drain(..lines.len() - lines_left);
+        }
+        lines_left -= lines.len();
+        found.extend(lines.into_iter().rev().map(|line| to_line(service, &record, line)));
+        true
+    };
+    let mut whole = true;
+    for_each_backwards(&index, |record| {
+        end.get_or_insert(record.log_end);
+        whole = match upper.replace(record) {
+            Some(later) => take(record.log_end, later),
+            None => true,
+        };
+        whole
+    })?;
+    // Where the iteration ended at the first record of all, its batch begins where the log does; else it was refused.
+    if let Some(first) = upper.filter(|_| whole) {
+        take(0, first);
+    }
+    found.reverse();
+    Ok((found, end.unwrap_or(0)))
+}
+
+fn to_line(service: &str, record: &Record, line: &[u8]) -> Line {
+    Line {
+        ts: record.at,
+        service: service.to_owned(),
+        instance: record.ordinal.0,
+        incarnation: record.incarnation.0,
+        stream: record.stream.as_str().into(),
+        level: None,
+        message: String::from_utf8_lossy(line).into_owned(),
+        trace_id: None,
+        fields: serde_json::Map::new(),
+    }
+}
+
+/// The latest lines of one instance, as bytes.
+pub fn tail_of_instance(logs: &Path, index: &Path, id: &InstanceId, count: usize) -> Vec<Vec<u8>> {
+    let query = Query { tail: Some(count), incarnation: Some(id.incarnation), ..Query::default() };
+    let lines = read(logs, index, id.unit.as_str(), &query).map(|(lines, _)| lines).unwrap_or_default();
+    lines.into_iter().map(|line| line.message.into_bytes()).collect()
+}
+
+/// The incarnation before the latest one that wrote anything.
+pub fn previous_incarnation(index: &Path, service: &str) -> Option<Incarnation> {
+    let index = File::open(index.join(service)).ok()?;
+    let mut latest = None;
+    let mut previous = None;
+    for_each_backwards(&index, |record| {
+        let latest = *latest.get_or_insert(record.incarnation);
+        if record.incarnation < latest {
+            previous = Some(record.incarnation);
+        }
+        previous.is_none()
+    })
+    .ok()?;
+    previous
+}
+
+const _: () = assert!(limits::LOG_LINE_BYTES as u64 <= ANSWER_BYTES);

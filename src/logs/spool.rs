@@ -1,0 +1,120 @@
+//! One stream of one instance on its way to the log: bytes as they came, until lines are derived from them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+use rustix::pipe::SpliceFlags;
+
+use crate::base::limits;
+
+/// Moved by one call: the size of a pipe at most.
+const MOVE: usize = 1 << 20;
+/// Disk space of consumed bytes is given back in steps of this size.
+const PUNCH: u64 = 1 << 20;
+
+pub struct Spool {
+    path: PathBuf,
+    pipe: OwnedFd,
+    /// Created with the first byte: a silent service costs no file.
+    file: Option<File>,
+    /// Bytes moved so far: the file's length.
+    pub moved: u64,
+    /// Lines are derived up to here.
+    pub consumed: u64,
+    punched: u64,
+}
+
+/// What one look at the pipe found.
+pub enum Moved {
+    Bytes,
+    Nothing,
+    /// The disk cannot take it: the bytes stay in the pipe and the program waits.
+    Stuck(io::Error),
+}
+
+impl Spool {
+    /// `consumed` is what the index knows.
+    pub fn open(path: PathBuf, pipe: OwnedFd, consumed: u64) -> Self {
+        let file = OpenOptions::new().read(true).write(true).open(&path).ok();
+        let moved = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
+        Self { path, pipe, file, moved, consumed: consumed.min(moved), punched: consumed.min(moved) }
+    }
+
+    pub fn pipe(&self) -> &OwnedFd {
+        &self.pipe
+    }
+
+    /// Moves what is in the pipe to the end of the spool.
+    pub fn fill(&mut self) -> Moved {
+        if self.file.is_none() {
+            match is_readable(&self.pipe) {
+                true => match create(&self.path) {
+                    Ok(file) => self.file = Some(file),
+                    Err(error) => return Moved::Stuck(error),
+                },
+                false => return Moved::Nothing,
+            }
+        }
+        let Some(file) = &self.file else { return Moved::Nothing };
+        let mut offset = self.moved;
+        match rustix::pipe::splice(
+            &self.pipe,
+            None,
+            file,
+            Some(&mut offset),
+            MOVE,
+            SpliceFlags::NONBLOCK | SpliceFlags::MOVE,
+        ) {
+            Ok(0) => Moved::Nothing,
+            Ok(count) => {
+                self.moved += count as u64;
+                Moved::Bytes
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Moved::Nothing,
+            Err(error) => Moved::Stuck(error.into()),
+        }
+    }
+
+    /// Reads the bytes that lines have not been derived from, up to the longest line.
+    pub fn unread<'a>(&self, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+        let Some(file) = &self.file else { return Ok(&[]) };
+        let want = (self.moved - self.consumed).min(limits::LOG_LINE_BYTES as u64) as usize;
+        buffer.resize(want, 0);
+        file.read_exact_at(buffer, self.consumed)?;
+        Ok(buffer)
+    }
+
+    /// The next `count` unread bytes have become lines; their disk space is given back now and then.
+    pub fn consume(&mut self, count: u64) {
+        self.consumed += count;
+        let end = self.consumed / PUNCH * PUNCH;
+        if end > self.punched
+            && let Some(file) = &self.file
+        {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // A file system that cannot do it keeps the bytes until the instance ends.
+            let _ = rustix::fs::fallocate(file, flags, self.punched, end - self.punched);
+            self.punched = end;
+        }
+    }
+
+    pub fn remove(self) {
+        if self.file.is_some() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).mode(0o600).open(path)
+}
+
+fn is_readable(fd: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}

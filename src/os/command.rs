@@ -1,0 +1,109 @@
+//! One short command on the daemon's behalf: an exec probe, `unisys exec`. As the service's user, in its environment, with a
+//! time and output limit; its whole session ends with it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::base::Exit;
+use crate::keeper::protocol::Spawn;
+
+use super::{process, spawn};
+
+/// How it ended and what it said (both streams, up to the limit).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// `None`: it ran out of time and was killed.
+    pub exit: Option<Exit>,
+    pub output: Vec<u8>,
+}
+
+/// Runs a command to its end; blocks the calling thread.
+pub fn run(request: &Spawn, nofile: (u64, u64), timeout: Duration, limit: usize) -> io::Result<Ran> {
+    let text = |text: &str| CString::new(text).map_err(|_| io::Error::other("a NUL byte in a text"));
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let null = File::open("/dev/null")?;
+    let child = spawn::Child {
+        path: text(&request.path)?,
+        argv: request.argv.iter().map(|word| text(word)).collect::<io::Result<_>>()?,
+        envp: request
+            .env
+            .iter()
+            .map(|(name, value)| text(&format!("{name}={value}")))
+            .collect::<io::Result<_>>()?,
+        dir: text(&request.dir)?,
+        stdin: null.as_raw_fd(),
+        stdout: write.as_raw_fd(),
+        stderr: write.as_raw_fd(),
+        extra: None,
+        user: request.user.clone(),
+        umask: request.umask,
+        nofile: request.nofile.map_or(nofile, |limit| (limit, limit)),
+        nice: request.nice,
+        oom_score_adjust: None,
+        no_new_privileges: request.no_new_privileges,
+    };
+    let spawned = spawn::spawn(&child, &mut spawn::Stack::default()).map_err(|failed| {
+        io::Error::new(
+            failed.error.kind(),
+            format!("could not {}: {}", failed.stage, super::files::why(&failed.error)),
+        )
+    })?;
+    drop(write);
+    let ran = attend(&spawned.pidfd, read, timeout, limit);
+    let pid = spawned.pid as libc::pid_t;
+    // SAFETY: plain calls on our own child, which has not been waited for: its pid and session are still its own.
+    unsafe {
+        libc::kill(-pid, libc::SIGKILL);
+        let mut status = 0;
+        libc::waitpid(pid, &mut status, 0);
+        let exit = if ran.timed_out { None } else { Some(process::exit_of(status)) };
+        Ok(Ran { exit, output: ran.output })
+    }
+}
+
+struct Attended {
+    timed_out: bool,
+    output: Vec<u8>,
+}
+
+fn attend(pidfd: &OwnedFd, read: OwnedFd, timeout: Duration, limit: usize) -> Attended {
+    let deadline = Instant::now() + timeout;
+    let mut pipe = File::from(read);
+    let mut output = Vec::new();
+    let mut open = true;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Attended { timed_out: true, output };
+        }
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+        if open {
+            fds.push(PollFd::new(&pipe, PollFlags::IN));
+        }
+        if poll(&mut fds, Some(&timeout)).is_err() {
+            continue;
+        }
+        let ended = !fds[0].revents().is_empty();
+        let readable = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        drop(fds);
+        if readable {
+            let mut buffer = [0; 4096];
+            match pipe.read(&mut buffer) {
+                Ok(0) | Err(_) => open = false,
+                Ok(count) => {
+                    let room = limit.saturating_sub(output.len()).min(count);
+                    output.extend_from_slice(&buffer[..room]);
+                }
+            }
+        } else if ended {
+            return Attended { timed_out: false, output };
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Descriptors that another image or process left open for this one, and descriptors in the event loop.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Takes a descriptor by its number, close-on-exec from here on. To be called once for a number that was passed to this
+/// process on purpose.
+///
+/// # Errors
+/// Nothing is open under this number.
+pub fn take(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: whoever started this process opened it for us and passed its number; nothing else here knows of it. A number
+    // that is not open fails in the call below, before anything is done with it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    match rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC) {
+        Ok(()) => Ok(fd),
+        Err(error) => {
+            std::mem::forget(fd);
+            Err(error.into())
+        }
+    }
+}
+
+/// A non-blocking descriptor in the event loop.
+pub fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and the `AsyncFd` owns it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// The command starts in a session of its own, away from this terminal.
+pub fn detached(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one system call between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            let _ = rustix::process::setsid();
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! Which TCP ports are listened on, from the kernel's own table (sock_diag(7)), and by whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use super::process;
+
+/// A listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub port: u16,
+    pub inode: u32,
+}
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const TCP_LISTEN: u32 = 10;
+const HEADER: usize = 16;
+/// struct inet_diag_req_v2.
+const REQUEST: usize = 56;
+/// Where `idiag_inode` is in struct inet_diag_msg.
+const INODE: usize = 68;
+
+/// An open question to the kernel; kept open by those who ask often.
+pub struct Diag(OwnedFd);
+
+impl Diag {
+    pub fn open() -> io::Result<Self> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        // SAFETY: plain call; the new descriptor belongs to nobody else.
+        unsafe {
+            let fd = libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG);
+            if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(Self(OwnedFd::from_raw_fd(fd))) }
+        }
+    }
+
+    /// All TCP listeners of this network namespace, IPv4 and IPv6.
+    pub fn tcp_listeners(&self) -> io::Result<Vec<Listener>> {
+        let mut found = Vec::new();
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            self.dump(family, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    fn dump(&self, family: u8, found: &mut Vec<Listener>) -> io::Result<()> {
+        let mut request = [0u8; HEADER + REQUEST];
+        request[0..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
+        request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+        request[6..8].copy_from_slice(&flags.to_ne_bytes());
+        request[HEADER] = family;
+        request[HEADER + 1] = libc::IPPROTO_TCP as u8;
+        request[HEADER + 4..HEADER + 8].copy_from_slice(&(1u32 << TCP_LISTEN).to_ne_bytes());
+        let mut buffer = vec![0u8; 32 << 10];
+        // SAFETY: both buffers are ours and as long as said.
+        unsafe {
+            if libc::send(self.0.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            loop {
+                let got = libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0);
+                if got < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                if parse(&buffer[..got as usize], found)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Reads one datagram of answers; true when the dump is complete.
+fn parse(mut bytes: &[u8], found: &mut Vec<Listener>) -> io::Result<bool> {
+    while bytes.len() >= HEADER {
+        let length = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+        let kind = i32::from(u16::from_ne_bytes([bytes[4], bytes[5]]));
+        if kind == libc::NLMSG_DONE {
+            return Ok(true);
+        }
+        if kind == libc::NLMSG_ERROR || length < HEADER || length > bytes.len() {
+            return Err(io::Error::other("the kernel refuses to list sockets"));
+        }
+        let body = &bytes[HEADER..length];
+        if body.len() >= INODE + 4 {
+            // idiag_sport, in network order, after family, state, timer and retrans.
+            let port = u16::from_be_bytes([body[4], body[5]]);
+            let inode = u32::from_ne_bytes([body[INODE], body[INODE + 1], body[INODE + 2], body[INODE + 3]]);
+            found.push(Listener { port, inode });
+        }
+        bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
+    }
+    Ok(false)
+}
+
+/// Who holds these ports: `pid 412 (nginx)`. Processes that carry the marker of `state_id` are ours and left out; a holder
+/// that cannot be seen (another user's) is named as such.
+pub fn foreign_holders(ports: &BTreeSet<u16>, state_id: &str) -> BTreeMap<u16, String> {
+    let listeners = Diag::open().and_then(|diag| diag.tcp_listeners()).unwrap_or_default();
+    let wanted: BTreeMap<u32, u16> = listeners
+        .into_iter()
+        .filter(|listener| ports.contains(&listener.port))
+        .map(|listener| (listener.inode, listener.port))
+        .collect();
+    let mut holders: BTreeMap<u16, String> =
+        wanted.values().map(|port| (*port, "a process that cannot be seen from here".to_owned())).collect();
+    if wanted.is_empty() {
+        return holders;
+    }
+    let ours = format!("{state_id}/");
+    for stat in process::all() {
+        for inode in socket_inodes(stat.pid) {
+            let Some(port) = wanted.get(&inode) else { continue };
+            let marker = process::environ_value(stat.pid, "UNISYS_INSTANCE");
+            if marker.is_some_and(|value| value.starts_with(&ours)) {
+                holders.remove(port);
+            } else if let Some(holder) = holders.get_mut(port) {
+                *holder = format!("pid {} ({})", stat.pid, stat.name);
+            }
+        }
+    }
+    holders
+}
+
+fn socket_inodes(pid: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let target = std::fs::read_link(entry.path()).ok()?;
+            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_of_this_process_is_seen_with_its_pid() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let holders = foreign_holders(&BTreeSet::from([port]), "no such system");
+        assert!(holders[&port].starts_with(&format!("pid {}", std::process::id())), "{holders:?}");
+        drop(socket);
+        assert!(foreign_holders(&BTreeSet::from([port]), "no such system").is_empty());
+    }
+}

@@ -1,0 +1,157 @@
+//! Runs probes: each asks one question and gives one answer. When to ask and what an answer means is decided elsewhere.
+
+mod grpc;
+pub mod notify;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::limits;
+use crate::keeper::protocol::Spawn;
+use crate::manifest::spec::HttpProbe;
+
+/// A question with every value that asking it needs.
+pub enum Question {
+    Http {
+        port: u16,
+        probe: HttpProbe,
+    },
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    Grpc {
+        port: u16,
+        service: String,
+    },
+    /// A command, in the service's environment; `nofile` are the limits it gets unless it has its own.
+    Exec {
+        command: Box<Spawn>,
+        nofile: (u64, u64),
+    },
+    File {
+        path: PathBuf,
+    },
+    /// It cannot be asked: why.
+    Impossible(String),
+}
+
+/// Yes or no, with what was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub ok: bool,
+    pub message: String,
+}
+
+impl Answer {
+    fn yes(message: impl Into<String>) -> Self {
+        Self { ok: true, message: message.into() }
+    }
+
+    fn no(message: impl Into<String>) -> Self {
+        Self { ok: false, message: message.into() }
+    }
+}
+
+/// Asks, and answers in time: no answer within `timeout` is a no.
+pub async fn ask(http: &reqwest::Client, question: Question, timeout: Duration) -> Answer {
+    match tokio::time::timeout(timeout, put(http, question, timeout)).await {
+        Ok(answer) => answer,
+        Err(_) => Answer::no(format!("no answer within {}", crate::base::format_duration(timeout))),
+    }
+}
+
+async fn put(http: &reqwest::Client, question: Question, timeout: Duration) -> Answer {
+    match question {
+        Question::Http { port, probe } => ask_http(http, port, &probe).await,
+        Question::Tcp { host, port } => ask_tcp(&host, port).await,
+        Question::Grpc { port, service } => grpc::ask(port, &service).await,
+        Question::Exec { command, nofile } => ask_command(*command, nofile, timeout).await,
+        Question::File { path } => match path.exists() {
+            true => Answer::yes("the file exists"),
+            false => Answer::no(format!("{} does not exist", path.display())),
+        },
+        Question::Impossible(why) => Answer::no(why),
+    }
+}
+
+/// A client for probes: no proxy, redirects to the same host only (Kubernetes), no connection kept.
+pub fn client() -> reqwest::Result<reqwest::Client> {
+    let policy = reqwest::redirect::Policy::custom(|attempt| {
+        let same = attempt.previous().last().is_some_and(|last| last.host_str() == attempt.url().host_str());
+        if same && attempt.previous().len() < 11 { attempt.follow() } else { attempt.stop() }
+    });
+    reqwest::Client::builder()
+        .user_agent(concat!("unisys-probe/", env!("CARGO_PKG_VERSION")))
+        .redirect(policy)
+        .pool_max_idle_per_host(0)
+        .no_proxy()
+        .build()
+}
+
+async fn ask_http(client: &reqwest::Client, port: u16, probe: &HttpProbe) -> Answer {
+    let host = probe.host.as_deref().unwrap_or("127.0.0.1");
+    let path = if probe.path.starts_with('/') { probe.path.clone() } else { format!("/{}", probe.path) };
+    let mut request = client.get(format!("http://{host}:{port}{path}"));
+    for (name, value) in &probe.headers {
+        request = request.header(name, value);
+    }
+    let mut response = match request.send().await {
+        Ok(response) => response,
+        Err(error) => return Answer::no(format!("http://{host}:{port}{path}: {}", root_cause(&error))),
+    };
+    let status = response.status();
+    // A server that is cut off in the middle of its answer may log an error: read a little of it.
+    let mut read = 0;
+    while read < limits::PROBE_BODY_BYTES {
+        match response.chunk().await {
+            Ok(Some(chunk)) => read += chunk.len(),
+            _ => break,
+        }
+    }
+    let message = format!("http://{host}:{port}{path} answered {}", status.as_u16());
+    // A redirect that was not followed (another host, too many) counts as a success.
+    let ok = probe.status.contains(status.as_u16()) || status.is_redirection();
+    Answer { ok, message }
+}
+
+async fn ask_tcp(host: &str, port: u16) -> Answer {
+    let result = match host.parse::<IpAddr>() {
+        Ok(ip) => tokio::net::TcpStream::connect(SocketAddr::new(ip, port)).await,
+        Err(_) => tokio::net::TcpStream::connect((host, port)).await,
+    };
+    match result {
+        Ok(_) => Answer::yes(format!("port {port} accepts connections")),
+        Err(error) => Answer::no(format!("{host}:{port}: {}", crate::os::files::why(&error))),
+    }
+}
+
+async fn ask_command(command: Spawn, nofile: (u64, u64), timeout: Duration) -> Answer {
+    let ran = tokio::task::spawn_blocking(move || {
+        crate::os::command::run(&command, nofile, timeout, limits::COMMAND_OUTPUT_BYTES)
+    });
+    match ran.await {
+        Ok(Ok(ran)) => {
+            let said = String::from_utf8_lossy(&ran.output);
+            let said = said.trim().lines().last().unwrap_or_default();
+            let ended = match ran.exit {
+                Some(exit) => exit.to_string(),
+                None => "ran out of time and was killed".into(),
+            };
+            let message = if said.is_empty() { ended } else { format!("{ended}: {said}") };
+            Answer { ok: ran.exit == Some(crate::base::Exit::Code(0)), message }
+        }
+        Ok(Err(error)) => Answer::no(error.to_string()),
+        Err(_) => Answer::no("the probe was cut off"),
+    }
+}
+
+/// The innermost reason: "connection refused", not "error sending request".
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
+}

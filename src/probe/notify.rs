@@ -1,0 +1,101 @@
+//! What a program tells on its notify socket (sd_notify(3)) or descriptor (s6).
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+/// Longest datagram that is read; longer ones are cut by the kernel.
+const DATAGRAM: usize = 4096;
+/// Longest status text that is kept.
+const STATUS: usize = 256;
+
+/// One assignment of a datagram that unisys knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    Ready,
+    Stopping,
+    Status(String),
+    MainPid(u32),
+    /// Microseconds from now.
+    ExtendTimeout(u64),
+    Barrier,
+}
+
+/// A datagram and who sent it.
+pub struct Message {
+    pub words: Vec<Word>,
+    pub sender: Option<u32>,
+    /// Of `BARRIER=1`: closed once everything before is processed, which is when this is dropped.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// The words of a datagram. Unknown assignments are ignored.
+pub fn parse(text: &[u8]) -> Vec<Word> {
+    let text = String::from_utf8_lossy(text);
+    let word = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        Some(match (key, value) {
+            ("READY", "1") => Word::Ready,
+            ("STOPPING", "1") => Word::Stopping,
+            ("BARRIER", "1") => Word::Barrier,
+            ("STATUS", value) => {
+                let clean = value.chars().map(|c| if c.is_control() { ' ' } else { c });
+                Word::Status(clean.take(STATUS).collect())
+            }
+            ("MAINPID", value) => Word::MainPid(value.parse().ok()?),
+            ("EXTEND_TIMEOUT_USEC", value) => Word::ExtendTimeout(value.parse().ok()?),
+            _ => return None,
+        })
+    };
+    text.lines().filter_map(word).collect()
+}
+
+/// The next datagram; `WouldBlock` when there is none.
+pub fn receive(socket: impl AsFd) -> io::Result<Message> {
+    let mut buffer = [0u8; DATAGRAM];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253), ScmCredentials(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(&mut buffer)];
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = rustix::net::recvmsg(socket, &mut slices, &mut ancillary, flags)?;
+    let mut message = Message { words: Vec::new(), sender: None, fds: Vec::new() };
+    for part in ancillary.drain() {
+        match part {
+            RecvAncillaryMessage::ScmRights(fds) => message.fds.extend(fds),
+            RecvAncillaryMessage::ScmCredentials(sender) => {
+                message.sender = Some(sender.pid.as_raw_nonzero().get() as u32);
+            }
+            _ => {}
+        }
+    }
+    message.words = parse(&buffer[..got.bytes]);
+    Ok(message)
+}
+
+/// Whether a newline has come on an s6 descriptor; `None` at its end.
+pub fn read_newline(pipe: impl AsFd) -> io::Result<Option<bool>> {
+    let mut buffer = [0; 256];
+    match rustix::io::read(pipe, &mut buffer) {
+        Ok(0) => Ok(None),
+        Ok(count) => Ok(Some(buffer[..count].contains(&b'\n'))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_words_are_read_and_the_rest_ignored() {
+        let text = b"READY=1\nSTATUS=warm\x1b[2J up\nX_OWN=1\nMAINPID=12\nMAINPID=x\nEXTEND_TIMEOUT_USEC=5\nnonsense\n";
+        assert_eq!(
+            parse(text),
+            [Word::Ready, Word::Status("warm [2J up".into()), Word::MainPid(12), Word::ExtendTimeout(5)]
+        );
+        assert_eq!(parse(b"READY=0"), []);
+        assert_eq!(parse(&[0xff, 0xfe]), []);
+    }
+}

@@ -1,0 +1,45 @@
+//! What unisys says of itself and of its units, for Prometheus.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::engine::Engine;
+use crate::world::conditions::ready_count;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Unit {
+    unit: String,
+}
+
+/// The figures of this moment, in OpenMetrics text. Made when asked: nothing is counted for nobody.
+pub fn exposition(engine: &Engine) -> String {
+    let mut registry = Registry::with_prefix("unisys");
+    let wanted = Family::<Unit, Gauge>::default();
+    let ready = Family::<Unit, Gauge>::default();
+    let restarts = Family::<Unit, Gauge>::default();
+    let revision: Gauge = Gauge::default();
+    let epoch: Gauge = Gauge::default();
+    let world = &engine.world;
+    for (name, unit) in world.units() {
+        let label = Unit { unit: name.to_string() };
+        wanted.get_or_create(&label).set(i64::from(world.wanted_replicas(name)));
+        ready.get_or_create(&label).set(i64::from(ready_count(unit)));
+        let count: u32 = unit.slots.values().map(|slot| slot.restart.restarts).sum();
+        restarts.get_or_create(&label).set(i64::from(count));
+    }
+    revision.set(world.revision().0 as i64);
+    epoch.set(engine.epoch.0 as i64);
+    registry.register("unit_replicas", "Instances wanted", wanted);
+    registry.register("unit_ready_replicas", "Instances that are Ready", ready);
+    registry.register("unit_restarts", "Automatic restarts of the present ordinals", restarts);
+    registry.register("revision", "The accepted revision", revision);
+    registry.register("epoch", "Lives of the daemon", epoch);
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => text,
+        Err(error) => format!("# {error}\n"),
+    }
+}
