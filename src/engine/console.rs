@@ -21,9 +21,10 @@ pub struct Console {
 }
 
 impl Console {
-    pub fn new(quiet: bool) -> Self {
+    /// `again`: a daemon before this one has shown what to try.
+    pub fn new(quiet: bool, again: bool) -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { quiet, colour, settled: false, hinted: false, immediate: false, down: false }
+        Self { quiet, colour, settled: false, hinted: again, immediate: false, down: false }
     }
 
     fn say(&self, line: &str) {
@@ -110,14 +111,20 @@ impl Console {
     pub fn was_immediate(&self) -> bool {
         self.immediate
     }
-
-    pub fn finished(&self) {}
 }
 
 /// What a person may try now, with what is really there.
 fn hints(world: &World, sets: &Sets) -> Vec<String> {
     let mut hints = vec!["try next, in another terminal:".to_owned()];
-    let http = sets.objects().services.iter().find_map(|(name, object)| {
+    // What nobody depends on is what people look at.
+    let graph = &world.desired().graph;
+    let tops = graph.lanes().into_iter().rev().flatten().collect::<Vec<_>>();
+    let last_first = tops.iter().filter_map(|name| Some((*name, sets.objects().services.get(*name)?)));
+    let http = last_first.clone().find_map(|(name, object)| {
+        let is_page = object.spec.ports.first().is_some_and(|port| port.name.as_str() == "http");
+        if !is_page {
+            return None;
+        }
         let port = object.spec.ports.first()?;
         let crate::manifest::spec::service::PortNumber::Number(number) = port.port else { return None };
         (world.status_word(name) == "Ready").then_some(number)

@@ -35,6 +35,7 @@ impl Engine {
             Effect::Kill { id } => self.link.send(&Request::Kill { epoch, id }),
             Effect::Forget { id } => {
                 self.detach(&id);
+                self.closing.insert(id.clone());
                 self.collector.close(id);
             }
             Effect::Remember { id, spec, generation, mark } => {
@@ -83,17 +84,23 @@ impl Engine {
             Effect::SaveChange(change) => self.store.save_change(&change),
             Effect::SaveUnit { name, checkpoint } => self.store.save_unit(name, checkpoint),
             Effect::DropUnit { name } => self.store.drop_unit(name),
-            Effect::Finished { .. } => self.finished(),
+            Effect::Finished { .. } => {
+                self.finished = true;
+                self.end_if_finished();
+            }
         }
         false
     }
 
-    fn finished(&mut self) {
-        self.console.finished();
+    /// Everything has stopped and is written: daemon and keeper end.
+    pub(super) fn end_if_finished(&mut self) {
+        if !self.finished || self.ending || !self.closing.is_empty() {
+            return;
+        }
         self.store.flush();
         self.ending = true;
-        let epoch = self.epoch;
-        self.link.send(&Request::Exit { epoch, code: self.exit_code() });
+        let (epoch, code) = (self.epoch, self.exit_code());
+        self.link.send(&Request::Exit { epoch, code });
     }
 
     /// 0 after a clean stop, 130 when a second Ctrl-C killed (rules.md).

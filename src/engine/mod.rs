@@ -115,6 +115,10 @@ pub struct Engine {
     /// When units that this machine lacks something for are looked at again.
     machine_due: Option<Instant>,
     console: console::Console,
+    /// Instances whose last output is being written.
+    closing: BTreeSet<InstanceId>,
+    /// Everything has stopped; the last outputs are waited for.
+    finished: bool,
     ending: bool,
     saw_events: bool,
 }
@@ -185,7 +189,9 @@ impl Engine {
             files: None,
             files_due: None,
             machine_due: None,
-            console: console::Console::new(options.quiet),
+            console: console::Console::new(options.quiet, !greeting.held.is_empty()),
+            closing: BTreeSet::new(),
+            finished: false,
             ending: false,
             saw_events: false,
             state,
@@ -325,8 +331,10 @@ impl Engine {
             Told::LineSeen(id) => self.fact(id, InstanceFact::ToldReady { how: "log" }),
             // Only now may the keeper let the pipes go.
             Told::Closed(id) => {
+                self.closing.remove(&id);
                 let epoch = self.epoch;
                 self.link.send(&Request::Forget { epoch, id });
+                self.end_if_finished();
             }
             Told::Stuck(Some(why)) => self.note(
                 true,

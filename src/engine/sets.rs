@@ -137,9 +137,16 @@ impl Sets {
                 }
             }
         }
-        let proposal = self.propose_all(candidates, &BTreeSet::new());
+        let mut proposal = self.propose_all(candidates, &BTreeSet::new());
         if !proposal.rejected {
             let diagnostics = proposal.diagnostics.clone();
+            let known = |candidate: &Candidate| {
+                stored.iter().any(|kept| kept.name == candidate.name && input_of(kept) == candidate.input)
+            };
+            if stored.len() == proposal.candidates.len() && proposal.candidates.iter().all(known) {
+                // Nothing was changed while nobody looked.
+                proposal.built.desired.revision = self.revision;
+            }
             return Begun { desired: Some(self.accept(proposal)), rejected: false, diagnostics };
         }
         let diagnostics = proposal.diagnostics;

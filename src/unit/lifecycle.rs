@@ -91,6 +91,9 @@ pub enum StopPhase {
     },
 }
 
+/// In place of a postStop hook's number: it ran out of time and is being killed; none follows.
+const KILLED: u8 = u8::MAX - 1;
+
 /// Why unisys stops an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
@@ -417,6 +420,8 @@ impl Stopping {
                     self.exit = Some(exit);
                     return Ok((Lifecycle::Stopping(self), smallvec![]));
                 }
+                // A stop command that still runs goes with what is left.
+                let remains = remains || matches!(self.phase, StopPhase::Command { .. });
                 Ok(after_exit(self.process, self.reason, exit, remains, policy, now))
             }
             (
@@ -457,10 +462,12 @@ impl Stopping {
                 Ok(self.post_stop(next, policy, now))
             }
             (StopPhase::PostStop { .. }, Fact::Due | Fact::KillNow) => {
-                self.phase = StopPhase::PostStop { hook: u8::MAX - 1, deadline: Instant::NEVER };
+                self.phase = StopPhase::PostStop { hook: KILLED, deadline: Instant::NEVER };
                 Ok((Lifecycle::Stopping(self), smallvec![Request::Kill]))
             }
-            (StopPhase::PostStop { .. }, Fact::Gone { survivors }) => Ok(self.ended(survivors)),
+            (StopPhase::PostStop { hook: KILLED, .. }, Fact::Gone { survivors }) => Ok(self.ended(survivors)),
+            // The answer to an earlier kill, told again: the hook still runs.
+            (StopPhase::PostStop { .. }, Fact::Gone { .. }) => Ok((Lifecycle::Stopping(self), smallvec![])),
             // Already on its way; a wish to stop changes why it will not come back.
             (_, Fact::Stop { reason }) => {
                 self.reason = EndReason::Stopped(reason);

@@ -364,7 +364,11 @@ impl World {
 
     fn announce_end(&mut self, now: Now, name: &Name, ordinal: Ordinal, end: &End, words: &str) {
         let object = self.object(name);
-        let cause = self.slot_cause(name, ordinal);
+        // An exit that nobody asked for is a root: nothing that unisys knows of came before it.
+        let cause = match end.reason {
+            EndReason::Exited => None,
+            _ => self.slot_cause(name, ordinal),
+        };
         let change = self.units.get(name).and_then(|unit| unit.change);
         let asked = matches!(end.reason, EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced));
         let policy = self.units.get(name).map(|unit| unit.spec.clone());

@@ -61,6 +61,8 @@ pub struct World {
     starting: u32,
     waiting_for_start: BTreeSet<Name>,
     begun: bool,
+    /// Why the first revision came about.
+    first_cause: Option<Cause>,
     /// Everything goes down: why.
     down: Option<String>,
     finished: bool,
@@ -128,6 +130,7 @@ impl World {
             starting: 0,
             waiting_for_start: BTreeSet::new(),
             begun: false,
+            first_cause: None,
             down: None,
             finished: false,
             stale: 0,
@@ -147,10 +150,7 @@ impl World {
                 self.restored.insert(unit, checkpoint);
             }
             Event::Adopt(adopted) => self.adopt(now, *adopted),
-            Event::Begin => {
-                self.begun = true;
-                self.dirty.extend(self.units.keys().cloned());
-            }
+            Event::Begin => self.begin(now),
             Event::Instance { id, fact } => self.instance_fact(now, &id, fact),
             Event::External { name, seq, ok, message } => self.external_answer(now, &name, seq, ok, message),
             Event::Order { order, by } => self.order(now, order, &by),
@@ -227,7 +227,12 @@ impl World {
     }
 
     fn tick(&mut self, now: Now) {
+        // All that is due first: one whose deadline only settling moves (a circuit's) would be due for ever.
+        let mut due = Vec::new();
         while let Some(name) = self.timers.pop_due(now.mono) {
+            due.push(name);
+        }
+        for name in due {
             if self.externals.contains_key(&name) {
                 self.external_due(now, &name);
             } else {

@@ -67,8 +67,9 @@ impl World {
         self.revise_externals(now, &desired);
         self.index_dependents();
         if self.begun && !rows.is_empty() {
-            let change = self.open_change(now, cause.clone(), rows);
-            self.chronicle_change(record, change);
+            self.open_change(now, cause.clone(), rows);
+        } else if !self.begun {
+            self.first_cause = Some(cause.clone());
         }
         let followers: BTreeSet<Name> =
             changed.iter().flat_map(|name| desired.graph.impact(name)).cloned().collect();
@@ -78,9 +79,6 @@ impl World {
             self.dirty.extend(std::mem::take(&mut self.waiting_for_start));
         }
     }
-
-    /// The record of the revision was written before its change had a number; later records carry it.
-    fn chronicle_change(&mut self, _record: RecordId, _change: u64) {}
 
     fn planned_row(&self, name: &Name, verb: Verb, reason: &str) -> ChangeAction {
         ChangeAction { verb, unit: self.object(name), reason: reason.to_owned() }

@@ -24,6 +24,24 @@ impl World {
         self.finish(now);
     }
 
+    /// Planning begins: what the first plan does belongs to one change.
+    pub(super) fn begin(&mut self, now: Now) {
+        self.begun = true;
+        self.dirty.extend(self.units.keys().cloned());
+        let rows: Vec<(Name, ChangeAction)> = self
+            .units
+            .iter()
+            .filter_map(|(name, unit)| {
+                let action = self.plan_of(name).actions.into_iter().find(is_visible)?;
+                let unit = unit.spec.object.clone();
+                Some((name.clone(), ChangeAction { verb: action.verb, unit, reason: action.reason }))
+            })
+            .collect();
+        if let (Some(cause), false) = (self.first_cause.take(), rows.is_empty()) {
+            self.open_change(now, cause, rows);
+        }
+    }
+
     /// What is still to be done, of every unit: for `plan` without a path.
     pub fn pending(&self) -> Plan {
         let units = self.units.iter().map(|(name, unit)| (unit.spec.object.clone(), self.plan_of(name)));
@@ -69,6 +87,13 @@ impl World {
         let waiting = plan.actions.iter().find_map(|action| action.waiting.as_ref());
         let slots_short = matches!(waiting, Some(Waiting::StartSlots));
         let words = waiting.map(ToString::to_string);
+        let dependency = waiting.and_then(|waiting| match waiting {
+            Waiting::Dependency { on, .. } => Some(on.name.clone()),
+            _ => None,
+        });
+        if let (Some(on), Some(unit)) = (dependency, self.units.get_mut(name)) {
+            unit.waited_for = Some(on);
+        }
         if slots_short {
             self.waiting_for_start.insert(name.clone());
         } else {
@@ -182,6 +207,8 @@ impl World {
         let incarnation = self.incarnation;
         self.incarnation = incarnation.next();
         let seen = self.replacements_of(name);
+        let waited_for = self.units.get_mut(name).and_then(|unit| unit.waited_for.take());
+        let freed_by = waited_for.and_then(|on| self.telling_record(&on));
         let Some(unit) = self.units.get_mut(name) else { return };
         let (spec, generation, cause, change) = (unit.spec.clone(), unit.generation, unit.cause, unit.change);
         let slot = unit.slots.entry(ordinal).or_insert_with(|| Slot::new(ordinal));
@@ -196,7 +223,7 @@ impl World {
         }
         slot.restart_asked = None;
         slot.drift = crate::plan::Drift::None;
-        let cause = slot.cause.or(cause);
+        let cause = freed_by.or(slot.cause).or(cause);
         slot.instance = Some(Instance {
             incarnation,
             spec,

@@ -34,6 +34,8 @@ pub struct Unit {
     pub facets: Option<crate::plan::Facets>,
     /// What it waits for, as the last plan said.
     pub waiting: Option<String>,
+    /// The dependency that held up its start: when it starts, that one's readiness is the cause.
+    pub waited_for: Option<Name>,
 }
 
 /// A condition's value since a time.
@@ -104,6 +106,7 @@ impl Unit {
             conditions: BTreeMap::new(),
             facets: None,
             waiting: None,
+            waited_for: None,
         }
     }
 

@@ -33,7 +33,7 @@ impl World {
     }
 
     /// The latest record that explains the state of a unit or external.
-    fn telling_record(&self, name: &Name) -> Option<RecordId> {
+    pub(super) fn telling_record(&self, name: &Name) -> Option<RecordId> {
         if let Some(external) = self.externals.get(name) {
             return external.cause;
         }

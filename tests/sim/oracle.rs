@@ -1,0 +1,106 @@
+//! What has to hold at every turn, looked at from outside: by what the fake keeper knows, not by what the world says of itself.
+
+use unisys::base::{InstanceId, Name, Now, Part};
+use unisys::plan::UnitSpec;
+use unisys::unit::Condition;
+use unisys::world::{Effect, Event, InstanceFact, World};
+
+use super::machine::Keeper;
+
+/// Invariant 6: at most one live instance an ordinal (replacements are stop-first). Invariant 7: hard dependencies hold.
+pub fn before_spawn(keeper: &Keeper, world: &World, id: &InstanceId, part: Part, spec: &UnitSpec) -> Result<(), String> {
+    let others = keeper.held.iter().filter(|(other, held)| {
+        other.unit == id.unit && other.ordinal == id.ordinal && other.incarnation != id.incarnation && held.is_alive()
+    });
+    if let Some((other, _)) = others.into_iter().next() {
+        return Err(format!("{id} is started while {other} is alive (invariant 6)"));
+    }
+    let first = match spec.policy.pre_start.is_empty() {
+        true => part == Part::Main,
+        false => part == Part::PreStart(0),
+    };
+    if !first {
+        return Ok(());
+    }
+    for dependency in spec.policy.depends_on.iter().filter(|dependency| !dependency.optional) {
+        let holds = match dependency.condition {
+            Condition::Started => live(keeper, &dependency.name) > 0,
+            Condition::Ready => ready(keeper, &dependency.name),
+            // Only the world knows that a job has completed.
+            Condition::Completed => world
+                .conditions(&dependency.name)
+                .iter()
+                .any(|condition| condition.kind == "Completed" && condition.status == "True"),
+        };
+        if !holds {
+            return Err(format!("{id} is started though {} is not {:?} (invariant 7)", dependency.name, dependency.condition));
+        }
+    }
+    Ok(())
+}
+
+fn live(keeper: &Keeper, name: &Name) -> usize {
+    keeper.held.iter().filter(|(id, held)| id.unit == *name && held.main_alive_as_told()).count()
+}
+
+fn ready(keeper: &Keeper, name: &Name) -> bool {
+    keeper.held.iter().any(|(id, held)| id.unit == *name && held.main_alive_as_told() && held.mark.through)
+}
+
+/// Stop order is the reverse of start order while everything goes down.
+pub fn before_signal(keeper: &Keeper, world: &World, id: &InstanceId) -> Result<(), String> {
+    if world.going_down().is_none() {
+        return Ok(());
+    }
+    for (other, held) in &keeper.held {
+        let depends =
+            held.spec.policy.depends_on.iter().any(|dependency| dependency.name == id.unit && !dependency.optional);
+        if depends && held.main_alive_as_told() && other.unit != id.unit {
+            return Err(format!("{id} is told to stop while its dependent {other} runs (stop order)"));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing of an instance may live when it is forgotten.
+pub fn before_forget(keeper: &Keeper, id: &InstanceId) -> Result<(), String> {
+    match keeper.held.get(id).is_some_and(super::machine::Held::is_alive) {
+        true => Err(format!("{id} is forgotten while something of it lives")),
+        false => Ok(()),
+    }
+}
+
+/// Invariant 2: planning again after the plan was carried out yields no action. Invariant 5: a stale fact changes nothing.
+pub fn after_turn(world: &World, now: Now) -> Result<(), String> {
+    let mut ticked = world.clone();
+    ticked.handle(now, Event::Tick);
+    ticked.settle(now);
+    if let Some(at) = ticked.poll_deadline().filter(|at| *at <= now.mono) {
+        return Err(format!("a deadline of {at:?} is still there after the tick at {:?}: it would spin", now.mono));
+    }
+    let mut again = world.clone();
+    again.handle(now, Event::Begin);
+    again.settle(now);
+    if let Some(effect) = loudest(&mut again) {
+        return Err(format!("planning again is not without action: {effect:?} (invariant 2)"));
+    }
+    let mut stale = world.clone();
+    for (name, unit) in world.units() {
+        for slot in unit.slots.values() {
+            let Some(id) = slot.id(name) else { continue };
+            let Some(older) = id.incarnation.0.checked_sub(1) else { continue };
+            let id = InstanceId { incarnation: unisys::base::Incarnation(older), ..id };
+            let fact = InstanceFact::Exited { part: Part::Main, exit: unisys::base::Exit::Code(1), remains: false };
+            stale.handle(now, Event::Instance { id, fact });
+        }
+    }
+    stale.settle(now);
+    match loudest(&mut stale) {
+        Some(effect) => Err(format!("a stale fact led to {effect:?} (invariant 5)")),
+        None => Ok(()),
+    }
+}
+
+fn loudest(world: &mut World) -> Option<Effect> {
+    world.poll_effect()
+}

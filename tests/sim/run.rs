@@ -1,0 +1,461 @@
+//! One run: a system, a mix of faults, a virtual clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use unisys::base::{
+    Epoch, Exit, Incarnation, InstanceId, Instant, Name, Now, Part, Revision, Rng, Signal, SpawnStage, Stamp,
+};
+use unisys::manifest::load::ParseCache;
+use unisys::plan::Desired;
+use unisys::unit::ProbeKind;
+use unisys::world::{Adopted, Beginning, Cause, Checkpoint, Effect, Event, InstanceFact, Order, World};
+
+use super::machine::{Faults, Held, Keeper, Process};
+use super::{oracle, system};
+
+/// Something that will happen.
+#[derive(Clone, Debug)]
+enum Due {
+    Fact(InstanceId, InstanceFact),
+    /// The program of an instance ends by itself.
+    Ends(InstanceId, Part, Exit),
+}
+
+struct Sim {
+    rng: Rng,
+    faults: Faults,
+    now: Instant,
+    world: World,
+    keeper: Keeper,
+    agenda: BTreeMap<(Instant, u64), Due>,
+    next: u64,
+    store: BTreeMap<Name, Checkpoint>,
+    incarnation: Incarnation,
+    epoch: u64,
+    units: system::Units,
+    desired: Arc<Desired>,
+    cache: ParseCache,
+    turns: u64,
+    loud: bool,
+    finished: bool,
+}
+
+/// The virtual time in which faults happen.
+const TROUBLE: Duration = Duration::from_secs(120);
+/// After it, everything has to be well within this.
+const PATIENCE: Duration = Duration::from_secs(1800);
+/// A run that takes more turns than this does not end.
+const TURNS: u64 = 60_000;
+
+/// Runs a seed; gives the number of turns, or what did not hold.
+pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
+    let mut rng = Rng::new(seed);
+    let units = system::draw(&mut rng);
+    let mut cache = ParseCache::default();
+    let desired = system::desired(&units, Revision(1), None, &mut cache).map(Arc::new).ok_or("no system")?;
+    let mut sim = Sim {
+        faults: Faults::draw(&mut rng),
+        world: world(1, &mut rng, Incarnation(1)),
+        rng,
+        now: Instant(1_000_000_000),
+        keeper: Keeper { next_pid: 100, ..Keeper::default() },
+        agenda: BTreeMap::new(),
+        next: 0,
+        store: BTreeMap::new(),
+        incarnation: Incarnation(1),
+        epoch: 1,
+        units,
+        desired,
+        cache,
+        turns: 0,
+        loud,
+        finished: false,
+    };
+    sim.begin()?;
+    let trouble_ends = sim.now + TROUBLE;
+    while sim.now < trouble_ends {
+        sim.trouble()?;
+        sim.step(trouble_ends)?;
+    }
+    sim.faults = Faults::NONE;
+    sim.all_wanted()?;
+    let patience_ends = sim.now + PATIENCE;
+    while sim.unwell().is_some() {
+        if sim.now >= patience_ends {
+            return Err(format!("not well after the faults stopped: {}", sim.unwell().unwrap_or_default()));
+        }
+        sim.step(patience_ends)?;
+    }
+    sim.go_down()
+}
+
+fn world(epoch: u64, rng: &mut Rng, incarnation: Incarnation) -> World {
+    World::new(Beginning { epoch: Epoch(epoch), seed: rng.next_u64(), incarnation })
+}
+
+impl Sim {
+    fn clock(&self) -> Now {
+        Now { mono: self.now, wall: Stamp((self.now.0 / 1_000_000) as i64) }
+    }
+
+    fn say(&self, words: impl FnOnce() -> String) {
+        if self.loud {
+            eprintln!("{:>10.3} {}", self.now.0 as f64 / 1e9, words());
+        }
+    }
+
+    /// A new daemon: from the store, the manifests, and what the keeper holds.
+    fn begin(&mut self) -> Result<(), String> {
+        let now = self.clock();
+        for (unit, checkpoint) in self.store.clone() {
+            self.world.handle(now, Event::Restore { unit, checkpoint });
+        }
+        let cause = Cause { kind: "Up".into(), detail: "up".into() };
+        self.world.handle(now, Event::Desired { desired: self.desired.clone(), cause });
+        for (id, held) in self.keeper.held.clone() {
+            self.adopt(&id, &held);
+        }
+        self.world.handle(now, Event::Begin);
+        self.turn()
+    }
+
+    fn adopt(&mut self, id: &InstanceId, held: &Held) {
+        let main = held.parts.get(&Part::Main);
+        let part = match held.parts.keys().max() {
+            Some(part @ Part::PostStop(_)) => *part,
+            _ if main.is_some() => Part::Main,
+            Some(part) => *part,
+            None => return,
+        };
+        let adopted = |part: Part| Adopted {
+            id: id.clone(),
+            spec: Some(held.spec.clone()),
+            generation: held.generation,
+            started_wall: Stamp(0),
+            main: main.map(|process| (process.pid, process.at)),
+            part,
+            exit: held.parts.get(&part).and_then(|process| process.exit),
+            mark: held.mark,
+        };
+        let now = self.clock();
+        self.world.handle(now, Event::Adopt(Box::new(adopted(part))));
+        let stop_runs = held.parts.get(&Part::StopCommand).is_some_and(|process| process.exit.is_none());
+        if part == Part::Main && stop_runs {
+            self.world.handle(now, Event::Adopt(Box::new(adopted(Part::StopCommand))));
+        }
+    }
+
+    /// The daemon is killed: everything that was on its way to it is lost, and told anew as a whole.
+    fn daemon_dies(&mut self) -> Result<(), String> {
+        self.say(|| "the daemon dies".into());
+        self.agenda.retain(|_, due| matches!(due, Due::Ends(..)));
+        for held in self.keeper.held.values_mut() {
+            for process in held.parts.values_mut() {
+                process.end_told = process.exit.is_some();
+            }
+        }
+        self.epoch += 1;
+        let incarnation = Incarnation(self.incarnation.0 + 100);
+        self.world = world(self.epoch, &mut self.rng, incarnation);
+        self.begin()
+    }
+
+    fn later(&mut self, millis: u64, due: Due) {
+        self.next += 1;
+        self.agenda.insert((self.now + Duration::from_millis(millis), self.next), due);
+    }
+
+    fn fact(&mut self, millis: u64, id: &InstanceId, fact: InstanceFact) {
+        if self.rng.chance(self.faults.repeated) {
+            self.later(millis + 7, Due::Fact(id.clone(), fact.clone()));
+        }
+        self.later(millis, Due::Fact(id.clone(), fact));
+    }
+
+    /// To the next thing that happens.
+    fn step(&mut self, until: Instant) -> Result<(), String> {
+        let agenda = self.agenda.first_key_value().map(|((at, _), _)| *at);
+        let deadline = self.world.poll_deadline();
+        let next = [agenda, deadline].into_iter().flatten().min().unwrap_or(until).min(until);
+        self.now = self.now.max(next).max(self.now + Duration::from_micros(1));
+        while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            match entry.remove() {
+                Due::Fact(id, fact) => self.deliver(&id, fact),
+                Due::Ends(id, part, exit) => self.process_ends(&id, part, exit),
+            }
+        }
+        if self.world.poll_deadline().is_some_and(|at| at <= self.now) {
+            self.world.handle(self.clock(), Event::Tick);
+        }
+        self.turn()
+    }
+
+    fn deliver(&mut self, id: &InstanceId, fact: InstanceFact) {
+        if let InstanceFact::Exited { part, .. } = &fact
+            && let Some(process) = self.keeper.held.get_mut(id).and_then(|held| held.parts.get_mut(part))
+        {
+            process.end_told = true;
+        }
+        self.say(|| format!("{id} {fact:?}"));
+        self.world.handle(self.clock(), Event::Instance { id: id.clone(), fact });
+    }
+
+    fn process_ends(&mut self, id: &InstanceId, part: Part, exit: Exit) {
+        let descendants = self.rng.chance(self.faults.leaves_descendants);
+        let Some(held) = self.keeper.held.get_mut(id) else { return };
+        let Some(process) = held.parts.get_mut(&part).filter(|process| process.exit.is_none()) else { return };
+        process.exit = Some(exit);
+        held.descendants |= part == Part::Main && descendants;
+        let remains = part == Part::Main && held.descendants;
+        self.fact(1, id, InstanceFact::Exited { part, exit, remains });
+    }
+
+    fn turn(&mut self) -> Result<(), String> {
+        self.turns += 1;
+        if self.turns > TURNS {
+            return Err("it does not come to rest".into());
+        }
+        let now = self.clock();
+        self.world.settle(now);
+        while let Some(effect) = self.world.poll_effect() {
+            self.effect(effect)?;
+            if self.rng.chance(self.faults.daemon_dies / 4.0) {
+                return self.daemon_dies();
+            }
+        }
+        self.incarnation = self.world.next_incarnation();
+        // Two copies of the world a look: every turn would be most of the run's time.
+        if self.turns % 7 == 0 { oracle::after_turn(&self.world, now) } else { Ok(()) }
+    }
+
+    fn effect(&mut self, effect: Effect) -> Result<(), String> {
+        match effect {
+            Effect::Spawn { id, part, spec, generation } => {
+                oracle::before_spawn(&self.keeper, &self.world, &id, part, &spec)?;
+                self.spawn(id, part, spec, generation);
+            }
+            Effect::Signal { id, signal } => {
+                oracle::before_signal(&self.keeper, &self.world, &id)?;
+                self.signal(&id, signal);
+            }
+            Effect::Kill { id } => self.kill(&id),
+            Effect::Forget { id } => {
+                oracle::before_forget(&self.keeper, &id)?;
+                self.keeper.held.remove(&id);
+            }
+            Effect::Remember { id, spec, generation, mark } => {
+                if let Some(held) = self.keeper.held.get_mut(&id) {
+                    (held.spec, held.generation, held.mark) = (spec, generation, mark);
+                }
+            }
+            Effect::Probe { id, kind, seq, timeout, .. } => self.probe(&id, kind, seq, timeout),
+            Effect::SaveUnit { name, checkpoint } => drop(self.store.insert(name, *checkpoint)),
+            Effect::DropUnit { name } => drop(self.store.remove(&name)),
+            Effect::Finished { .. } => self.finished = true,
+            Effect::Announce(record) => self.say(|| format!("  {} {}: {}", record.object, record.reason, record.message)),
+            Effect::ProbeExternal { .. }
+            | Effect::WatchPort { .. }
+            | Effect::UnwatchPort { .. }
+            | Effect::WatchLog { .. }
+            | Effect::UnwatchLog { .. }
+            | Effect::SaveChange(_) => {}
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, id: InstanceId, part: Part, spec: Arc<unisys::plan::UnitSpec>, generation: unisys::base::Generation) {
+        let delay = 1 + self.rng.below(5);
+        if self.rng.chance(self.faults.exec_fails) {
+            let fact = InstanceFact::SpawnFailed { part, stage: SpawnStage::Clone, errno: 11, detail: "no pid".into() };
+            return self.fact(delay, &id, fact);
+        }
+        let ready = match self.rng.chance(self.faults.never_ready) {
+            true => None,
+            false => Some(self.now + Duration::from_millis(delay + self.rng.below(3000))),
+        };
+        let pid = self.keeper.next_pid;
+        self.keeper.next_pid += 1;
+        let process = Process {
+            pid,
+            at: self.now + Duration::from_millis(delay),
+            exit: None,
+            ignores_stop: self.rng.chance(self.faults.ignores_stop),
+            ready_at: ready,
+            end_told: false,
+        };
+        let at = process.at;
+        let job = spec.policy.job;
+        let notify = spec.policy.probe(ProbeKind::Readiness).is_some_and(|probe| probe.way == unisys::unit::ProbeWay::Told);
+        let held = self.keeper.held.entry(id.clone()).or_insert_with(|| Held {
+            spec,
+            generation,
+            mark: Default::default(),
+            parts: BTreeMap::new(),
+            descendants: false,
+        });
+        if held.parts.contains_key(&part) {
+            return;
+        }
+        held.parts.insert(part, process);
+        self.fact(delay, &id, InstanceFact::Spawned { part, pid, at });
+        if part != Part::Main {
+            let code = i32::from(self.rng.chance(self.faults.crashes / 4.0));
+            let after = delay + 1 + self.rng.below(800);
+            return self.later(after, Due::Ends(id, part, Exit::Code(code)));
+        }
+        if let (true, Some(ready)) = (notify, ready) {
+            let after = ready.since(self.now).as_millis() as u64 + 1;
+            self.fact(after, &id, InstanceFact::ToldReady { how: "READY=1" });
+        }
+        if self.rng.chance(self.faults.crashes) {
+            let after = delay + self.rng.below(20_000);
+            let exit = system::pick(&mut self.rng, &[Exit::Code(1), Exit::Code(0), Exit::Signal { signal: 9, core: false }]);
+            self.later(after, Due::Ends(id, part, exit));
+        } else if job {
+            let after = delay + self.rng.below(5000);
+            self.later(after, Due::Ends(id, part, Exit::Code(0)));
+        }
+    }
+
+    fn signal(&mut self, id: &InstanceId, signal: Signal) {
+        let Some(process) = self.keeper.held.get(id).and_then(|held| held.parts.get(&Part::Main)) else { return };
+        if process.exit.is_none() && !process.ignores_stop {
+            let after = 1 + self.rng.below(500);
+            let exit = Exit::Signal { signal: signal.0, core: false };
+            self.later(after, Due::Ends(id.clone(), Part::Main, exit));
+        }
+    }
+
+    fn kill(&mut self, id: &InstanceId) {
+        let mut ended = Vec::new();
+        if let Some(held) = self.keeper.held.get_mut(id) {
+            held.descendants = false;
+            for (part, process) in held.parts.iter_mut().filter(|(_, process)| process.exit.is_none()) {
+                process.exit = Some(Exit::Signal { signal: 9, core: false });
+                ended.push(*part);
+            }
+        }
+        for part in ended {
+            let exit = Exit::Signal { signal: 9, core: false };
+            self.fact(1, id, InstanceFact::Exited { part, exit, remains: false });
+        }
+        self.fact(2, id, InstanceFact::Gone { survivors: 0 });
+    }
+
+    fn probe(&mut self, id: &InstanceId, kind: ProbeKind, seq: u64, timeout: Duration) {
+        let process = self.keeper.held.get(id).and_then(|held| held.parts.get(&Part::Main));
+        let well = process.is_some_and(|process| {
+            process.exit.is_none() && (kind == ProbeKind::Liveness || process.ready_at.is_some_and(|at| at <= self.now))
+        });
+        let ok = well != self.rng.chance(self.faults.probe_lies);
+        let after = self.rng.below(timeout.as_millis() as u64);
+        self.fact(after, id, InstanceFact::Probe { kind, seq, ok, message: "sim".into() });
+    }
+
+    // ------------------------------------------------------------ people and accidents
+
+    fn trouble(&mut self) -> Result<(), String> {
+        if self.rng.chance(self.faults.daemon_dies) {
+            self.daemon_dies()?;
+        }
+        if self.rng.chance(0.01) {
+            let mut units = self.units.clone();
+            system::change(&mut self.rng, &mut units);
+            let torn = self.rng.chance(0.2).then(|| self.rng.unit());
+            let revision = self.desired.revision.next();
+            if let Some(desired) = system::desired(&units, revision, torn, &mut self.cache) {
+                if torn.is_none() {
+                    self.units = units;
+                }
+                self.accept(desired);
+            }
+        }
+        if self.rng.chance(0.01) {
+            self.order();
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, desired: Desired) {
+        self.say(|| format!("revision {}", desired.revision));
+        self.desired = Arc::new(desired);
+        let cause = Cause { kind: "Apply".into(), detail: "sim".into() };
+        self.world.handle(self.clock(), Event::Desired { desired: self.desired.clone(), cause });
+    }
+
+    fn order(&mut self) {
+        let names: Vec<Name> = self.world.units().keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = names[self.rng.below(names.len() as u64) as usize].clone();
+        let order = match self.rng.below(7) {
+            0 => Order::Stop(vec![name]),
+            1 => Order::Start(vec![name]),
+            2 => Order::Restart(vec![name]),
+            3 => Order::Disable(vec![name]),
+            4 => Order::Enable(vec![name]),
+            5 => Order::ResetCircuit(vec![name]),
+            _ => Order::Scale(vec![(name, self.rng.below(4) as u32)]),
+        };
+        self.say(|| format!("{order:?}"));
+        self.world.handle(self.clock(), Event::Order { order, by: "sim".into() });
+    }
+
+    /// Faults have stopped: what people switched off is switched on, what failed for good gets a new version.
+    fn all_wanted(&mut self) -> Result<(), String> {
+        for unit in self.units.values_mut() {
+            unit.version += 1;
+        }
+        for held in self.keeper.held.values_mut() {
+            for process in held.parts.values_mut() {
+                process.ignores_stop = false;
+                process.ready_at.get_or_insert(self.now);
+            }
+        }
+        let revision = self.desired.revision.next();
+        let desired = system::desired(&self.units, revision, None, &mut self.cache).ok_or("rejected")?;
+        self.accept(desired);
+        let names: Vec<Name> = self.world.units().keys().cloned().collect();
+        let scale = names
+            .iter()
+            .filter_map(|name| Some((name.clone(), self.desired.units.get(name)?.policy.replicas)))
+            .collect();
+        for order in [Order::Start(names), Order::Scale(scale)] {
+            self.world.handle(self.clock(), Event::Order { order, by: "sim".into() });
+        }
+        self.turn()
+    }
+
+    /// What is not as it should be.
+    fn unwell(&self) -> Option<String> {
+        for (name, _) in &self.desired.units {
+            let condition = self.world.conditions(name).into_iter().find(|condition| condition.kind == "Ready");
+            let wanted = self.world.wanted_replicas(name);
+            match condition {
+                Some(condition) if condition.status == "True" || wanted == 0 => {}
+                other => return Some(format!("{name} ({}): {other:?}", self.world.status_word(name))),
+            }
+        }
+        let plan = self.world.pending();
+        (!plan.is_empty()).then(|| format!("{plan:?}"))
+    }
+
+    fn go_down(&mut self) -> Result<u64, String> {
+        self.world.handle(self.clock(), Event::ShutDown { by: "sim".into(), now: false });
+        self.turn()?;
+        let until = self.now + PATIENCE;
+        while !self.finished {
+            if self.now >= until {
+                return Err("it does not go down".into());
+            }
+            self.step(until)?;
+        }
+        match self.keeper.held.iter().find(|(_, held)| held.is_alive() || held.main_alive()) {
+            Some((id, _)) => Err(format!("{id} is alive after the end")),
+            None => Ok(self.turns),
+        }
+    }
+}
