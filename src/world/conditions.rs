@@ -93,7 +93,8 @@ impl World {
             Wish::Up { replicas: 0 } if unit.is_gone() => return "Stopped",
             Wish::Up { .. } => {}
         }
-        if unit.spec.policy.job && occupied(|state| matches!(state, Lifecycle::Done(_))) {
+        if !unit.slots.is_empty() && unit.slots.values().all(|slot| matches!(slot.state, Lifecycle::Done(_)))
+        {
             return "Completed";
         }
         if unit.spec.machine.is_some() && unit.is_gone() {
@@ -188,6 +189,7 @@ fn unready_reason(unit: &Unit) -> (&'static str, String) {
     for slot in unit.slots.values() {
         match &slot.state {
             Lifecycle::Failed(_) => return ("Failed", last(slot)),
+            Lifecycle::Done(_) => return ("Completed", last(slot)),
             Lifecycle::Held => {
                 return (
                     "Held",

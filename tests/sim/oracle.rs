@@ -2,15 +2,24 @@
 
 use unisys::base::{InstanceId, Name, Now, Part};
 use unisys::plan::UnitSpec;
-use unisys::unit::Condition;
+use unisys::unit::{Condition, EndReason, Lifecycle, StopReason};
 use unisys::world::{Effect, Event, InstanceFact, World};
 
 use super::machine::Keeper;
 
 /// Invariant 6: at most one live instance an ordinal (replacements are stop-first). Invariant 7: hard dependencies hold.
-pub fn before_spawn(keeper: &Keeper, world: &World, id: &InstanceId, part: Part, spec: &UnitSpec) -> Result<(), String> {
+pub fn before_spawn(
+    keeper: &Keeper,
+    world: &World,
+    id: &InstanceId,
+    part: Part,
+    spec: &UnitSpec,
+) -> Result<(), String> {
     let others = keeper.held.iter().filter(|(other, held)| {
-        other.unit == id.unit && other.ordinal == id.ordinal && other.incarnation != id.incarnation && held.is_alive()
+        other.unit == id.unit
+            && other.ordinal == id.ordinal
+            && other.incarnation != id.incarnation
+            && held.is_alive()
     });
     if let Some((other, _)) = others.into_iter().next() {
         return Err(format!("{id} is started while {other} is alive (invariant 6)"));
@@ -33,7 +42,10 @@ pub fn before_spawn(keeper: &Keeper, world: &World, id: &InstanceId, part: Part,
                 .any(|condition| condition.kind == "Completed" && condition.status == "True"),
         };
         if !holds {
-            return Err(format!("{id} is started though {} is not {:?} (invariant 7)", dependency.name, dependency.condition));
+            return Err(format!(
+                "{id} is started though {} is not {:?} (invariant 7)",
+                dependency.name, dependency.condition
+            ));
         }
     }
     Ok(())
@@ -52,9 +64,19 @@ pub fn before_signal(keeper: &Keeper, world: &World, id: &InstanceId) -> Result<
     if world.going_down().is_none() {
         return Ok(());
     }
+    // One that was being replaced when everything was told to stop is on its way already.
+    let slot = world.units().get(&id.unit).and_then(|unit| unit.slots.get(&id.ordinal));
+    let replaced = |state: &Lifecycle| matches!(state, Lifecycle::Stopping(stopping) if stopping.reason != EndReason::Stopped(StopReason::Unwanted));
+    if slot.is_some_and(|slot| replaced(&slot.state)) {
+        return Ok(());
+    }
     for (other, held) in &keeper.held {
-        let depends =
-            held.spec.policy.depends_on.iter().any(|dependency| dependency.name == id.unit && !dependency.optional);
+        let depends = held
+            .spec
+            .policy
+            .depends_on
+            .iter()
+            .any(|dependency| dependency.name == id.unit && !dependency.optional);
         if depends && held.main_alive_as_told() && other.unit != id.unit {
             return Err(format!("{id} is told to stop while its dependent {other} runs (stop order)"));
         }
@@ -76,7 +98,10 @@ pub fn after_turn(world: &World, now: Now) -> Result<(), String> {
     ticked.handle(now, Event::Tick);
     ticked.settle(now);
     if let Some(at) = ticked.poll_deadline().filter(|at| *at <= now.mono) {
-        return Err(format!("a deadline of {at:?} is still there after the tick at {:?}: it would spin", now.mono));
+        return Err(format!(
+            "a deadline of {at:?} is still there after the tick at {:?}: it would spin",
+            now.mono
+        ));
     }
     let mut again = world.clone();
     again.handle(now, Event::Begin);
@@ -90,7 +115,8 @@ pub fn after_turn(world: &World, now: Now) -> Result<(), String> {
             let Some(id) = slot.id(name) else { continue };
             let Some(older) = id.incarnation.0.checked_sub(1) else { continue };
             let id = InstanceId { incarnation: unisys::base::Incarnation(older), ..id };
-            let fact = InstanceFact::Exited { part: Part::Main, exit: unisys::base::Exit::Code(1), remains: false };
+            let fact =
+                InstanceFact::Exited { part: Part::Main, exit: unisys::base::Exit::Code(1), remains: false };
             stale.handle(now, Event::Instance { id, fact });
         }
     }

@@ -205,7 +205,9 @@ impl Sim {
     fn process_ends(&mut self, id: &InstanceId, part: Part, exit: Exit) {
         let descendants = self.rng.chance(self.faults.leaves_descendants);
         let Some(held) = self.keeper.held.get_mut(id) else { return };
-        let Some(process) = held.parts.get_mut(&part).filter(|process| process.exit.is_none()) else { return };
+        let Some(process) = held.parts.get_mut(&part).filter(|process| process.exit.is_none()) else {
+            return;
+        };
         process.exit = Some(exit);
         held.descendants |= part == Part::Main && descendants;
         let remains = part == Part::Main && held.descendants;
@@ -254,7 +256,9 @@ impl Sim {
             Effect::SaveUnit { name, checkpoint } => drop(self.store.insert(name, *checkpoint)),
             Effect::DropUnit { name } => drop(self.store.remove(&name)),
             Effect::Finished { .. } => self.finished = true,
-            Effect::Announce(record) => self.say(|| format!("  {} {}: {}", record.object, record.reason, record.message)),
+            Effect::Announce(record) => {
+                self.say(|| format!("  {} {}: {}", record.object, record.reason, record.message))
+            }
             Effect::ProbeExternal { .. }
             | Effect::WatchPort { .. }
             | Effect::UnwatchPort { .. }
@@ -265,10 +269,21 @@ impl Sim {
         Ok(())
     }
 
-    fn spawn(&mut self, id: InstanceId, part: Part, spec: Arc<unisys::plan::UnitSpec>, generation: unisys::base::Generation) {
+    fn spawn(
+        &mut self,
+        id: InstanceId,
+        part: Part,
+        spec: Arc<unisys::plan::UnitSpec>,
+        generation: unisys::base::Generation,
+    ) {
         let delay = 1 + self.rng.below(5);
         if self.rng.chance(self.faults.exec_fails) {
-            let fact = InstanceFact::SpawnFailed { part, stage: SpawnStage::Clone, errno: 11, detail: "no pid".into() };
+            let fact = InstanceFact::SpawnFailed {
+                part,
+                stage: SpawnStage::Clone,
+                errno: 11,
+                detail: "no pid".into(),
+            };
             return self.fact(delay, &id, fact);
         }
         let ready = match self.rng.chance(self.faults.never_ready) {
@@ -287,7 +302,10 @@ impl Sim {
         };
         let at = process.at;
         let job = spec.policy.job;
-        let notify = spec.policy.probe(ProbeKind::Readiness).is_some_and(|probe| probe.way == unisys::unit::ProbeWay::Told);
+        let notify = spec
+            .policy
+            .probe(ProbeKind::Readiness)
+            .is_some_and(|probe| probe.way == unisys::unit::ProbeWay::Told);
         let held = self.keeper.held.entry(id.clone()).or_insert_with(|| Held {
             spec,
             generation,
@@ -311,7 +329,10 @@ impl Sim {
         }
         if self.rng.chance(self.faults.crashes) {
             let after = delay + self.rng.below(20_000);
-            let exit = system::pick(&mut self.rng, &[Exit::Code(1), Exit::Code(0), Exit::Signal { signal: 9, core: false }]);
+            let exit = system::pick(
+                &mut self.rng,
+                &[Exit::Code(1), Exit::Code(0), Exit::Signal { signal: 9, core: false }],
+            );
             self.later(after, Due::Ends(id, part, exit));
         } else if job {
             let after = delay + self.rng.below(5000);
@@ -320,7 +341,9 @@ impl Sim {
     }
 
     fn signal(&mut self, id: &InstanceId, signal: Signal) {
-        let Some(process) = self.keeper.held.get(id).and_then(|held| held.parts.get(&Part::Main)) else { return };
+        let Some(process) = self.keeper.held.get(id).and_then(|held| held.parts.get(&Part::Main)) else {
+            return;
+        };
         if process.exit.is_none() && !process.ignores_stop {
             let after = 1 + self.rng.below(500);
             let exit = Exit::Signal { signal: signal.0, core: false };
@@ -347,7 +370,8 @@ impl Sim {
     fn probe(&mut self, id: &InstanceId, kind: ProbeKind, seq: u64, timeout: Duration) {
         let process = self.keeper.held.get(id).and_then(|held| held.parts.get(&Part::Main));
         let well = process.is_some_and(|process| {
-            process.exit.is_none() && (kind == ProbeKind::Liveness || process.ready_at.is_some_and(|at| at <= self.now))
+            process.exit.is_none()
+                && (kind == ProbeKind::Liveness || process.ready_at.is_some_and(|at| at <= self.now))
         });
         let ok = well != self.rng.chance(self.faults.probe_lies);
         let after = self.rng.below(timeout.as_millis() as u64);
@@ -407,7 +431,8 @@ impl Sim {
     /// Faults have stopped: what people switched off is switched on, what failed for good gets a new version.
     fn all_wanted(&mut self) -> Result<(), String> {
         for unit in self.units.values_mut() {
-            unit.version += 1;
+            // Above every version that a torn file may have made known already.
+            unit.version += 1000;
         }
         for held in self.keeper.held.values_mut() {
             for process in held.parts.values_mut() {
@@ -432,15 +457,25 @@ impl Sim {
     /// What is not as it should be.
     fn unwell(&self) -> Option<String> {
         for (name, _) in &self.desired.units {
-            let condition = self.world.conditions(name).into_iter().find(|condition| condition.kind == "Ready");
+            let condition =
+                self.world.conditions(name).into_iter().find(|condition| condition.kind == "Ready");
             let wanted = self.world.wanted_replicas(name);
+            // A service with `policy: OnFailure` that ends well stays as it is, and what needs it waits.
+            let ended = |name: &Name| self.has_ended(name);
+            let needs_ended = self.desired.graph.closure([name]).into_iter().any(ended);
             match condition {
-                Some(condition) if condition.status == "True" || wanted == 0 => {}
+                Some(condition) if condition.status == "True" || wanted == 0 || needs_ended => {}
                 other => return Some(format!("{name} ({}): {other:?}", self.world.status_word(name))),
             }
         }
         let plan = self.world.pending();
-        (!plan.is_empty()).then(|| format!("{plan:?}"))
+        (!plan.actions.is_empty() && !self.desired.units.keys().any(|name| self.has_ended(name)))
+            .then(|| format!("{plan:?}"))
+    }
+
+    fn has_ended(&self, name: &Name) -> bool {
+        let unit = self.world.units().get(name).filter(|unit| !unit.spec.policy.job);
+        unit.is_some_and(|unit| unit.slots.values().any(|slot| slot.state.word() == "Done"))
     }
 
     fn go_down(&mut self) -> Result<u64, String> {

@@ -101,12 +101,16 @@ pub fn change(rng: &mut Rng, units: &mut Units) {
             units.insert(format!("v{}", rng.below(1000)), unit);
         }
         2 => {
-            if let Some(unit) = names.get(rng.below(names.len() as u64) as usize).and_then(|name| units.get_mut(name)) {
+            if let Some(unit) =
+                names.get(rng.below(names.len() as u64) as usize).and_then(|name| units.get_mut(name))
+            {
                 unit.replicas = if unit.job { 1 } else { 1 + rng.below(3) };
             }
         }
         3 => {
-            if let Some(unit) = names.get(rng.below(names.len() as u64) as usize).and_then(|name| units.get_mut(name)) {
+            if let Some(unit) =
+                names.get(rng.below(names.len() as u64) as usize).and_then(|name| units.get_mut(name))
+            {
                 unit.grace = pick(rng, &[1, 5, 10]);
                 unit.liveness = !unit.liveness;
             }
@@ -127,10 +131,16 @@ fn text(name: &str, unit: &UnitText) -> String {
     let depends: Vec<String> = unit
         .depends_on
         .iter()
-        .map(|(on, condition, optional)| format!("{{name: {on}, condition: {condition}, optional: {optional}}}"))
+        .map(|(on, condition, optional)| {
+            format!("{{name: {on}, condition: {condition}, optional: {optional}}}")
+        })
         .collect();
     let mut spec = format!("  command: [run, v{}]\n  dependsOn: [{}]\n", unit.version, depends.join(", "));
-    spec.push_str(&format!("  stop: {{grace: {}s{}}}\n", unit.grace, if unit.stop_command { ", command: [stop]" } else { "" }));
+    spec.push_str(&format!(
+        "  stop: {{grace: {}s{}}}\n",
+        unit.grace,
+        if unit.stop_command { ", command: [stop]" } else { "" }
+    ));
     let mut hooks = Vec::new();
     if unit.pre_start {
         hooks.push("preStart: [{command: [pre], timeout: 5s}]");
@@ -160,7 +170,12 @@ fn text(name: &str, unit: &UnitText) -> String {
 }
 
 /// The manifests through the real loader; `torn`: read in the middle of a write. `None`: rejected.
-pub fn desired(units: &Units, revision: Revision, torn: Option<f64>, cache: &mut ParseCache) -> Option<Desired> {
+pub fn desired(
+    units: &Units,
+    revision: Revision,
+    torn: Option<f64>,
+    cache: &mut ParseCache,
+) -> Option<Desired> {
     let mut whole: String = units.iter().map(|(name, unit)| format!("---\n{}", text(name, unit))).collect();
     if let Some(share) = torn {
         whole.truncate((whole.len() as f64 * share) as usize);
@@ -169,8 +184,13 @@ pub fn desired(units: &Units, revision: Revision, torn: Option<f64>, cache: &mut
     let input = LoadInput { set: "sim".into(), files: vec![file], overlays: Vec::new() };
     let (objects, mut diagnostics) = load(&input, cache);
     let environment = BTreeMap::new();
-    let context =
-        Context { objects: &objects, files: &NoFiles, environment: &environment, profile: None, machine: true };
+    let context = Context {
+        objects: &objects,
+        files: &NoFiles,
+        environment: &environment,
+        profile: None,
+        machine: true,
+    };
     let built = build(&context, revision, b"sim", None);
     diagnostics.extend(built.diagnostics);
     if diagnostics.iter().any(|diagnostic| diagnostic.rejects()) {
