@@ -97,7 +97,31 @@ pub fn router(context: Context) -> Router {
         .route("/v1/graph", get(graph))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is no such call", "see /openapi.json"))
         .layer(DefaultBodyLimit::max(limits::REQUEST_BYTES))
+        .layer(axum::middleware::from_fn(bounded))
         .with_state(context)
+}
+
+/// Takes in the whole body first, bounded in size and time: what is said to be too long is refused before a byte of it.
+async fn bounded(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let said =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let too_large = || {
+        let message = format!("a request holds at most {} MiB", limits::REQUEST_BYTES >> 20);
+        refuse(StatusCode::PAYLOAD_TOO_LARGE, message, "").into_response()
+    };
+    if said.is_some_and(|said| said > limits::REQUEST_BYTES as u64) {
+        return too_large();
+    }
+    match tokio::time::timeout(limits::REQUEST_TIMEOUT, axum::body::to_bytes(body, limits::REQUEST_BYTES))
+        .await
+    {
+        Ok(Ok(bytes)) => next.run(axum::extract::Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(_)) => too_large(),
+        Err(_) => {
+            refuse(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time", "").into_response()
+        }
+    }
 }
 
 // -------------------------------------------------------------------- looking

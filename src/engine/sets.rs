@@ -129,7 +129,11 @@ impl Sets {
         let mut candidates = Vec::new();
         for set in &mut self.sets {
             match read(set) {
-                Ok(candidate) => candidates.push(candidate),
+                Ok(candidate) => {
+                    // Watched whether it is accepted or not.
+                    set.dirs.clone_from(&candidate.dirs);
+                    candidates.push(candidate);
+                }
                 Err(why) => {
                     set.unreadable = Some(why);
                     let kept = stored.iter().find(|kept| kept.name == set.name);
@@ -159,7 +163,8 @@ impl Sets {
         if candidates.is_empty() {
             return Begun { desired: None, rejected: true, diagnostics };
         }
-        let fallback = self.propose_all(candidates, &BTreeSet::new());
+        let mut fallback = self.propose_all(candidates, &BTreeSet::new());
+        fallback.built.desired.revision = self.revision;
         let pending: Vec<Vec<Diagnostic>> = self.sets.iter().map(|set| set.pending.clone()).collect();
         let desired = (!fallback.rejected).then(|| self.accept(fallback));
         for (set, pending) in self.sets.iter_mut().zip(pending) {
@@ -183,6 +188,7 @@ impl Sets {
                             "its manifests can be read again".into(),
                         ));
                     }
+                    set.dirs.clone_from(&candidate.dirs);
                     changed.extend(changed_files(&set.input, &candidate.input));
                     candidates.push(candidate);
                 }
@@ -408,6 +414,8 @@ impl Sets {
             set.dirs = candidate.dirs;
             set.pending.clear();
         }
+        // What is parsed is read again when it changes; between changes, memory matters more than time.
+        self.caches.clear();
         self.objects = proposal.objects;
         self.referenced = proposal.built.files;
         self.desired = Arc::new(proposal.built.desired);

@@ -65,14 +65,17 @@ pub struct Source {
     pub base_dir: PathBuf,
     /// Canonical JSON of the spec as written, overlays and `System.defaults` merged, built-in defaults not.
     pub written: Arc<str>,
-    document: Arc<Vec<Node>>,
+    /// The file again: places are found by parsing it anew, which only a finding needs. The parsed tree of a thousand files
+    /// would be most of the daemon's memory.
+    bytes: Arc<[u8]>,
     index: usize,
 }
 
 impl Source {
     /// The place of a field.
     pub fn span(&self, path: &str) -> Span {
-        let place = self.document.get(self.index).map(|node| node.place(path.split('.')));
+        let documents = tree::parse(&self.file, &self.bytes, &mut Vec::new());
+        let place = documents.get(self.index).map(|node| node.place(path.split('.')));
         let (line, column) = place.unwrap_or((0, 0));
         Span { file: self.file.clone(), line, column }
     }
@@ -107,6 +110,7 @@ struct Draft {
     value: Value,
     file: PathBuf,
     document: Arc<Vec<Node>>,
+    bytes: Arc<[u8]>,
     index: usize,
 }
 
@@ -173,7 +177,7 @@ fn parse_all(files: &[SourceFile], cache: &mut ParseCache, diagnostics: &mut Vec
             }
         };
         for index in 0..documents.len() {
-            drafts.extend(identify(&file.path, &documents, index, diagnostics));
+            drafts.extend(identify(&file.path, bytes, &documents, index, diagnostics));
         }
     }
     drafts
@@ -182,6 +186,7 @@ fn parse_all(files: &[SourceFile], cache: &mut ParseCache, diagnostics: &mut Vec
 /// `apiVersion`, `kind` and `metadata.name` come first: without them nothing else can be said.
 fn identify(
     file: &Path,
+    bytes: &Arc<[u8]>,
     documents: &Arc<Vec<Node>>,
     index: usize,
     diagnostics: &mut Vec<Diagnostic>,
@@ -226,6 +231,7 @@ fn identify(
                 value: node.to_value(),
                 file: file.to_owned(),
                 document: documents.clone(),
+                bytes: bytes.clone(),
                 index,
             })
         }
@@ -356,7 +362,7 @@ impl Objects {
             file: draft.file,
             base_dir,
             written: written.into(),
-            document: draft.document,
+            bytes: draft.bytes,
             index: draft.index,
         });
         match typed {

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::base::{Incarnation, Instant, Name, Now, Revision, Rng};
-use crate::plan::Desired;
+use crate::plan::{Desired, Verb};
 
 pub use chronicle::{Change, Chronicle, Outcome, Record, RecordId};
 pub use effect::Effect;
@@ -54,6 +54,8 @@ pub struct World {
     effects: VecDeque<Effect>,
     chronicle: Chronicle,
     changes: BTreeMap<u64, OpenChange>,
+    /// Changes that grew since they were last saved.
+    unsaved: BTreeSet<u64>,
     next_change: u64,
     rng: Rng,
     incarnation: Incarnation,
@@ -75,6 +77,8 @@ pub struct World {
 struct OpenChange {
     change: Change,
     units: BTreeSet<Name>,
+    /// Its actions by unit and verb.
+    rows: BTreeSet<(Name, Verb)>,
 }
 
 /// When each unit is due.
@@ -124,6 +128,7 @@ impl World {
             // 2^20 records a life of the daemon: ids ascend across lives, without asking the store.
             chronicle: Chronicle::new(beginning.epoch.0 << 20),
             changes: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
             next_change: 1,
             rng: Rng::new(beginning.seed),
             incarnation: beginning.incarnation,

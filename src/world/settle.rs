@@ -22,6 +22,12 @@ impl World {
             self.settle_unit(now, &name);
         }
         self.finish(now);
+        // A change that grew in this turn is saved once, however many of its units did something.
+        for id in std::mem::take(&mut self.unsaved) {
+            if let Some(open) = self.changes.get(&id) {
+                self.effects.push_back(Effect::SaveChange(open.change.clone().into()));
+            }
+        }
     }
 
     /// Planning begins: what the first plan does belongs to one change.
@@ -114,12 +120,13 @@ impl World {
             return;
         };
         let Some(unit) = self.units.get(name) else { return };
-        let row =
-            ChangeAction { verb: action.verb, unit: unit.spec.object.clone(), reason: action.reason.clone() };
+        // When everything goes down, nothing is deleted: it is stopped.
+        let verb = if self.down.is_some() { Verb::Stop } else { action.verb };
+        let row = ChangeAction { verb, unit: unit.spec.object.clone(), reason: action.reason.clone() };
         if let Some(open) = unit.change.and_then(|id| self.changes.get_mut(&id)) {
-            if !open.change.actions.iter().any(|known| known.unit == row.unit && known.verb == row.verb) {
+            if open.rows.insert((name.clone(), row.verb)) {
+                self.unsaved.insert(open.change.id);
                 open.change.actions.push(row);
-                self.effects.push_back(Effect::SaveChange(open.change.clone().into()));
             }
             return;
         }
@@ -141,17 +148,18 @@ impl World {
                 outcome: Outcome::Active,
             },
             units: Default::default(),
+            rows: Default::default(),
         };
         for (name, row) in rows {
             if let Some(old) = self.units.get_mut(&name).and_then(|unit| unit.change.replace(id)) {
                 self.leave_change(old, &name, Outcome::Superseded);
             }
             open.units.insert(name);
-            if !open.change.actions.contains(&row) {
+            if open.rows.insert((row.unit.name.clone(), row.verb)) {
                 open.change.actions.push(row);
             }
         }
-        self.effects.push_back(Effect::SaveChange(open.change.clone().into()));
+        self.unsaved.insert(id);
         self.changes.insert(id, open);
         id
     }
@@ -163,6 +171,7 @@ impl World {
             && let Some(mut open) = self.changes.remove(&id)
         {
             open.change.outcome = outcome;
+            self.unsaved.remove(&id);
             self.effects.push_back(Effect::SaveChange(open.change.into()));
         }
     }

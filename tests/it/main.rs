@@ -1,1 +1,9 @@
-//! Integration tests.
+//! Real processes, real files, real signals: each test starts the binary as a person would.
+
+mod bad_input;
+mod commands;
+mod generated;
+mod lives;
+mod readme;
+mod support;
+mod tidy;

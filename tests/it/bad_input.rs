@@ -1,0 +1,227 @@
+//! Each kind of bad input: a clear message, the right exit code, and no running service harmed.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use crate::support::{System, alive, python, sleeper, until};
+
+/// What `validate` says of one file.
+fn validate(name: &str, content: &[u8]) -> (i32, String) {
+    let system = System::new(&[]);
+    std::fs::write(system.path(&format!("manifests/{name}")), content).unwrap();
+    let (code, words) = system.fails(&["validate", "manifests"]);
+    (code, words)
+}
+
+#[test]
+fn text_that_is_no_manifest_is_refused_with_its_code() {
+    let head = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: a}\n";
+    let bomb = {
+        let mut text = String::from("a: &a [x,x,x,x,x,x,x,x,x]\n");
+        for (old, new) in ("abcdefgh").chars().zip("bcdefghi".chars()) {
+            text.push_str(&format!("{new}: &{new} [{}]\n", vec![format!("*{old}"); 9].join(",")));
+        }
+        text
+    };
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("unknown key", format!("{head}spec: {{command: [x], restrat: 1}}").into(), "E1203"),
+        ("wrong type", format!("{head}spec: {{command: [x], replicas: many}}").into(), "replicas"),
+        ("duplicate key", format!("{head}spec: {{command: [x], command: [y]}}").into(), "command"),
+        ("tab indentation", b"apiVersion: unisys.dev/v1\nkind: Service\nmetadata:\n\tname: a\n".to_vec(), "E1001"),
+        ("YAML bomb", bomb.into(), "E100"),
+        ("100 MB file", vec![b'#'; 100 << 20], "E1007"),
+        ("binary file", (0..=255).cycle().take(4096).collect(), "E100"),
+        ("self-dependency", format!("{head}spec: {{command: [x], dependsOn: [a]}}").into(), "E140"),
+        ("unknown dependency", format!("{head}spec: {{command: [x], dependsOn: [b]}}").into(), "E140"),
+        ("duplicate name", format!("{head}spec: {{command: [x]}}\n---\n{head}spec: {{command: [y]}}").into(), "E1301"),
+        (
+            "clashing port",
+            format!("{head}spec: {{command: [x], ports: [{{name: p, port: 80}}]}}\n---\n{}spec: {{command: [x], ports: [{{name: p, port: 80}}]}}", head.replace("name: a", "name: b")).into(),
+            "80",
+        ),
+        (
+            "cycle",
+            format!("{head}spec: {{command: [x], dependsOn: [b]}}\n---\n{}spec: {{command: [x], dependsOn: [a]}}", head.replace("name: a", "name: b")).into(),
+            "a → b → a",
+        ),
+        ("not carried out yet", format!("{head}spec: {{command: [x], watchdog: {{heartbeat: 5s}}}}").into(), "E1900"),
+        ("bare number", format!("{head}spec: {{command: [x], stop: {{grace: 5}}}}").into(), "grace"),
+    ];
+    for (what, content, expected) in cases {
+        let (code, words) = validate("a.yaml", &content);
+        assert_eq!(code, 1, "{what}: {words}");
+        assert!(
+            words.contains(expected),
+            "{what} should say {expected}: {}",
+            words.chars().take(600).collect::<String>()
+        );
+    }
+}
+
+#[test]
+fn what_the_machine_lacks_fails_that_unit_only() {
+    let system = System::new(&[]);
+    std::fs::write(system.path("plain"), "no program").unwrap();
+    let with = |name: &str, spec: &str| {
+        format!("apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+    };
+    system.write("manifests/missing.yaml", &with("missing", "{command: [no-such-program]}"));
+    system.write("manifests/plain.yaml", &with("plain", "{command: [../plain]}"));
+    system.write("manifests/dir.yaml", &with("dir", "{command: [sleep, \"1\"], workingDir: nowhere}"));
+    system.write("manifests/user.yaml", &with("user", "{command: [sleep, \"1\"], user: nobody-like-that}"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    system.write(
+        "manifests/port.yaml",
+        &with("port", &format!("{{command: [sleep, \"1\"], ports: [{{name: p, port: {port}}}]}}")),
+    );
+    system.write("manifests/ok.yaml", &sleeper("ok", ""));
+    assert_eq!(system.run(&["validate", "manifests"]).status.code(), Some(0), "all of it is E2");
+    let (code, words) = system.fails(&["validate", "manifests", "--machine"]);
+    assert_eq!(code, 1);
+    for code in ["E2001", "E2002", "E2003", "E2005", "E2006"] {
+        assert!(words.contains(code), "{code}: {words}");
+    }
+    assert!(words.contains(&format!("held by pid {}", std::process::id())), "{words}");
+    let mut system = system;
+    system.start(&[]);
+    system.ready(&["ok"]);
+    let held = system.json(&["get", "service", "port"]);
+    assert_eq!(held["status"]["summary"], "CannotStart");
+    // What is mended is noticed.
+    drop(listener);
+    until("the port is free for it", || {
+        (system.json(&["get", "service", "port"])["status"]["summary"] != "CannotStart").then_some(())
+    });
+}
+
+#[test]
+fn unreadable_and_circular_links_in_a_watched_directory_change_nothing() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    std::os::unix::fs::symlink("loop.yaml", system.path("manifests/loop.yaml")).unwrap();
+    until("it is said", || system.ok(&["events"]).contains("E1007").then_some(()));
+    std::fs::remove_file(system.path("manifests/loop.yaml")).unwrap();
+    until("it is well again", || system.ok(&["events"]).contains("valid again").then_some(()));
+    assert_eq!(system.pid("a"), a);
+}
+
+#[test]
+fn a_second_up_on_the_same_state_directory_is_refused() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let (code, words) = system.fails(&["up"]);
+    assert_eq!(code, 5, "{words}");
+    assert!(words.contains(&system.keeper_pid().to_string()), "{words}");
+    assert_eq!(system.pid("a"), a);
+}
+
+#[test]
+fn a_state_directory_with_a_long_path_works() {
+    let system = System::new(&[("a.yaml", &sleeper("a", "  probes: {readiness: {notify: systemd}}\n"))]);
+    let long = system.path(&"x".repeat(150));
+    let state = long.to_str().unwrap();
+    let output = system.run(&["--state-dir", state, "up", "--detach"]);
+    assert!(output.status.success(), "{}", crate::support::text(&output.stderr));
+    assert!(system.ok(&["--state-dir", state, "get"]).contains("Starting"));
+    system.ok(&["--state-dir", state, "down"]);
+}
+
+#[test]
+fn garbage_slow_and_vanishing_clients_harm_nobody() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let connect = || UnixStream::connect(system.path(".unified-system/unisys.sock")).unwrap();
+    connect().write_all(&[0, 255, 1, 2, 3, 13, 10, 13, 10]).unwrap();
+    let slow: Vec<UnixStream> = (0..50)
+        .map(|_| {
+            let mut stream = connect();
+            stream.write_all(b"GET /v1/obj").unwrap();
+            stream
+        })
+        .collect();
+    let mut half = connect();
+    half.write_all(b"POST /v1/apply HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{\"fi").unwrap();
+    drop(half);
+    let mut large = connect();
+    let head = format!(
+        "POST /v1/apply HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        1u64 << 40
+    );
+    large.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    large.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    assert_eq!(system.pid("a"), a);
+    drop(slow);
+}
+
+#[test]
+fn a_full_disk_loses_no_line_and_stops_nobody() {
+    // A file system of its own that is full: only root can make one.
+    let system = System::new(&[(
+        "a.yaml",
+        &python("a", "import time\nn=0\nwhile True:\n  print(n, 'x'*1000); n+=1; time.sleep(0.0005)", ""),
+    )]);
+    let state = system.path("state");
+    std::fs::create_dir(&state).unwrap();
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=3m,mode=0700", "none", state.to_str().unwrap()])
+        .status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: cannot mount a small file system here");
+        return;
+    }
+    let run = |args: &[&str]| {
+        let mut all = vec!["--state-dir", state.to_str().unwrap()];
+        all.extend(args);
+        system.run(&all)
+    };
+    assert!(run(&["up", "--detach"]).status.success());
+    until("the disk is full and said to be", || {
+        crate::support::text(&run(&["events"]).stdout).contains("LogsBlocked").then_some(())
+    });
+    let object: serde_json::Value =
+        serde_json::from_slice(&run(&["get", "service", "a", "-o", "json"]).stdout).unwrap();
+    let pid = object["status"]["instances"][0]["pid"].as_u64().unwrap() as u32;
+    assert!(alive(pid));
+    std::process::Command::new("mount")
+        .args(["-o", "remount,size=64m", state.to_str().unwrap()])
+        .status()
+        .unwrap();
+    until("it goes on", || {
+        crate::support::text(&run(&["events"]).stdout).contains("LogsUnblocked").then_some(())
+    });
+    assert!(run(&["down"]).status.success());
+    let log = std::fs::read_to_string(state.join("logs/services/a.log")).unwrap();
+    let numbers: Vec<usize> =
+        log.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>());
+    std::process::Command::new("umount").arg(&state).status().unwrap();
+}
+
+#[test]
+fn no_free_descriptors_fail_a_start_by_name_and_harm_nobody() {
+    let system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    let mut command = std::process::Command::new("sh");
+    let script = format!("ulimit -n 40; exec {} up", crate::support::BINARY);
+    let log = std::fs::File::create(system.path("up.log")).unwrap();
+    let mut child = command
+        .args(["-c", &script])
+        .current_dir(system.dir.path())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    until("a is ready", || {
+        system.run(&["wait", "--for=condition=Ready", "a"]).status.success().then_some(())
+    });
+    let a = system.pid("a");
+    system.ok(&["scale", "a=30"]);
+    until("it says what is missing", || {
+        system.ok(&["events", "a"]).contains("create its pipes").then_some(())
+    });
+    assert_eq!(system.pid("a"), a);
+    crate::support::signal(child.id(), "TERM");
+    until("it ends", || child.try_wait().unwrap());
+}

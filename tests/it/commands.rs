@@ -1,0 +1,151 @@
+//! The verbs: exit codes and shapes that scripts rely on.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::support::{System, alive, sleeper, text, until};
+
+#[test]
+fn apply_diff_plan_and_delete_agree_and_say_by_their_exit_code_what_there_is_to_do() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.ready(&["a"]);
+    system.write("b.yaml", &sleeper("b", "  dependsOn: [a]\n"));
+    assert_eq!(system.run(&["diff", "-f", "b.yaml"]).status.code(), Some(1));
+    let plan = system.run(&["plan", "-f", "b.yaml", "-o", "json"]);
+    assert_eq!(plan.status.code(), Some(1));
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(
+        (plan["actions"][0]["verb"].as_str(), plan["actions"][0]["unit"].as_str()),
+        (Some("Start"), Some("service/b"))
+    );
+    system.ok(&["apply", "-f", "b.yaml", "--wait=30s"]);
+    assert_eq!(system.run(&["diff", "-f", "b.yaml"]).status.code(), Some(0));
+    assert_eq!(system.run(&["plan", "-f", "b.yaml"]).status.code(), Some(0));
+    assert!(system.ok(&["apply", "-f", "b.yaml"]).contains("nothing to do"));
+    assert_eq!(system.fails(&["apply", "-f", "b.yaml", "--if-revision", "1"]).0, 5);
+    assert_eq!(system.fails(&["delete", "service/a"]).0, 5);
+    assert_eq!(system.fails(&["delete", "service/nothing"]).0, 4);
+    let pid = system.pid("b");
+    system.ok(&["delete", "service/b"]);
+    system.ok(&["wait", "--for=delete", "b"]);
+    assert!(!alive(pid));
+}
+
+#[test]
+fn standard_input_is_applied_and_a_bad_one_changes_nothing() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let feed = |body: &str| {
+        let mut child = system
+            .command(&["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    assert!(feed(&sleeper("b", "")).status.success());
+    system.ready(&["b"]);
+    let output = feed("kind: Service\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("E1201"), "{}", text(&output.stderr));
+    system.ready(&["a", "b"]);
+}
+
+#[test]
+fn stop_start_restart_scale_enable_and_disable_are_overrides_that_survive_the_daemon() {
+    let system =
+        System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", "  dependsOn: [a]\n"))]);
+    system.ready(&["a", "b"]);
+    let b = system.pid("b");
+    system.ok(&["stop", "a"]);
+    until("what needs it went first", || (!alive(b)).then_some(()));
+    until("a is stopped", || system.instance("a")["pid"].is_null().then_some(()));
+    let daemon = system.daemon_pid().unwrap();
+    crate::support::signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    let object = system.json(&["get", "service", "a"]);
+    assert_eq!(object["status"]["overrides"][0]["field"], "stopped");
+    system.ok(&["start", "a"]);
+    system.ready(&["a", "b"]);
+    let a = system.pid("a");
+    system.ok(&["restart", "a"]);
+    until("another pid", || (system.instance("a")["pid"].as_u64()? != u64::from(a)).then_some(()));
+    system.ok(&["scale", "b=3"]);
+    until("three", || (system.json(&["get", "service", "b"])["status"]["readyReplicas"] == 3).then_some(()));
+    system.ok(&["disable", "b"]);
+    until("none", || {
+        (system.json(&["get", "service", "b"])["status"]["summary"] == "Disabled").then_some(())
+    });
+    system.ok(&["enable", "b"]);
+    system.ready(&["b"]);
+}
+
+#[test]
+fn logs_come_back_whole_whatever_bytes_they_are() {
+    let code = "import sys,time\no=sys.stdout.buffer\no.write(b'one\\n\\xff\\xfe\\n'+b'x'*(1<<20)+b'y\\nlast')\no.flush()";
+    let job = format!(
+        "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {{name: j}}\nspec:\n  command: [python3, -c, {}]\n",
+        serde_json::to_string(code).unwrap()
+    );
+    let system = System::up(&[("j.yaml", &job)]);
+    system.ok(&["wait", "--for=condition=Completed", "j"]);
+    let bytes = until("the last line", || {
+        let bytes = std::fs::read(system.path(".unified-system/logs/services/j.log")).ok()?;
+        bytes.ends_with(b"last\n").then_some(bytes)
+    });
+    let lines: Vec<&[u8]> = bytes.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n').collect();
+    let lengths: Vec<usize> = lines.iter().map(|line| line.len()).collect();
+    assert_eq!((lines[0], lines[1]), (&b"one"[..], &b"\xff\xfe"[..]));
+    assert_eq!(lengths[2..], [1 << 20, 1, 4]);
+    let json = system.ok(&["logs", "j", "-o", "json", "--tail", "1"]);
+    let line: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((line["message"].as_str(), line["stream"].as_str()), (Some("last"), Some("stdout")));
+    assert_eq!(system.fails(&["logs", "nothing"]).0, 4);
+}
+
+#[test]
+fn exec_runs_in_the_services_environment_and_gives_its_code() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "  env: {COLOUR: red}\n"))]);
+    assert_eq!(system.ok(&["exec", "a", "--", "printenv", "COLOUR"]).trim(), "red");
+    assert_eq!(system.run(&["exec", "a", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(system.fails(&["exec", "nothing", "--", "true"]).0, 4);
+}
+
+#[test]
+fn verbs_without_a_daemon_say_so_and_those_that_need_none_work() {
+    let system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    for verb in [&["get"][..], &["down"], &["why", "a"], &["logs", "a"], &["apply", "-f", "manifests"]] {
+        let (code, words) = system.fails(verb);
+        assert_eq!(code, 3, "{verb:?}: {words}");
+        assert!(words.contains("unisys up"), "{words}");
+    }
+    system.ok(&["validate", "manifests", "--machine"]);
+    system.ok(&["schema", "service"]);
+    system.ok(&["explain", "service.spec.restart"]);
+    assert_eq!(system.fails(&["explain", "service.spec.restrat"]).0, 4);
+    assert_eq!(system.fails(&["up", "-f", "nowhere"]).0, 2);
+    assert_eq!(system.fails(&["nonsense"]).0, 2);
+}
+
+#[test]
+fn get_graph_describe_changes_and_metrics_have_their_shapes() {
+    let system =
+        System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", "  dependsOn: [a]\n"))]);
+    system.ready(&["a", "b"]);
+    let list = system.json(&["get", "services"]);
+    assert_eq!(list["kind"], "ServiceList");
+    assert_eq!(list["items"][0]["status"]["conditions"][0]["type"], "Ready");
+    assert_eq!(system.ok(&["get", "services", "-o", "name"]), "service/a\nservice/b\n");
+    assert_eq!(system.ok(&["graph"]), "1  a\n2  b  after a Ready\n");
+    assert!(system.ok(&["graph", "-o", "mermaid"]).contains("b -->|Ready| a"));
+    let described = system.json(&["describe", "b"]);
+    assert_eq!(described["dependsOn"][0], "a");
+    assert_eq!(described["effectiveSpec"]["replicas"], 1);
+    assert!(!system.json(&["changes"]).as_array().unwrap().is_empty());
+    assert!(system.ok(&["metrics"]).contains("unisys_unit_ready_replicas{unit=\"a\"} 1"));
+    assert_eq!(system.fails(&["get", "pods"]).0, 4);
+    assert_eq!(system.fails(&["get", "service", "zzz"]).0, 4);
+    assert_eq!(system.fails(&["get", "-o", "sarif"]).0, 2);
+}

@@ -1,0 +1,227 @@
+//! What people rely on: crashes, edits, the daemon's death, the end of everything.
+
+use crate::support::{System, alive, python, signal, sleeper, until};
+
+#[test]
+fn a_killed_service_is_started_again_and_why_names_the_signal() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let before = system.pid("a");
+    signal(before, "KILL");
+    until("another pid", || (system.instance("a")["pid"].as_u64()? != u64::from(before)).then_some(()));
+    system.ready(&["a"]);
+    let instance = system.instance("a");
+    assert_eq!((instance["restarts"].as_u64(), instance["lastExit"]["signal"].as_i64()), (Some(1), Some(9)));
+    let why = system.ok(&["why", "a"]);
+    assert!(why.contains("SIGKILL"), "{why}");
+}
+
+#[test]
+fn the_daemon_can_be_killed_and_no_service_notices() {
+    let noisy = python("a", "import time\nn=0\nwhile True:\n  print(n); n+=1; time.sleep(0.001)", "");
+    let system = System::up(&[("a.yaml", &noisy), ("b.yaml", &sleeper("b", "  dependsOn: [a]\n"))]);
+    system.ready(&["a", "b"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    for _ in 0..5 {
+        let daemon = until("a daemon", || system.daemon_pid());
+        signal(daemon, "KILL");
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    }
+    assert_eq!((system.pid("a"), system.pid("b")), (a, b));
+    // Every line exactly once, in order.
+    until("enough lines", || (log_of(&system, "a").lines().count() > 300).then_some(()));
+    system.ok(&["stop", "a"]);
+    until("a has stopped", || system.instance("a")["pid"].is_null().then_some(()));
+    let numbers: Vec<u64> = log_of(&system, "a").lines().map(|line| line.parse().unwrap()).collect();
+    let expected: Vec<u64> = (0..numbers.len() as u64).collect();
+    assert_eq!(numbers, expected);
+}
+
+fn log_of(system: &System, name: &str) -> String {
+    std::fs::read_to_string(system.path(&format!(".unified-system/logs/services/{name}.log")))
+        .unwrap_or_default()
+}
+
+#[test]
+fn an_exit_that_happens_while_the_daemon_is_dead_keeps_its_code() {
+    let system = System::up(&[(
+        "a.yaml",
+        &python(
+            "a",
+            "import sys\nsys.stdin\nimport signal\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(42))\nprint('here')\nwhile True: signal.pause()",
+            "  restart: {policy: Never}\n",
+        ),
+    )]);
+    until("it is here", || log_of(&system, "a").contains("here").then_some(()));
+    let (pid, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
+    signal(daemon, "STOP");
+    signal(pid, "USR1");
+    until("it ended", || (!alive(pid)).then_some(()));
+    signal(daemon, "KILL");
+    until("the code is known", || (system.instance("a")["lastExit"]["code"] == 42).then_some(()));
+}
+
+#[test]
+fn a_changed_file_replaces_what_changed_and_nothing_else() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    system.write("manifests/a.yaml", &sleeper("a", "  env: {X: \"1\"}\n"));
+    until("a is replaced", || (system.instance("a")["pid"].as_u64()? != u64::from(a)).then_some(()));
+    assert_eq!(system.pid("b"), b);
+    let a = system.pid("a");
+    // What needs no new process touches no pid.
+    system.write(
+        "manifests/a.yaml",
+        &sleeper("a", "  env: {X: \"1\"}\n  restart: {policy: OnFailure}\n  stop: {grace: 3s}\n"),
+    );
+    until("the spec is taken over", || {
+        let object = system.json(&["get", "service", "a"]);
+        (object["spec"]["stop"]["grace"] == "3s" && object["status"]["observedGeneration"] == 3).then_some(())
+    });
+    assert_eq!(system.pid("a"), a);
+    system.ok(&["plan"]);
+}
+
+#[test]
+fn a_broken_edit_keeps_everything_running_and_says_so_everywhere() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    system.write(
+        "manifests/a.yaml",
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {comand: [x]}\n",
+    );
+    until("the set is invalid", || {
+        let sets = system.json(&["get", "sets"]);
+        (sets["items"][0]["status"]["conditions"][0]["status"] == "False").then_some(())
+    });
+    assert_eq!(system.pid("a"), a);
+    assert!(system.terminal().contains("did you mean `command`"), "{}", system.terminal());
+    assert!(system.ok(&["events"]).contains("ManifestInvalid"));
+    // The daemon's death changes nothing about it: the accepted revision runs on.
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), a);
+    system.write("manifests/a.yaml", &sleeper("a", ""));
+    until("it is valid again", || {
+        let sets = system.json(&["get", "sets"]);
+        (sets["items"][0]["status"]["conditions"][0]["status"] == "True").then_some(())
+    });
+    assert_eq!(system.pid("a"), a);
+}
+
+#[test]
+fn a_deleted_file_stops_its_service_and_an_emptied_directory_stops_none() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    std::fs::remove_file(system.path("manifests/b.yaml")).unwrap();
+    until("b is gone", || (!alive(b)).then_some(()));
+    std::fs::remove_file(system.path("manifests/a.yaml")).unwrap();
+    until("it is said", || system.ok(&["events"]).contains("nothing is pruned").then_some(()));
+    std::fs::remove_dir(system.path("manifests")).unwrap();
+    until("that too", || system.ok(&["events"]).contains("cannot be read").then_some(()));
+    assert_eq!(system.pid("a"), a);
+}
+
+#[test]
+fn stop_leaves_nobody_alive_not_even_who_left_its_session() {
+    let code = "import os,sys,time\n\
+        if os.fork()==0:\n  os.setsid()\n  if os.fork()==0:\n    open('child','w').write(str(os.getpid())); time.sleep(1000)\n  os._exit(0)\n\
+        time.sleep(1000)";
+    let system = System::up(&[("a.yaml", &python("a", code, "  workingDir: ..\n"))]);
+    let child: u32 =
+        until("the descendant", || std::fs::read_to_string(system.path("child")).ok()?.parse().ok());
+    system.ok(&["stop", "a"]);
+    until("it is gone", || (!alive(child)).then_some(()));
+    until("and known to be", || (system.instance("a")["lifecycle"] == "Idle").then_some(()));
+}
+
+#[test]
+fn readiness_is_heard_by_every_way_there_is() {
+    let notify = "import os,socket,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\n\
+        a=os.environ['NOTIFY_SOCKET']\ns.connect('\\0'+a[1:] if a[0]=='@' else a)\ns.send(b'STATUS=warm\\nREADY=1')\ntime.sleep(1000)";
+    let newline = "import os,time\nos.write(3,b'\\n')\ntime.sleep(1000)";
+    let line = "import time\nprint('listening on 1')\ntime.sleep(1000)";
+    let file = "import time\nopen('up.txt','w')\ntime.sleep(1000)";
+    let http = "from http.server import *\nclass H(SimpleHTTPRequestHandler):\n  def do_GET(self):\n    self.send_response(204); self.end_headers()\n\
+        s=HTTPServer(('127.0.0.1',0),H)\nopen('port','w').write(str(s.server_port))\ns.serve_forever()";
+    let system = System::up(&[
+        ("n.yaml", &python("n", notify, "  probes: {readiness: {notify: systemd}}\n")),
+        ("s.yaml", &python("s", newline, "  probes: {readiness: {notify: 'fd:3'}}\n")),
+        ("l.yaml", &python("l", line, "  probes: {readiness: {log: {pattern: listening on}}}\n")),
+        ("f.yaml", &python("f", file, "  probes: {readiness: {file: {path: up.txt}}}\n")),
+        ("e.yaml", &sleeper("e", "  probes: {readiness: {exec: {command: [\"true\"]}}}\n")),
+        ("h.yaml", &python("h", http, "")),
+    ]);
+    system.ready(&["n", "s", "l", "f", "e", "h"]);
+    assert_eq!(system.instance("n")["statusText"], "warm");
+    let port: u16 =
+        until("its port", || std::fs::read_to_string(system.path("manifests/port")).ok()?.parse().ok());
+    let probed = format!(
+        "  probes: {{readiness: {{http: {{path: /, port: {port}}}}}, liveness: {{tcp: {{port: {port}}}}}}}\n"
+    );
+    system.write("manifests/p.yaml", &sleeper("p", &probed));
+    until("p is there", || system.run(&["get", "service", "p"]).status.success().then_some(()));
+    system.ready(&["p"]);
+}
+
+#[test]
+fn dependents_start_after_and_stop_before_and_ctrl_c_stops_everything() {
+    let mut system = System::up(&[
+        ("db.yaml", &sleeper("db", "")),
+        ("api.yaml", &sleeper("api", "  dependsOn: [db]\n")),
+        ("web.yaml", &sleeper("web", "  dependsOn: [api]\n")),
+    ]);
+    system.ready(&["db", "api", "web"]);
+    let pids = [system.pid("db"), system.pid("api"), system.pid("web")];
+    signal(system.keeper_pid(), "INT");
+    assert_eq!(system.ended(), 0);
+    assert!(pids.iter().all(|pid| !alive(*pid)));
+    let terminal = system.terminal();
+    let at = |words: &str| terminal.find(words).unwrap_or_else(|| panic!("no `{words}` in {terminal}"));
+    assert!(at("service/db         instance 0 started") < at("service/api        instance 0 started"));
+    assert!(at("service/web        instance 0 was stopped") < at("service/api        stopping"));
+    assert!(at("service/api        instance 0 was stopped") < at("service/db         stopping"));
+    assert_eq!(system.fails(&["get"]).0, 3);
+}
+
+#[test]
+fn a_second_ctrl_c_kills_what_does_not_want_to_go() {
+    let stubborn =
+        "import signal,time\nsignal.signal(signal.SIGTERM,signal.SIG_IGN)\nprint('here')\ntime.sleep(1000)";
+    let mut system = System::up(&[("a.yaml", &python("a", stubborn, "  stop: {grace: 600s}\n"))]);
+    until("it is here", || log_of(&system, "a").contains("here").then_some(()));
+    let pid = system.pid("a");
+    signal(system.keeper_pid(), "INT");
+    until("it is being stopped", || (system.instance("a")["lifecycle"] == "Stopping").then_some(()));
+    signal(system.keeper_pid(), "INT");
+    assert_eq!(system.ended(), 130);
+    assert!(!alive(pid));
+}
+
+#[test]
+fn keeper_and_daemon_killed_at_once_and_the_next_up_adopts() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "STOP");
+    signal(system.keeper_pid(), "KILL");
+    signal(daemon, "KILL");
+    system.ended();
+    assert!(alive(a));
+    system.start(&[]);
+    assert_eq!(system.pid("a"), a);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert!(!alive(a));
+}
+
+#[test]
+fn the_keeper_becomes_the_binary_on_disk_and_no_service_notices() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let (a, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
+    system.ok(&["upgrade"]);
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), a);
+    signal(a, "KILL");
+    until("it is started again", || (system.instance("a")["lastExit"]["signal"] == 9).then_some(()));
+}

@@ -1,0 +1,201 @@
+//! A system in a directory of its own, and ways to look at it. Nothing here sleeps for a time: everything waits for a condition.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_unisys");
+
+/// How long anything may take before a test says that it never came.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until something is there.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+pub struct System {
+    pub dir: TempDir,
+    keeper: Option<Child>,
+}
+
+impl System {
+    /// A directory with manifests; nothing runs yet.
+    pub fn new(manifests: &[(&str, &str)]) -> Self {
+        let system = Self { dir: tempfile::tempdir().unwrap(), keeper: None };
+        fs::create_dir(system.path("manifests")).unwrap();
+        for (name, text) in manifests {
+            system.write(&format!("manifests/{name}"), text);
+        }
+        system
+    }
+
+    /// The same, running and answering.
+    pub fn up(manifests: &[(&str, &str)]) -> Self {
+        let mut system = Self::new(manifests);
+        system.start(&[]);
+        system
+    }
+
+    pub fn start(&mut self, extra: &[&str]) {
+        let log = fs::File::create(self.path("up.log")).unwrap();
+        let child = self
+            .command(&["up"])
+            .args(extra)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.keeper = Some(child);
+        until("the daemon answers", || {
+            if let Some(status) = self.keeper.as_mut().unwrap().try_wait().unwrap() {
+                panic!("up ended with {status}: {}", self.terminal());
+            }
+            self.run(&["get", "system"]).status.success().then_some(())
+        });
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        // As an editor does: a new file in place of the old one.
+        let temporary = self.path(&format!("{name}.tmp~"));
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, self.path(name)).unwrap();
+    }
+
+    pub fn terminal(&self) -> String {
+        fs::read_to_string(self.path("up.log")).unwrap_or_default()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_remove("UNISYS_SOCKET")
+            .env_remove("UNISYS_STATE_DIR");
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// stdout of a verb that has to succeed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        // A daemon that was killed is back in a moment.
+        let output = until("an answer of the daemon", || {
+            let output = self.run(args);
+            (output.status.code() != Some(3)).then_some(output)
+        });
+        assert!(output.status.success(), "{args:?}: {}\n{}", text(&output.stderr), self.terminal());
+        text(&output.stdout)
+    }
+
+    /// Exit code and stderr of a verb.
+    pub fn fails(&self, args: &[&str]) -> (i32, String) {
+        let output = self.run(args);
+        (output.status.code().unwrap_or(-1), text(&output.stderr))
+    }
+
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut all = args.to_vec();
+        all.extend(["-o", "json"]);
+        serde_json::from_str(&self.ok(&all)).unwrap()
+    }
+
+    pub fn instance(&self, name: &str) -> Value {
+        self.json(&["get", "service", name])["status"]["instances"][0].clone()
+    }
+
+    pub fn pid(&self, name: &str) -> u32 {
+        until(&format!("{name} has a pid"), || self.instance(name)["pid"].as_u64()) as u32
+    }
+
+    pub fn ready(&self, names: &[&str]) {
+        let mut args = vec!["wait", "--for=condition=Ready", "--timeout", "30s"];
+        args.extend(names);
+        self.ok(&args);
+    }
+
+    pub fn keeper_pid(&self) -> u32 {
+        self.keeper.as_ref().unwrap().id()
+    }
+
+    pub fn daemon_pid(&self) -> Option<u32> {
+        let output = self.run(&["get", "system", "-o", "json"]);
+        let value: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(value["status"]["daemonPid"].as_u64()? as u32)
+    }
+
+    /// Waits for the keeper's end; its exit code.
+    pub fn ended(&mut self) -> i32 {
+        let keeper = self.keeper.as_mut().unwrap();
+        let status = until("the keeper ends", || keeper.try_wait().unwrap());
+        self.keeper = None;
+        status.code().unwrap_or(-1)
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        if let Some(mut keeper) = self.keeper.take() {
+            signal(keeper.id(), "TERM");
+            let deadline = Instant::now() + PATIENCE;
+            while keeper.try_wait().ok().flatten().is_none() {
+                if Instant::now() > deadline {
+                    let _ = keeper.kill();
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn signal(pid: u32, name: &str) {
+    Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+}
+
+pub fn alive(pid: u32) -> bool {
+    // A zombie is gone for everybody but its parent.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// A service of one line of Python.
+pub fn python(name: &str, code: &str, rest: &str) -> String {
+    let code = serde_json::to_string(code).unwrap();
+    format!(
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  command: [python3, -u, -c, {code}]\n{rest}"
+    )
+}
+
+/// A service that does nothing for a long time.
+pub fn sleeper(name: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  command: [sleep, \"1000\"]\n{rest}"
+    )
+}
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
