@@ -42,13 +42,13 @@ async fn listen(id: InstanceId, fd: OwnedFd, inputs: Inputs) {
     loop {
         let Ok(mut ready) = fd.readable().await else { return };
         let facts = if is_socket {
-            match ready.try_io(|fd| notify::receive(fd)) {
+            match ready.try_io(notify::receive) {
                 Ok(Ok(message)) => datagram(&id, message, &inputs).await,
                 Ok(Err(_)) => return,
                 Err(_) => continue,
             }
         } else {
-            match ready.try_io(|fd| notify::read_newline(fd)) {
+            match ready.try_io(notify::read_newline) {
                 Ok(Ok(Some(true))) => vec![InstanceFact::ToldReady { how: "newline" }],
                 Ok(Ok(Some(false))) => continue,
                 Ok(Ok(None) | Err(_)) => return,

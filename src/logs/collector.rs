@@ -293,8 +293,7 @@ impl Work {
     /// Turns unread bytes into lines; `all`: an unfinished last line too.
     fn derive(&mut self, id: &InstanceId, stream: Stream, all: bool) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let Some(captured) = self.instances.get_mut(id) else { break };
+        while let Some(captured) = self.instances.get_mut(id) {
             let spool = &mut captured.streams[stream as usize];
             let Ok(bytes) = spool.unread(&mut buffer) else { break };
             let (lines, taken) = whole_lines(bytes, all);

@@ -112,8 +112,9 @@ impl Log {
         if self.files.is_some() {
             return Ok(());
         }
-        let open =
-            |path: &Path| OpenOptions::new().read(true).write(true).create(true).mode(0o600).open(path);
+        let open = |path: &Path| {
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+        };
         let (log, index) = (open(&self.log)?, open(&self.index)?);
         let (records, last) = last_record(&index)?;
         let length = log.metadata()?.len();
