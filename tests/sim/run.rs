@@ -229,7 +229,7 @@ impl Sim {
         }
         self.incarnation = self.world.next_incarnation();
         // Two copies of the world a look: every turn would be most of the run's time.
-        if self.turns % 7 == 0 { oracle::after_turn(&self.world, now) } else { Ok(()) }
+        if self.turns.is_multiple_of(7) { oracle::after_turn(&self.world, now) } else { Ok(()) }
     }
 
     fn effect(&mut self, effect: Effect) -> Result<(), String> {
@@ -456,7 +456,7 @@ impl Sim {
 
     /// What is not as it should be.
     fn unwell(&self) -> Option<String> {
-        for (name, _) in &self.desired.units {
+        for name in self.desired.units.keys() {
             let condition =
                 self.world.conditions(name).into_iter().find(|condition| condition.kind == "Ready");
             let wanted = self.world.wanted_replicas(name);
