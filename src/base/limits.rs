@@ -50,3 +50,56 @@ pub const PRUNE_CONFIRM: Duration = Duration::from_secs(1);
 pub const EARLY_PROBE_FIRST: Duration = Duration::from_millis(5);
 /// Replicas of one unit.
 pub const REPLICAS: u32 = 1_000;
+
+/// Secrets shorter than this are not looked for: a text without its "abc" is no text any more (rules.md).
+pub const SECRET_VALUE_BYTES: usize = 6;
+/// Lines of a secret of several lines shorter than this are not looked for alone.
+pub const SECRET_LINE_BYTES: usize = 8;
+
+/// Error records kept, one a fingerprint; the one seen longest ago makes room.
+pub const ERRORS_KEPT: usize = 1_000;
+/// Counters of errors by category, severity and unit; what comes after is counted under no unit.
+pub const ERROR_COUNTERS: usize = 10_000;
+/// Bytes of an error's message: a headline, not a story. The story is in the log and in the crash dump.
+pub const ERROR_MESSAGE_BYTES: usize = 600;
+/// Last lines of stderr that a failure is classified by: the longest traceback that people write, without its middle.
+pub const EVIDENCE_LINES: usize = 80;
+/// Bytes of one of these lines that are looked at.
+pub const EVIDENCE_LINE_BYTES: usize = 1_000;
+/// Patterns of a System's `errors.patterns`: each is tried on each line.
+pub const ERROR_PATTERNS: usize = 100;
+/// Ended instances whose failure waits to be looked at; of what comes beyond, only how it ended is recorded.
+pub const FAILURES_WAITING: usize = 512;
+
+/// Crash dumps of one service (rules.md).
+pub const CRASH_DUMPS: usize = 20;
+/// Bytes of one crash dump (rules.md).
+pub const CRASH_DUMP_BYTES: u64 = 10 << 20;
+/// A crash dump older than this is removed (rules.md).
+pub const CRASH_DUMP_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Lines of each stream in a crash dump.
+pub const CRASH_DUMP_LINES: usize = 200;
+/// Crash dumps of one service in a row; then one every [`CRASH_DUMP_EVERY`]: a crash loop must not spend the machine on
+/// describing itself, nor push out the dump of its first crash.
+pub const CRASH_DUMP_BURST: u32 = 5;
+/// See [`CRASH_DUMP_BURST`].
+pub const CRASH_DUMP_EVERY: Duration = Duration::from_secs(10);
+/// Answers of probes remembered of a running instance, for its crash dump.
+pub const PROBES_REMEMBERED: usize = 10;
+
+/// Messages that wait for a notifier; errors beyond are grouped into one.
+pub const NOTICES_WAITING: usize = 64;
+/// Different errors in one grouped message; the rest is counted.
+pub const NOTICES_GROUPED: usize = 100;
+/// Errors on their way to a notifier's task; more are counted and said.
+pub const NOTICES_OFFERED: usize = 256;
+/// Messages a minute of a notifier that does not say how many (rules.md).
+pub const NOTIFIER_RATE: u32 = 10;
+/// An attempt to deliver takes at most this long.
+pub const NOTIFIER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A message is tried this long, then it is a dead letter (rules.md).
+pub const NOTIFIER_PATIENCE: Duration = Duration::from_secs(3600);
+/// Commands of notifiers that run at once: hanging ones must not take the threads that probes run on.
+pub const NOTIFIER_COMMANDS: usize = 2;
+/// The dead-letter file; when it is full it is renamed to `….1` and begun again.
+pub const DEAD_LETTER_BYTES: u64 = 10 << 20;

@@ -1,18 +1,22 @@
 //! Words that everything else shares. Nothing here knows what a manifest or a process is.
 
 pub mod backoff;
+pub mod fault;
 pub mod ids;
 pub mod limits;
 pub mod name;
 pub mod process;
+pub mod redact;
 pub mod rng;
 pub mod time;
 pub mod units;
 
 pub use backoff::BackoffCurve;
+pub use fault::{Category, Severity};
 pub use ids::{Epoch, Generation, Incarnation, InstanceId, Ordinal, Revision};
 pub use name::{Name, NameError, ObjectKind, ObjectRef};
 pub use process::{Exit, Part, Signal, SpawnStage};
+pub use redact::Redactor;
 pub use rng::Rng;
 pub use time::{Instant, Now, Stamp};
 pub use units::{ByteSize, ParseUnitError, format_duration, parse_duration};
