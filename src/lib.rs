@@ -13,6 +13,7 @@ pub mod world;
 pub mod api;
 pub mod cli;
 pub mod engine;
+pub mod faults;
 pub mod keeper;
 pub mod logs;
 pub mod os;

@@ -428,8 +428,13 @@ async fn read_logs(
     let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(16);
     let mut grown = context.grown.clone();
     tokio::spawn(async move {
-        let mut wanted =
-            logs::Query { tail: query.tail, since: query.since_ms.map(Stamp), incarnation, from: query.from };
+        let mut wanted = logs::Query {
+            tail: query.tail,
+            since: query.since_ms.map(Stamp),
+            incarnation,
+            stream: None,
+            from: query.from,
+        };
         loop {
             let (path, index, service, asked) =
                 (logs.clone(), index.clone(), service.clone(), wanted.clone());

@@ -80,10 +80,15 @@ impl Engine {
                     id = record.id, "{}", record.message
                 );
                 self.console.record(&record);
+                self.announced(&record);
             }
+            Effect::Failed(failure) => self.failed(failure),
             Effect::SaveChange(change) => self.store.save_change(&change),
             Effect::SaveUnit { name, checkpoint } => self.store.save_unit(name, checkpoint),
-            Effect::DropUnit { name } => self.store.drop_unit(name),
+            Effect::DropUnit { name } => {
+                self.faults.forget_unit(&name);
+                self.store.drop_unit(name);
+            }
             Effect::Finished { .. } => {
                 self.finished = true;
                 self.end_if_finished();

@@ -5,6 +5,7 @@
 mod adoption;
 mod console;
 mod effects;
+mod failures;
 mod launch;
 mod link;
 mod ports;
@@ -29,6 +30,7 @@ use crate::store::{Restored, Store, StoreError};
 use crate::unit::ProbeKind;
 use crate::world::{Beginning, Cause, Event, InstanceFact, World};
 
+pub use failures::Faults;
 pub use link::Link;
 pub use sets::{Proposal, Sets};
 pub use started_with::StartedWith;
@@ -103,6 +105,7 @@ pub struct Engine {
     pub started: crate::base::Stamp,
     pub keeper_release: String,
     pub keeper_pid: u32,
+    pub faults: Faults,
     /// Grows with every turn in which something changed: watchers look again.
     pub changed: watch::Sender<u64>,
     link: Link,
@@ -140,6 +143,8 @@ pub enum EngineError {
     Link(std::io::Error),
     #[error("cannot start the log collector: {0}")]
     Logs(std::io::Error),
+    #[error("cannot start the thread that looks at failures: {0}")]
+    Faults(std::io::Error),
     #[error("cannot set up probes: {0}")]
     Http(reqwest::Error),
     /// The diagnostics have been printed.
@@ -169,6 +174,8 @@ impl Engine {
         let sender = inputs.clone();
         let tell = Box::new(move |told| sender.blocking_send(Input::Log(told)).ok());
         let collector = Collector::start(&state, tell).map_err(EngineError::Logs)?;
+        let faults = Faults::start(&state, &greeting.state_id, &restored.errors, &inputs)
+            .map_err(EngineError::Faults)?;
         let sets = Sets::new(&options, &restored, &greeting.state_id);
         let mut engine = Self {
             world,
@@ -180,6 +187,7 @@ impl Engine {
             started: clock::wall(),
             keeper_release: greeting.release,
             keeper_pid: greeting.keeper,
+            faults,
             changed: watch::channel(0).0,
             link,
             inputs,
@@ -304,6 +312,7 @@ impl Engine {
     fn input(&mut self, input: Input) {
         match input {
             Input::Probe { id, kind, seq, answer } => {
+                self.faults.probed(&id, kind, &answer, self.main_pid(&id));
                 self.fact(id, InstanceFact::Probe { kind, seq, ok: answer.ok, message: answer.message });
             }
             Input::External { name, seq, answer } => {
@@ -322,6 +331,12 @@ impl Engine {
         }
     }
 
+    fn main_pid(&self, id: &InstanceId) -> Option<u32> {
+        let slot = self.world.units().get(&id.unit)?.slots.get(&id.ordinal)?;
+        let own = slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation);
+        slot.state.process().filter(|_| own).map(|process| process.pid)
+    }
+
     pub(crate) fn fact(&mut self, id: InstanceId, fact: InstanceFact) {
         self.world.handle(clock::now(), Event::Instance { id, fact });
     }
@@ -332,6 +347,7 @@ impl Engine {
             // Only now may the keeper let the pipes go.
             Told::Closed(id) => {
                 self.closing.remove(&id);
+                self.output_closed(&id);
                 let epoch = self.epoch;
                 self.link.send(&Request::Forget { epoch, id });
                 self.end_if_finished();
@@ -412,6 +428,7 @@ impl Engine {
             self.world.settle(clock::now());
         }
         self.store.used(self.world.next_incarnation());
+        self.save_failures();
         let touched = self.world.take_touched();
         if !touched.is_empty() || std::mem::take(&mut self.saw_events) {
             self.console.turn(&self.world, &self.sets, &touched);
@@ -503,6 +520,7 @@ impl Engine {
             self.remember_revision(&outcome.what);
             process::trim_memory();
         }
+        self.faults_revised();
         if kind != "MachineChanged" {
             self.watch_files();
         }
@@ -534,6 +552,7 @@ impl Engine {
     }
 
     fn remember_revision(&mut self, detail: &str) {
+        self.faults_revised();
         self.store.accept(self.world.revision(), detail.to_owned(), self.sets.stored());
     }
 }

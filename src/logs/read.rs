@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Incarnation, InstanceId, Stamp, limits};
 
-use super::derived::{Record, for_each_backwards};
+use super::derived::{Record, Stream, for_each_backwards};
 
 /// The most that one answer holds; who wants more follows or reads the file.
 const ANSWER_BYTES: u64 = 16 << 20;
@@ -37,6 +37,7 @@ pub struct Query {
     pub tail: Option<usize>,
     pub since: Option<Stamp>,
     pub incarnation: Option<Incarnation>,
+    pub stream: Option<Stream>,
     /// From this position of the log on.
     pub from: Option<u64>,
 }
@@ -63,7 +64,9 @@ pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Resu
         if query.since.is_some_and(|since| record.at < since) {
             return false;
         }
-        if query.incarnation.is_some_and(|wanted| wanted != record.incarnation) {
+        if query.incarnation.is_some_and(|wanted| wanted != record.incarnation)
+            || query.stream.is_some_and(|wanted| wanted != record.stream)
+        {
             return true;
         }
         budget -= length;

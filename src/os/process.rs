@@ -100,6 +100,22 @@ pub fn holds_open(pid: u32, path: &std::path::Path) -> bool {
     entries.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
 }
 
+/// A process at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sample {
+    pub threads: usize,
+    pub open_files: usize,
+    pub memory_bytes: u64,
+}
+
+/// Looks at a process of ours; `None` when it is gone or cannot be seen.
+pub fn sample(pid: u32) -> Option<Sample> {
+    let count = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).ok().map(Iterator::count);
+    let memory_bytes = stat(pid)?.rss_pages * rustix::param::page_size() as u64;
+    Some(Sample { threads: count("task")?, open_files: count("fd")?, memory_bytes })
+}
+
 /// Command line of a process, for people.
 pub fn command(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

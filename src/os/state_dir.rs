@@ -54,7 +54,7 @@ impl StateDir {
             return Err(StateDirError::Untrusted { path: root, why });
         }
         let dir = Self { root };
-        for sub in [dir.run(), dir.services_logs(), dir.index(), dir.root.join("crash-dumps")] {
+        for sub in [dir.run(), dir.services_logs(), dir.index(), dir.crash_dumps()] {
             files::private_dir(&sub).map_err(create)?;
         }
         Ok(dir)
@@ -78,6 +78,16 @@ impl StateDir {
 
     pub fn services_logs(&self) -> PathBuf {
         self.root.join("logs/services")
+    }
+
+    /// A directory a crash.
+    pub fn crash_dumps(&self) -> PathBuf {
+        self.root.join("crash-dumps")
+    }
+
+    /// Notifications that could not be delivered, one a line.
+    pub fn dead_letters(&self) -> PathBuf {
+        self.root.join("logs/notifier-dead-letters.jsonl")
     }
 
     /// What was moved from which spool to where, beside the logs that people read.

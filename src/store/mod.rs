@@ -30,6 +30,8 @@ pub struct Restored {
     pub last_change: u64,
     pub units: Vec<(Name, Checkpoint)>,
     pub sets: Vec<StoredSet>,
+    /// Error records, as they were saved.
+    pub errors: Vec<String>,
     /// Something that a person should know: a damaged database was set aside.
     pub warning: Option<String>,
 }
@@ -115,6 +117,7 @@ enum Command {
     DropUnit(Name),
     SaveChange(Box<StoredChange>),
     Accept { revision: Revision, cause: String, at: Stamp, sets: Vec<StoredSet> },
+    SaveErrors { bodies: Vec<(u64, String)>, dropped: Vec<u64> },
     Reserve(Incarnation),
     Epoch(Epoch),
     Changes(usize, Sender<Vec<StoredChange>>),
@@ -168,6 +171,11 @@ impl Store {
 
     pub fn accept(&self, revision: Revision, cause: String, sets: Vec<StoredSet>) {
         let _ = self.commands.send(Command::Accept { revision, cause, at: clock::wall(), sets });
+    }
+
+    /// Error records by id, and ids that made room.
+    pub fn save_errors(&self, bodies: Vec<(u64, String)>, dropped: Vec<u64>) {
+        let _ = self.commands.send(Command::SaveErrors { bodies, dropped });
     }
 
     /// Keeps the reservation ahead of what is used.
@@ -262,6 +270,17 @@ fn apply(
                 [revision.0 as i64 - limits::REVISIONS_KEPT as i64],
             )?;
         }
+        Command::SaveErrors { bodies, dropped } => {
+            let mut save = connection.prepare_cached(
+                "INSERT INTO error (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
+            )?;
+            for (id, body) in bodies {
+                save.execute(params![id as i64, body])?;
+            }
+            for id in dropped {
+                connection.execute("DELETE FROM error WHERE id = ?1", [id as i64])?;
+            }
+        }
         Command::Epoch(epoch) => set_meta(connection, "epoch", epoch.0)?,
         Command::Reserve(number) => set_meta(connection, "incarnation", number.0)?,
         Command::Changes(limit, answer) => {
@@ -319,6 +338,8 @@ fn load(connection: &Connection) -> rusqlite::Result<Restored> {
         Err(rusqlite::Error::QueryReturnedNoRows) => (Revision(0), Vec::new()),
         Err(error) => return Err(error),
     };
+    let mut statement = connection.prepare("SELECT body FROM error ORDER BY id")?;
+    let errors = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let last_change: i64 =
         connection.query_row("SELECT COALESCE(MAX(id), 0) FROM change", [], |row| row.get(0))?;
     Ok(Restored {
@@ -329,6 +350,7 @@ fn load(connection: &Connection) -> rusqlite::Result<Restored> {
         last_change: last_change as u64,
         units,
         sets,
+        errors,
         warning: None,
     })
 }

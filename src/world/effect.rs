@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Generation, InstanceId, Name, Part, Signal};
+use crate::base::{Generation, InstanceId, Name, Part, Signal, Stamp};
 use crate::plan::{ExternalSpec, UnitSpec};
-use crate::unit::ProbeKind;
+use crate::unit::{End, ProbeKind};
 
-use super::chronicle::{Change, Record};
+use super::chronicle::{Change, Record, RecordId};
 use super::event::{Checkpoint, Mark};
 
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ pub enum Effect {
         id: InstanceId,
     },
     Announce(Arc<Record>),
+    /// An instance failed. Its [`Effect::Forget`] came before, so that its last output is on its way to the log.
+    Failed(Box<Failure>),
     /// A change began, went on or ended.
     SaveChange(Arc<Change>),
     SaveUnit {
@@ -81,4 +83,22 @@ pub enum Effect {
     Finished {
         survivors: u32,
     },
+}
+
+/// How an instance failed, and what followed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub id: InstanceId,
+    pub spec: Arc<UnitSpec>,
+    pub generation: Generation,
+    pub end: End,
+    /// The end in words: "ended: exit code 1".
+    pub words: String,
+    pub at: Stamp,
+    pub ran_for: Duration,
+    pub restarts: u32,
+    /// It is not started again until something changes.
+    pub permanent: bool,
+    /// The record of its end.
+    pub record: Option<RecordId>,
 }

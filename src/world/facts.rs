@@ -8,7 +8,7 @@ use crate::unit::{
 
 use super::World;
 use super::chronicle::Entry;
-use super::effect::Effect;
+use super::effect::{Effect, Failure};
 use super::event::InstanceFact;
 use super::state::{LastEnd, end_words};
 
@@ -307,10 +307,28 @@ impl World {
         let Some(unit) = self.units.get_mut(name) else { return };
         let generation = unit.generation;
         let Some(slot) = unit.slots.get_mut(&ordinal) else { return };
-        let spec = slot.instance.take().map_or_else(|| unit.spec.clone(), |instance| instance.spec);
+        let record = slot.cause;
+        let (spec, started_with) = match slot.instance.take() {
+            Some(instance) => (instance.spec, instance.generation),
+            None => (unit.spec.clone(), generation),
+        };
         let policy = &spec.policy;
         let failure = end.is_failure(policy);
         let after = slot.restart.after_end(policy, &end, now.mono, &mut self.rng);
+        let failed = failure.then(|| {
+            Box::new(Failure {
+                id: id.clone(),
+                spec: spec.clone(),
+                generation: started_with,
+                ran_for: end.ran_for(now.mono),
+                end: end.clone(),
+                words: words.clone(),
+                at: now.wall,
+                restarts: slot.restart.restarts,
+                permanent: matches!(after, AfterEnd::Failed(_)),
+                record,
+            })
+        });
         slot.last_end = Some(LastEnd { end, at: now.wall, incarnation: id.incarnation, words });
         slot.rested_at = generation;
         let (rest, warning) = match after {
@@ -329,6 +347,7 @@ impl World {
                 (Rest::Failed(reason), Some(("Failed", format!("is not started again: it {last}"))))
             }
         };
+        self.effects.extend(failed.map(Effect::Failed));
         if failure {
             self.breaker_failed(now, name, ordinal);
         }

@@ -30,7 +30,7 @@ use crate::base::{Incarnation, Instant, Name, Now, Revision, Rng};
 use crate::plan::{Desired, Verb};
 
 pub use chronicle::{Change, Chronicle, Outcome, Record, RecordId};
-pub use effect::Effect;
+pub use effect::{Effect, Failure};
 pub use event::{
     Adopted, Beginning, Cause, Checkpoint, Event, InstanceFact, Mark, Order, Overrides, Signature,
 };

@@ -264,6 +264,7 @@ impl Sim {
             | Effect::UnwatchPort { .. }
             | Effect::WatchLog { .. }
             | Effect::UnwatchLog { .. }
+            | Effect::Failed(_)
             | Effect::SaveChange(_) => {}
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{ByteSize, Name};
+use crate::base::{ByteSize, Category, Name, Severity};
 
 use super::process::{ConfigKey, LogFormat};
 use super::{HumanDuration, Probe};
@@ -33,6 +33,9 @@ pub struct SystemSpec {
     pub api: Option<ApiSettings>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notifications: Option<Notifications>,
+    /// What error texts mean, beside what unisys knows by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<ErrorSettings>,
     /// Switches of Services by name, as `enabledWhen` in each.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub enabled: BTreeMap<Name, ConfigKey>,
@@ -100,6 +103,24 @@ pub enum Role {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Notifications {
     pub notifiers: Vec<Name>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ErrorSettings {
+    /// Tried in order on the last lines of stderr of an instance that failed, before what unisys knows by itself.
+    pub patterns: Vec<ErrorPattern>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ErrorPattern {
+    /// A regular expression that a line matches.
+    pub pattern: String,
+    pub category: Category,
+    /// Absent: what follows from whether the service is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<Severity>,
 }
 
 /// Something that unisys does not run but others depend on.

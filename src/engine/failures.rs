@@ -1,0 +1,273 @@
+//! Failures on their way from the world to the error book, the crash dumps and the notifiers. Every decision is in `faults`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::base::{InstanceId, Name, Redactor, limits};
+use crate::faults::book::Sighting;
+use crate::faults::events::{self, Happening};
+use crate::faults::quota::Quota;
+use crate::faults::worker::{self, Case, ProbeSeen, Worker};
+use crate::faults::{Book, ErrorRecord, Patterns};
+use crate::os::state_dir::StateDir;
+use crate::os::{clock, process};
+use crate::plan::UnitSpec;
+use crate::probe::Answer;
+use crate::unit::policy::Condition;
+use crate::unit::{EndReason, ProbeKind, StopReason};
+use crate::world::conditions::ready_count;
+use crate::world::{Failure, Record};
+
+use super::{Engine, Input, Inputs};
+
+/// What the engine keeps of failures.
+pub struct Faults {
+    pub book: Book,
+    /// Crash dumps written by this daemon, and those that could not be.
+    pub dumps: (u64, u64),
+    quota: Quota,
+    worker: Worker,
+    /// Failed instances whose last output is not in the log yet.
+    pending: BTreeMap<InstanceId, Box<Failure>>,
+    probes: BTreeMap<InstanceId, VecDeque<ProbeSeen>>,
+    /// The latest spec with which each unit was Ready.
+    last_good: BTreeMap<Name, Arc<UnitSpec>>,
+    redactor: Redactor,
+    patterns: Arc<Patterns>,
+    /// The last dump could not be written: that is said once.
+    dump_failing: bool,
+}
+
+impl Faults {
+    pub fn start(
+        state: &StateDir,
+        state_id: &str,
+        saved: &[String],
+        inputs: &Inputs,
+    ) -> std::io::Result<Self> {
+        let inputs = inputs.clone();
+        let tell = Box::new(move |told| {
+            let call = Box::new(move |engine: &mut Engine| engine.failure_told(told));
+            let _ = inputs.blocking_send(Input::Call(call));
+        });
+        let records: Vec<ErrorRecord> =
+            saved.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        Ok(Self {
+            book: Book::restore(records),
+            dumps: (0, 0),
+            quota: Quota::default(),
+            worker: Worker::start(state, state_id.to_owned(), tell)?,
+            pending: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            last_good: BTreeMap::new(),
+            redactor: Redactor::default(),
+            patterns: Arc::default(),
+            dump_failing: false,
+        })
+    }
+
+    /// A probe answered: the last few are remembered for a crash dump.
+    pub fn probed(&mut self, id: &InstanceId, kind: ProbeKind, answer: &Answer, pid: Option<u32>) {
+        let seen = self.probes.entry(id.clone()).or_default();
+        if seen.len() == limits::PROBES_REMEMBERED {
+            seen.pop_front();
+        }
+        seen.push_back(ProbeSeen {
+            at: clock::wall(),
+            probe: kind.as_str(),
+            ok: answer.ok,
+            message: self.redactor.text(&answer.message).into_owned(),
+            process: pid.filter(|_| !answer.ok).and_then(process::sample),
+        });
+    }
+
+    /// Nothing of the instance is left.
+    pub fn ended(&mut self, id: &InstanceId) {
+        if !self.pending.contains_key(id) {
+            self.probes.remove(id);
+        }
+    }
+
+    pub fn forget_unit(&mut self, name: &Name) {
+        self.quota.forget(name);
+        self.last_good.remove(name);
+    }
+
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+}
+
+impl Engine {
+    /// The accepted state changed: other secrets, other patterns.
+    pub(super) fn faults_revised(&mut self) {
+        let desired = self.world.desired();
+        let env = desired.units.values().flat_map(|unit| &unit.launch.env);
+        self.faults.redactor = Redactor::new(env.filter(|var| var.secret).map(|var| var.value.as_str()));
+        let system = self.sets.objects().system.as_ref();
+        let settings = system.and_then(|system| system.spec.errors.as_ref());
+        let rows = settings.into_iter().flat_map(|settings| &settings.patterns);
+        self.faults.patterns =
+            Arc::new(Patterns::new(rows.map(|row| (row.pattern.as_str(), row.category, row.severity))));
+    }
+
+    /// An instance failed: it is looked at once its last output is in the log.
+    pub(super) fn failed(&mut self, failure: Box<Failure>) {
+        if self.closing.contains(&failure.id) {
+            self.faults.pending.insert(failure.id.clone(), failure);
+        } else {
+            self.look_at_failure(failure);
+        }
+    }
+
+    /// The last output of an instance is in the log.
+    pub(super) fn output_closed(&mut self, id: &InstanceId) {
+        if let Some(failure) = self.faults.pending.remove(id) {
+            self.look_at_failure(failure);
+        }
+        self.faults.ended(id);
+    }
+
+    /// Hands the failure to the thread, or records at once what is known without a closer look.
+    fn look_at_failure(&mut self, failure: Box<Failure>) {
+        let looked_at = self.faults.quota.take(&failure.id.unit, clock::mono());
+        let case = self.case(failure, looked_at.unwrap_or_default());
+        let left = match looked_at {
+            Some(_) => self.faults.worker.look_at(case).err(),
+            None => Some(Box::new(case)),
+        };
+        if let Some(case) = left {
+            let classified = worker::classified(&case, &[]);
+            let sighting = worker::sighting(&case, &classified);
+            self.record_failure(self.as_last_time(sighting));
+        }
+    }
+
+    /// Without its last words a failure is taken for the one before, when that ended alike.
+    fn as_last_time(&self, sighting: Sighting) -> Sighting {
+        match self.faults.book.latest_of(&sighting.unit) {
+            Some(known) if known.incarnation.is_some() && known.message.starts_with(&sighting.message) => {
+                Sighting {
+                    fingerprint: known.fingerprint.clone(),
+                    category: known.category,
+                    severity: known.severity,
+                    message: known.message.clone(),
+                    ..sighting
+                }
+            }
+            _ => sighting,
+        }
+    }
+
+    fn case(&mut self, failure: Box<Failure>, skipped: u64) -> Case {
+        let probes = self.faults.probes.remove(&failure.id).unwrap_or_default();
+        let spec = &failure.spec;
+        let own = spec.launch.env.iter().filter(|var| var.secret).map(|var| var.value.as_str());
+        Case {
+            revision: self.world.revision().0,
+            success: failure.end.is_success(&spec.policy),
+            probe: failed_probe(&failure, &probes),
+            dependency_down: self.dependency_down(spec),
+            probes: probes.into(),
+            last_good: self.faults.last_good.get(&failure.id.unit).cloned(),
+            nofile: spec.launch.service.resources.nofile.unwrap_or(self.options.nofile.0),
+            skipped,
+            redactor: self.faults.redactor.with(own),
+            patterns: self.faults.patterns.clone(),
+            failure,
+        }
+    }
+
+    /// A hard dependency that is not Ready.
+    fn dependency_down(&self, spec: &UnitSpec) -> Option<String> {
+        let wanted = spec.policy.depends_on.iter();
+        let mut wanted = wanted.filter(|edge| !edge.optional && edge.condition == Condition::Ready);
+        wanted.find_map(|edge| {
+            let unit = self.world.units().get(&edge.name);
+            let external = self.world.externals().get(&edge.name);
+            match (unit, external) {
+                (Some(unit), _) => (ready_count(unit) == 0).then(|| unit.spec.object.to_string()),
+                (None, Some(external)) => (!external.ready).then(|| external.spec.object.to_string()),
+                (None, None) => None,
+            }
+        })
+    }
+
+    fn failure_told(&mut self, told: worker::Told) {
+        match told {
+            worker::Told::Known(sighting) => self.record_failure(*sighting),
+            worker::Told::Dumped => {
+                self.faults.dumps.0 += 1;
+                self.faults.dump_failing = false;
+            }
+            worker::Told::DumpFailed { what, why } => {
+                self.faults.dumps.1 += 1;
+                if !std::mem::replace(&mut self.faults.dump_failing, true) {
+                    let dir = self.state.crash_dumps();
+                    let message =
+                        format!("the crash dump of {what} cannot be written to {}: {why}", dir.display());
+                    self.note(true, "CrashDumpFailed", "system", message);
+                }
+            }
+        }
+    }
+
+    /// Something was announced: a failure of its own, perhaps.
+    pub(super) fn announced(&mut self, record: &Record) {
+        if record.reason == "Ready" {
+            self.remember_good(&record.object);
+        }
+        let happening = Happening {
+            warning: record.warning,
+            reason: record.reason,
+            object: &record.object,
+            message: &record.message,
+            id: record.id,
+            at: record.at,
+            revision: self.world.revision().0,
+        };
+        let faults = &self.faults;
+        let latest = || faults.book.latest_of(&record.object).map(|known| known.category);
+        let latest = if record.warning { latest() } else { None };
+        if let Some(mut sighting) = events::failure(&happening, latest, &faults.patterns) {
+            sighting.message = faults.redactor.text(&sighting.message).into_owned();
+            self.record_failure(sighting);
+        }
+    }
+
+    fn remember_good(&mut self, object: &str) {
+        let Some(name) = object.rsplit('/').next().and_then(|name| name.parse::<Name>().ok()) else { return };
+        let Some(unit) = self.world.units().get(&name) else { return };
+        let ready = unit.slots.values().filter(|slot| slot.is_ready());
+        let latest = ready.filter_map(|slot| slot.instance.as_ref()).max_by_key(|i| i.incarnation);
+        if let Some(instance) = latest {
+            let spec = instance.spec.clone();
+            self.faults.last_good.insert(name, spec);
+        }
+    }
+
+    fn record_failure(&mut self, sighting: Sighting) {
+        let _record = self.faults.book.record(sighting);
+    }
+
+    /// What changed in the book goes to the store.
+    pub(super) fn save_failures(&mut self) {
+        if !self.faults.book.has_changes() {
+            return;
+        }
+        let (records, dropped) = self.faults.book.take_changes();
+        let body = |record: &ErrorRecord| serde_json::to_string(record).unwrap_or_default();
+        self.store.save_errors(records.iter().map(|record| (record.id, body(record))).collect(), dropped);
+    }
+}
+
+/// What the probe said that an instance was stopped for.
+fn failed_probe(failure: &Failure, probes: &VecDeque<ProbeSeen>) -> String {
+    let kind = match failure.end.reason {
+        EndReason::Stopped(StopReason::StartupFailed) => ProbeKind::Startup,
+        EndReason::Stopped(StopReason::LivenessFailed) => ProbeKind::Liveness,
+        _ => return String::new(),
+    };
+    let last = probes.iter().rev().find(|seen| seen.probe == kind.as_str() && !seen.ok);
+    last.map(|seen| seen.message.clone()).unwrap_or_default()
+}

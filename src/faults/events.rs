@@ -1,0 +1,100 @@
+//! Which events are failures of their own: those that no ended instance stands behind.
+
+use crate::base::{Category, Severity, limits};
+
+use super::book::Sighting;
+use super::classify::{fingerprint, truncate};
+use super::patterns::Patterns;
+
+/// An event, as the causal log has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Happening<'a> {
+    pub warning: bool,
+    pub reason: &'a str,
+    pub object: &'a str,
+    pub message: &'a str,
+    pub id: u64,
+    pub at: crate::base::Stamp,
+    pub revision: u64,
+}
+
+/// The failure that an event is, if it is one. `latest`: the category of the object's latest failure.
+pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patterns) -> Option<Sighting> {
+    if !event.warning {
+        return None;
+    }
+    let said = || patterns.line(event.message).map(|said| said.category);
+    let (category, severity) = match event.reason {
+        // The instance's end says it, or it is a consequence of one.
+        "Exited"
+        | "Unknown"
+        | "SpawnFailed"
+        | "HookFailed"
+        | "StartupProbeFailed"
+        | "LivenessProbeFailed"
+        | "DeadlineExceeded"
+        | "Failed"
+        | "BackOff"
+        | "Held"
+        | "Stopped"
+        | "Replaced" => return None,
+        "CircuitOpen" => (latest.unwrap_or(Category::Crash), Severity::Fatal),
+        "Unready" => (said().unwrap_or(Category::Api), Severity::Warning),
+        "ManifestInvalid" => (Category::Config, Severity::Recoverable),
+        "LogsBlocked" => (Category::Filesystem, Severity::Recoverable),
+        "StateSetAside" => (Category::Database, Severity::Recoverable),
+        "Survivors" => (Category::Resource, Severity::Recoverable),
+        "NotWatching" => (Category::Resource, Severity::Warning),
+        "CrashDumpFailed" => (Category::Filesystem, Severity::Warning),
+        "NotifierFailed" => (said().unwrap_or(Category::Network), Severity::Warning),
+        _ => (said().unwrap_or(Category::Internal), Severity::Warning),
+    };
+    let mut message = event.message.to_owned();
+    truncate(&mut message, limits::ERROR_MESSAGE_BYTES);
+    Some(Sighting {
+        fingerprint: fingerprint(event.object, category, &format!("{}: {message}", event.reason)),
+        category,
+        severity,
+        unit: event.object.to_owned(),
+        incarnation: None,
+        revision: event.revision,
+        message,
+        at: event.at,
+        cause: Some(event.id),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_are_failures_are_told_from_those_that_follow_from_one() {
+        let check = |reason, message, expected: Option<(Category, Severity)>| {
+            let event = Happening {
+                warning: true,
+                reason,
+                object: "service/a",
+                message,
+                id: 9,
+                at: Default::default(),
+                revision: 3,
+            };
+            let found = failure(&event, Some(Category::Oom), &Patterns::default());
+            assert_eq!(found.as_ref().map(|f| (f.category, f.severity)), expected, "{reason}");
+            assert!(failure(&Happening { warning: false, ..event }, None, &Patterns::default()).is_none());
+            assert!(found.is_none_or(|found| found.cause == Some(9) && found.revision == 3));
+        };
+        check("Exited", "instance 0 ended: exit code 1", None);
+        check("BackOff", "instance 0 is started again in 1s", None);
+        check("CircuitOpen", "instance 0 failed too often", Some((Category::Oom, Severity::Fatal)));
+        check(
+            "Unready",
+            "is not ready: 127.0.0.1:1: connection refused",
+            Some((Category::Network, Severity::Warning)),
+        );
+        check("Unready", "is not ready: answered 503", Some((Category::Api, Severity::Warning)));
+        check("ManifestInvalid", "revision 1 stays", Some((Category::Config, Severity::Recoverable)));
+        check("SomethingNew", "whatever", Some((Category::Internal, Severity::Warning)));
+    }
+}

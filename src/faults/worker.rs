@@ -1,0 +1,215 @@
+//! A thread that looks at failures: reads the last output, classifies, writes the dump. Nothing waits for it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::base::{Redactor, Stamp, limits};
+use crate::logs::derived::Stream;
+use crate::logs::read::{Query, read};
+use crate::manifest::spec::service::PortNumber;
+use crate::os::listeners::foreign_holders;
+use crate::os::state_dir::StateDir;
+use crate::plan::UnitSpec;
+use crate::world::Failure;
+
+use super::book::Sighting;
+use super::classify::{Classified, Evidence, classify};
+use super::dump;
+use super::patterns::Patterns;
+
+/// Everything that is known of one failure when it leaves the engine.
+pub struct Case {
+    pub failure: Box<Failure>,
+    pub revision: u64,
+    /// It ended with a code that means success.
+    pub success: bool,
+    /// What the failing probe said.
+    pub probe: String,
+    pub dependency_down: Option<String>,
+    /// Latest last.
+    pub probes: Vec<ProbeSeen>,
+    /// The latest spec with which the unit was Ready.
+    pub last_good: Option<Arc<UnitSpec>>,
+    /// Open files that it could have.
+    pub nofile: u64,
+    /// Crashes of the service since the last one that was looked at closely.
+    pub skipped: u64,
+    pub redactor: Redactor,
+    pub patterns: Arc<Patterns>,
+}
+
+/// An answer of a probe.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeSeen {
+    pub at: Stamp,
+    pub probe: &'static str,
+    pub ok: bool,
+    pub message: String,
+    /// The process at that moment, when the probe failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<crate::os::process::Sample>,
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub enum Told {
+    Known(Box<Sighting>),
+    Dumped,
+    DumpFailed { what: String, why: String },
+}
+
+/// Sends to the engine.
+pub type Tell = Box<dyn Fn(Told) + Send>;
+
+/// A handle of the thread.
+pub struct Worker {
+    cases: Option<SyncSender<Case>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    pub fn start(state: &StateDir, state_id: String, tell: Tell) -> std::io::Result<Self> {
+        let (cases, queue) = sync_channel(limits::FAILURES_WAITING);
+        let work = Work { state: state.clone(), state_id, tell };
+        let thread = thread::Builder::new()
+            .name("faults".into())
+            .stack_size(512 << 10)
+            .spawn(move || work.run(&queue))?;
+        Ok(Self { cases: Some(cases), thread: Some(thread) })
+    }
+
+    /// Hands a case over; it comes back when too many wait.
+    pub fn look_at(&self, case: Case) -> Result<(), Box<Case>> {
+        let Some(cases) = &self.cases else { return Err(Box::new(case)) };
+        cases.try_send(case).map_err(|error| match error {
+            TrySendError::Full(case) | TrySendError::Disconnected(case) => Box::new(case),
+        })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.cases = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    state: StateDir,
+    state_id: String,
+    tell: Tell,
+}
+
+/// Output before the program itself: hooks, which run at most this long before it.
+const BEFORE: Duration = Duration::from_secs(600);
+
+impl Work {
+    fn run(self, queue: &Receiver<Case>) {
+        dump::clean(&self.state.crash_dumps());
+        while let Ok(case) = queue.recv() {
+            let stderr = self.last_lines(&case, Stream::Stderr);
+            let classified = self.classified(&case, &stderr);
+            (self.tell)(Told::Known(Box::new(sighting(&case, &classified))));
+            let stdout = self.last_lines(&case, Stream::Stdout);
+            let dir = self.state.crash_dumps();
+            match dump::write(&dir, &case, &classified, &stdout, &stderr) {
+                Ok(()) => (self.tell)(Told::Dumped),
+                Err(error) => (self.tell)(Told::DumpFailed {
+                    what: case.failure.id.to_string(),
+                    why: crate::os::files::why(&error),
+                }),
+            }
+        }
+    }
+
+    /// The last lines of one stream of the instance, secrets masked.
+    fn last_lines(&self, case: &Case, stream: Stream) -> Vec<String> {
+        let failure = &case.failure;
+        let before = (failure.ran_for + BEFORE).as_millis() as i64;
+        let query = Query {
+            tail: Some(limits::CRASH_DUMP_LINES),
+            since: Some(Stamp(failure.at.0 - before)),
+            incarnation: Some(failure.id.incarnation),
+            stream: Some(stream),
+            from: None,
+        };
+        let service = failure.id.unit.as_str();
+        let found = read(&self.state.services_logs(), &self.state.index(), service, &query);
+        let lines = found.map(|(lines, _)| lines).unwrap_or_default();
+        lines.into_iter().map(|line| case.redactor.text(&line.message).into_owned()).collect()
+    }
+
+    fn classified(&self, case: &Case, stderr: &[String]) -> Classified {
+        let mut classified = classified(case, stderr);
+        let Some(port) = classified.port_in_use else { return classified };
+        let ports = match port {
+            0 => declared_ports(&case.failure.spec),
+            port => [port].into(),
+        };
+        if let Some((port, holder)) = foreign_holders(&ports, &self.state_id).into_iter().next() {
+            classified.name_holder(port, &holder);
+        }
+        classified
+    }
+}
+
+/// What a case is, with these last lines of stderr. Lines that are too long are data: only their beginnings are looked at.
+pub fn classified(case: &Case, stderr: &[String]) -> Classified {
+    let stderr = &stderr[stderr.len().saturating_sub(limits::EVIDENCE_LINES)..];
+    if stderr.iter().all(|line| line.len() <= limits::EVIDENCE_LINE_BYTES) {
+        return with(case, stderr);
+    }
+    let mut cut = stderr.to_vec();
+    cut.iter_mut().for_each(|line| super::classify::truncate(line, limits::EVIDENCE_LINE_BYTES));
+    with(case, &cut)
+}
+
+fn with(case: &Case, stderr: &[String]) -> Classified {
+    let failure = &case.failure;
+    let words = case.redactor.text(&failure.words);
+    let evidence = Evidence {
+        unit: &failure.spec.object.to_string(),
+        reason: &failure.end.reason,
+        exit: failure.end.exit,
+        words: &words,
+        oom_killed: false,
+        permanent: failure.permanent,
+        success: case.success,
+        probe: &case.redactor.text(&case.probe),
+        stderr,
+        dependency_down: case.dependency_down.as_deref(),
+    };
+    classify(&evidence, &case.patterns)
+}
+
+fn declared_ports(spec: &UnitSpec) -> BTreeSet<u16> {
+    let ports = spec.launch.service.ports.iter().filter_map(|port| match port.port {
+        PortNumber::Number(number) => Some(number),
+        PortNumber::Auto(_) => None,
+    });
+    ports.collect()
+}
+
+/// The record of a case.
+pub fn sighting(case: &Case, classified: &Classified) -> Sighting {
+    let failure = &case.failure;
+    Sighting {
+        fingerprint: classified.fingerprint.clone(),
+        category: classified.category,
+        severity: classified.severity,
+        unit: failure.spec.object.to_string(),
+        incarnation: Some(failure.id.incarnation.0),
+        revision: case.revision,
+        message: format!("instance {} {}", failure.id.ordinal, classified.message),
+        at: failure.at,
+        cause: failure.record,
+    }
+}
