@@ -50,15 +50,15 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn refuse(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Refusal {
+pub(super) fn refuse(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Refusal {
     Refusal(status, Problem { error: error.into(), hint: hint.into(), diagnostics: Vec::new() })
 }
 
-type Answer<T> = Result<Json<T>, Refusal>;
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 impl Context {
     /// Runs something in the engine and waits for what it gives.
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Engine) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
@@ -95,6 +95,7 @@ pub fn router(context: Context) -> Router {
         .route("/v1/wait", post(wait))
         .route("/v1/exec/{name}", get(exec))
         .route("/v1/graph", get(graph))
+        .merge(super::faults::routes())
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is no such call", "see /openapi.json"))
         .layer(DefaultBodyLimit::max(limits::REQUEST_BYTES))
         .layer(axum::middleware::from_fn(bounded))

@@ -59,6 +59,23 @@ pub fn document() -> Value {
         &[],
     );
     book.get::<Value>("/v1/graph", "The dependency graph: lanes, edges, cycles.", &[]);
+    book.get::<Vec<crate::faults::ErrorRecord>>(
+        "/v1/errors",
+        "What went wrong, counted, latest first.",
+        &["name", "category", "severity"],
+    );
+    book.get::<crate::faults::book::ErrorStats>(
+        "/v1/errors/stats",
+        "Failures by category, severity, unit.",
+        &[],
+    );
+    book.get::<Vec<crate::faults::crashes::Crash>>("/v1/crashes", "Crash dumps, latest first.", &["name"]);
+    book.get::<crate::faults::crashes::CrashDetail>(
+        "/v1/crashes/{id}",
+        "One crash: what is known of it and its last output.",
+        &[],
+    );
+    book.get::<Value>("/v1/crashes/{id}/export", "One crash dump as a tar archive.", &[]);
     let schemas = book.generator.take_definitions(true);
     json!({
         "openapi": "3.1.0",

@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
-    /// The program ended by itself, and nothing says why.
+    // The program ended by itself, and nothing says why.
     Crash,
-    /// It was killed for its memory, or could not get any.
+    // It was killed for its memory, or could not get any.
     Oom,
     Timeout,
-    /// Something that it depends on failed.
+    // Something that it depends on failed.
     Dependency,
     Network,
     Database,
-    /// A service that it called answered with an error.
+    // A service that it called answered with an error.
     Api,
-    /// Files and disks.
+    // Files and disks.
     Filesystem,
     Config,
     Permission,
-    /// Processes, descriptors, ports: something that the machine ran out of or somebody else holds.
+    // Processes, descriptors, ports: something that the machine ran out of or somebody else holds.
     Resource,
-    /// unisys itself.
+    // unisys itself.
     Internal,
 }
 
@@ -66,11 +66,11 @@ impl Category {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Nothing was lost yet.
+    // Nothing was lost yet.
     Warning,
-    /// Something failed and is tried again.
+    // Something failed and is tried again.
     Recoverable,
-    /// It is not tried again until something changes or time has passed.
+    // It is not tried again until something changes or time has passed.
     Fatal,
 }
 

@@ -92,6 +92,16 @@ pub enum Verb {
         /// A change's number
         id: Option<u64>,
     },
+    /// Show what went wrong, counted
+    Errors {
+        #[command(subcommand)]
+        verb: Option<Errors>,
+    },
+    /// Show crash dumps
+    Crashes {
+        #[command(subcommand)]
+        verb: Option<Crashes>,
+    },
     /// Show what units wrote
     Logs(Logs),
     /// Start units, or let stopped ones run again
@@ -282,6 +292,47 @@ pub struct Logs {
     /// Of the instance before the present one
     #[arg(long)]
     pub previous: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Errors {
+    /// List error records, latest first
+    Ls(ErrorsLs),
+    /// Count them by category, severity and unit
+    Stats,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct ErrorsLs {
+    /// Only of this unit or object
+    pub name: Option<String>,
+    /// Only of this category: crash, oom, timeout, dependency, network, database, api …
+    #[arg(long)]
+    pub category: Option<String>,
+    /// Only of this severity: warning, recoverable, fatal
+    #[arg(long)]
+    pub severity: Option<String>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Crashes {
+    /// List crash dumps, latest first
+    Ls {
+        /// Only of this service
+        name: Option<String>,
+    },
+    /// Show all that is known of one crash
+    Show {
+        /// As `crashes ls` shows it
+        id: String,
+    },
+    /// Pack one into a tar archive or copy it into a directory
+    Export {
+        /// As `crashes ls` shows it
+        id: String,
+        /// A file that does not exist yet, or a directory; default ID.tar here
+        to: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone, Debug, Args)]

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::{InstanceId, Name, Redactor, limits};
 use crate::faults::book::Sighting;
 use crate::faults::events::{self, Happening};
+use crate::faults::notifier::deliver::Courier;
+use crate::faults::notifier::{self, Notifiers};
 use crate::faults::quota::Quota;
 use crate::faults::worker::{self, Case, ProbeSeen, Worker};
 use crate::faults::{Book, ErrorRecord, Patterns};
@@ -20,18 +23,28 @@ use crate::world::{Failure, Record};
 
 use super::{Engine, Input, Inputs};
 
+/// A spec that was Ready, and the one before it: a program without a probe is Ready before it can fail.
+struct Good {
+    spec: Arc<UnitSpec>,
+    before: Option<Arc<UnitSpec>>,
+}
+
+/// One that fails within this time of its start was never good.
+const FRESH: Duration = Duration::from_secs(60);
+
 /// What the engine keeps of failures.
 pub struct Faults {
     pub book: Book,
     /// Crash dumps written by this daemon, and those that could not be.
     pub dumps: (u64, u64),
+    pub notifiers: Notifiers,
     quota: Quota,
     worker: Worker,
     /// Failed instances whose last output is not in the log yet.
     pending: BTreeMap<InstanceId, Box<Failure>>,
     probes: BTreeMap<InstanceId, VecDeque<ProbeSeen>>,
     /// The latest spec with which each unit was Ready.
-    last_good: BTreeMap<Name, Arc<UnitSpec>>,
+    last_good: BTreeMap<Name, Good>,
     redactor: Redactor,
     patterns: Arc<Patterns>,
     /// The last dump could not be written: that is said once.
@@ -44,7 +57,15 @@ impl Faults {
         state_id: &str,
         saved: &[String],
         inputs: &Inputs,
+        courier: Courier,
     ) -> std::io::Result<Self> {
+        let notes = inputs.clone();
+        let tell_note: notifier::Tell = Arc::new(move |name, warning, reason, message| {
+            let object = format!("notifier/{name}");
+            let call = Box::new(move |engine: &mut Engine| engine.note(warning, reason, &object, message));
+            // Full of inputs, the engine has more to do than to hear of a notifier.
+            let _ = notes.try_send(Input::Call(call));
+        });
         let inputs = inputs.clone();
         let tell = Box::new(move |told| {
             let call = Box::new(move |engine: &mut Engine| engine.failure_told(told));
@@ -55,6 +76,7 @@ impl Faults {
         Ok(Self {
             book: Book::restore(records),
             dumps: (0, 0),
+            notifiers: Notifiers::new(courier, tell_note),
             quota: Quota::default(),
             worker: Worker::start(state, state_id.to_owned(), tell)?,
             pending: BTreeMap::new(),
@@ -103,7 +125,11 @@ impl Engine {
     pub(super) fn faults_revised(&mut self) {
         let desired = self.world.desired();
         let env = desired.units.values().flat_map(|unit| &unit.launch.env);
-        self.faults.redactor = Redactor::new(env.filter(|var| var.secret).map(|var| var.value.as_str()));
+        let notifiers = self.sets.notifiers().iter().flat_map(|plan| &plan.secrets);
+        self.faults.redactor = Redactor::new(
+            env.filter(|var| var.secret).map(|var| &var.value).chain(notifiers).map(String::as_str),
+        );
+        self.faults.notifiers.revise(self.sets.notifiers());
         let system = self.sets.objects().system.as_ref();
         let settings = system.and_then(|system| system.spec.errors.as_ref());
         let rows = settings.into_iter().flat_map(|settings| &settings.patterns);
@@ -169,13 +195,19 @@ impl Engine {
             probe: failed_probe(&failure, &probes),
             dependency_down: self.dependency_down(spec),
             probes: probes.into(),
-            last_good: self.faults.last_good.get(&failure.id.unit).cloned(),
+            last_good: self.last_good(&failure),
             nofile: spec.launch.service.resources.nofile.unwrap_or(self.options.nofile.0),
             skipped,
             redactor: self.faults.redactor.with(own),
             patterns: self.faults.patterns.clone(),
             failure,
         }
+    }
+
+    fn last_good(&self, failure: &Failure) -> Option<Arc<UnitSpec>> {
+        let good = self.faults.last_good.get(&failure.id.unit)?;
+        let own = Arc::ptr_eq(&good.spec, &failure.spec);
+        if own && failure.ran_for < FRESH { good.before.clone() } else { Some(good.spec.clone()) }
     }
 
     /// A hard dependency that is not Ready.
@@ -242,12 +274,18 @@ impl Engine {
         let latest = ready.filter_map(|slot| slot.instance.as_ref()).max_by_key(|i| i.incarnation);
         if let Some(instance) = latest {
             let spec = instance.spec.clone();
-            self.faults.last_good.insert(name, spec);
+            let before = match self.faults.last_good.remove(&name) {
+                Some(known) if Arc::ptr_eq(&known.spec, &spec) => known.before,
+                Some(known) => Some(known.spec),
+                None => None,
+            };
+            self.faults.last_good.insert(name, Good { spec, before });
         }
     }
 
     fn record_failure(&mut self, sighting: Sighting) {
-        let _record = self.faults.book.record(sighting);
+        let record = self.faults.book.record(sighting);
+        self.faults.notifiers.offer(record);
     }
 
     /// What changed in the book goes to the store.

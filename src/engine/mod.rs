@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::base::{Epoch, InstanceId, Instant, Name, limits};
+use crate::faults::notifier::deliver::Courier;
 use crate::keeper::protocol::{Held, Report, Request};
 use crate::logs::{Collector, Told};
 use crate::os::state_dir::StateDir;
@@ -174,7 +175,9 @@ impl Engine {
         let sender = inputs.clone();
         let tell = Box::new(move |told| sender.blocking_send(Input::Log(told)).ok());
         let collector = Collector::start(&state, tell).map_err(EngineError::Logs)?;
-        let faults = Faults::start(&state, &greeting.state_id, &restored.errors, &inputs)
+        let http = probe::client().map_err(EngineError::Http)?;
+        let courier = Courier::new(http.clone(), state.dead_letters(), options.nofile);
+        let faults = Faults::start(&state, &greeting.state_id, &restored.errors, &inputs, courier)
             .map_err(EngineError::Faults)?;
         let sets = Sets::new(&options, &restored, &greeting.state_id);
         let mut engine = Self {
@@ -191,7 +194,7 @@ impl Engine {
             changed: watch::channel(0).0,
             link,
             inputs,
-            http: probe::client().map_err(EngineError::Http)?,
+            http,
             attached: BTreeMap::new(),
             ports: ports::PortWatch::default(),
             files: None,
@@ -271,6 +274,7 @@ impl Engine {
             }
             self.turn_ends();
         }
+        self.faults.notifiers.end().await;
         self.store.flush();
         self.link.drain().await;
     }

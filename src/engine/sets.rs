@@ -13,6 +13,7 @@ use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::{clock, listeners};
 use crate::plan::Desired;
 use crate::plan::build::{Built, build};
+use crate::plan::notifier::NotifierPlan;
 use crate::store::{Restored, StoredFile, StoredSet};
 
 use super::Options;
@@ -37,6 +38,7 @@ pub struct Sets {
     sets: Vec<Set>,
     caches: BTreeMap<String, ParseCache>,
     objects: Objects,
+    notifiers: Vec<NotifierPlan>,
     /// Files that values came from.
     referenced: Vec<PathBuf>,
     environment: BTreeMap<String, String>,
@@ -99,6 +101,7 @@ impl Sets {
             sets: options.paths.iter().map(set_of).collect(),
             caches: BTreeMap::new(),
             objects: Objects::default(),
+            notifiers: Vec::new(),
             referenced: Vec::new(),
             environment: std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -418,11 +421,17 @@ impl Sets {
         self.caches.clear();
         self.objects = proposal.objects;
         self.referenced = proposal.built.files;
+        self.notifiers = proposal.built.notifiers;
         self.desired = Arc::new(proposal.built.desired);
     }
 
     pub fn objects(&self) -> &Objects {
         &self.objects
+    }
+
+    /// Notifiers in force.
+    pub fn notifiers(&self) -> &[NotifierPlan] {
+        &self.notifiers
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Set> {

@@ -16,6 +16,7 @@ pub mod classify;
 pub mod crashes;
 pub mod dump;
 pub mod events;
+pub mod notifier;
 pub mod patterns;
 pub mod quota;
 pub mod shapes;

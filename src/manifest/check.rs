@@ -15,6 +15,7 @@ use super::spec::{Hooks, Probes};
 /// Checks everything that is declared, across all sets.
 pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
     super::not_yet::check(objects, diagnostics);
+    super::notifiers::check(objects, diagnostics);
     unit_names(objects, diagnostics);
     dependencies(objects, diagnostics);
     for object in objects.services.values() {

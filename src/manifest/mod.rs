@@ -15,6 +15,7 @@ pub mod explain;
 pub mod fields;
 pub mod load;
 pub mod not_yet;
+pub mod notifiers;
 pub mod overlay;
 pub mod render;
 pub mod resolve;

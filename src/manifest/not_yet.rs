@@ -23,16 +23,12 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
         let execs = object.spec.data.iter().filter(|(_, source)| matches!(source, SecretSource::Exec(_)));
         report(&object.source, execs.map(|(key, _)| format!("spec.data.{key}.exec")).collect(), diagnostics);
     }
-    for object in objects.notifiers.values() {
-        report(&object.source, vec!["kind".into()], diagnostics);
-    }
     if let Some(object) = &objects.system {
         let spec = &object.spec;
         let set = [
             (spec.logging.is_some(), "spec.logging"),
             (spec.metrics.is_some(), "spec.metrics"),
             (spec.api.is_some(), "spec.api"),
-            (spec.notifications.is_some(), "spec.notifications"),
             (spec.rollback_scope != RollbackScope::default(), "spec.rollbackScope"),
         ];
         report(&object.source, chosen(set), diagnostics);
@@ -107,8 +103,7 @@ fn chosen<const N: usize>(rows: [(bool, &str); N]) -> Vec<String> {
 
 fn report(source: &Source, paths: Vec<String>, diagnostics: &mut Vec<Diagnostic>) {
     for path in paths {
-        let what = if path == "kind" { "objects of this kind".to_owned() } else { format!("`{path}`") };
-        let message = format!("{what} cannot be carried out by this version of unisys yet");
+        let message = format!("`{path}` cannot be carried out by this version of unisys yet");
         let diagnostic = Diagnostic::error("E1900", &source.span(&path), path, message);
         diagnostics.push(diagnostic.hint("remove it; unisys never ignores a field silently"));
     }

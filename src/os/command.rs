@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,33 @@ pub struct Ran {
 
 /// Runs a command to its end; blocks the calling thread.
 pub fn run(request: &Spawn, nofile: (u64, u64), timeout: Duration, limit: usize) -> io::Result<Ran> {
+    run_from(request, File::open("/dev/null")?, nofile, timeout, limit)
+}
+
+/// The same with a text to read: from a file without a name, so that nothing waits for the command to read it.
+pub fn run_with_input(
+    request: &Spawn,
+    input: &[u8],
+    nofile: (u64, u64),
+    timeout: Duration,
+    limit: usize,
+) -> io::Result<Ran> {
+    let fd = rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(fd);
+    file.write_all(input)?;
+    file.rewind()?;
+    run_from(request, file, nofile, timeout, limit)
+}
+
+fn run_from(
+    request: &Spawn,
+    stdin: File,
+    nofile: (u64, u64),
+    timeout: Duration,
+    limit: usize,
+) -> io::Result<Ran> {
     let text = |text: &str| CString::new(text).map_err(|_| io::Error::other("a NUL byte in a text"));
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    let null = File::open("/dev/null")?;
     let child = spawn::Child {
         path: text(&request.path)?,
         argv: request.argv.iter().map(|word| text(word)).collect::<io::Result<_>>()?,
@@ -37,7 +61,7 @@ pub fn run(request: &Spawn, nofile: (u64, u64), timeout: Duration, limit: usize)
             .map(|(name, value)| text(&format!("{name}={value}")))
             .collect::<io::Result<_>>()?,
         dir: text(&request.dir)?,
-        stdin: null.as_raw_fd(),
+        stdin: stdin.as_raw_fd(),
         stdout: write.as_raw_fd(),
         stderr: write.as_raw_fd(),
         extra: None,

@@ -24,12 +24,14 @@ use crate::unit::{
 use super::desired::{Desired, ExternalSpec, UnitSpec};
 use super::launch::{Launch, marks};
 use super::machine::{Machine, machine_faults};
+use super::notifier::{NotifierPlan, notifiers};
 
 /// What a build gives beside the desired state.
 #[derive(Default)]
 pub struct Built {
     pub desired: Desired,
     pub diagnostics: Vec<Diagnostic>,
+    pub notifiers: Vec<NotifierPlan>,
     /// Files that values came from, for watching.
     pub files: Vec<PathBuf>,
 }
@@ -69,6 +71,7 @@ pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Opt
         graph: check::graph(objects),
         max_concurrent_starts: objects.system.as_ref().and_then(|system| system.spec.max_concurrent_starts),
     };
+    built.notifiers = notifiers(context, &mut built.diagnostics);
     built.files.sort();
     built.files.dedup();
     dedup(&mut built.diagnostics);

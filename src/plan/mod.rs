@@ -10,6 +10,7 @@ pub mod drift;
 pub mod gate;
 pub mod launch;
 pub mod machine;
+pub mod notifier;
 pub mod observed;
 pub mod unit;
 pub mod whole;

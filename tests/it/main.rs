@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod faults;
 mod generated;
 mod lives;
 mod readme;

@@ -2,12 +2,14 @@
 
 mod apply;
 mod changes;
+mod crashes;
 mod daemon;
 mod delete;
 mod describe;
 mod diff;
 mod doctor;
 mod down;
+mod errors;
 mod events;
 mod exec;
 mod explain;
@@ -45,6 +47,8 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Why { name } => why::run(global, &name),
         Verb::Events(args) => events::run(global, &args),
         Verb::Changes { id } => changes::run(global, id),
+        Verb::Errors { verb } => errors::run(global, verb),
+        Verb::Crashes { verb } => crashes::run(global, verb),
         Verb::Logs(args) => logs::run(global, &args),
         Verb::Start(names) => order::run(global, "start", &names.names, &[]),
         Verb::Stop(names) => order::run(global, "stop", &names.names, &[]),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{ByteSize, Category, Name, Severity};
 
-use super::process::{ConfigKey, LogFormat};
+use super::process::{ConfigKey, EnvValue, LogFormat};
 use super::{HumanDuration, Probe};
 
 /// Settings of the whole system; at most one.
@@ -102,6 +102,7 @@ pub enum Role {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Notifications {
+    /// The Notifiers in force; without `notifications`: all of them.
     pub notifiers: Vec<Name>,
 }
 
@@ -149,37 +150,46 @@ pub struct NotifierSpec {
     pub exec: Option<NotifierExec>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<NotifierFile>,
-    /// Messages a minute; more are grouped.
+    /// Messages a minute; more are grouped. Absent: 10.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub rate_limit: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NotifierFilter {
-    pub severity: Vec<String>,
-    pub categories: Vec<String>,
+    /// Empty: every severity.
+    pub severity: Vec<Severity>,
+    /// Empty: every category.
+    pub categories: Vec<Category>,
+    /// Services and Jobs; empty: everything, unisys itself included.
     pub services: Vec<Name>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Webhook {
-    pub url: String,
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    #[serde(default)]
+    /// Text, `{config, key}` or `{secret, key}`.
+    pub url: EnvValue,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, EnvValue>,
+    /// The body, with `{{text}}`, `{{severity}}`, `{{category}}`, `{{unit}}`, `{{message}}`, `{{count}}` … replaced; absent:
+    /// a JSON object with `text` and `errors`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NotifierExec {
+    /// argv; there is no shell. The message is JSON on its standard input.
     pub command: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NotifierFile {
+    /// Relative to the manifest; a line of JSON is appended for each message.
     pub path: String,
 }

@@ -1,0 +1,94 @@
+//! The calls about failures: error records and crash dumps. Dumps are read beside the engine: it waits for no disk.
+
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+
+use crate::faults::book::{ErrorRecord, ErrorStats};
+use crate::faults::crashes::{self, Crash, CrashDetail};
+
+use super::calls::{Answer, Context, Refusal, refuse};
+
+pub fn routes() -> Router<Context> {
+    Router::new()
+        .route("/v1/errors", get(errors))
+        .route("/v1/errors/stats", get(stats))
+        .route("/v1/crashes", get(list))
+        .route("/v1/crashes/{id}", get(show))
+        .route("/v1/crashes/{id}/export", get(export))
+}
+
+#[derive(Deserialize)]
+struct ErrorsQuery {
+    name: Option<String>,
+    category: Option<String>,
+    severity: Option<String>,
+}
+
+impl ErrorsQuery {
+    fn wants(&self, record: &ErrorRecord) -> bool {
+        let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|word| word == found);
+        let name = self.name.as_ref().is_none_or(|name| names(&record.unit, name));
+        name && is(&self.category, record.category.as_str()) && is(&self.severity, record.severity.as_str())
+    }
+}
+
+/// `api` and `service/api` both name `service/api`.
+fn names(object: &str, word: &str) -> bool {
+    object == word || object.rsplit_once('/').is_some_and(|(_, name)| name == word)
+}
+
+async fn errors(
+    State(context): State<Context>,
+    Query(query): Query<ErrorsQuery>,
+) -> Answer<Vec<ErrorRecord>> {
+    let found = context
+        .ask(move |engine| {
+            engine.faults.book.iter().filter(|record| query.wants(record)).cloned().collect::<Vec<_>>()
+        })
+        .await?;
+    Ok(Json(found))
+}
+
+async fn stats(State(context): State<Context>) -> Answer<ErrorStats> {
+    Ok(Json(context.ask(|engine| engine.faults.book.stats()).await?))
+}
+
+#[derive(Deserialize)]
+struct CrashesQuery {
+    name: Option<String>,
+}
+
+async fn list(State(context): State<Context>, Query(query): Query<CrashesQuery>) -> Answer<Vec<Crash>> {
+    let dir = context.state.crash_dumps();
+    let mut found = beside(move || crashes::list(&dir)).await?;
+    found.retain(|crash| {
+        query.name.as_ref().is_none_or(|name| names(&format!("service/{}", crash.service), name))
+    });
+    Ok(Json(found))
+}
+
+async fn show(State(context): State<Context>, Path(id): Path<String>) -> Answer<CrashDetail> {
+    let (dir, wanted) = (context.state.crash_dumps(), id.clone());
+    let found = beside(move || crashes::show(&dir, &wanted)).await?;
+    found.map(Json).ok_or_else(|| missing(&id))
+}
+
+async fn export(State(context): State<Context>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let (dir, wanted) = (context.state.crash_dumps(), id.clone());
+    let archive = beside(move || crashes::export(&dir, &wanted)).await?.map_err(|_| missing(&id))?;
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], archive).into_response())
+}
+
+fn missing(id: &str) -> Refusal {
+    refuse(StatusCode::NOT_FOUND, format!("there is no crash `{id}`"), "see `unisys crashes`")
+}
+
+/// Runs something that reads files in a thread where it may wait.
+async fn beside<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    let gone = |_| refuse(StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending", "");
+    tokio::task::spawn_blocking(read).await.map_err(gone)
+}

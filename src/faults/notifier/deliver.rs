@@ -1,0 +1,168 @@
+//! Delivers one message by one way, once, within a time.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::base::{Exit, InstanceId, Part, limits};
+use crate::keeper::protocol::Spawn;
+use crate::manifest::spec::system::Webhook;
+use crate::os::{clock, command, files};
+use crate::plan::notifier::NotifierPlan;
+use crate::probe::root_cause;
+
+use super::template;
+
+/// What every delivery shares.
+#[derive(Clone)]
+pub struct Courier {
+    pub http: reqwest::Client,
+    pub dead_letters: PathBuf,
+    pub nofile: (u64, u64),
+    commands: Arc<Semaphore>,
+}
+
+impl Courier {
+    pub fn new(http: reqwest::Client, dead_letters: PathBuf, nofile: (u64, u64)) -> Self {
+        let commands = Arc::new(Semaphore::new(limits::NOTIFIER_COMMANDS));
+        Self { http, dead_letters, nofile, commands }
+    }
+
+    /// Appends a message that nobody got.
+    pub async fn bury(&self, message: Value) -> Result<(), String> {
+        let path = self.dead_letters.clone();
+        beside(move || {
+            if fs::metadata(&path).is_ok_and(|meta| meta.len() > limits::DEAD_LETTER_BYTES) {
+                fs::rename(&path, path.with_extension("jsonl.1"))?;
+            }
+            append(&path, &message)
+        })
+        .await
+    }
+}
+
+/// One attempt; `Err` says why, in words that may hold a secret of the notifier.
+pub async fn deliver(courier: Courier, plan: Arc<NotifierPlan>, message: Value) -> Result<(), String> {
+    let spec = plan.spec.clone();
+    if let Some(webhook) = &spec.webhook {
+        let sent =
+            tokio::time::timeout(limits::NOTIFIER_TIMEOUT, post(&courier.http, &plan, webhook, &message));
+        sent.await.unwrap_or_else(|_| Err(format!("no answer within {:?}", limits::NOTIFIER_TIMEOUT)))
+    } else if let Some(exec) = &spec.exec {
+        let Ok(slot) = courier.commands.clone().acquire_owned().await else { return Ok(()) };
+        let (command, dir, nofile) = (exec.command.clone(), plan.base_dir.clone(), courier.nofile);
+        beside(move || {
+            let _slot = slot;
+            execute(&command, &dir, nofile, &message)
+        })
+        .await
+    } else if let Some(file) = &spec.file {
+        let path = plan.base_dir.join(&file.path);
+        beside(move || append(&path, &message)).await
+    } else {
+        Err("it says no way to tell anybody".into())
+    }
+}
+
+async fn beside(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| files::why(&error)),
+        Err(_) => Err("it was cut off".into()),
+    }
+}
+
+async fn post(
+    http: &reqwest::Client,
+    plan: &NotifierPlan,
+    webhook: &Webhook,
+    message: &Value,
+) -> Result<(), String> {
+    let (kind, body) = match &webhook.template {
+        Some(text) if !text.trim_start().starts_with(['{', '[']) => {
+            ("text/plain; charset=utf-8", template::render(text, message))
+        }
+        Some(text) => ("application/json", template::render(text, message)),
+        None => ("application/json", message.to_string()),
+    };
+    let mut request =
+        http.post(&plan.url).header("user-agent", concat!("unisys/", env!("CARGO_PKG_VERSION")));
+    let own_kind = plan.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    if !own_kind {
+        request = request.header("content-type", kind);
+    }
+    for (name, value) in &plan.headers {
+        request = request.header(name, value);
+    }
+    let response = request.body(body).send().await.map_err(|error| root_cause(&error))?;
+    let status = response.status();
+    if status.is_success() { Ok(()) } else { Err(format!("the server answered {}", status.as_u16())) }
+}
+
+/// Without a shell, as unisys' own user, with its PATH and HOME and nothing else; the message is its standard input.
+fn execute(argv: &[String], dir: &Path, nofile: (u64, u64), message: &Value) -> io::Result<()> {
+    let word = argv.first().map(String::as_str).unwrap_or_default();
+    let missing = || io::Error::other(format!("there is no executable `{word}`"));
+    let path = find(word, dir).ok_or_else(missing)?;
+    let kept = |name: &str| Some((name.to_owned(), std::env::var(name).ok()?));
+    let request = Spawn {
+        epoch: Default::default(),
+        id: InstanceId {
+            unit: "notifier".parse().expect("a valid name"),
+            ordinal: Default::default(),
+            incarnation: Default::default(),
+        },
+        part: Part::Main,
+        path: path.display().to_string(),
+        argv: argv.to_vec(),
+        env: ["PATH", "HOME", "LANG", "TZ"].into_iter().filter_map(kept).collect(),
+        dir: dir.display().to_string(),
+        user: None,
+        umask: None,
+        nofile: None,
+        nice: None,
+        oom_score_adjust: None,
+        no_new_privileges: false,
+        notify: Default::default(),
+        generation: Default::default(),
+        wall: clock::wall(),
+        spec: String::new(),
+    };
+    let input = format!("{message}\n");
+    let limit = limits::COMMAND_OUTPUT_BYTES;
+    let ran = command::run_with_input(&request, input.as_bytes(), nofile, limits::NOTIFIER_TIMEOUT, limit)?;
+    let said = String::from_utf8_lossy(&ran.output);
+    let said = said.trim().lines().last().unwrap_or_default();
+    match ran.exit {
+        Some(Exit::Code(0)) => Ok(()),
+        Some(exit) => Err(io::Error::other(format!("`{word}` ended: {exit}: {said}"))),
+        None => Err(io::Error::other(format!("`{word}` ran out of time and was killed"))),
+    }
+}
+
+fn find(word: &str, dir: &Path) -> Option<PathBuf> {
+    if word.contains('/') {
+        return Some(dir.join(word)).filter(|path| path.is_file());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(word)).find(|path| path.is_file())
+}
+
+/// One line more, in a file of mode 0600. A FIFO or device is refused: it could make the daemon wait.
+fn append(path: &Path, message: &Value) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    // One write: two notifiers may share a file.
+    file.write_all(format!("{message}\n").as_bytes())
+}

@@ -1,0 +1,316 @@
+//! What goes wrong is recorded, dumped and told, with real programs that crash and real listeners that misbehave.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::support::{System, python, signal, sleeper, text, until};
+
+/// The latest error record of a unit that satisfies a condition.
+fn error(system: &System, unit: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    until(what, || {
+        let found = system.json(&["errors", "ls", unit]);
+        found.as_array()?.iter().find(|record| wanted(record)).cloned()
+    })
+}
+
+fn crash(system: &System, service: &str) -> Value {
+    until("a crash dump", || system.json(&["crashes", "ls", service]).as_array()?.last().cloned())
+}
+
+fn node(name: &str, code: &str, rest: &str) -> String {
+    python(name, code, rest).replace("[python3, -u, -c,", "[node, -e,")
+}
+
+/// Once is enough.
+const NEVER: &str = "  restart: {policy: Never}\n";
+
+#[test]
+fn a_crash_is_classified_by_its_last_words_counted_and_dumped() {
+    let refused = "import socket,sys\nprint('hello')\nprint('warming up',file=sys.stderr)\nsocket.create_connection(('127.0.0.1',1))";
+    let system = System::up(&[
+        ("a.yaml", &python("a", refused, "  restart: {backoff: {initial: 50ms}}\n")),
+        ("m.yaml", &python("m", "import no_such_module", NEVER)),
+        ("s.yaml", &python("s", "import os\nos.kill(os.getpid(),11)", NEVER)),
+    ]);
+    let record = error(&system, "a", "a's error, counted", |record| record["count"].as_u64() >= Some(2));
+    assert_eq!((&record["category"], &record["severity"]), (&"network".into(), &"recoverable".into()));
+    assert!(record["message"].as_str().unwrap().contains("ConnectionRefusedError: [Errno 111]"), "{record}");
+    assert_eq!(record["unit"], "service/a");
+    let cause = record["cause"].as_u64().unwrap();
+    let events = system.ok(&["events", "a", "-o", "json"]);
+    assert!(events.contains(&format!("\"id\":{cause}")), "the cause is an event");
+    let record = error(&system, "m", "m's error", |_| true);
+    assert_eq!((&record["category"], &record["severity"]), (&"config".into(), &"fatal".into()));
+    assert_eq!(error(&system, "s", "s's error", |_| true)["category"], "crash");
+    let first = crash(&system, "a");
+    assert_eq!((&first["exit"]["code"], &first["exit"]["reason"]), (&1.into(), &"ExitCode".into()));
+    let id = first["id"].as_str().unwrap();
+    let shown = system.json(&["crashes", "show", id]);
+    assert_eq!(shown["stdout"], serde_json::json!(["hello"]));
+    let stderr = shown["stderr"].to_string();
+    assert!(stderr.contains("warming up") && stderr.contains("Traceback"), "{stderr}");
+    let detail = &shown["detail"];
+    assert_eq!(
+        (&detail["revision"], &detail["generation"], &detail["category"]),
+        (&1.into(), &1.into(), &"network".into())
+    );
+    assert!(detail["uptimeMs"].as_u64().is_some() && detail["limits"]["openFiles"].as_u64().is_some());
+    assert_eq!(crash(&system, "s")["exit"]["signal"], 11);
+    // To somebody else: an archive that tar reads, or a directory.
+    let printed = system.ok(&["crashes", "export", id, "x.tar"]);
+    assert_eq!(printed.trim(), "x.tar");
+    let listed = std::process::Command::new("tar")
+        .args(["tf", "x.tar"])
+        .current_dir(system.dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(text(&listed.stdout), format!("{id}/crash.json\n{id}/stderr.log\n{id}/stdout.log\n"));
+    system.ok(&["crashes", "export", id, "."]);
+    assert!(system.path(id).join("stderr.log").exists());
+    assert_eq!(system.fails(&["crashes", "show", "nonsense"]).0, 4);
+    // Figures, and memory across the daemon's death.
+    let metrics = system.ok(&["metrics"]);
+    assert!(
+        metrics.contains(r#"unisys_errors_total{category="config",severity="fatal",unit="service/m"} 1"#),
+        "{metrics}"
+    );
+    assert!(system.json(&["errors", "stats"])["byCategory"]["network"].as_u64() >= Some(2));
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(error(&system, "m", "m's error again", |_| true)["count"], 1);
+    let table = system.ok(&["errors"]);
+    assert!(table.lines().next().unwrap().starts_with("ID") && table.contains("service/m"), "{table}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_its_holder() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let code = format!("require('http').createServer().listen({port},'127.0.0.1')");
+    let bind = format!("import socket\nsocket.create_server(('127.0.0.1',{port}))");
+    let system = System::up(&[("n.yaml", &node("n", &code, NEVER)), ("p.yaml", &python("p", &bind, NEVER))]);
+    let record = error(&system, "n", "n's error", |_| true);
+    assert_eq!(record["category"], "resource");
+    let message = record["message"].as_str().unwrap();
+    let holder = format!("port {port} is held by pid {}", std::process::id());
+    assert!(message.contains("EADDRINUSE") && message.contains(&holder), "{message}");
+    assert_eq!(error(&system, "p", "p's error", |_| true)["category"], "resource");
+}
+
+#[test]
+fn secrets_are_in_no_record_and_no_dump() {
+    let secret = "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: db}\nspec: {data: {token: hunter2hunter2, key: \"line one of it\\nline two of it\"}}\n";
+    let code = "import os,sys\nprint(os.environ['TOKEN'])\nprint(os.environ['KEY'],file=sys.stderr)\nraise RuntimeError('bad token '+os.environ['TOKEN'])";
+    let rest = format!(
+        "{NEVER}  env: {{TOKEN: {{secret: db, key: token}}, KEY: {{secret: db, key: key}}, PLAIN: visible}}\n"
+    );
+    let system = System::up(&[("s.yaml", secret), ("a.yaml", &python("a", code, &rest))]);
+    let record = error(&system, "a", "a's error", |_| true);
+    assert!(record["message"].as_str().unwrap().contains("bad token ***"), "{record}");
+    let id = crash(&system, "a")["id"].as_str().unwrap().to_owned();
+    let dump = system.path(".unified-system/crash-dumps").join(&id);
+    let mut all = String::new();
+    for file in ["crash.json", "stdout.log", "stderr.log"] {
+        all.push_str(&std::fs::read_to_string(dump.join(file)).unwrap());
+    }
+    for hidden in ["hunter2", "line one", "line two"] {
+        assert!(!all.contains(hidden), "{hidden} in {all}");
+        assert!(!system.ok(&["errors", "-o", "json"]).contains(hidden));
+    }
+    assert!(all.contains("\"PLAIN\": \"visible\"") && all.contains("\"TOKEN\": \"***\""));
+}
+
+#[test]
+fn the_change_since_it_was_last_ready_is_in_the_dump() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "  env: {URL: good}\n"))]);
+    system.ready(&["a"]);
+    let broken = python("a", "raise SystemExit(3)", "  env: {URL: bad}\n");
+    system.write("manifests/a.yaml", &broken);
+    let id = crash(&system, "a")["id"].as_str().unwrap().to_owned();
+    let fields = system.json(&["crashes", "show", &id])["detail"]["changedSinceReady"].to_string();
+    assert!(fields.contains(r#""path":"spec.env.URL","old":"good","new":"bad""#), "{fields}");
+}
+
+#[test]
+fn a_dump_that_cannot_be_written_is_said_once_and_harms_nothing() {
+    let rest = "  restart: {backoff: {initial: 20ms}}\n  circuitBreaker: {failures: 4}\n";
+    let system = System::up(&[("a.yaml", &python("a", "raise SystemExit(3)", rest))]);
+    crash(&system, "a");
+    let dumps = system.path(".unified-system/crash-dumps");
+    std::fs::remove_dir_all(&dumps).unwrap();
+    // Root may write anywhere: a file in place of the directory stops root as well.
+    std::fs::write(&dumps, "in the way").unwrap();
+    system.ok(&["circuit", "reset", "a"]);
+    until("it is said", || system.ok(&["events"]).contains("CrashDumpFailed").then_some(()));
+    error(&system, "a", "it is counted all the same", |record| record["count"].as_u64() >= Some(3));
+    let events = system.ok(&["events"]);
+    assert_eq!(events.matches("CrashDumpFailed").count(), 1, "{events}");
+}
+
+#[test]
+fn a_systems_own_patterns_say_what_an_error_is() {
+    let settings = "apiVersion: unisys.dev/v1\nkind: System\nmetadata: {name: system}\nspec: {errors: {patterns: [{pattern: 'quota of \\d+', category: api, severity: fatal}]}}\n";
+    let code = "import sys\nsys.exit('quota of 12 exceeded')";
+    let system = System::up(&[("s.yaml", settings), ("a.yaml", &python("a", code, ""))]);
+    let record = error(&system, "a", "a's error", |_| true);
+    assert_eq!((&record["category"], &record["severity"]), (&"api".into(), &"fatal".into()));
+}
+
+/// A webhook: what it was sent, and how it answers.
+struct Hook {
+    port: u16,
+    bodies: Arc<Mutex<Vec<String>>>,
+    /// `200`, `500`, or 0: it accepts and never answers.
+    answer: Arc<AtomicU16>,
+}
+
+impl Hook {
+    fn new(answer: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (bodies, answer) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU16::new(answer)));
+        let (into, how) = (bodies.clone(), answer.clone());
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let how = how.load(Ordering::SeqCst);
+                if how == 0 {
+                    into.lock().unwrap().push(String::new());
+                    held.push(stream);
+                    continue;
+                }
+                let request = read_request(&mut stream);
+                into.lock().unwrap().push(request);
+                let _ = write!(stream, "HTTP/1.1 {how} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            }
+        });
+        Self { port, bodies, answer }
+    }
+
+    fn count(&self) -> usize {
+        self.bodies.lock().unwrap().len()
+    }
+
+    fn found(&self, what: &str) -> Option<String> {
+        self.bodies.lock().unwrap().iter().find(|body| body.contains(what)).cloned()
+    }
+
+    fn notifier(&self, name: &str, rest: &str) -> String {
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: Notifier\nmetadata: {{name: {name}}}\nspec:\n  webhook: {{url: 'http://127.0.0.1:{}/hook', headers: {{X-Token: {{secret: hook, key: token}}}}}}\n{rest}",
+            self.port
+        )
+    }
+}
+
+fn read_request(stream: &mut std::net::TcpStream) -> String {
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    loop {
+        let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            length.and_then(|length| length.parse().ok()).is_none_or(|length| body.len() >= length)
+        });
+        if whole {
+            return text;
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return text,
+            Ok(count) => text.push_str(&String::from_utf8_lossy(&buffer[..count])),
+        }
+    }
+}
+
+const HOOK_SECRET: &str = "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: hook}\nspec: {data: {token: let-me-in-please}}\n";
+
+#[test]
+fn notifiers_tell_by_webhook_exec_and_file_what_their_filters_let_pass() {
+    let hook = Hook::new(200);
+    let file = "apiVersion: unisys.dev/v1\nkind: Notifier\nmetadata: {name: f}\nspec: {file: {path: ../told.jsonl}, on: {services: [a]}}\n";
+    let exec = "apiVersion: unisys.dev/v1\nkind: Notifier\nmetadata: {name: e}\nspec: {exec: {command: [sh, -c, 'cat > ../exec.tmp && mv ../exec.tmp ../exec.json']}, on: {categories: [config]}}\n";
+    let code = "import os\nraise RuntimeError('with '+os.environ['T'])";
+    let rest = format!("{NEVER}  env: {{T: {{secret: hook, key: token}}}}\n");
+    let system = System::up(&[
+        ("s.yaml", HOOK_SECRET),
+        ("h.yaml", &hook.notifier("h", "  on: {severity: [fatal]}\n")),
+        ("e.yaml", exec),
+        ("f.yaml", file),
+        ("a.yaml", &python("a", code, &rest)),
+        ("m.yaml", &python("m", "import no_such_module", "")),
+    ]);
+    let request = until("the webhook is told", || hook.found("service/a"));
+    assert!(request.contains("x-token: let-me-in-please") && request.contains("with ***"), "{request}");
+    let (_, body) = request.split_once("\r\n\r\n").unwrap();
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&body["kind"], &body["errors"][0]["severity"]), (&"Notification".into(), &"fatal".into()));
+    let line = until("the file is written", || {
+        let text = std::fs::read_to_string(system.path("told.jsonl")).ok()?;
+        text.lines().next().map(str::to_owned)
+    });
+    assert!(line.contains("service/a") && !line.contains("let-me-in"), "{line}");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(system.path("told.jsonl")).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    let told = until("the command is told", || std::fs::read_to_string(system.path("exec.json")).ok());
+    assert!(told.contains("no_such_module"), "{told}");
+    assert!(hook.found("service/m").is_none_or(|told| told.contains("\"fatal\"")));
+    assert!(!std::fs::read_to_string(system.path("told.jsonl")).unwrap().contains("service/m"));
+    until("it is counted", || {
+        system
+            .ok(&["metrics"])
+            .contains("unisys_notifications_total{notifier=\"h\",outcome=\"sent\"}")
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_webhook_that_fails_is_tried_again_and_one_that_hangs_delays_nothing() {
+    let (broken, hanging) = (Hook::new(500), Hook::new(0));
+    let system = System::up(&[
+        ("s.yaml", HOOK_SECRET),
+        ("b.yaml", &broken.notifier("b", "")),
+        ("h.yaml", &hanging.notifier("h", "")),
+        ("a.yaml", &python("a", "raise SystemExit(3)", NEVER)),
+    ]);
+    until("both were tried", || (broken.count() >= 2 && hanging.count() >= 1).then_some(()));
+    until("it is said", || system.ok(&["events"]).contains("the server answered 500").then_some(()));
+    assert!(!system.ok(&["events"]).contains("let-me-in"));
+    // Meanwhile a crash is recorded and started again at once.
+    system.write("manifests/c.yaml", &sleeper("c", ""));
+    until("c is there", || system.run(&["get", "service", "c"]).status.success().then_some(()));
+    let pid = system.pid("c");
+    signal(pid, "KILL");
+    until("c is started again", || (system.instance("c")["pid"].as_u64()? != u64::from(pid)).then_some(()));
+    error(&system, "c", "c's error", |_| true);
+    broken.answer.store(200, Ordering::SeqCst);
+    until("what was held back follows", || broken.found("service/c"));
+    until("that is said too", || system.ok(&["events"]).contains("delivers again").then_some(()));
+    // At the end what was not delivered is a dead letter.
+    system.ok(&["down"]);
+    let letters = until("a dead letter", || {
+        std::fs::read_to_string(system.path(".unified-system/logs/notifier-dead-letters.jsonl")).ok()
+    });
+    assert!(letters.contains("\"notifier\":\"h\"") && letters.contains("service/a"), "{letters}");
+}
+
+#[test]
+fn a_notifier_that_cannot_be_is_refused_with_its_code() {
+    let head = "apiVersion: unisys.dev/v1\nkind: Notifier\nmetadata: {name: n}\n";
+    for (spec, expected) in [
+        ("{webhook: {url: 'https://example.com/x'}}", "E1900"),
+        ("{webhook: {url: 'http://h/x'}, file: {path: x}}", "E1606"),
+        ("{}", "E1606"),
+        ("{webhook: {url: 'http://h/x', template: '{{sevrity}}'}}", "did you mean `{{severity}}`?"),
+        ("{file: {path: x}, on: {severity: [fatl]}}", "fatal"),
+        ("{file: {path: x}, on: {services: [nobody]}}", "nobody"),
+    ] {
+        let system = System::new(&[("n.yaml", &format!("{head}spec: {spec}\n"))]);
+        let (code, words) = system.fails(&["validate", "manifests"]);
+        assert_eq!(code, 1, "{spec}: {words}");
+        assert!(words.contains(expected), "{spec} should say {expected}: {words}");
+    }
+}
