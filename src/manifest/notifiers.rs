@@ -77,7 +77,7 @@ fn notifier(spec: &NotifierSpec, source: &Source, objects: &Objects, diagnostics
     let Some(webhook) = &spec.webhook else { return };
     for name in webhook.template.iter().flat_map(|text| template_fields(text)) {
         if !TEMPLATE_FIELDS.contains(&name) {
-            let hint = nearest(name, TEMPLATE_FIELDS.into_iter()).map_or_else(
+            let hint = nearest(name, TEMPLATE_FIELDS).map_or_else(
                 || format!("fields: {}", TEMPLATE_FIELDS.join(", ")),
                 |near| format!("did you mean `{{{{{near}}}}}`?"),
             );

@@ -177,13 +177,13 @@ impl Desk {
         let Some(letter) = self.waiting.front() else { return Failed::Again };
         let at = now + RETRY.delay(letter.tries.saturating_sub(1), &mut self.rng);
         let until = letter.first_try.unwrap_or(now) + limits::NOTIFIER_PATIENCE;
-        match self.waiting.pop_front_if(|_| at > until) {
-            Some(dead) => Failed::Dead(dead),
-            None => {
-                self.again_at = Some(at);
-                Failed::Again
-            }
+        if at > until
+            && let Some(dead) = self.waiting.pop_front()
+        {
+            return Failed::Dead(dead);
         }
+        self.again_at = Some(at);
+        Failed::Again
     }
 
     /// Everything that was not delivered: the notifier ends.
