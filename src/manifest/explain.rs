@@ -140,6 +140,7 @@ mod tests {
             include_str!("check.rs"),
             include_str!("resolve.rs"),
             include_str!("not_yet.rs"),
+            include_str!("notifiers.rs"),
             include_str!("../plan/machine.rs"),
         ]
         .concat();

@@ -83,7 +83,7 @@ async fn post(
     message: &Value,
 ) -> Result<(), String> {
     let (kind, body) = match &webhook.template {
-        Some(text) if !text.trim_start().starts_with(['{', '[']) => {
+        Some(text) if !template::is_json(text) => {
             ("text/plain; charset=utf-8", template::render(text, message))
         }
         Some(text) => ("application/json", template::render(text, message)),

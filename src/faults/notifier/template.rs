@@ -43,9 +43,15 @@ fn text(letter: &Letter) -> String {
     lines.join("\n")
 }
 
-/// Replaces `{{field}}`. In a template that is JSON (it begins with `{` or `[`) texts are escaped for the inside of quotes.
+/// A template is JSON when it begins as an object or an array does, and not with a field.
+pub fn is_json(template: &str) -> bool {
+    let text = template.trim_start();
+    text.starts_with(['{', '[']) && !text.starts_with("{{")
+}
+
+/// Replaces `{{field}}`. In a template that [is JSON](is_json) texts are escaped for the inside of quotes.
 pub fn render(template: &str, message: &Value) -> String {
-    let is_json = template.trim_start().starts_with(['{', '[']);
+    let is_json = is_json(template);
     let mut parts = template.split("{{");
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
