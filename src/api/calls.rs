@@ -278,13 +278,31 @@ async fn events(
     State(context): State<Context>,
     Query(query): Query<EventsQuery>,
 ) -> Answer<Vec<super::types::Event>> {
-    let found = context
+    let name = query.name.clone();
+    let (found, known) = context
         .ask(move |engine| {
             let records = engine.world.chronicle().iter().filter(|record| query.wants(record));
-            records.map(|record| status::event(record)).collect()
+            let found: Vec<_> = records.map(|record| status::event(record)).collect();
+            let known = query.name.as_ref().is_none_or(|name| is_there(engine, name));
+            (found, known)
         })
         .await?;
-    Ok(Json(found))
+    // What is gone may still have its events.
+    match name {
+        Some(name) if found.is_empty() && !known => Err(refuse(
+            StatusCode::NOT_FOUND,
+            format!("there is no {name}, and nothing is remembered of one"),
+            "see `unisys get`",
+        )),
+        _ => Ok(Json(found)),
+    }
+}
+
+/// Whether `NAME` or `KIND/NAME` is declared.
+fn is_there(engine: &Engine, name: &str) -> bool {
+    let bare = name.rsplit_once('/').map_or(name, |(_, bare)| bare);
+    let unit = bare.parse::<Name>().is_ok_and(|bare| engine.world.units().contains_key(&bare));
+    unit || engine.sets.objects().sources().iter().any(|source| source.object.name.to_string() == bare)
 }
 
 /// Server-sent events with resume: each has its id, and `Last-Event-ID` or `after` goes on from there.
@@ -829,7 +847,10 @@ async fn order(State(context): State<Context>, Json(call): Json<OrderCall>) -> A
             engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
             Ok(Done {
                 revision: engine.world.revision().0,
-                message: format!("{} {list}", call.verb),
+                message: match call.verb.as_str() {
+                    "resetCircuit" => format!("circuit of {list} reset"),
+                    verb => format!("{verb} {list}"),
+                },
                 plan: Default::default(),
             })
         })

@@ -48,6 +48,7 @@ pub enum Format {
     Github,
     Dot,
     Mermaid,
+    Svg,
 }
 
 #[derive(Debug, Subcommand)]

@@ -93,15 +93,15 @@ impl Client {
         query: &[(&str, String)],
         mut take: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), Failure> {
-        self.runtime.block_on(async {
-            let mut response = good(self.http.get(url(path, query)).send().await).await?;
-            while let Ok(Some(chunk)) = response.chunk().await {
-                if !take(&chunk) {
-                    break;
-                }
+        let mut response =
+            self.runtime.block_on(async { good(self.http.get(url(path, query)).send().await).await })?;
+        // Outside of the runtime, so that `take` may make calls of its own.
+        while let Ok(Some(chunk)) = self.runtime.block_on(response.chunk()) {
+            if !take(&chunk) {
+                break;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     pub fn text(&self, path: &str) -> Result<String, Failure> {

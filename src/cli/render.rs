@@ -13,9 +13,13 @@ pub fn colour_on_stderr() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// NAME, READY, STATUS, RESTARTS, AGE.
+/// NAME, READY, STATUS, RESTARTS, AGE; wide: PID, SET and WAITING FOR as well.
 pub fn table(rows: &[Row]) -> String {
-    let mut lines = vec![["NAME", "READY", "STATUS", "RESTARTS", "AGE"].map(str::to_owned).to_vec()];
+    let mut head = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
+    if rows.iter().any(|row| !row.wide.is_empty()) {
+        head.extend(["PID", "SET", "WAITING FOR"]);
+    }
+    let mut lines = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     lines.extend(rows.iter().map(|row| {
         let mut line = vec![
             row.name.clone(),

@@ -166,6 +166,13 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> 
     fs::rename(&temporary, path)
 }
 
+/// Makes a file readable by its owner alone; creates an empty one if there is none.
+pub fn private_file(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))
+}
+
 /// Creates a directory of mode 0700 with its parents, or accepts the one there is.
 pub fn private_dir(path: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).recursive(true).create(path) {

@@ -42,6 +42,9 @@ pub fn open(path: &Path) -> Result<(Connection, Option<String>), StoreError> {
 
 fn try_open(path: &Path) -> Result<Connection, StoreError> {
     let fail = |source| StoreError::Open { path: path.to_owned(), source };
+    // It holds manifests as written, literal secrets included; SQLite gives its other files the same mode.
+    crate::os::files::private_file(path)
+        .map_err(|error| fail(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
     let connection = Connection::open(path).map_err(fail)?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
     if version > VERSION {

@@ -8,6 +8,7 @@ use super::{plan, submit, up};
 /// `unisys apply`: sends manifests; says what is done about them.
 pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
+    let wait = args.wait.as_deref().map(up::wait_time).transpose()?;
     let mut submission = submit::read(&args.files.file, args.files.set.as_deref())?;
     submission.prune = args.prune;
     submission.dry_run = args.dry_run;
@@ -19,8 +20,10 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
         plan::print(&done.plan);
         println!("{}", done.message);
     }
-    match &args.wait {
-        Some(time) => up::wait_ready(&client, time),
+    match wait {
+        // What was not accepted is not waited for.
+        Some(time) if !args.dry_run => up::wait_ready(&client, time),
+        Some(_) => Ok(Outcome::Done),
         None => Ok(Outcome::Done),
     }
 }

@@ -13,7 +13,14 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
     let value: Value = match object.split_once('/') {
         Some((kind, name)) => client.get(&format!("/v1/objects/{kind}/{name}"), &query)?,
         None => match client.get(&format!("/v1/objects/service/{object}"), &query) {
-            Err(Failure::NotFound { .. }) => client.get(&format!("/v1/objects/job/{object}"), &query)?,
+            Err(Failure::NotFound { .. }) => {
+                client.get(&format!("/v1/objects/job/{object}"), &query).map_err(|error| match error {
+                    Failure::NotFound { hint, .. } => {
+                        Failure::NotFound { message: format!("there is no unit called {object}"), hint }
+                    }
+                    other => other,
+                })?
+            }
             other => other?,
         },
     };

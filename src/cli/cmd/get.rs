@@ -143,7 +143,7 @@ fn row(item: &Value, wide: bool) -> Row {
             true => vec![
                 if pids.is_empty() { "-".into() } else { pids.join(",") },
                 text(&item["metadata"]["set"]),
-                status["waiting"].as_str().map_or_else(String::new, |on| format!("waiting for {on}")),
+                text(&status["waiting"]),
             ],
             false => Vec::new(),
         },

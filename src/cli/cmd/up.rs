@@ -1,6 +1,7 @@
 //! `unisys up`: checks what can be checked first, then becomes the keeper.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::api::types::{WaitFor, Waited};
 use crate::base::{Name, parse_duration};
@@ -16,9 +17,10 @@ use super::super::client::{Client, STATE_DIR};
 use super::super::{Failure, Outcome, own_program};
 
 pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
+    let wait = args.wait.as_deref().map(wait_time).transpose()?;
     let options = options(global, args)?;
     if args.detach {
-        return detach(global, args, &options);
+        return detach(global, wait, &options);
     }
     keep(options, None)
 }
@@ -69,7 +71,12 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
     let overlays = args.overlay.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
     if rustix::process::geteuid().is_root() {
         for path in paths.iter().chain(&overlays) {
-            if let Some(why) = files::untrusted(path) {
+            // The directory first, then whatever lies in it.
+            let inside = files::snapshot(path).unwrap_or_default();
+            let inside = inside.dirs.into_iter().chain(inside.files.into_iter().map(|file| file.path));
+            let found = files::untrusted(path)
+                .or_else(|| inside.into_iter().find_map(|path| files::untrusted(&path)));
+            if let Some(why) = found {
                 return Err(Failure::Conflict {
                     message: format!("{} is not to be trusted by root: {why}", path.display()),
                     hint: "whoever can write the manifests can run code as root; make them writable by root alone".into(),
@@ -126,19 +133,16 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(fail)
 }
 
-/// Starts `up` in a session of its own and returns once it answers.
-fn detach(global: &Global, args: &Up, options: &Options) -> Result<Outcome, Failure> {
+/// Starts the keeper in a session of its own and returns once its daemon answers.
+fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<Outcome, Failure> {
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
     drop(state.lock().map_err(state_failure)?);
     let log_path = state.logs().join("up.log");
     let log = std::fs::File::create(&log_path).map_err(|error| Failure::other(error.to_string(), ""))?;
     let copy = log.try_clone().map_err(|error| Failure::other(error.to_string(), ""))?;
     let mut command = std::process::Command::new(own_program());
-    let arguments = std::env::args_os().skip(1).filter(|word| {
-        let word = word.to_string_lossy();
-        word != "--detach" && word != "-d" && !word.starts_with("--wait")
-    });
-    command.args(arguments).stdin(std::process::Stdio::null()).stdout(log).stderr(copy);
+    let text = serde_json::to_string(options).map_err(|error| Failure::other(error.to_string(), ""))?;
+    command.args(["keeper", "--options", &text]).stdin(std::process::Stdio::null()).stdout(log).stderr(copy);
     let mut child = inherit::detached(&mut command)
         .spawn()
         .map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
@@ -150,10 +154,10 @@ fn detach(global: &Global, args: &Up, options: &Options) -> Result<Outcome, Fail
         }
         match Client::at(&state.socket()) {
             Ok(client) if client.text("/healthz").is_ok() => break client,
-            _ => std::thread::sleep(std::time::Duration::from_millis(10)),
+            _ => std::thread::sleep(Duration::from_millis(10)),
         }
     };
-    if let Some(time) = &args.wait {
+    if let Some(time) = wait {
         return wait_ready(&client, time);
     }
     if !global.quiet {
@@ -162,10 +166,13 @@ fn detach(global: &Global, args: &Up, options: &Options) -> Result<Outcome, Fail
     Ok(Outcome::Done)
 }
 
+/// The time of `--wait`.
+pub fn wait_time(text: &str) -> Result<Duration, Failure> {
+    parse_duration(text).map_err(|error| Failure::usage(format!("--wait: {error}"), "write --wait=60s"))
+}
+
 /// Waits for everything to be Ready.
-pub fn wait_ready(client: &Client, time: &str) -> Result<Outcome, Failure> {
-    let timeout =
-        parse_duration(time).map_err(|error| Failure::usage(error.to_string(), "write --wait=60s"))?;
+pub fn wait_ready(client: &Client, timeout: Duration) -> Result<Outcome, Failure> {
     let wanted =
         WaitFor { names: Vec::new(), what: "condition=Ready".into(), timeout_ms: timeout.as_millis() as u64 };
     let waited: Waited = client.post("/v1/wait", &wanted)?;
