@@ -7,6 +7,7 @@ pub mod base;
 pub mod graph;
 pub mod manifest;
 pub mod plan;
+pub mod rollout;
 pub mod unit;
 pub mod world;
 

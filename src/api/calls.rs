@@ -31,7 +31,7 @@ use super::types::{
     Diff, Done, ExecContext, FieldDiff, ObjectDiff, ObjectList, Order as OrderCall, Problem, Submission,
     WaitFor, Waited, Why, WhyLink,
 };
-use super::{openapi, status};
+use super::{openapi, rollouts, status};
 
 #[derive(Clone)]
 pub struct Context {
@@ -95,6 +95,8 @@ pub fn router(context: Context) -> Router {
         .route("/v1/wait", post(wait))
         .route("/v1/exec/{name}", get(exec))
         .route("/v1/graph", get(graph))
+        .route("/v1/rollouts/{name}", get(rollouts::status).post(rollouts::call))
+        .route("/v1/rollouts/{name}/history", get(rollouts::history))
         .merge(super::faults::routes())
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is no such call", "see /openapi.json"))
         .layer(DefaultBodyLimit::max(limits::REQUEST_BYTES))
@@ -231,8 +233,10 @@ fn describe(engine: &Engine, kind: ObjectKind, name: &str, value: &mut Value) {
     value["dependents"] = json!(graph.dependents(&name));
     let Some(unit) = engine.world.units().get(&name) else { return };
     value["effectiveSpec"] = crate::plan::launch::effective(&unit.spec.launch.service);
-    let boards =
-        unit.slots.values().filter_map(|slot| Some((slot.ordinal, slot.instance.as_ref()?.board.as_ref()?)));
+    let boards = unit
+        .slots
+        .values()
+        .filter_map(|slot| Some((slot.seat.ordinal, slot.instance.as_ref()?.board.as_ref()?)));
     let probes: Vec<Value> = boards
         .flat_map(|(ordinal, board)| {
             crate::unit::ProbeKind::ALL.into_iter().filter_map(move |kind| {
@@ -396,12 +400,12 @@ async fn why(State(context): State<Context>, Path(name): Path<String>) -> Answer
     found.map(Json).ok_or_else(|| not_found(&[name]))
 }
 
-fn unit_name(text: &str) -> Result<Name, Refusal> {
+pub(super) fn unit_name(text: &str) -> Result<Name, Refusal> {
     let name = text.rsplit_once('/').map_or(text, |(_, name)| name);
     name.parse().map_err(|_| not_found(&[text.to_owned()]))
 }
 
-fn not_found(names: &[String]) -> Refusal {
+pub(super) fn not_found(names: &[String]) -> Refusal {
     refuse(StatusCode::NOT_FOUND, format!("there is no unit called {}", names.join(", ")), "see `unisys get`")
 }
 
@@ -627,7 +631,7 @@ fn rejected(diagnostics: Vec<Diagnostic>) -> Refusal {
 /// What would be done if this were accepted: asked of a copy of the world.
 fn planned(engine: &Engine, proposal: &Proposal) -> super::types::Plan {
     let mut world = engine.world.clone();
-    let cause = Cause { kind: "Plan".into(), detail: "plan".into() };
+    let cause = Cause::new("Plan", "plan");
     world.handle(clock::now(), Event::Desired { desired: proposal.desired(), cause });
     let mut plan = status::plan(&world, &world.pending());
     plan.diagnostics.clone_from(&proposal.diagnostics);
@@ -666,9 +670,18 @@ async fn apply(State(context): State<Context>, Json(submission): Json<Submission
                     Some(path) => format!("unisys apply -f {}", path.display()),
                     None => "unisys apply".into(),
                 };
-                engine.accept(proposal, Cause { kind: "Apply".into(), detail });
+                engine.accept(proposal, Cause::new("Apply", detail));
+            }
+            let again =
+                engine.world.units().iter().filter(|(_, unit)| submission.force && unit.is_rolled_back());
+            let again: Vec<Name> = again.map(|(name, _)| name.clone()).collect();
+            let forced = !submission.dry_run && !again.is_empty();
+            if forced {
+                let event = Event::Order { order: Order::Retry(again), by: "you".into() };
+                engine.world.handle(clock::now(), event);
             }
             let message = match (unchanged, submission.dry_run) {
+                (true, _) if forced => "what was rolled back is tried again".into(),
                 (true, _) => format!("nothing to do, revision {} stays", engine.world.revision()),
                 (false, true) => "nothing was changed (--dry-run)".into(),
                 (false, false) => format!("revision {} accepted", engine.world.revision()),
@@ -686,7 +699,8 @@ async fn diff(State(context): State<Context>, Json(submission): Json<Submission>
             if proposal.rejected {
                 return Err(rejected(proposal.diagnostics));
             }
-            Ok(Diff { objects: differences(engine, &proposal), diagnostics: proposal.diagnostics })
+            let notes = status::not_as_written(&engine.world);
+            Ok(Diff { objects: differences(engine, &proposal), diagnostics: proposal.diagnostics, notes })
         })
         .await??;
     Ok(Json(diff))
@@ -807,7 +821,7 @@ async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) 
                     return Err(rejected(proposal.diagnostics));
                 }
                 let detail = format!("unisys delete {object}");
-                engine.accept(proposal, Cause { kind: "Delete".into(), detail });
+                engine.accept(proposal, Cause::new("Delete", detail));
                 revision = engine.world.revision().0;
             }
             Ok(Done { revision, message: format!("revision {revision} accepted"), plan: Default::default() })
@@ -838,6 +852,7 @@ async fn order(State(context): State<Context>, Json(call): Json<OrderCall>) -> A
                 "restart" => Order::Restart(names),
                 "enable" => Order::Enable(names),
                 "disable" => Order::Disable(names),
+                "reload" => reload(engine, names)?,
                 "resetCircuit" => Order::ResetCircuit(names),
                 "scale" => scale(engine, names, &call.replicas)?,
                 verb => {
@@ -856,6 +871,20 @@ async fn order(State(context): State<Context>, Json(call): Json<OrderCall>) -> A
         })
         .await??;
     Ok(Json(done))
+}
+
+fn reload(engine: &Engine, names: Vec<Name>) -> Result<Order, Refusal> {
+    let without = names.iter().find(|name| {
+        engine.world.units().get(*name).is_some_and(|unit| unit.spec.launch.service.reload.is_none())
+    });
+    match without {
+        Some(name) => Err(refuse(
+            StatusCode::CONFLICT,
+            format!("{name} does not say how it reads its files again"),
+            "declare `reload` in its manifest, or `unisys restart` it",
+        )),
+        None => Ok(Order::Reload(names)),
+    }
 }
 
 fn scale(engine: &Engine, names: Vec<Name>, replicas: &[u32]) -> Result<Order, Refusal> {
@@ -896,18 +925,36 @@ async fn wait(State(context): State<Context>, Json(wanted): Json<WaitFor>) -> An
     let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms.min(86_400_000));
     let mut changed = context.changed.clone();
     let names: Vec<Name> = wanted.names.iter().map(|name| unit_name(name)).collect::<Result<_, _>>()?;
+    let wanted_names = names.clone();
     loop {
         changed.mark_unchanged();
         let (names, what) = (names.clone(), wanted.what.clone());
         let unmet = context.ask(move |engine| unmet(engine, &names, &what)).await??;
-        if unmet.is_empty() {
-            return Ok(Json(Waited { met: true, unmet }));
+        let (names, what) = (wanted_names.clone(), wanted.what.clone());
+        let rolled_back = context.ask(move |engine| given_up(engine, &names, &what)).await?;
+        if unmet.is_empty() || !rolled_back.is_empty() {
+            return Ok(Json(Waited { met: rolled_back.is_empty(), unmet, rolled_back }));
         }
         match tokio::time::timeout_at(deadline, changed.changed()).await {
             Ok(Ok(())) => {}
-            _ => return Ok(Json(Waited { met: false, unmet })),
+            _ => return Ok(Json(Waited { met: false, unmet, rolled_back })),
         }
     }
+}
+
+/// `rollout=REVISION`: units whose rollout of that revision, or a later one, was given up.
+fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
+    let Some(revision) = what.strip_prefix("rollout=").and_then(|text| text.parse::<u64>().ok()) else {
+        return Vec::new();
+    };
+    let units = engine.world.units().iter().filter(|(name, _)| names.is_empty() || names.contains(name));
+    units
+        .filter(|(_, unit)| unit.rollout.revision.0 >= revision)
+        .filter_map(|(name, unit)| Some((name, unit, unit.rollout.failure()?)))
+        .map(|(name, unit, failure)| {
+            format!("{name}: revision {} was rolled back: {}", unit.rollout.revision, failure.message)
+        })
+        .collect()
 }
 
 fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Refusal> {
@@ -949,6 +996,15 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
         };
         return Ok(all.iter().filter_map(met).collect());
     }
+    if what.starts_with("rollout=") {
+        let rolling = |name: &&Name| {
+            world.units().get(*name).is_some_and(|unit| {
+                unit.rollout.is_active() || (!unit.spec.policy.job && !unit_ready(engine, name))
+            })
+        };
+        let words = |name: &Name| format!("{name} is {}", world.status_word(name));
+        return Ok(all.iter().filter(rolling).map(words).collect());
+    }
     if let Some(word) = what.strip_prefix("lifecycle=") {
         let met = |name: &&Name| {
             let slots = world.units().get(*name).into_iter().flat_map(|unit| unit.slots.values());
@@ -958,4 +1014,9 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
     }
     let hint = "write --for=condition=Ready, --for=delete or --for=lifecycle=Done";
     Err(refuse(StatusCode::BAD_REQUEST, format!("cannot wait for `{what}`"), hint))
+}
+
+fn unit_ready(engine: &Engine, name: &Name) -> bool {
+    let conditions = engine.world.conditions(name);
+    conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
 }

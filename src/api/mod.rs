@@ -4,6 +4,7 @@
 mod calls;
 mod faults;
 pub mod openapi;
+mod rollouts;
 mod server;
 pub mod status;
 pub mod types;

@@ -35,7 +35,17 @@ pub fn document() -> Value {
     );
     book.post::<types::Order, types::Done>(
         "/v1/orders",
-        "start, stop, restart, enable, disable, scale, resetCircuit.",
+        "start, stop, restart, reload, enable, disable, scale, resetCircuit.",
+    );
+    book.get::<types::RolloutStatus>("/v1/rollouts/{name}", "How far the rollout of a unit is.", &[]);
+    book.post::<types::RolloutCall, types::Done>(
+        "/v1/rollouts/{name}",
+        "pause, resume, promote, undo, retry.",
+    );
+    book.get::<Vec<crate::world::RolloutRecord>>(
+        "/v1/rollouts/{name}/history",
+        "The rollouts of a unit, oldest first.",
+        &[],
     );
     book.post::<Value, types::Done>("/v1/down", "Stops everything, then daemon and keeper.");
     book.post::<Value, types::Done>("/v1/upgrade", "Keeper and daemon become the binary on disk.");

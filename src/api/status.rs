@@ -15,7 +15,7 @@ use crate::world::{Record, World};
 
 use super::types::{
     Circuit, Condition, Event, Instance, LastExit, Metadata, Object, Override, Plan, PlanAction, PlanWaiting,
-    Rollout, UnitStatus,
+    UnitStatus,
 };
 
 /// One line of the table.
@@ -141,7 +141,7 @@ pub fn unit_object(engine: &Engine, name: &Name, unit: &Unit) -> Object {
         engine,
         &unit.spec.object,
         &unit.spec.launch.written,
-        unit.generation.0,
+        unit.written.generation.0,
         &unit.spec.set,
         status,
     );
@@ -163,7 +163,6 @@ pub fn unit_status(world: &World, name: &Name, unit: &Unit) -> UnitStatus {
         last_transition_time: condition.since,
         observed_generation: unit.generation.0,
     });
-    let done = updated == world.wanted_replicas(name) || unit.spec.policy.job;
     UnitStatus {
         summary: world.status_word(name).into(),
         observed_generation: unit.generation.0,
@@ -174,12 +173,7 @@ pub fn unit_status(world: &World, name: &Name, unit: &Unit) -> UnitStatus {
         conditions: conditions.collect(),
         instances: unit.slots.values().map(instance).collect(),
         circuit: circuit(unit),
-        rollout: Rollout {
-            state: if done { "Complete" } else { "Progressing" }.into(),
-            from_generation: unit.generation.0.saturating_sub(1).max(1),
-            to_generation: unit.generation.0,
-            last_good_generation: unit.generation.0,
-        },
+        rollout: super::rollouts::rollout(unit),
         waiting: unit.waiting.clone(),
     }
 }
@@ -196,7 +190,13 @@ fn overrides(name: &Name, unit: &Unit) -> Vec<Override> {
     let stopped = over.stopped.as_ref().map(|by| make("stopped", json!(true), by));
     let disabled = over.disabled.as_ref().map(|by| make("disabled", json!(true), by));
     let replicas = over.replicas.as_ref().map(|(count, by)| make("spec.replicas", json!(count), by));
-    [stopped, disabled, replicas].into_iter().flatten().collect()
+    let paused = over.paused.as_ref().map(|by| make("rollout.paused", json!(true), by));
+    let pinned = over.pinned.as_ref().map(|(revision, by)| make("revision", json!(revision.0), by));
+    let rejected = over.rejected.as_ref().map(|rejected| {
+        let by = crate::world::Signature { by: "unisys (rollback)".into(), at: rejected.failure.at };
+        make("revision", json!(rejected.runs.0), &by)
+    });
+    [stopped, disabled, replicas, paused, pinned, rejected].into_iter().flatten().collect()
 }
 
 fn instance(slot: &Slot) -> Instance {
@@ -205,9 +205,9 @@ fn instance(slot: &Slot) -> Instance {
     let ticks = rustix::param::clock_ticks_per_second().max(1) as f64;
     let running = slot.instance.as_ref();
     Instance {
-        ordinal: slot.ordinal.0,
+        ordinal: slot.seat.ordinal.0,
         incarnation: running.map(|instance| instance.incarnation.0),
-        role: "serving".into(),
+        role: slot.seat.role.as_str().into(),
         lifecycle: slot.state.word().into(),
         pid: process.map(|process| process.pid),
         started_at: running.map(|instance| instance.started_wall),
@@ -258,6 +258,26 @@ pub fn event(record: &Record) -> Event {
         change: record.change,
         cause: record.cause,
     }
+}
+
+/// What runs and is not what the manifests say, a sentence each.
+pub fn not_as_written(world: &World) -> Vec<String> {
+    let sentence = |unit: &Unit| {
+        let over = &unit.overrides;
+        let object = &unit.spec.object;
+        match (&over.rejected, &over.pinned) {
+            (Some(rejected), _) => Some(format!(
+                "{object}: revision {} was rolled back, revision {} runs: {}",
+                rejected.revision, rejected.runs, rejected.failure.message
+            )),
+            (None, Some((revision, by))) => Some(format!(
+                "{object}: revision {revision} runs, not what its manifest says (rollout undo by {})",
+                by.by
+            )),
+            (None, None) => None,
+        }
+    };
+    world.units().values().filter_map(sentence).collect()
 }
 
 pub fn plan(world: &World, plan: &crate::plan::Plan) -> Plan {
@@ -324,7 +344,7 @@ pub fn system(engine: &Engine) -> Value {
             "version": env!("CARGO_PKG_VERSION"), "epoch": engine.epoch.0, "revision": engine.world.revision().0,
             "started": engine.started, "keeperVersion": engine.keeper_release, "keeperPid": engine.keeper_pid,
             "daemonPid": std::process::id(), "stateDir": engine.state.root, "overrides": overrides,
-            "invalid": engine.sets.pending().len(),
+            "invalid": engine.sets.pending().len(), "notAsWritten": not_as_written(&engine.world),
         }
     })
 }

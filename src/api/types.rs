@@ -114,10 +114,52 @@ pub struct Circuit {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
+    /// `Progressing`, `Paused`, `Holding`, `Complete`, `RollingBack`, `RolledBack`, `Failed`.
     pub state: String,
+    /// The revision that it brings, or brought.
+    pub revision: u64,
     pub from_generation: u64,
     pub to_generation: u64,
-    pub last_good_generation: u64,
+    pub last_good_generation: Option<u64>,
+    /// The revision whose version of the unit is wanted to run.
+    pub running_revision: u64,
+    /// Why it failed, if it did.
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    /// The last lines of the instance that failed.
+    pub lines: Vec<String>,
+}
+
+/// `rollout status`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    #[serde(flatten)]
+    pub rollout: Rollout,
+    pub steps: Vec<RolloutStep>,
+    pub waiting: Option<String>,
+}
+
+/// One seat of a unit during a rollout.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStep {
+    pub instance: u32,
+    pub role: String,
+    pub generation: Option<u64>,
+    pub lifecycle: String,
+    pub ready: bool,
+    pub available: bool,
+}
+
+/// A person's word about a rollout.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutCall {
+    /// `pause`, `resume`, `promote`, `undo`, `retry`.
+    pub verb: String,
+    #[serde(default)]
+    pub to_revision: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -144,6 +186,9 @@ pub struct Submission {
     pub prune: bool,
     #[serde(default)]
     pub dry_run: bool,
+    /// Try again what was found bad and rolled back.
+    #[serde(default)]
+    pub force: bool,
     /// Refuse unless the accepted revision is this one.
     #[serde(default)]
     pub if_revision: Option<u64>,
@@ -182,6 +227,9 @@ pub struct PlanWaiting {
 pub struct Diff {
     pub objects: Vec<ObjectDiff>,
     pub diagnostics: Vec<Diagnostic>,
+    /// What runs and is not what is accepted, and why.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -238,7 +286,7 @@ pub struct WhyLink {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
-    /// `start`, `stop`, `restart`, `enable`, `disable`, `scale`, `run`, `resetCircuit`.
+    /// `start`, `stop`, `restart`, `enable`, `disable`, `scale`, `run`, `reload`, `resetCircuit`.
     pub verb: String,
     pub names: Vec<String>,
     /// For `scale`, one a name.
@@ -292,4 +340,7 @@ pub struct Waited {
     pub met: bool,
     /// Those that did not get there, each with why.
     pub unmet: Vec<String>,
+    /// Units whose rollout was given up, each with why.
+    #[serde(default)]
+    pub rolled_back: Vec<String>,
 }

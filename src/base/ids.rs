@@ -50,6 +50,75 @@ counter! {
     Ordinal(u32)
 }
 
+/// What an instance is to its unit at present. It changes during a rollout; the instance does not.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// The one that the unit consists of.
+    #[default]
+    Serving,
+    /// Brought up beside the serving one; takes its place once it is available, or goes.
+    Incoming,
+    /// It had its place taken and is on its way out.
+    Draining,
+}
+
+impl Role {
+    /// As in `instances[].role`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Incoming => "incoming",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// A place for one instance of a unit: an ordinal in one role (invariant 6: at most one of each).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seat {
+    pub ordinal: Ordinal,
+    pub role: Role,
+}
+
+impl Seat {
+    pub fn serving(ordinal: Ordinal) -> Self {
+        Self { ordinal, role: Role::Serving }
+    }
+
+    pub fn incoming(ordinal: Ordinal) -> Self {
+        Self { ordinal, role: Role::Incoming }
+    }
+
+    pub fn draining(ordinal: Ordinal) -> Self {
+        Self { ordinal, role: Role::Draining }
+    }
+}
+
+impl fmt::Display for Seat {
+    /// As in sentences: `instance 0`, `incoming instance 0`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.role {
+            Role::Serving => write!(f, "instance {}", self.ordinal),
+            Role::Incoming => write!(f, "incoming instance {}", self.ordinal),
+            Role::Draining => write!(f, "draining instance {}", self.ordinal),
+        }
+    }
+}
+
 /// One instance: unit + ordinal + incarnation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InstanceId {

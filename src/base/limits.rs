@@ -25,6 +25,10 @@ pub const TURN_BATCH: usize = 256;
 pub const EVENTS_KEPT: usize = 10_000;
 /// Revisions kept with their manifests as written (manifest.md, Sets).
 pub const REVISIONS_KEPT: usize = 10;
+/// Rollouts kept of each unit.
+pub const ROLLOUTS_KEPT: usize = 50;
+/// Lines of a failing instance that a rollback tells.
+pub const ROLLBACK_LINES: usize = 5;
 /// Changes kept in the store.
 pub const CHANGES_KEPT: usize = 1_000;
 

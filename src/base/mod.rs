@@ -13,7 +13,7 @@ pub mod units;
 
 pub use backoff::BackoffCurve;
 pub use fault::{Category, Severity};
-pub use ids::{Epoch, Generation, Incarnation, InstanceId, Ordinal, Revision};
+pub use ids::{Epoch, Generation, Incarnation, InstanceId, Ordinal, Revision, Role, Seat};
 pub use name::{Name, NameError, ObjectKind, ObjectRef};
 pub use process::{Exit, Part, Signal, SpawnStage};
 pub use redact::Redactor;

@@ -121,6 +121,11 @@ pub enum Verb {
         #[arg(required = true, value_name = "NAME=N")]
         targets: Vec<String>,
     },
+    /// Let running programs read their files again
+    Reload(Names),
+    /// Look at rollouts and have a say in them
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// Circuit breakers
     #[command(subcommand)]
     Circuit(Circuit),
@@ -193,6 +198,9 @@ pub struct Apply {
     /// Return once everything is Ready
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     pub wait: Option<String>,
+    /// Try again what was rolled back though its manifest has not changed
+    #[arg(long)]
+    pub force: bool,
     /// Refuse unless the accepted revision is this one
     #[arg(long, value_name = "R")]
     pub if_revision: Option<u64>,
@@ -341,6 +349,43 @@ pub struct Names {
     /// Units
     #[arg(required = true)]
     pub names: Vec<String>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Rollout {
+    /// How far a rollout is, or how it ended
+    Status {
+        /// A unit
+        name: String,
+    },
+    /// The rollouts of a unit: revision, cause, files, duration, outcome
+    History {
+        /// A unit
+        name: String,
+    },
+    /// Go back to the version before, or to that of a kept revision
+    Undo {
+        /// A unit
+        name: String,
+        /// The revision to go back to
+        #[arg(long, value_name = "N")]
+        to_revision: Option<u64>,
+    },
+    /// Take no further step
+    Pause {
+        /// A unit
+        name: String,
+    },
+    /// Go on
+    Resume {
+        /// A unit
+        name: String,
+    },
+    /// The canaries are well: the rest follows
+    Promote {
+        /// A unit
+        name: String,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]

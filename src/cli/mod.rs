@@ -16,6 +16,8 @@ pub enum Outcome {
     Done,
     /// The answer is no: differences found, invalid, not Ready in time.
     No,
+    /// What was applied was rolled back.
+    RolledBack,
     /// 130: a second Ctrl-C killed everything; or the code of a command that was run.
     Code(u8),
 }
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         match cmd::run(cli) {
             Ok(Outcome::Done) => 0,
             Ok(Outcome::No) => 1,
+            Ok(Outcome::RolledBack) => 6,
             Ok(Outcome::Code(code)) => code,
             Err(failure) => {
                 if let Failure::Invalid { diagnostics, .. } = &failure {

@@ -73,6 +73,17 @@ impl Engine {
                 }
             }
             Effect::UnwatchLog { id } => self.collector.unwatch(id),
+            Effect::RunReload { id, command, timeout, spec } => {
+                let question = self.exec_question(&id, &command, &spec);
+                let (http, inputs) = (self.http.clone(), self.inputs.clone());
+                tokio::spawn(async move {
+                    let answer = probe::ask(&http, question, timeout).await;
+                    let fact = InstanceFact::Reloaded { ok: answer.ok, message: answer.message };
+                    let _ = inputs.send(Input::Fact { id, fact }).await;
+                });
+            }
+            Effect::TailLog { id, revision } => self.tail_log(id, revision),
+            Effect::SaveRollout { name, rollout } => self.store.save_rollout(name, rollout),
             Effect::Announce(record) => {
                 self.saw_events = true;
                 tracing::info!(
@@ -144,14 +155,21 @@ impl Engine {
             return Question::Impossible("there is no such probe".into());
         };
         match action {
-            ProbeAction::Exec(exec) => match launch::command(id, &exec.command, spec) {
-                Ok(mut command) => {
-                    command.env.push(("UNISYS_INSTANCE".into(), format!("{}/{id}", self.state_id)));
-                    Question::Exec { command, nofile: self.options.nofile }
-                }
-                Err(fault) => Question::Impossible(fault.detail),
-            },
+            ProbeAction::Exec(exec) => self.exec_question(id, &exec.command, spec),
             action => plain_question(action, &spec.launch),
+        }
+    }
+
+    /// A command in the unit's environment, as its user; the reload of a service is asked like a probe.
+    fn exec_question(&self, id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Question {
+        match launch::command(id, argv, spec) {
+            Ok(mut command) => {
+                command.env.push(("UNISYS_INSTANCE".into(), format!("{}/{id}", self.state_id)));
+                let pid = self.main_pid(id).map(|pid| ("MAINPID".to_owned(), pid.to_string()));
+                command.env.extend(pid);
+                Question::Exec { command, nofile: self.options.nofile }
+            }
+            Err(fault) => Question::Impossible(fault.detail),
         }
     }
 }

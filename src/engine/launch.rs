@@ -91,6 +91,7 @@ fn notify(service: &ServiceSpec) -> Notify {
     let ways = [&service.probes.startup, &service.probes.readiness];
     let mut ways = ways.into_iter().filter_map(|probe| probe.as_deref()?.notify);
     match ways.next() {
+        None if service.reload.as_ref().is_some_and(|reload| reload.notify == Some(true)) => Notify::Socket,
         None => Notify::No,
         Some(NotifyWay::Systemd) => Notify::Socket,
         Some(NotifyWay::Fd(number)) => Notify::Descriptor(number),

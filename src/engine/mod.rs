@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::base::{Epoch, InstanceId, Instant, Name, limits};
+use crate::base::{Epoch, InstanceId, Instant, Name, Revision, limits};
 use crate::faults::notifier::deliver::Courier;
 use crate::keeper::protocol::{Held, Report, Request};
 use crate::logs::{Collector, Told};
@@ -121,6 +121,8 @@ pub struct Engine {
     console: console::Console,
     /// Instances whose last output is being written.
     closing: BTreeSet<InstanceId>,
+    /// Of these the last lines are wanted once they are written.
+    tails: BTreeMap<InstanceId, Revision>,
     /// Everything has stopped; the last outputs are waited for.
     finished: bool,
     ending: bool,
@@ -202,6 +204,7 @@ impl Engine {
             machine_due: None,
             console: console::Console::new(options.quiet, !greeting.held.is_empty()),
             closing: BTreeSet::new(),
+            tails: BTreeMap::new(),
             finished: false,
             ending: false,
             saw_events: false,
@@ -220,12 +223,13 @@ impl Engine {
         let now = clock::now();
         let first = held.is_empty() && restored.revision.0 == 0;
         for (unit, checkpoint) in restored.units {
-            self.world.handle(now, Event::Restore { unit, checkpoint });
+            let kept = checkpoint.kept_revision().and_then(|revision| self.version_at(revision, &unit).ok());
+            self.world.handle(now, Event::Restore { unit, checkpoint, kept });
         }
         if let Some(warning) = &restored.warning {
             self.note(true, "StateSetAside", "system", warning.clone());
         }
-        let cause = Cause { kind: "Up".into(), detail: "unisys up".into() };
+        let cause = Cause::new("Up", "unisys up");
         let outcome = self.sets.begin(&restored.sets);
         if outcome.rejected && (first || outcome.desired.is_none()) && held.is_empty() {
             self.console.diagnostics(&outcome.diagnostics);
@@ -305,7 +309,11 @@ impl Engine {
         let files = self.files_due.as_ref().is_some_and(|due| due.at() <= now.mono);
         if files || self.sets.prune_due().is_some_and(|at| at <= now.mono) {
             self.files_due = None;
-            self.reload("FilesChanged");
+            if files && self.sets.is_being_written() {
+                self.files_due = Some(FilesDue { first: now.mono, latest: now.mono });
+            } else {
+                self.reload("FilesChanged");
+            }
         }
         if self.machine_due.is_some_and(|at| at <= now.mono) {
             self.machine_due = None;
@@ -336,9 +344,44 @@ impl Engine {
     }
 
     fn main_pid(&self, id: &InstanceId) -> Option<u32> {
-        let slot = self.world.units().get(&id.unit)?.slots.get(&id.ordinal)?;
-        let own = slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation);
-        slot.state.process().filter(|_| own).map(|process| process.pid)
+        let own = |slot: &&crate::world::Slot| {
+            slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation)
+        };
+        let slot = self.world.units().get(&id.unit)?.slots.values().find(own)?;
+        slot.state.process().map(|process| process.pid)
+    }
+
+    /// A unit as a kept revision had it.
+    ///
+    /// # Errors
+    /// The revision is not kept, does not have the unit, or cannot be built any more: what is missing.
+    pub fn version_at(&mut self, revision: Revision, name: &Name) -> Result<Arc<UnitSpec>, String> {
+        let stored = self.store.revision(revision).ok_or_else(|| {
+            format!("revision {revision} is not kept (the last {} are)", limits::REVISIONS_KEPT)
+        })?;
+        let busy = self.busy_ports();
+        self.sets.version_from(&stored, name, &busy)
+    }
+
+    /// The last lines of an instance, told once they are all written.
+    pub(crate) fn tail_log(&mut self, id: InstanceId, revision: Revision) {
+        if self.closing.contains(&id) {
+            self.tails.insert(id, revision);
+            return;
+        }
+        let (logs, index, inputs) = (self.state.services_logs(), self.state.index(), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            let lines = crate::logs::read::tail_of_instance(&logs, &index, &id, limits::ROLLBACK_LINES);
+            let lines: Vec<String> =
+                lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+            let tell = move |engine: &mut Engine| {
+                let lines =
+                    lines.iter().map(|line| engine.faults.redactor().text(line).into_owned()).collect();
+                let event = Event::Lines { unit: id.unit, revision, lines };
+                engine.world.handle(clock::now(), event);
+            };
+            let _ = inputs.blocking_send(Input::Call(Box::new(tell)));
+        });
     }
 
     pub(crate) fn fact(&mut self, id: InstanceId, fact: InstanceFact) {
@@ -351,6 +394,9 @@ impl Engine {
             // Only now may the keeper let the pipes go.
             Told::Closed(id) => {
                 self.closing.remove(&id);
+                if let Some(revision) = self.tails.remove(&id) {
+                    self.tail_log(id.clone(), revision);
+                }
                 self.output_closed(&id);
                 let epoch = self.epoch;
                 self.link.send(&Request::Forget { epoch, id });
@@ -519,7 +565,8 @@ impl Engine {
             self.console.rejected(&pending, false);
         }
         if let Some(desired) = outcome.desired {
-            let cause = Cause { kind: kind.into(), detail: outcome.what.clone() };
+            let mut cause = Cause::new(kind, outcome.what.clone());
+            cause.files = outcome.files;
             self.world.handle(clock::now(), Event::Desired { desired, cause });
             self.remember_revision(&outcome.what);
             process::trim_memory();

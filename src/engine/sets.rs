@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Instant, ObjectRef, Revision, limits};
+use crate::base::{Instant, Name, ObjectRef, Revision, limits};
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
 use crate::manifest::spec::service::PortNumber;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load};
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::{clock, listeners};
-use crate::plan::Desired;
 use crate::plan::build::{Built, build};
 use crate::plan::notifier::NotifierPlan;
+use crate::plan::{Desired, UnitSpec};
 use crate::store::{Restored, StoredFile, StoredSet};
 
 use super::Options;
@@ -79,6 +79,8 @@ pub struct Reloaded {
     pub desired: Option<Arc<Desired>>,
     /// What changed, as a sentence's end.
     pub what: String,
+    /// The files that changed.
+    pub files: Vec<String>,
     /// Set, whether it is a warning, and the message.
     pub notes: Vec<(String, bool, String)>,
     pub newly_rejected: bool,
@@ -240,6 +242,7 @@ impl Sets {
             self.adopt(proposal);
             return outcome;
         }
+        outcome.files.clone_from(&changed);
         outcome.what = match changed.len() {
             0 => "a referenced file or this machine changed".into(),
             1..=3 => format!("{} changed", changed.join(", ")),
@@ -323,6 +326,35 @@ impl Sets {
             input,
         });
         self.propose_all(candidates, busy)
+    }
+
+    /// A unit as earlier manifests had it, with the files that they refer to as they are now.
+    ///
+    /// # Errors
+    /// They do not have the unit, or are not valid any more.
+    pub fn version_from(
+        &mut self,
+        stored: &[StoredSet],
+        name: &Name,
+        busy: &BTreeSet<u16>,
+    ) -> Result<Arc<UnitSpec>, String> {
+        let candidates = stored.iter().map(|kept| Candidate {
+            name: kept.name.clone(),
+            path: kept.path.clone(),
+            input: input_of(kept),
+            dirs: Vec::new(),
+        });
+        let proposal = self.propose_all(candidates.collect(), busy);
+        self.caches.clear();
+        if let Some(first) = proposal.diagnostics.iter().find(|diagnostic| diagnostic.rejects()) {
+            return Err(format!(
+                "its manifests are not valid any more: {}: {}",
+                first.place(),
+                first.message
+            ));
+        }
+        let spec = proposal.built.desired.units.get(name).cloned();
+        spec.ok_or_else(|| format!("{name} was not declared in it"))
     }
 
     fn propose_all(&mut self, candidates: Vec<Candidate>, busy: &BTreeSet<u16>) -> Proposal {
@@ -440,6 +472,15 @@ impl Sets {
 
     pub fn get(&self, name: &str) -> Option<&Set> {
         self.sets.iter().find(|set| set.name == name)
+    }
+
+    /// A referenced file is still being written: it is looked at once it has been quiet.
+    pub fn is_being_written(&self) -> bool {
+        let fresh = |path: &PathBuf| {
+            let changed = std::fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
+            changed.elapsed().ok().filter(|age| *age < limits::WATCH_QUIET)
+        };
+        self.referenced.iter().any(|path| fresh(path).is_some())
     }
 
     /// Everything that is wrong with what is on the disk.

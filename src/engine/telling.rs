@@ -74,6 +74,7 @@ async fn datagram(id: &InstanceId, message: notify::Message, inputs: &Inputs) ->
     for word in message.words {
         match word {
             Word::Ready => facts.push(InstanceFact::ToldReady { how: "READY=1" }),
+            Word::Reloading => facts.push(InstanceFact::ToldReloading),
             Word::Stopping => facts.push(InstanceFact::ToldStopping),
             Word::Status(text) => facts.push(InstanceFact::ToldStatus(text)),
             Word::MainPid(pid) if belongs(pid, id) => facts.push(InstanceFact::MainPid(pid)),

@@ -34,6 +34,9 @@ pub use load::{LoadInput, Object, Objects, SourceFile, load};
 pub trait Files {
     /// The bytes of a file, or why there are none.
     fn read(&self, path: &Path) -> Result<Arc<[u8]>, FileError>;
+
+    /// A digest of the content of a file of any size (`reloadOn`, `restartOn`).
+    fn digest(&self, path: &Path) -> Result<u64, FileError>;
 }
 
 /// Why a referenced file cannot be read.

@@ -3,8 +3,7 @@
 
 use super::diagnostic::Diagnostic;
 use super::load::{Objects, Source};
-use super::spec::service::{PortNumber, ServiceSpec, Update, UpdateStrategy};
-use super::spec::system::RollbackScope;
+use super::spec::service::{PortNumber, ServiceSpec};
 use super::spec::{JobSpec, Logging, Resources, SecretSource, Security};
 
 /// All of E1900.
@@ -29,31 +28,14 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
             (spec.logging.is_some(), "spec.logging"),
             (spec.metrics.is_some(), "spec.metrics"),
             (spec.api.is_some(), "spec.api"),
-            (spec.rollback_scope != RollbackScope::default(), "spec.rollbackScope"),
         ];
         report(&object.source, chosen(set), diagnostics);
     }
 }
 
 fn service(spec: &ServiceSpec) -> Vec<String> {
-    let default = Update::default();
-    let update = &spec.update;
-    let strategy = !matches!(update.strategy, UpdateStrategy::Rolling | UpdateStrategy::Recreate);
-    let mut found = chosen([
-        (strategy, "spec.update.strategy"),
-        (update.max_surge != default.max_surge, "spec.update.maxSurge"),
-        (update.max_unavailable != default.max_unavailable, "spec.update.maxUnavailable"),
-        (update.min_ready != default.min_ready, "spec.update.minReady"),
-        (update.progress_deadline != default.progress_deadline, "spec.update.progressDeadline"),
-        (update.auto_rollback != default.auto_rollback, "spec.update.autoRollback"),
-        (update.overlap, "spec.update.overlap"),
-        (update.canary.is_some(), "spec.update.canary"),
-        (spec.reload.is_some(), "spec.reload"),
-        (!spec.reload_on.is_empty(), "spec.reloadOn"),
-        (!spec.restart_on.is_empty(), "spec.restartOn"),
-        (spec.watchdog.is_some(), "spec.watchdog"),
-        (spec.metrics.is_some(), "spec.metrics"),
-    ]);
+    let mut found =
+        chosen([(spec.watchdog.is_some(), "spec.watchdog"), (spec.metrics.is_some(), "spec.metrics")]);
     for (index, port) in spec.ports.iter().enumerate() {
         if port.listen {
             found.push(format!("spec.ports.{index}.listen"));

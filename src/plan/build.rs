@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -14,15 +15,16 @@ use crate::manifest::resolve::{Context, Resolved, resolve, switched_off};
 use crate::manifest::spec::JobSpec;
 use crate::manifest::spec::probe::{PortRef, Probe, ProbeAction};
 use crate::manifest::spec::service::{
-    DependencyCondition, PortNumber, RestartPolicy as WrittenRestart, ServiceSpec,
+    DependencyCondition, PortNumber, RestartPolicy as WrittenRestart, ServiceSpec, Update, UpdateStrategy,
 };
+use crate::manifest::spec::system::RollbackScope;
 use crate::unit::{
-    BreakerPolicy, Condition, Dependency, Policy, ProbePolicy, ProbeWay, RestartPolicy, RestartWhen,
-    StopPolicy,
+    BreakerPolicy, CanaryPolicy, CanaryShare, Condition, Dependency, Policy, ProbePolicy, ProbeWay,
+    RestartPolicy, RestartWhen, StopPolicy, Strategy, UpdatePolicy,
 };
 
 use super::desired::{Desired, ExternalSpec, UnitSpec};
-use super::launch::{Launch, marks};
+use super::launch::{Launch, file_marks, marks};
 use super::machine::{Machine, machine_faults};
 use super::notifier::{NotifierPlan, notifiers};
 
@@ -64,12 +66,15 @@ pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Opt
             unit(process, &object.source, &object.meta.labels, policy, context, key, machine, &mut built);
         units.insert(name.clone(), Arc::new(spec));
     }
+    let system = objects.system.as_ref().map(|system| &system.spec);
     built.desired = Desired {
         revision,
         units,
         externals: externals(objects),
         graph: check::graph(objects),
-        max_concurrent_starts: objects.system.as_ref().and_then(|system| system.spec.max_concurrent_starts),
+        max_concurrent_starts: system.and_then(|system| system.max_concurrent_starts),
+        max_concurrent_rollouts: system.and_then(|system| system.max_concurrent_rollouts),
+        rollback_scope_unit: system.is_some_and(|system| system.rollback_scope == RollbackScope::Unit),
     };
     built.notifiers = notifiers(context, &mut built.diagnostics);
     built.files.sort();
@@ -104,9 +109,13 @@ fn unit(
     let Resolved { env, argv, files } = resolve(&service, source, context, &mut found);
     let off = switched_off(&service, context, &mut found, source);
     built.files.extend(files);
+    let (contents, watched) = file_marks(&service, &source.base_dir, context.files);
+    built.files.extend(watched);
+    let mut marks = marks(&env, &argv, key);
+    marks.extend(contents);
     let launch = Launch {
         awaits_log: awaits_log(&service),
-        marks: marks(&env, &argv, key),
+        marks,
         written: source.written.clone(),
         base_dir: source.base_dir.clone(),
         service,
@@ -203,6 +212,35 @@ pub fn service_policy(spec: &ServiceSpec, objects: &Objects) -> Policy {
         pre_start: spec.hooks.pre_start.iter().map(|hook| hook.timeout.0).collect(),
         post_stop: spec.hooks.post_stop.iter().map(|hook| hook.timeout.0).collect(),
         active_deadline: None,
+        update: update_policy(&spec.update),
+    }
+}
+
+fn update_policy(written: &Update) -> UpdatePolicy {
+    let canary = || {
+        let canary = written.canary.as_ref();
+        CanaryPolicy {
+            share: match canary.map(|canary| (canary.replicas, canary.percent)) {
+                Some((None, Some(percent))) => CanaryShare::Percent(percent),
+                Some((Some(replicas), _)) => CanaryShare::Replicas(replicas),
+                _ => CanaryShare::Replicas(1),
+            },
+            hold: canary.and_then(|canary| canary.hold).map_or(Duration::ZERO, |hold| hold.0),
+            auto_promote: canary.is_some_and(|canary| canary.auto_promote),
+        }
+    };
+    UpdatePolicy {
+        strategy: match written.strategy {
+            UpdateStrategy::Rolling => Strategy::Rolling,
+            UpdateStrategy::BlueGreen => Strategy::BlueGreen,
+            UpdateStrategy::Canary => Strategy::Canary(canary()),
+            UpdateStrategy::Recreate => Strategy::Recreate,
+        },
+        max_surge: written.max_surge,
+        max_unavailable: written.max_unavailable,
+        min_ready: written.min_ready.0,
+        progress_deadline: written.progress_deadline.0,
+        auto_rollback: written.auto_rollback,
     }
 }
 

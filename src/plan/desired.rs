@@ -19,6 +19,10 @@ pub struct Desired {
     /// Units and externals.
     pub graph: Graph,
     pub max_concurrent_starts: Option<u32>,
+    /// Units that may roll at once.
+    pub max_concurrent_rollouts: Option<u32>,
+    /// A failed rollout takes only its own unit back, not everything that the revision changed.
+    pub rollback_scope_unit: bool,
 }
 
 /// One unit as it should be.

@@ -9,6 +9,8 @@ pub enum Drift {
     None,
     /// The fields can change under the running process.
     InPlace(Vec<String>),
+    /// The program has to read its files again; nothing needs a new process.
+    Reload(Vec<String>),
     /// At least one field needs a new process.
     Replace(Vec<String>),
 }

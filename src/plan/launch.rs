@@ -1,6 +1,6 @@
 //! What it takes to start one unit, and how two such descriptions differ.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::Sha256;
 
+use crate::manifest::Files;
 use crate::manifest::fields::{FieldClass, changed_fields};
 use crate::manifest::resolve::EnvVar;
 use crate::manifest::spec::ServiceSpec;
+use crate::manifest::spec::service::PortNumber;
 
 use super::Drift;
 
@@ -40,6 +42,29 @@ pub struct ValueMark {
 
 /// The name under which argv is marked.
 const ARGV: &str = "command";
+/// What the marks of file contents begin with; no variable's name has a colon.
+const RELOAD_ON: &str = "reloadOn:";
+const RESTART_ON: &str = "restartOn:";
+
+/// Marks of the files whose content is part of a spec. One that cannot be read has none: it changes nothing until it can.
+pub fn file_marks(
+    service: &ServiceSpec,
+    base_dir: &Path,
+    files: &dyn Files,
+) -> (Vec<ValueMark>, Vec<PathBuf>) {
+    let reload = service.reload_on.iter().map(|path| (RELOAD_ON, path));
+    let restart = service.restart_on.iter().map(|path| (RESTART_ON, path));
+    let mut marks = Vec::new();
+    let mut paths = Vec::new();
+    for (prefix, path) in reload.chain(restart) {
+        let full = base_dir.join(path);
+        if let Ok(digest) = files.digest(&full) {
+            marks.push(ValueMark { name: format!("{prefix}{path}"), digest });
+        }
+        paths.push(full);
+    }
+    (marks, paths)
+}
 
 /// Marks of what was declared; what is merely inherited from unisys' own environment is no part of a spec.
 pub fn marks(env: &[EnvVar], argv: &[String], key: &[u8]) -> Vec<ValueMark> {
@@ -100,6 +125,7 @@ impl Launch {
             return Drift::None;
         }
         let mut in_place = Vec::new();
+        let mut reload = Vec::new();
         let mut replace = Vec::new();
         if self.written != desired.written {
             let old = (parse(&self.written), effective(&self.service));
@@ -107,18 +133,47 @@ impl Launch {
             for change in changed_fields((&old.0, &old.1), (&new.0, &new.1)) {
                 match change.class {
                     FieldClass::Replace => replace.push(change.path),
-                    FieldClass::InPlace | FieldClass::Reload => in_place.push(change.path),
+                    FieldClass::InPlace => in_place.push(change.path),
+                    FieldClass::Reload => reload.push(change.path),
                 }
             }
         }
         if !same_values {
-            replace.extend(self.changed_values(desired, &replace));
+            let gentle = desired.service.reload.is_some();
+            for path in self.changed_values(desired, &replace) {
+                let reloads = gentle && path.starts_with("spec.reloadOn");
+                if reloads { reload.push(path) } else { replace.push(path) }
+            }
         }
-        match (replace.is_empty(), in_place.is_empty()) {
-            (false, _) => Drift::Replace(replace),
-            (true, false) => Drift::InPlace(in_place),
-            (true, true) => Drift::None,
+        match (replace.is_empty(), reload.is_empty(), in_place.is_empty()) {
+            (false, ..) => Drift::Replace(replace),
+            (true, false, _) => {
+                reload.append(&mut in_place);
+                Drift::Reload(reload)
+            }
+            (true, true, false) => Drift::InPlace(in_place),
+            (true, true, true) => Drift::None,
         }
+    }
+
+    /// What this and another version would both claim, so that they cannot run beside each other: a port that the program
+    /// binds itself.
+    pub fn clash_with(&self, other: &Self) -> Option<String> {
+        if other.service.update.overlap {
+            return None;
+        }
+        let own = |service: &ServiceSpec| {
+            let bound = service.ports.iter().filter(|port| !port.listen);
+            bound
+                .filter_map(|port| match port.port {
+                    PortNumber::Number(number) => Some((number, port.protocol)),
+                    PortNumber::Auto(_) => None,
+                })
+                .collect::<Vec<_>>()
+        };
+        let theirs = own(&other.service);
+        let shared = own(&self.service).into_iter().find(|port| theirs.contains(port))?;
+        Some(format!("port {}", shared.0))
     }
 
     /// Values that differ though their field may be as it was written before: a changed `.env`.
@@ -130,9 +185,16 @@ impl Launch {
             self.marks.iter().chain(&desired.marks).map(|mark| mark.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        let changed = names.into_iter().filter(|name| find(&self.marks, name) != find(&desired.marks, name));
-        let path =
-            |name: &str| if name == ARGV { "spec.command".to_owned() } else { format!("spec.env.{name}") };
+        // A file that is gone is no reason to do anything: it may be in the middle of being replaced.
+        let gone = |name: &str| name.contains(':') && find(&desired.marks, name).is_none();
+        let changed = names
+            .into_iter()
+            .filter(|name| find(&self.marks, name) != find(&desired.marks, name) && !gone(name));
+        let path = |name: &str| match name.split_once(':') {
+            Some((list, file)) => format!("spec.{list} ({file})"),
+            None if name == ARGV => "spec.command".to_owned(),
+            None => format!("spec.env.{name}"),
+        };
         changed.map(path).filter(|path| !named.iter().any(|known| known == path)).collect()
     }
 }

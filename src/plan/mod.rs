@@ -12,12 +12,13 @@ pub mod launch;
 pub mod machine;
 pub mod notifier;
 pub mod observed;
+pub mod replace;
 pub mod unit;
 pub mod whole;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{ObjectRef, Ordinal};
+use crate::base::{ObjectRef, Ordinal, Seat};
 use crate::unit::StopReason;
 
 pub use desired::{Desired, ExternalSpec, UnitSpec};
@@ -73,31 +74,50 @@ pub struct Action {
 }
 
 /// A step carries every value that its execution needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// `version` is what it is started with.
     Start {
-        ordinal: Ordinal,
+        seat: Seat,
+        version: Pick,
     },
     Stop {
-        ordinal: Ordinal,
+        seat: Seat,
         reason: StopReason,
+    },
+    /// The incoming instance becomes the serving one; the serving one drains.
+    TakeOver {
+        ordinal: Ordinal,
     },
     /// A start that a circuit forbids.
     Hold {
-        ordinal: Ordinal,
+        seat: Seat,
     },
     /// The running instance takes the new spec as it is.
     UpdateInPlace {
-        ordinal: Ordinal,
+        seat: Seat,
     },
-    /// An ordinal that is no longer wanted and has nothing left.
+    /// The running instance reads its files again.
+    Reload {
+        seat: Seat,
+    },
+    /// A seat that is no longer wanted and has nothing left.
     Drop {
-        ordinal: Ordinal,
+        seat: Seat,
     },
-    /// An ordinal that stays, without a process.
+    /// A seat that stays, without a process.
     Rest {
-        ordinal: Ordinal,
+        seat: Seat,
     },
+}
+
+/// Which version of a unit is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// The one that is wanted.
+    Wanted,
+    /// The one that it ran before: the wanted one has not proved itself yet.
+    Former,
 }
 
 /// What holds an action up.
@@ -113,8 +133,12 @@ pub enum Waiting {
     DependencyCircuit { on: ObjectRef },
     /// `maxConcurrentStarts`.
     StartSlots,
-    /// An instance of its own, one at a time.
-    Sibling { ordinal: Ordinal },
+    /// An instance of its own: until it is available, or gone.
+    Sibling { seat: Seat, until: &'static str },
+    /// Other rollouts (`maxConcurrentRollouts`).
+    RolloutSlots,
+    /// Somebody's word: `rollout resume`, `rollout promote`.
+    Word { what: &'static str },
     /// This machine lacks something (E2xxx).
     Machine { message: String },
 }
@@ -128,7 +152,9 @@ impl std::fmt::Display for Waiting {
             Self::Circuit => f.write_str("its circuit to close"),
             Self::DependencyCircuit { on } => write!(f, "the circuit of {on} to close"),
             Self::StartSlots => f.write_str("other starts (maxConcurrentStarts)"),
-            Self::Sibling { ordinal } => write!(f, "instance {ordinal} Ready"),
+            Self::Sibling { seat, until } => write!(f, "{seat} {until}"),
+            Self::RolloutSlots => f.write_str("other rollouts (maxConcurrentRollouts)"),
+            Self::Word { what } => f.write_str(what),
             Self::Machine { message } => f.write_str(message),
         }
     }

@@ -1,7 +1,7 @@
 //! What the plan sees of the units there are.
 
-use crate::base::{ObjectRef, Ordinal};
-use crate::unit::{Circuit, Lifecycle};
+use crate::base::{ObjectRef, Seat};
+use crate::unit::{Circuit, Lifecycle, UpdatePolicy};
 
 use super::Drift;
 
@@ -40,13 +40,21 @@ pub struct Facets {
     pub wanted: bool,
 }
 
-/// One ordinal.
+/// One seat.
 #[derive(Clone, Debug)]
 pub struct ObservedSlot<'a> {
-    pub ordinal: Ordinal,
+    pub seat: Seat,
     pub state: &'a Lifecycle,
     /// Ready at present.
     pub ready: bool,
+    /// Ready for `minReady`.
+    pub available: bool,
+    /// Why an instance of the wanted version cannot run beside this one, if so: what both would claim.
+    pub clash: Option<String>,
+    /// It ended by itself during a rollout: it is started again as it was.
+    pub former: bool,
+    /// What it was told to reload by has not been answered yet.
+    pub reloading: bool,
     /// How the spec that it was started with differs from the desired one.
     pub drift: &'a Drift,
     /// Someone asked for a restart, or a dependency with `restart: true` was replaced: the reason.
@@ -70,6 +78,19 @@ pub struct ObservedUnit<'a> {
     pub scaled_from: Option<u32>,
     /// A Job, whose start is a Run.
     pub job: bool,
+    pub update: &'a UpdatePolicy,
+    pub rollout: ObservedRollout,
+}
+
+/// How far the rollout of a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObservedRollout {
+    pub paused: bool,
+    /// Its canaries hold, waiting for their time or a word.
+    pub holding: bool,
+    pub promoted: bool,
+    /// It goes back to what was good.
+    pub back: bool,
 }
 
 /// The surroundings of one unit: its neighbours and the machine-wide limits.
@@ -80,4 +101,6 @@ pub trait Surroundings {
     fn running_dependents(&self) -> Vec<ObjectRef>;
     /// Another start is allowed now (`maxConcurrentStarts`).
     fn start_allowed(&self) -> bool;
+    /// This unit may roll now (`maxConcurrentRollouts`), or does so already.
+    fn roll_allowed(&self) -> bool;
 }

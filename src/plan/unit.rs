@@ -1,11 +1,12 @@
 //! What is to be done with one unit: the heart of the plan.
 
-use crate::base::Ordinal;
+use crate::base::{Ordinal, Role, Seat};
 use crate::unit::{Circuit, Lifecycle, StopReason};
 
-use super::gate::{replace_gate, start_gate, stop_gate};
+use super::gate::{start_gate, stop_gate};
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings, Wish};
-use super::{Action, Drift, Step, UnitPlan, Verb, Waiting};
+use super::replace::plan_replacements;
+use super::{Action, Drift, Pick, Step, UnitPlan, Verb, Waiting};
 
 /// Plans one unit. Everything it looks at is in its arguments.
 pub fn plan_unit(unit: &ObservedUnit<'_>, around: &dyn Surroundings) -> UnitPlan {
@@ -16,147 +17,196 @@ pub fn plan_unit(unit: &ObservedUnit<'_>, around: &dyn Surroundings) -> UnitPlan
     }
 }
 
+impl<'a> ObservedUnit<'a> {
+    pub(super) fn at(&self, seat: Seat) -> Option<&ObservedSlot<'a>> {
+        self.slots.iter().find(|slot| slot.seat == seat)
+    }
+}
+
+impl ObservedSlot<'_> {
+    /// Something of it may be alive.
+    pub(super) fn occupied(&self) -> bool {
+        self.state.is_occupied()
+    }
+
+    /// It is not what is wanted, or a restart of it is asked for.
+    pub(super) fn is_old(&self) -> bool {
+        self.restart.is_some() || matches!(self.drift, Drift::Replace(_))
+    }
+}
+
 fn plan_up(unit: &ObservedUnit<'_>, replicas: u32, around: &dyn Surroundings) -> UnitPlan {
     let mut actions = Vec::new();
     let mut starts = 0;
     for index in 0..replicas {
         let ordinal = Ordinal(index);
-        let slot = unit.slots.iter().find(|slot| slot.ordinal == ordinal);
-        let action = match slot {
-            None => Some(start(unit, ordinal, None, &mut starts, around)),
-            Some(slot) => wanted_slot(unit, slot, replicas, &mut starts, around),
+        let incoming = unit.at(Seat::incoming(ordinal)).is_some_and(|slot| slot.occupied() && !slot.is_old());
+        let action = match unit.at(Seat::serving(ordinal)) {
+            // One that is on its way in is in its place soon.
+            None if incoming => None,
+            None => Some(start(unit, Seat::serving(ordinal), None, &mut starts, around)),
+            Some(slot) => serving_slot(unit, slot, &mut starts, around),
         };
         actions.extend(action);
     }
-    for slot in unit.slots.iter().filter(|slot| slot.ordinal.0 >= replicas) {
+    for slot in unit.slots.iter().filter(|slot| slot.seat.role != Role::Serving) {
+        actions.extend(passing_slot(unit, slot, replicas, &mut starts, around));
+    }
+    for slot in
+        unit.slots.iter().filter(|slot| slot.seat.ordinal.0 >= replicas && slot.seat.role == Role::Serving)
+    {
         actions.extend(surplus_slot(slot, replicas));
     }
+    actions.extend(plan_replacements(unit, replicas, around));
     UnitPlan { actions, forget: false }
 }
 
 /// An ordinal beyond the wanted number goes, without waiting for anybody.
 fn surplus_slot(slot: &ObservedSlot<'_>, replicas: u32) -> Option<Action> {
-    let ordinal = slot.ordinal;
+    let seat = slot.seat;
     let reason = format!("replicas is {replicas}");
     let step = match slot.state {
         Lifecycle::Stopping(_) => return None,
-        Lifecycle::Starting(_) | Lifecycle::Up(_) => Step::Stop { ordinal, reason: StopReason::Unwanted },
-        _ => Step::Drop { ordinal },
+        Lifecycle::Starting(_) | Lifecycle::Up(_) => Step::Stop { seat, reason: StopReason::Unwanted },
+        _ => Step::Drop { seat },
     };
     Some(Action { verb: Verb::Scale, reason, step: Some(step), waiting: None })
 }
 
-fn wanted_slot(
+/// A serving seat: what rests is started when it may be; what runs takes what needs no new process.
+fn serving_slot(
     unit: &ObservedUnit<'_>,
     slot: &ObservedSlot<'_>,
-    replicas: u32,
     starts: &mut u32,
     around: &dyn Surroundings,
 ) -> Option<Action> {
+    // Its successor is there already.
+    let succeeded = unit
+        .at(Seat::incoming(slot.seat.ordinal))
+        .is_some_and(|incoming| !incoming.is_old() && incoming.ready && !slot.occupied());
     match slot.state {
-        Lifecycle::Idle | Lifecycle::Held => Some(start(unit, slot.ordinal, Some(slot), starts, around)),
-        Lifecycle::Backoff { .. } if slot.restart.is_some() || matches!(slot.drift, Drift::Replace(_)) => {
-            Some(start(unit, slot.ordinal, Some(slot), starts, around))
+        _ if succeeded => None,
+        Lifecycle::Idle | Lifecycle::Held => Some(start(unit, slot.seat, Some(slot), starts, around)),
+        Lifecycle::Backoff { .. } if slot.is_old() && !slot.former => {
+            Some(start(unit, slot.seat, Some(slot), starts, around))
         }
         Lifecycle::Failed(_) | Lifecycle::Done(_) if slot.restart.is_some() || !slot.rested_for_current => {
-            Some(start(unit, slot.ordinal, Some(slot), starts, around))
+            Some(start(unit, slot.seat, Some(slot), starts, around))
         }
         Lifecycle::Backoff { .. } | Lifecycle::Failed(_) | Lifecycle::Done(_) | Lifecycle::Stopping(_) => {
             None
         }
-        Lifecycle::Starting(_) | Lifecycle::Up(_) => running_slot(unit, slot, replicas, around),
+        Lifecycle::Starting(_) | Lifecycle::Up(_) => in_place(slot),
     }
 }
 
-/// A running instance: as it is, updated in place, or replaced (stop first, one ordinal at a time).
-fn running_slot(
+fn in_place(slot: &ObservedSlot<'_>) -> Option<Action> {
+    let seat = slot.seat;
+    if slot.restart.is_some() {
+        return None;
+    }
+    match slot.drift {
+        Drift::InPlace(fields) => {
+            let step = Some(Step::UpdateInPlace { seat });
+            Some(Action { verb: Verb::Update, reason: Drift::words(fields), step, waiting: None })
+        }
+        Drift::Reload(fields) => {
+            let up = matches!(slot.state, Lifecycle::Up(_)) && !slot.reloading;
+            let step = up.then_some(Step::Reload { seat });
+            let waiting = (!up).then_some(Waiting::Sibling { seat, until: "Up" });
+            Some(Action { verb: Verb::Reload, reason: Drift::words(fields), step, waiting })
+        }
+        Drift::None | Drift::Replace(_) => None,
+    }
+}
+
+/// An incoming or draining seat.
+fn passing_slot(
     unit: &ObservedUnit<'_>,
     slot: &ObservedSlot<'_>,
     replicas: u32,
+    starts: &mut u32,
     around: &dyn Surroundings,
 ) -> Option<Action> {
-    let ordinal = slot.ordinal;
-    let (verb, reason) = match (slot.drift, slot.restart) {
-        (Drift::Replace(fields), _) => {
-            (Verb::Replace, format!("{}; restart (stop first)", Drift::words(fields)))
+    let seat = slot.seat;
+    let serving = unit.at(Seat::serving(seat.ordinal));
+    let wanted = seat.role == Role::Incoming
+        && seat.ordinal.0 < replicas
+        && serving.is_none_or(|serving| serving.is_old() || !serving.occupied());
+    let verb = if unit.rollout.back { Verb::Rollback } else { Verb::Replace };
+    if !slot.occupied() {
+        let goes = !wanted || serving.is_none_or(|serving| !serving.is_old());
+        if goes {
+            let reason = "nothing is left of it".into();
+            return Some(Action { verb, reason, step: Some(Step::Drop { seat }), waiting: None });
         }
-        (_, Some(why)) => (Verb::Restart, why.to_owned()),
-        (Drift::InPlace(fields), None) => {
-            let step = Some(Step::UpdateInPlace { ordinal });
-            return Some(Action { verb: Verb::Update, reason: Drift::words(fields), step, waiting: None });
-        }
-        (Drift::None, None) => return None,
-    };
-    // An instance that is not well has nothing to lose; a well one goes only when its siblings are well.
-    let waiting = if !slot.ready && verb == Verb::Replace {
-        None
-    } else {
-        sibling_gate(unit, slot, replicas).or_else(|| replace_gate(around))
-    };
-    let step = waiting.is_none().then_some(Step::Stop { ordinal, reason: StopReason::Replaced });
-    Some(Action { verb, reason, step, waiting })
-}
-
-fn sibling_gate(unit: &ObservedUnit<'_>, slot: &ObservedSlot<'_>, replicas: u32) -> Option<Waiting> {
-    let others =
-        || unit.slots.iter().filter(|other| other.ordinal != slot.ordinal && other.ordinal.0 < replicas);
-    if let Some(busy) =
-        others().find(|other| matches!(other.state, Lifecycle::Stopping(_) | Lifecycle::Starting(_)))
-    {
-        return Some(Waiting::Sibling { ordinal: busy.ordinal });
+        return match slot.state {
+            Lifecycle::Idle | Lifecycle::Held if !unit.rollout.paused => {
+                Some(start(unit, seat, Some(slot), starts, around))
+            }
+            _ if slot.is_old() && !unit.rollout.paused => Some(start(unit, seat, Some(slot), starts, around)),
+            _ => None,
+        };
     }
-    // Those to be replaced that are not well go first; among the well ones, in order.
-    let pending = |other: &&ObservedSlot<'_>| {
-        other.restart.is_some()
-            || matches!(other.drift, Drift::Replace(_))
-            || matches!(other.state, Lifecycle::Idle)
-    };
-    others()
-        .filter(pending)
-        .find(|other| (other.ready, other.ordinal) < (slot.ready, slot.ordinal))
-        .map(|other| Waiting::Sibling { ordinal: other.ordinal })
+    if matches!(slot.state, Lifecycle::Stopping(_)) || seat.role == Role::Draining {
+        return None;
+    }
+    if wanted && !slot.is_old() {
+        return in_place(slot);
+    }
+    let reason = if slot.is_old() { "a newer version takes its place" } else { "it is not needed any more" };
+    let reason = if unit.rollout.back { "its version was given up" } else { reason };
+    let step = Some(Step::Stop { seat, reason: StopReason::Unwanted });
+    Some(Action { verb, reason: reason.into(), step, waiting: None })
 }
 
-fn start(
+pub(super) fn start(
     unit: &ObservedUnit<'_>,
-    ordinal: Ordinal,
+    seat: Seat,
     slot: Option<&ObservedSlot<'_>>,
     starts: &mut u32,
     around: &dyn Surroundings,
 ) -> Action {
-    let (verb, reason) = start_words(unit, slot);
+    let (verb, reason) = start_words(unit, seat, slot);
     let held = slot.is_some_and(|slot| matches!(slot.state, Lifecycle::Held));
-    if let Some(message) = unit.machine {
+    let version = if slot.is_some_and(|slot| slot.former) { Pick::Former } else { Pick::Wanted };
+    if let Some(message) = unit.machine.filter(|_| version == Pick::Wanted) {
         let waiting = Some(Waiting::Machine { message: message.to_owned() });
         return Action { verb, reason, step: None, waiting };
     }
-    let waiting = circuit_gate(unit, slot, *starts)
+    let waiting = circuit_gate(unit, seat, *starts)
         .or_else(|| start_gate(around))
         .or_else(|| (!around.start_allowed()).then_some(Waiting::StartSlots));
     let step = match &waiting {
         None => {
             *starts += 1;
-            Some(Step::Start { ordinal })
+            Some(Step::Start { seat, version })
         }
-        Some(Waiting::Circuit | Waiting::DependencyCircuit { .. }) => {
-            (!held).then_some(Step::Hold { ordinal })
-        }
+        Some(Waiting::Circuit | Waiting::DependencyCircuit { .. }) => (!held).then_some(Step::Hold { seat }),
         // A hold that no circuit justifies any more becomes an ordinary wait.
-        Some(_) => held.then_some(Step::Rest { ordinal }),
+        Some(_) => held.then_some(Step::Rest { seat }),
     };
     Action { verb, reason, step, waiting }
 }
 
-fn start_words(unit: &ObservedUnit<'_>, slot: Option<&ObservedSlot<'_>>) -> (Verb, String) {
+fn start_words(unit: &ObservedUnit<'_>, seat: Seat, slot: Option<&ObservedSlot<'_>>) -> (Verb, String) {
+    let again = if unit.rollout.back { Verb::Rollback } else { Verb::Replace };
     if let Some(slot) = slot {
-        if let Drift::Replace(fields) = slot.drift {
-            return (Verb::Replace, Drift::words(fields));
+        if let Drift::Replace(fields) = slot.drift
+            && !slot.former
+        {
+            return (again, Drift::words(fields));
         }
         if let Some(why) = slot.restart {
             return (Verb::Restart, why.to_owned());
         }
         if let Some(end) = slot.last_end {
-            return (if unit.job { Verb::Run } else { Verb::Restart }, end.to_owned());
+            let verb = match seat.role {
+                Role::Serving if unit.job => Verb::Run,
+                Role::Serving => Verb::Restart,
+                Role::Incoming | Role::Draining => again,
+            };
+            return (verb, end.to_owned());
         }
     }
     match unit.scaled_from {
@@ -167,14 +217,13 @@ fn start_words(unit: &ObservedUnit<'_>, slot: Option<&ObservedSlot<'_>>) -> (Ver
 }
 
 /// An open circuit starts nothing; a half-open one, one trial.
-fn circuit_gate(unit: &ObservedUnit<'_>, slot: Option<&ObservedSlot<'_>>, starts: u32) -> Option<Waiting> {
+fn circuit_gate(unit: &ObservedUnit<'_>, seat: Seat, starts: u32) -> Option<Waiting> {
     match unit.circuit {
         Circuit::Closed => None,
         Circuit::Open { .. } => Some(Waiting::Circuit),
         Circuit::HalfOpen { .. } => {
-            let mine = slot.map(|slot| slot.ordinal);
             let trial = unit.slots.iter().any(|slot| {
-                Some(slot.ordinal) != mine && matches!(slot.state, Lifecycle::Starting(_) | Lifecycle::Up(_))
+                slot.seat != seat && matches!(slot.state, Lifecycle::Starting(_) | Lifecycle::Up(_))
             });
             (trial || starts > 0).then_some(Waiting::Circuit)
         }
@@ -185,16 +234,17 @@ fn circuit_gate(unit: &ObservedUnit<'_>, slot: Option<&ObservedSlot<'_>>, starts
 fn plan_down(unit: &ObservedUnit<'_>, verb: Verb, why: &str, around: &dyn Surroundings) -> UnitPlan {
     let mut actions = Vec::new();
     for slot in &unit.slots {
-        let ordinal = slot.ordinal;
+        let seat = slot.seat;
+        let passing = seat.role != Role::Serving;
         let (step, waiting) = match slot.state {
             Lifecycle::Stopping(_) => continue,
             Lifecycle::Starting(_) | Lifecycle::Up(_) => match stop_gate(around) {
                 Some(waiting) => (None, Some(waiting)),
-                None => (Some(Step::Stop { ordinal, reason: StopReason::Unwanted }), None),
+                None => (Some(Step::Stop { seat, reason: StopReason::Unwanted }), None),
             },
-            Lifecycle::Idle | Lifecycle::Failed(_) | Lifecycle::Done(_) if verb == Verb::Stop => continue,
-            _ if verb == Verb::Stop => (Some(Step::Rest { ordinal }), None),
-            _ => (Some(Step::Drop { ordinal }), None),
+            _ if passing || verb != Verb::Stop => (Some(Step::Drop { seat }), None),
+            Lifecycle::Idle | Lifecycle::Failed(_) | Lifecycle::Done(_) => continue,
+            _ => (Some(Step::Rest { seat }), None),
         };
         actions.push(Action { verb, reason: why.to_owned(), step, waiting });
     }

@@ -16,6 +16,7 @@ const STATUS: usize = 256;
 pub enum Word {
     Ready,
     Stopping,
+    Reloading,
     Status(String),
     MainPid(u32),
     /// Microseconds from now.
@@ -39,6 +40,7 @@ pub fn parse(text: &[u8]) -> Vec<Word> {
         Some(match (key, value) {
             ("READY", "1") => Word::Ready,
             ("STOPPING", "1") => Word::Stopping,
+            ("RELOADING", "1") => Word::Reloading,
             ("BARRIER", "1") => Word::Barrier,
             ("STATUS", value) => {
                 let clean = value.chars().map(|c| if c.is_control() { ' ' } else { c });

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Epoch, Incarnation, Name, Revision, Stamp, limits};
 use crate::os::clock;
-use crate::world::{Change, Checkpoint};
+use crate::world::{Change, Checkpoint, RolloutRecord};
 
 /// Incarnations are reserved in blocks, so that a start never waits for the disk.
 const BLOCK: u64 = 10_000;
@@ -121,6 +121,9 @@ enum Command {
     Reserve(Incarnation),
     Epoch(Epoch),
     Changes(usize, Sender<Vec<StoredChange>>),
+    SaveRollout(Name, Box<RolloutRecord>),
+    Rollouts(Name, Sender<Vec<RolloutRecord>>),
+    Revision(Revision, Sender<Option<Vec<StoredSet>>>),
     Flush(Sender<()>),
 }
 
@@ -184,6 +187,24 @@ impl Store {
             self.reserved = Incarnation(next.0 + BLOCK);
             let _ = self.commands.send(Command::Reserve(self.reserved));
         }
+    }
+
+    pub fn save_rollout(&self, name: Name, rollout: Box<RolloutRecord>) {
+        let _ = self.commands.send(Command::SaveRollout(name, rollout));
+    }
+
+    /// The rollouts of a unit, oldest first. Waits for the thread.
+    pub fn rollouts(&self, name: &Name) -> Vec<RolloutRecord> {
+        let (answer, receive) = channel();
+        let _ = self.commands.send(Command::Rollouts(name.clone(), answer));
+        receive.recv().unwrap_or_default()
+    }
+
+    /// The sets of a kept revision, with their manifests as written. Waits for the thread.
+    pub fn revision(&self, revision: Revision) -> Option<Vec<StoredSet>> {
+        let (answer, receive) = channel();
+        let _ = self.commands.send(Command::Revision(revision, answer));
+        receive.recv().ok().flatten()
     }
 
     /// The latest changes, newest first. Waits for the thread.
@@ -292,6 +313,29 @@ fn apply(
             answers.push(Box::new(move || {
                 let _ = answer.send(found);
             }));
+        }
+        Command::SaveRollout(name, rollout) => {
+            let text = serde_json::to_string(&rollout).unwrap_or_default();
+            connection
+                .prepare_cached("INSERT INTO rollout (unit, at, body) VALUES (?1, ?2, ?3) ON CONFLICT (unit, at) DO UPDATE SET body = ?3")?
+                .execute(params![name.as_str(), rollout.at.0, text])?;
+            connection
+                .prepare_cached("DELETE FROM rollout WHERE unit = ?1 AND at NOT IN (SELECT at FROM rollout WHERE unit = ?1 ORDER BY at DESC LIMIT ?2)")?
+                .execute(params![name.as_str(), limits::ROLLOUTS_KEPT as i64])?;
+        }
+        Command::Rollouts(name, answer) => {
+            let mut statement =
+                connection.prepare_cached("SELECT body FROM rollout WHERE unit = ?1 ORDER BY at")?;
+            let rows = statement.query_map([name.as_str()], |row| row.get::<_, String>(0))?;
+            let found: Vec<RolloutRecord> =
+                rows.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect();
+            answers.push(Box::new(move || drop(answer.send(found))));
+        }
+        Command::Revision(revision, answer) => {
+            let mut statement = connection.prepare_cached("SELECT sets FROM revision WHERE id = ?1")?;
+            let mut rows = statement.query_map([revision.0 as i64], |row| row.get::<_, String>(0))?;
+            let found = rows.next().and_then(|text| serde_json::from_str(&text.ok()?).ok());
+            answers.push(Box::new(move || drop(answer.send(found))));
         }
         Command::Flush(answer) => answers.push(Box::new(move || {
             let _ = answer.send(());

@@ -9,8 +9,8 @@ pub mod restart;
 pub use breaker::{Breaker, Circuit};
 pub use lifecycle::{End, EndReason, Fact, Illegal, Lifecycle, Process, Request, StopReason};
 pub use policy::{
-    BreakerPolicy, Condition, Dependency, Policy, ProbeKind, ProbePolicy, ProbeWay, RestartPolicy,
-    RestartWhen, StopPolicy,
+    BreakerPolicy, CanaryPolicy, CanaryShare, Condition, Dependency, Policy, ProbeKind, ProbePolicy,
+    ProbeWay, RestartPolicy, RestartWhen, StopPolicy, Strategy, UpdatePolicy,
 };
 pub use probes::{ProbeBoard, Verdict};
 pub use restart::{AfterEnd, RestartState};

@@ -120,6 +120,59 @@ pub struct StopPolicy {
     pub command: bool,
 }
 
+/// How a new version takes the place of an old one (manifest.md, `update`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpdatePolicy {
+    pub strategy: Strategy,
+    /// Instances beyond `replicas` during a rollout.
+    pub max_surge: u32,
+    /// Instances that may be missing during a rollout.
+    pub max_unavailable: u32,
+    /// Ready this long counts as available.
+    pub min_ready: Duration,
+    /// A rollout that gets no further for this long has failed.
+    pub progress_deadline: Duration,
+    /// A rollout that failed goes back by itself.
+    pub auto_rollback: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// One after the other, as far as surge and unavailability allow.
+    Rolling,
+    /// All new ones beside the old ones; they take over together.
+    BlueGreen,
+    /// A few new ones beside the old ones first; the rest follows once they are promoted.
+    Canary(CanaryPolicy),
+    /// All old ones stop, then the new ones start.
+    Recreate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CanaryPolicy {
+    pub share: CanaryShare,
+    /// Available this long, they may be promoted.
+    pub hold: Duration,
+    pub auto_promote: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CanaryShare {
+    Replicas(u32),
+    Percent(u32),
+}
+
+impl CanaryPolicy {
+    /// Instances that go first: at least one, at most all.
+    pub fn count(self, replicas: u32) -> u32 {
+        let wanted = match self.share {
+            CanaryShare::Replicas(count) => count,
+            CanaryShare::Percent(percent) => (u64::from(replicas) * u64::from(percent)).div_ceil(100) as u32,
+        };
+        wanted.clamp(1, replicas.max(1))
+    }
+}
+
 /// Everything that the decisions about one unit depend on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -138,6 +191,7 @@ pub struct Policy {
     pub post_stop: SmallVec<[Duration; 1]>,
     /// A Job is stopped after this long.
     pub active_deadline: Option<Duration>,
+    pub update: UpdatePolicy,
 }
 
 impl Policy {
@@ -170,6 +224,14 @@ impl Policy {
             pre_start: SmallVec::new(),
             post_stop: SmallVec::new(),
             active_deadline: None,
+            update: UpdatePolicy {
+                strategy: Strategy::Rolling,
+                max_surge: 1,
+                max_unavailable: 0,
+                min_ready: Duration::from_secs(1),
+                progress_deadline: Duration::from_secs(60),
+                auto_rollback: true,
+            },
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Instances that an earlier daemon started: they are taken over as they are (architecture §2).
 
-use crate::base::{Exit, Incarnation, Instant, Now, Part};
+use crate::base::{Exit, Incarnation, Instant, Now, Part, Role, Seat};
 use crate::unit::lifecycle::{Process, StartPhase, Starting, StopPhase, Stopping};
-use crate::unit::{EndReason, Lifecycle, ProbeBoard, StopReason};
+use crate::unit::{EndReason, Fact, Lifecycle, ProbeBoard, StopReason};
 
 use super::World;
 use super::chronicle::Entry;
@@ -11,8 +11,10 @@ use super::event::{Adopted, InstanceFact};
 use super::state::{Instance, Slot, Unit};
 
 impl World {
-    pub(super) fn adopt(&mut self, now: Now, adopted: Adopted) {
-        let (name, ordinal) = (adopted.id.unit.clone(), adopted.id.ordinal);
+    pub(super) fn adopt(&mut self, now: Now, mut adopted: Adopted) {
+        self.settle_role(now, &mut adopted);
+        let name = adopted.id.unit.clone();
+        let seat = Seat { ordinal: adopted.id.ordinal, role: adopted.mark.role };
         self.incarnation = self.incarnation.max(Incarnation(adopted.id.incarnation.0 + 1));
         let Some(spec) = adopted.spec.clone().or_else(|| self.units.get(&name).map(|unit| unit.spec.clone()))
         else {
@@ -21,11 +23,11 @@ impl World {
             self.effects.push_back(Effect::Forget { id: adopted.id });
             return;
         };
-        let unit = self
-            .units
-            .entry(name.clone())
-            .or_insert_with(|| Unit { declared: false, ..Unit::new(spec.clone(), adopted.generation) });
-        let slot = unit.slots.entry(ordinal).or_insert_with(|| Slot::new(ordinal));
+        let unit = self.units.entry(name.clone()).or_insert_with(|| {
+            let unit = Unit::new(spec.clone(), adopted.generation, Default::default(), now.wall);
+            Unit { declared: false, ..unit }
+        });
+        let slot = unit.slots.entry(seat).or_insert_with(|| Slot::new(seat));
         if slot.instance.as_ref().is_some_and(|known| known.incarnation > adopted.id.incarnation) {
             self.effects.push_back(Effect::Kill { id: adopted.id.clone() });
             self.effects.push_back(Effect::Forget { id: adopted.id });
@@ -50,6 +52,8 @@ impl World {
                 ProbeBoard::new(&spec.policy, process.executed_at)
             }
         });
+        let ready = board.as_ref().is_some_and(ProbeBoard::is_ready);
+        slot.ready_since = slot.state.process().filter(|_| ready).map(|process| process.executed_at);
         slot.instance = Some(Instance {
             incarnation: adopted.id.incarnation,
             spec,
@@ -64,13 +68,41 @@ impl World {
         self.adopted_follow_up(now, &adopted);
     }
 
+    /// The daemon may have died before it could tell the keeper of a role: of two serving instances of an ordinal, a newer one
+    /// that is not through its probes was on its way in; one that is has taken over, and the older one drains.
+    fn settle_role(&mut self, now: Now, adopted: &mut Adopted) {
+        let (name, ordinal) = (adopted.id.unit.clone(), adopted.id.ordinal);
+        if adopted.mark.role != Role::Serving {
+            return;
+        }
+        let Some(unit) = self.units.get_mut(&name) else { return };
+        let older = unit.slots.get(&Seat::serving(ordinal)).filter(|slot| {
+            let incarnation = slot.instance.as_ref().map(|instance| instance.incarnation);
+            slot.state.is_occupied()
+                && incarnation.is_some_and(|incarnation| incarnation < adopted.id.incarnation)
+        });
+        let Some(older) = older else { return };
+        if unit.spec.policy.job || matches!(older.state, Lifecycle::Stopping(_)) {
+            return;
+        }
+        if !adopted.mark.through {
+            adopted.mark.role = Role::Incoming;
+            return;
+        }
+        let Some(mut slot) = unit.slots.remove(&Seat::serving(ordinal)) else { return };
+        slot.seat = Seat::draining(ordinal);
+        unit.slots.insert(slot.seat, slot);
+        self.apply(now, &name, Seat::draining(ordinal), Fact::Stop { reason: StopReason::Replaced });
+    }
+
     fn adopted_follow_up(&mut self, now: Now, adopted: &Adopted) {
-        let (name, ordinal) = (&adopted.id.unit, adopted.id.ordinal);
+        let name = &adopted.id.unit;
+        let seat = Seat { ordinal: adopted.id.ordinal, role: adopted.mark.role };
         self.starting = self.count_starting();
         self.refresh_drift(name);
         self.index_dependents();
         let seen = self.replacements_of(name);
-        let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&ordinal)) else {
+        let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) else {
             return;
         };
         if let Some(instance) = slot.instance.as_mut() {
@@ -91,18 +123,18 @@ impl World {
         }
         let object = self.object(name);
         let message = match adopted.main {
-            Some((pid, _)) if adopted.exit.is_none() => format!("instance {ordinal} adopted, pid {pid}"),
-            _ => format!("instance {ordinal} adopted"),
+            Some((pid, _)) if adopted.exit.is_none() => format!("{seat} adopted, pid {pid}"),
+            _ => format!("{seat} adopted"),
         };
         let entry =
             Entry { warning: false, reason: "Adopted", object: &object, message, change: None, cause: None };
         let record = self.announce(now, entry);
-        self.set_cause(name, ordinal, record);
+        self.set_cause(name, seat, record);
         if let Some(exit) = adopted.exit {
             let fact = InstanceFact::Exited { part: adopted.part, exit, remains: true };
             self.instance_fact(now, &adopted.id, fact);
         }
-        self.settle_board(now, name, ordinal);
+        self.settle_board(now, name, seat);
         self.refresh(now, name);
         self.touch(name);
     }

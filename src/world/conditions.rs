@@ -1,6 +1,6 @@
 //! Conditions and the status word, computed from the state; only the time of their last change is remembered (invariant 4).
 
-use crate::base::{Name, Now, Ordinal, Stamp};
+use crate::base::{Name, Now, Ordinal, Role, Stamp};
 use crate::plan::{Drift, Wish};
 use crate::unit::{Circuit, Lifecycle};
 
@@ -77,6 +77,7 @@ impl World {
         if let Some(held) = held_finding(unit) {
             findings.push(held);
         }
+        findings.extend(rolled_back_finding(unit));
         findings
     }
 
@@ -84,7 +85,7 @@ impl World {
     pub fn status_word(&self, name: &Name) -> &'static str {
         let Some(unit) = self.units.get(name) else { return "Unknown" };
         let wish = self.wish(name, unit);
-        let occupied = |test: fn(&Lifecycle) -> bool| unit.slots.values().any(|slot| test(&slot.state));
+        let occupied = |test: fn(&Lifecycle) -> bool| unit.serving().any(|slot| test(&slot.state));
         match &wish {
             Wish::Down { .. } | Wish::Gone { .. } if !unit.is_gone() => return "Stopping",
             Wish::Down { .. } if unit.overrides.disabled.is_some() => return "Disabled",
@@ -109,10 +110,20 @@ impl World {
         if occupied(|state| matches!(state, Lifecycle::Backoff { .. })) {
             return "BackOff";
         }
+        let all_ready = ready_count(unit) == desired_count(&wish);
+        match unit.rollout.word(unit.overrides.paused.is_some()) {
+            _ if !all_ready || unit.good.is_none() => {}
+            "RollingBack" => return "RollingBack",
+            "Paused" => return "Paused",
+            "Holding" => return "Holding",
+            "Progressing" => return "Updating",
+            _ if unit.is_rolled_back() => return "RolledBack",
+            _ if unit.slots.values().any(|slot| slot.restart_asked.is_some()) => return "Updating",
+            _ => {}
+        }
         if unit.waiting.is_some() {
             return if unit.is_gone() { "Waiting" } else { "Pending" };
         }
-        let all_ready = ready_count(unit) == desired_count(&wish);
         let updating = unit.slots.values().any(|slot| !matches!(slot.drift, Drift::None));
         match () {
             () if unit.spec.policy.job && occupied(|state| matches!(state, Lifecycle::Up(_))) => "Running",
@@ -152,7 +163,13 @@ fn desired_count(wish: &Wish) -> u32 {
 
 /// Instances that are Ready.
 pub fn ready_count(unit: &Unit) -> u32 {
-    unit.slots.values().filter(|slot| slot.is_ready()).count() as u32
+    let ordinals: std::collections::BTreeSet<Ordinal> = unit
+        .slots
+        .values()
+        .filter(|slot| slot.seat.role != Role::Draining && slot.is_ready())
+        .map(|slot| slot.seat.ordinal)
+        .collect();
+    ordinals.len() as u32
 }
 
 fn ready_finding(unit: &Unit, wish: &Wish) -> Finding {
@@ -161,8 +178,7 @@ fn ready_finding(unit: &Unit, wish: &Wish) -> Finding {
         Wish::Up { replicas } => *replicas,
         Wish::Down { why } | Wish::Gone { why } => return finding(false, "NotWanted", why.clone()),
     };
-    let ready =
-        (0..replicas).filter(|index| unit.slots.get(&Ordinal(*index)).is_some_and(Slot::is_ready)).count();
+    let ready = (0..replicas).filter(|index| unit.is_ordinal_ready(Ordinal(*index))).count();
     if unit.spec.policy.job {
         let done = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Done(_)));
         return match done {
@@ -216,10 +232,12 @@ fn unready_reason(unit: &Unit) -> (&'static str, String) {
 }
 
 fn progressing_finding(unit: &Unit, wish: &Wish, ready: bool) -> Finding {
-    let moving = unit.slots.values().any(|slot| {
-        matches!(slot.state, Lifecycle::Starting(_) | Lifecycle::Stopping(_) | Lifecycle::Backoff { .. })
-            || matches!(slot.drift, Drift::Replace(_))
-    });
+    let rolling = unit.rollout.is_active() && unit.good.is_some();
+    let moving = rolling
+        || unit.slots.values().any(|slot| {
+            matches!(slot.state, Lifecycle::Starting(_) | Lifecycle::Stopping(_) | Lifecycle::Backoff { .. })
+                || matches!(slot.drift, Drift::Replace(_))
+        });
     let wanted = matches!(wish, Wish::Up { .. });
     let (status, reason) = match (moving, &unit.waiting) {
         (_, Some(_)) if wanted && !ready => (false, "Waiting"),
@@ -244,6 +262,30 @@ fn completed_finding(unit: &Unit) -> Finding {
         None => ("NotCompleted", "it has not completed for this generation".into()),
     };
     Finding { kind: "Completed", status: done.is_some(), reason, message }
+}
+
+/// There from the first rollback on: what runs is not what the manifest says.
+fn rolled_back_finding(unit: &Unit) -> Option<Finding> {
+    let known = unit.conditions.contains_key("RolledBack");
+    let finding = |status, reason, message| Finding { kind: "RolledBack", status, reason, message };
+    match &unit.overrides.rejected {
+        Some(rejected) => {
+            let last = rejected
+                .failure
+                .lines
+                .last()
+                .map_or(String::new(), |line| format!("; its last line: {line}"));
+            let message = format!(
+                "revision {} was given up, revision {} runs: {}{last}",
+                rejected.revision, rejected.runs, rejected.failure.message
+            );
+            Some(finding(true, "RolloutFailed", message))
+        }
+        None if known => {
+            Some(finding(false, "AsDeclared", "what the manifest says is what is wanted".into()))
+        }
+        None => None,
+    }
 }
 
 fn held_finding(unit: &Unit) -> Option<Finding> {

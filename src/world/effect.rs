@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Generation, InstanceId, Name, Part, Signal, Stamp};
+use crate::base::{Generation, InstanceId, Name, Part, Revision, Signal, Stamp};
 use crate::plan::{ExternalSpec, UnitSpec};
 use crate::unit::{End, ProbeKind};
 
 use super::chronicle::{Change, Record, RecordId};
 use super::event::{Checkpoint, Mark};
+use super::rollouts::RolloutRecord;
 
 #[derive(Clone, Debug)]
 pub enum Effect {
@@ -66,6 +67,23 @@ pub enum Effect {
     },
     UnwatchLog {
         id: InstanceId,
+    },
+    /// The program is to read its files again, by a command of its own.
+    RunReload {
+        id: InstanceId,
+        command: Vec<String>,
+        timeout: Duration,
+        spec: Arc<UnitSpec>,
+    },
+    /// Tell the last lines that an instance wrote, with [`super::Event::Lines`].
+    TailLog {
+        id: InstanceId,
+        revision: Revision,
+    },
+    /// A rollout began, went on or is over.
+    SaveRollout {
+        name: Name,
+        rollout: Box<RolloutRecord>,
     },
     Announce(Arc<Record>),
     /// An instance failed. Its [`Effect::Forget`] came before, so that its last output is on its way to the log.

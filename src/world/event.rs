@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, SpawnStage, Stamp};
+use crate::base::{
+    Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, Revision, Role, SpawnStage, Stamp,
+};
 use crate::plan::{Desired, UnitSpec};
+use crate::rollout::Failure;
 use crate::unit::ProbeKind;
 
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
@@ -20,6 +23,8 @@ pub enum Event {
     Restore {
         unit: Name,
         checkpoint: Checkpoint,
+        /// The version that it ran in place of the declared one, built again from its revision.
+        kept: Option<Arc<UnitSpec>>,
     },
     /// An instance that the keeper holds; after the first `Desired`, before [`Event::Begin`].
     Adopt(Box<Adopted>),
@@ -45,6 +50,12 @@ pub enum Event {
     ShutDown {
         by: String,
         now: bool,
+    },
+    /// The last lines that a failing instance wrote, as [`super::Effect::TailLog`] asked.
+    Lines {
+        unit: Name,
+        revision: Revision,
+        lines: Vec<String>,
     },
     /// Something outside the world that belongs in its record of events (a rejected revision, a keeper that died).
     Note {
@@ -96,6 +107,13 @@ pub enum InstanceFact {
     ToldStatus(String),
     /// `MAINPID=`, checked to be within the instance.
     MainPid(u32),
+    /// `RELOADING=1`.
+    ToldReloading,
+    /// What came of a reload command.
+    Reloaded {
+        ok: bool,
+        message: String,
+    },
     /// `EXTEND_TIMEOUT_USEC=`, as the time until which it extends.
     Extend {
         until: Instant,
@@ -109,6 +127,15 @@ pub struct Cause {
     pub kind: String,
     /// A sentence's end: which files, who.
     pub detail: String,
+    /// Files that changed, by their names.
+    #[serde(default)]
+    pub files: Vec<String>,
+}
+
+impl Cause {
+    pub fn new(kind: &str, detail: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), detail: detail.into(), files: Vec::new() }
+    }
 }
 
 /// An instance as the keeper tells of it to a new daemon.
@@ -134,6 +161,8 @@ pub struct Mark {
     pub ready: bool,
     /// It was being stopped on purpose.
     pub stopping: bool,
+    #[serde(default)]
+    pub role: Role,
 }
 
 /// What the store remembers of a unit.
@@ -150,6 +179,35 @@ pub struct Checkpoint {
     pub open_left_ms: Option<u64>,
     pub open_for_ms: u64,
     pub overrides: Overrides,
+    /// The generation of what the manifest says, where another one is wanted.
+    #[serde(default)]
+    pub written_generation: Option<Generation>,
+    /// The revision that brought what the manifest says.
+    #[serde(default)]
+    pub written_revision: Option<Revision>,
+    /// And its digest.
+    #[serde(default)]
+    pub written_digest: Option<String>,
+    /// The last version that was found well.
+    #[serde(default)]
+    pub good: Option<Known>,
+}
+
+impl Checkpoint {
+    /// The revision whose version of the unit is needed beside the declared one: what was good, while something else is wanted
+    /// or tried.
+    pub fn kept_revision(&self) -> Option<Revision> {
+        let good = self.good.as_ref()?;
+        (self.written_generation.is_some() || good.digest != self.digest).then_some(good.revision)
+    }
+}
+
+/// A version by its identity: its spec is with the instances that run it, or in the revision's manifests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Known {
+    pub generation: Generation,
+    pub revision: Revision,
+    pub digest: String,
 }
 
 /// A person's standing exceptions to the manifest (architecture §5).
@@ -161,6 +219,26 @@ pub struct Overrides {
     pub disabled: Option<Signature>,
     /// `unisys scale`.
     pub replicas: Option<(u32, Signature)>,
+    /// `unisys rollout pause`.
+    #[serde(default)]
+    pub paused: Option<Signature>,
+    /// `unisys rollout undo`: the revision whose version of the unit is wanted.
+    #[serde(default)]
+    pub pinned: Option<(Revision, Signature)>,
+    /// What the manifest says was found bad and is not tried again as it is.
+    #[serde(default)]
+    pub rejected: Option<Rejection>,
+}
+
+/// An automatic rollback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// Of the version that was found bad.
+    pub digest: String,
+    pub revision: Revision,
+    /// What runs in its place.
+    pub runs: Revision,
+    pub failure: Failure,
 }
 
 /// Who, when.
@@ -171,7 +249,7 @@ pub struct Signature {
 }
 
 /// What a person can ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Order {
     Start(Vec<Name>),
     Stop(Vec<Name>),
@@ -181,6 +259,14 @@ pub enum Order {
     Scale(Vec<(Name, u32)>),
     ResetCircuit(Vec<Name>),
     Run(Name),
+    Reload(Vec<Name>),
+    Pause(Vec<Name>),
+    Resume(Vec<Name>),
+    Promote(Vec<Name>),
+    /// Try what was found bad again.
+    Retry(Vec<Name>),
+    /// Go back to this version of a unit; without one, to the one before.
+    Undo(Name, Option<(Revision, Arc<UnitSpec>)>),
 }
 
 /// The identities under which a world begins.

@@ -1,6 +1,6 @@
 //! Facts about instances, and what follows from them at once: one function a family.
 
-use crate::base::{InstanceId, Name, Now, Ordinal, Part};
+use crate::base::{InstanceId, Name, Now, Part, Role, Seat};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{
     AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, ProbeBoard, ProbeKind, Request, StopReason, Verdict,
@@ -10,56 +10,55 @@ use super::World;
 use super::chronicle::Entry;
 use super::effect::{Effect, Failure};
 use super::event::InstanceFact;
-use super::state::{LastEnd, end_words};
+use super::state::{LastEnd, Slot, end_words};
 
 impl World {
     /// A fact about one instance. One of an instance that is not there any more changes nothing but a counter (invariant 5).
     pub(super) fn instance_fact(&mut self, now: Now, id: &InstanceId, fact: InstanceFact) {
-        let current = self.units.get(&id.unit).and_then(|unit| unit.slots.get(&id.ordinal));
-        if current.and_then(|slot| slot.instance.as_ref()).map(|instance| instance.incarnation)
-            != Some(id.incarnation)
-        {
+        let Some(seat) = self.seat_of(id) else {
             self.stale += 1;
             return;
-        }
-        let (name, ordinal) = (&id.unit, id.ordinal);
+        };
+        let name = &id.unit;
         match fact {
             InstanceFact::Spawned { part: Part::Main, pid, at } => {
-                self.apply(now, name, ordinal, Fact::Spawned { pid, at });
+                self.apply(now, name, seat, Fact::Spawned { pid, at });
             }
             InstanceFact::Spawned { .. } => {}
             InstanceFact::SpawnFailed { stage, errno, detail, .. } => {
-                self.apply(now, name, ordinal, Fact::SpawnFailed { stage, errno, detail });
+                self.apply(now, name, seat, Fact::SpawnFailed { stage, errno, detail });
             }
             InstanceFact::Exited { part: Part::Main, exit, remains } => {
-                self.apply(now, name, ordinal, Fact::Exited { exit, remains });
+                self.apply(now, name, seat, Fact::Exited { exit, remains });
             }
             InstanceFact::Exited { part, exit, .. } => {
-                self.apply(now, name, ordinal, Fact::HookExited { part, exit })
+                self.apply(now, name, seat, Fact::HookExited { part, exit })
             }
-            InstanceFact::Gone { survivors } => self.apply(now, name, ordinal, Fact::Gone { survivors }),
+            InstanceFact::Gone { survivors } => self.apply(now, name, seat, Fact::Gone { survivors }),
             InstanceFact::Probe { kind, seq, ok, message } => {
-                self.probe_answer(now, name, ordinal, kind, seq, ok, message)
+                self.probe_answer(now, name, seat, kind, seq, ok, message)
             }
-            InstanceFact::PortOpen => self.port_open(now, name, ordinal),
-            InstanceFact::ToldReady { how } => self.told_ready(now, name, ordinal, how),
+            InstanceFact::PortOpen => self.port_open(now, name, seat),
+            InstanceFact::ToldReady { how } => self.told_ready(now, name, seat, how),
             InstanceFact::ToldStopping => {
-                self.note(now, name, ordinal, "ToldStopping", "the program says that it is stopping")
+                self.note(now, name, seat, "ToldStopping", "the program says that it is stopping")
             }
             InstanceFact::ToldStatus(text) => {
-                if let Some(instance) = self.instance_mut(name, ordinal) {
+                if let Some(instance) = self.instance_mut(name, seat) {
                     instance.status_text = Some(text);
                 }
             }
-            InstanceFact::MainPid(pid) => self.apply(now, name, ordinal, Fact::MainPid { pid }),
+            InstanceFact::ToldReloading => self.told_reloading(now, name, seat),
+            InstanceFact::Reloaded { ok, message } => self.reloaded(now, name, seat, ok, &message),
+            InstanceFact::MainPid(pid) => self.apply(now, name, seat, Fact::MainPid { pid }),
             InstanceFact::Extend { until } => {
-                if let Some(instance) = self.instance_mut(name, ordinal) {
+                if let Some(instance) = self.instance_mut(name, seat) {
                     let spec = instance.spec.clone();
                     if let Some(board) = instance.board.as_mut() {
                         board.extend(&spec.policy, until);
                     }
                 }
-                self.apply(now, name, ordinal, Fact::Extend { until });
+                self.apply(now, name, seat, Fact::Extend { until });
             }
         }
         self.touch(name);
@@ -68,37 +67,41 @@ impl World {
     /// A deadline of the unit has passed: states, probes, time limits. Asking the questions that are due touches nothing else.
     pub(super) fn unit_due(&mut self, now: Now, name: &Name) {
         let Some(unit) = self.units.get(name) else { return };
-        let ordinals: Vec<Ordinal> = unit.slots.keys().copied().collect();
+        let seats: Vec<Seat> = unit.slots.keys().copied().collect();
         let breaker_due = unit.spec.policy.breaker.as_ref().and_then(|policy| unit.breaker.deadline(policy));
-        if breaker_due.is_some_and(|at| at <= now.mono) {
+        let rollout_due = unit.rollout.due(&unit.spec.policy.update);
+        let min_ready = unit.spec.policy.update.min_ready;
+        let available = unit.slots.values().filter_map(|slot| slot.available_at(min_ready)).min();
+        if [breaker_due, rollout_due, available].into_iter().flatten().any(|at| at <= now.mono) {
             self.dirty.insert(name.clone());
         }
-        for ordinal in ordinals {
-            let Some(slot) = self.units.get(name).and_then(|unit| unit.slots.get(&ordinal)) else { continue };
+        for seat in seats {
+            let Some(slot) = self.units.get(name).and_then(|unit| unit.slots.get(&seat)) else { continue };
             if slot.state.deadline().is_some_and(|at| at <= now.mono) {
-                self.apply(now, name, ordinal, Fact::Due);
+                self.apply(now, name, seat, Fact::Due);
                 self.touch(name);
             }
-            self.check_active_deadline(now, name, ordinal);
-            self.ask_due(now, name, ordinal);
+            self.check_active_deadline(now, name, seat);
+            self.reload_due(now, name, seat);
+            self.ask_due(now, name, seat);
         }
         self.timers.set(name, self.units.get(name).and_then(super::Unit::deadline));
     }
 
-    fn check_active_deadline(&mut self, now: Now, name: &Name, ordinal: Ordinal) {
-        let Some(slot) = self.units.get(name).and_then(|unit| unit.slots.get(&ordinal)) else { return };
+    fn check_active_deadline(&mut self, now: Now, name: &Name, seat: Seat) {
+        let Some(slot) = self.units.get(name).and_then(|unit| unit.slots.get(&seat)) else { return };
         let (Some(instance), Some(process)) = (&slot.instance, slot.state.process()) else { return };
         let over =
             instance.spec.policy.active_deadline.is_some_and(|limit| process.executed_at + limit <= now.mono);
         if over && !matches!(slot.state, Lifecycle::Stopping(_)) {
-            self.apply(now, name, ordinal, Fact::Stop { reason: StopReason::DeadlineExceeded });
+            self.apply(now, name, seat, Fact::Stop { reason: StopReason::DeadlineExceeded });
             self.touch(name);
         }
     }
 
-    fn ask_due(&mut self, now: Now, name: &Name, ordinal: Ordinal) {
-        let Some(id) = self.instance_id(name, ordinal) else { return };
-        let Some(instance) = self.instance_mut(name, ordinal) else { return };
+    fn ask_due(&mut self, now: Now, name: &Name, seat: Seat) {
+        let Some(id) = self.instance_id(name, seat) else { return };
+        let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();
         let Some(board) = instance.board.as_mut() else { return };
         let (questions, verdict) = board.due(&spec.policy, now.mono);
@@ -111,14 +114,14 @@ impl World {
                 spec: spec.clone(),
             });
         }
-        self.verdict(now, name, ordinal, verdict);
+        self.verdict(now, name, seat, verdict);
     }
 
-    /// Steps one ordinal and carries out what the step asks for.
-    pub(super) fn apply(&mut self, now: Now, name: &Name, ordinal: Ordinal, fact: Fact) {
+    /// Steps one seat and carries out what the step asks for.
+    pub(super) fn apply(&mut self, now: Now, name: &Name, seat: Seat, fact: Fact) {
         let Some(unit) = self.units.get_mut(name) else { return };
         let unit_spec = unit.spec.clone();
-        let Some(slot) = unit.slots.get_mut(&ordinal) else { return };
+        let Some(slot) = unit.slots.get_mut(&seat) else { return };
         let spec = slot.instance.as_ref().map_or(unit_spec, |instance| instance.spec.clone());
         let was_starting = matches!(slot.state, Lifecycle::Starting(_));
         let state = std::mem::replace(&mut slot.state, Lifecycle::Idle);
@@ -136,36 +139,36 @@ impl World {
         let is_starting = matches!(slot.state, Lifecycle::Starting(_));
         self.touch(name);
         for request in requests {
-            self.carry_out(now, name, ordinal, request);
+            self.carry_out(now, name, seat, request);
         }
         if was_starting && !is_starting {
             self.start_slot_freed();
         }
     }
 
-    fn carry_out(&mut self, now: Now, name: &Name, ordinal: Ordinal, request: Request) {
-        let Some(id) = self.instance_id(name, ordinal) else { return };
+    fn carry_out(&mut self, now: Now, name: &Name, seat: Seat, request: Request) {
+        let Some(id) = self.instance_id(name, seat) else { return };
         match request {
             Request::Spawn(part) => {
-                let Some(instance) = self.instance_mut(name, ordinal) else { return };
+                let Some(instance) = self.instance_mut(name, seat) else { return };
                 let (spec, generation) = (instance.spec.clone(), instance.generation);
                 self.effects.push_back(Effect::Spawn { id, part, spec, generation });
             }
             Request::Signal(signal) => self.effects.push_back(Effect::Signal { id, signal }),
             Request::Kill => self.effects.push_back(Effect::Kill { id }),
-            Request::Executed => self.executed(now, name, ordinal),
-            Request::StopBegan => self.stop_began(name, ordinal),
-            Request::Ended(end) => self.ended(now, name, ordinal, end),
+            Request::Executed => self.executed(now, name, seat),
+            Request::StopBegan => self.stop_began(name, seat),
+            Request::Ended(end) => self.ended(now, name, seat, end),
         }
     }
 
     /// The program has been executed: its probes begin, or it is through at once.
-    fn executed(&mut self, now: Now, name: &Name, ordinal: Ordinal) {
-        let Some(id) = self.instance_id(name, ordinal) else { return };
+    fn executed(&mut self, now: Now, name: &Name, seat: Seat) {
+        let Some(id) = self.instance_id(name, seat) else { return };
         let object = self.object(name);
         let Some(unit) = self.units.get_mut(name) else { return };
         let change = unit.change;
-        let Some(slot) = unit.slots.get_mut(&ordinal) else { return };
+        let Some(slot) = unit.slots.get_mut(&seat) else { return };
         let Some(process) = slot.state.process().cloned() else { return };
         let Some(instance) = slot.instance.as_mut() else { return };
         let spec = instance.spec.clone();
@@ -181,108 +184,120 @@ impl World {
         if log_watched {
             self.effects.push_back(Effect::WatchLog { id, spec });
         }
-        let cause = self.slot_cause(name, ordinal);
-        let message = format!("instance {ordinal} started, pid {}", process.pid);
+        let cause = self.slot_cause(name, seat);
+        let message = format!("{seat} started, pid {}", process.pid);
         let record = self.announce(
             now,
             Entry { warning: false, reason: "Started", object: &object, message, change, cause },
         );
-        self.set_cause(name, ordinal, record);
-        self.settle_board(now, name, ordinal);
-        self.ask_due(now, name, ordinal);
+        self.set_cause(name, seat, record);
+        if seat.role != Role::Serving {
+            // The next daemon has to know which of the two it is.
+            self.remember(name, seat);
+        }
+        self.settle_board(now, name, seat);
+        self.ask_due(now, name, seat);
     }
 
     /// Probes may be through without a question: there are none, or they changed in place.
-    pub(super) fn settle_board(&mut self, now: Now, name: &Name, ordinal: Ordinal) {
-        let Some(instance) = self.instance_mut(name, ordinal) else { return };
+    pub(super) fn settle_board(&mut self, now: Now, name: &Name, seat: Seat) {
+        let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();
         let Some(board) = instance.board.as_mut() else { return };
         let verdict = board.settle(&spec.policy, now.mono);
-        self.verdict(now, name, ordinal, verdict);
+        self.verdict(now, name, seat, verdict);
     }
 
     fn probe_answer(
         &mut self,
         now: Now,
         name: &Name,
-        ordinal: Ordinal,
+        seat: Seat,
         kind: ProbeKind,
         seq: u64,
         ok: bool,
         message: String,
     ) {
-        let Some(instance) = self.instance_mut(name, ordinal) else { return };
+        let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();
         let Some(board) = instance.board.as_mut() else { return };
         let verdict = board.answer(&spec.policy, kind, seq, ok, message, now.mono);
-        self.verdict(now, name, ordinal, verdict);
+        self.verdict(now, name, seat, verdict);
     }
 
-    fn port_open(&mut self, now: Now, name: &Name, ordinal: Ordinal) {
-        let Some(instance) = self.instance_mut(name, ordinal) else { return };
+    fn port_open(&mut self, now: Now, name: &Name, seat: Seat) {
+        let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();
         if let Some(board) = instance.board.as_mut() {
             board.port_open(&spec.policy, now.mono);
         }
-        self.ask_due(now, name, ordinal);
+        self.ask_due(now, name, seat);
     }
 
-    fn told_ready(&mut self, now: Now, name: &Name, ordinal: Ordinal, _how: &'static str) {
-        let Some(instance) = self.instance_mut(name, ordinal) else { return };
+    fn told_ready(&mut self, now: Now, name: &Name, seat: Seat, _how: &'static str) {
+        self.reload_answered(now, name, seat);
+        let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();
         let Some(board) = instance.board.as_mut() else { return };
         let verdict = board.told_ready(&spec.policy, now.mono);
-        self.verdict(now, name, ordinal, verdict);
+        self.verdict(now, name, seat, verdict);
     }
 
-    fn verdict(&mut self, now: Now, name: &Name, ordinal: Ordinal, verdict: Verdict) {
+    fn verdict(&mut self, now: Now, name: &Name, seat: Seat, verdict: Verdict) {
         match verdict {
             Verdict::Nothing => {}
             Verdict::Through => {
-                self.stop_watching(name, ordinal);
-                self.apply(now, name, ordinal, Fact::Through);
-                self.note(now, name, ordinal, "Ready", "is ready");
-                self.ready_changed(now, name, ordinal, true);
+                self.stop_watching(name, seat);
+                self.apply(now, name, seat, Fact::Through);
+                self.note(now, name, seat, "Ready", "is ready");
+                self.ready_changed(now, name, seat, true);
             }
             Verdict::BecameReady => {
-                self.note(now, name, ordinal, "Ready", "is ready again");
-                self.ready_changed(now, name, ordinal, true);
+                self.note(now, name, seat, "Ready", "is ready again");
+                self.ready_changed(now, name, seat, true);
             }
             Verdict::BecameUnready(why) => {
-                self.warn(now, name, ordinal, "Unready", &format!("is not ready: {why}"));
-                self.ready_changed(now, name, ordinal, false);
+                self.warn(now, name, seat, "Unready", &format!("is not ready: {why}"));
+                self.ready_changed(now, name, seat, false);
             }
             Verdict::StartupFailed(why) => {
-                self.warn(now, name, ordinal, "StartupProbeFailed", &format!("did not start up: {why}"));
-                self.apply(now, name, ordinal, Fact::Stop { reason: StopReason::StartupFailed });
+                self.warn(now, name, seat, "StartupProbeFailed", &format!("did not start up: {why}"));
+                self.apply(now, name, seat, Fact::Stop { reason: StopReason::StartupFailed });
             }
             Verdict::LivenessFailed(why) => {
-                self.warn(now, name, ordinal, "LivenessProbeFailed", &format!("is not alive: {why}"));
-                self.apply(now, name, ordinal, Fact::Stop { reason: StopReason::LivenessFailed });
+                self.warn(now, name, seat, "LivenessProbeFailed", &format!("is not alive: {why}"));
+                self.apply(now, name, seat, Fact::Stop { reason: StopReason::LivenessFailed });
             }
         }
     }
 
-    fn ready_changed(&mut self, now: Now, name: &Name, ordinal: Ordinal, ready: bool) {
+    fn ready_changed(&mut self, now: Now, name: &Name, seat: Seat, ready: bool) {
         if let Some(unit) = self.units.get_mut(name) {
             unit.breaker.trial_ready(ready, now.mono);
+            if let Some(slot) = unit.slots.get_mut(&seat) {
+                slot.ready_since = ready.then_some(now.mono);
+                slot.available = false;
+            }
         }
-        self.remember(name, ordinal);
+        self.remember(name, seat);
         self.touch(name);
     }
 
     /// Probes end with the stop.
-    fn stop_began(&mut self, name: &Name, ordinal: Ordinal) {
-        self.stop_watching(name, ordinal);
-        if let Some(instance) = self.instance_mut(name, ordinal) {
-            instance.board = None;
+    fn stop_began(&mut self, name: &Name, seat: Seat) {
+        self.stop_watching(name, seat);
+        if let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) {
+            (slot.ready_since, slot.available, slot.reloading) = (None, false, None);
+            if let Some(instance) = slot.instance.as_mut() {
+                instance.board = None;
+            }
         }
-        self.remember(name, ordinal);
+        self.remember(name, seat);
     }
 
-    fn stop_watching(&mut self, name: &Name, ordinal: Ordinal) {
-        let Some(id) = self.instance_id(name, ordinal) else { return };
-        let Some(instance) = self.instance_mut(name, ordinal) else { return };
+    fn stop_watching(&mut self, name: &Name, seat: Seat) {
+        let Some(id) = self.instance_id(name, seat) else { return };
+        let Some(instance) = self.instance_mut(name, seat) else { return };
         let port = std::mem::replace(&mut instance.port_watched, false);
         let log = std::mem::replace(&mut instance.log_watched, false);
         if port {
@@ -293,20 +308,20 @@ impl World {
         }
     }
 
-    /// Nothing is left of the instance: where does the ordinal go?
-    fn ended(&mut self, now: Now, name: &Name, ordinal: Ordinal, end: End) {
-        self.stop_watching(name, ordinal);
-        let Some(id) = self.instance_id(name, ordinal) else { return };
+    /// Nothing is left of the instance: where does the seat go?
+    fn ended(&mut self, now: Now, name: &Name, seat: Seat, end: End) {
+        self.stop_watching(name, seat);
+        let Some(id) = self.instance_id(name, seat) else { return };
         self.effects.push_back(Effect::Forget { id: id.clone() });
         let words = end_words(&end);
-        self.announce_end(now, name, ordinal, &end, &words);
+        self.announce_end(now, name, seat, &end, &words);
         let wanted = self
             .units
             .get(name)
             .is_some_and(|unit| matches!(self.wish(name, unit), crate::plan::Wish::Up { .. }));
         let Some(unit) = self.units.get_mut(name) else { return };
         let generation = unit.generation;
-        let Some(slot) = unit.slots.get_mut(&ordinal) else { return };
+        let Some(slot) = unit.slots.get_mut(&seat) else { return };
         let record = slot.cause;
         let (spec, started_with) = match slot.instance.take() {
             Some(instance) => (instance.spec, instance.generation),
@@ -329,8 +344,17 @@ impl World {
                 record,
             })
         });
-        slot.last_end = Some(LastEnd { end, at: now.wall, incarnation: id.incarnation, words });
-        slot.rested_at = generation;
+        slot.last_end = Some(LastEnd { end: end.clone(), at: now.wall, incarnation: id.incarnation, words });
+        slot.rested_at = if started_with > generation { generation } else { started_with };
+        (slot.ready_since, slot.available, slot.reloading) = (None, false, None);
+        let ran =
+            super::Version { spec: spec.clone(), generation: started_with, revision: unit.rollout.revision };
+        let former = Self::former_version(unit, &ran, seat, &end);
+        if let Some(slot) = unit.slots.get_mut(&seat) {
+            slot.former = former;
+        }
+        let Some(slot) = unit.slots.get_mut(&seat) else { return };
+        let outcome = after.clone();
         let (rest, warning) = match after {
             _ if !wanted => (Rest::Idle, None),
             AfterEnd::Idle => (Rest::Idle, None),
@@ -348,17 +372,21 @@ impl World {
             }
         };
         self.effects.extend(failed.map(Effect::Failed));
-        if failure {
-            self.breaker_failed(now, name, ordinal);
+        // The serving ones are well: what an incoming one does is its rollout's business.
+        if failure && seat.role == Role::Serving {
+            self.breaker_failed(now, name, seat);
         }
-        self.apply(now, name, ordinal, Fact::Rest(rest));
+        self.apply(now, name, seat, Fact::Rest(rest));
         if let Some((reason, message)) = warning {
-            self.warn(now, name, ordinal, reason, &message);
+            self.warn(now, name, seat, reason, &message);
+        }
+        if failure {
+            self.count_crash(now, &id, started_with, seat, &end, &outcome);
         }
         self.save_unit(now, name);
     }
 
-    fn breaker_failed(&mut self, now: Now, name: &Name, ordinal: Ordinal) {
+    fn breaker_failed(&mut self, now: Now, name: &Name, seat: Seat) {
         let Some(unit) = self.units.get_mut(name) else { return };
         let Some(policy) = unit.spec.policy.breaker.clone() else { return };
         if !unit.breaker.failed(&policy, now.mono) {
@@ -371,68 +399,75 @@ impl World {
         self.warn(
             now,
             name,
-            ordinal,
+            seat,
             "CircuitOpen",
             &format!("failed too often: its circuit is open for {wait}"),
         );
-        let cause = self.slot_cause(name, ordinal);
+        let cause = self.slot_cause(name, seat);
         if let Some(unit) = self.units.get_mut(name) {
             unit.cause = cause;
         }
     }
 
-    fn announce_end(&mut self, now: Now, name: &Name, ordinal: Ordinal, end: &End, words: &str) {
+    fn announce_end(&mut self, now: Now, name: &Name, seat: Seat, end: &End, words: &str) {
         let object = self.object(name);
         // An exit that nobody asked for is a root: nothing that unisys knows of came before it.
         let cause = match end.reason {
             EndReason::Exited => None,
-            _ => self.slot_cause(name, ordinal),
+            _ => self.slot_cause(name, seat),
         };
         let change = self.units.get(name).and_then(|unit| unit.change);
         let asked = matches!(end.reason, EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced));
         let policy = self.units.get(name).map(|unit| unit.spec.clone());
         let warning = !asked && policy.is_none_or(|spec| end.is_failure(&spec.policy));
-        let mut message = format!("instance {ordinal} {words}");
+        let mut message = format!("{seat} {words}");
         if end.survivors > 0 {
             message.push_str(&format!("; {} of its processes could not be killed", end.survivors));
         }
         let reason = super::state::end_reason(end);
         let reason = if reason == "ExitCode" || reason == "Signal" { "Exited" } else { reason };
         let record = self.announce(now, Entry { warning, reason, object: &object, message, change, cause });
-        self.set_cause(name, ordinal, record);
+        self.set_cause(name, seat, record);
     }
 
-    fn note(&mut self, now: Now, name: &Name, ordinal: Ordinal, reason: &'static str, words: &str) {
-        self.tell(now, name, ordinal, false, reason, words);
+    fn note(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
+        self.tell(now, name, seat, false, reason, words);
     }
 
-    fn warn(&mut self, now: Now, name: &Name, ordinal: Ordinal, reason: &'static str, words: &str) {
-        self.tell(now, name, ordinal, true, reason, words);
+    fn warn(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
+        self.tell(now, name, seat, true, reason, words);
     }
 
-    fn tell(
-        &mut self,
-        now: Now,
-        name: &Name,
-        ordinal: Ordinal,
-        warning: bool,
-        reason: &'static str,
-        words: &str,
-    ) {
+    fn tell(&mut self, now: Now, name: &Name, seat: Seat, warning: bool, reason: &'static str, words: &str) {
         let object = self.object(name);
-        let cause = self.slot_cause(name, ordinal);
+        let cause = self.slot_cause(name, seat);
         let change = self.units.get(name).and_then(|unit| unit.change);
-        let message = format!("instance {ordinal} {words}");
+        let message = format!("{seat} {words}");
         let record = self.announce(now, Entry { warning, reason, object: &object, message, change, cause });
-        self.set_cause(name, ordinal, record);
+        self.set_cause(name, seat, record);
     }
 
-    fn slot_cause(&self, name: &Name, ordinal: Ordinal) -> Option<u64> {
-        self.units.get(name)?.slots.get(&ordinal)?.cause
+    /// Where an instance is; none if it is not there any more.
+    fn seat_of(&self, id: &InstanceId) -> Option<Seat> {
+        let unit = self.units.get(&id.unit)?;
+        let here = |slot: &&Slot| {
+            slot.seat.ordinal == id.ordinal
+                && slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation)
+        };
+        // Three seats at most: cheaper than an index.
+        [Seat::serving(id.ordinal), Seat::incoming(id.ordinal), Seat::draining(id.ordinal)]
+            .iter()
+            .filter_map(|seat| unit.slots.get(seat))
+            .find(here)
+            .map(|slot| slot.seat)
     }
 
-    fn instance_mut(&mut self, name: &Name, ordinal: Ordinal) -> Option<&mut super::Instance> {
-        self.units.get_mut(name)?.slots.get_mut(&ordinal)?.instance.as_mut()
+    fn slot_cause(&self, name: &Name, seat: Seat) -> Option<u64> {
+        self.units.get(name)?.slots.get(&seat)?.cause
+    }
+
+    fn instance_mut(&mut self, name: &Name, seat: Seat) -> Option<&mut super::Instance> {
+        self.units.get_mut(name)?.slots.get_mut(&seat)?.instance.as_mut()
     }
 }
 

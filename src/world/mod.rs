@@ -18,7 +18,9 @@ mod externals;
 mod facts;
 mod neighbours;
 mod orders;
+mod reload;
 mod revise;
+pub mod rollouts;
 mod settle;
 pub mod state;
 pub mod why;
@@ -27,15 +29,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::base::{Incarnation, Instant, Name, Now, Revision, Rng};
-use crate::plan::{Desired, Verb};
+use crate::plan::{Desired, UnitSpec, Verb};
 
 pub use chronicle::{Change, Chronicle, Outcome, Record, RecordId};
 pub use effect::{Effect, Failure};
 pub use event::{
-    Adopted, Beginning, Cause, Checkpoint, Event, InstanceFact, Mark, Order, Overrides, Signature,
+    Adopted, Beginning, Cause, Checkpoint, Event, InstanceFact, Known, Mark, Order, Overrides, Rejection,
+    Signature,
 };
 pub use externals::External;
-pub use state::{Instance, Slot, Unit};
+pub use rollouts::RolloutRecord;
+pub use state::{Instance, Slot, Unit, Version};
 
 use chronicle::Entry;
 
@@ -47,7 +51,7 @@ pub struct World {
     externals: BTreeMap<Name, External>,
     /// Who depends on whom, among all units there are, those on their way out included.
     dependents: BTreeMap<Name, BTreeSet<Name>>,
-    restored: BTreeMap<Name, Checkpoint>,
+    restored: BTreeMap<Name, (Checkpoint, Option<Arc<UnitSpec>>)>,
     dirty: BTreeSet<Name>,
     touched: BTreeSet<Name>,
     timers: Timers,
@@ -62,6 +66,7 @@ pub struct World {
     /// Ordinals in Starting, for `maxConcurrentStarts`.
     starting: u32,
     waiting_for_start: BTreeSet<Name>,
+    waiting_for_roll: BTreeSet<Name>,
     begun: bool,
     /// Why the first revision came about.
     first_cause: Option<Cause>,
@@ -134,6 +139,7 @@ impl World {
             incarnation: beginning.incarnation,
             starting: 0,
             waiting_for_start: BTreeSet::new(),
+            waiting_for_roll: BTreeSet::new(),
             begun: false,
             first_cause: None,
             down: None,
@@ -151,8 +157,8 @@ impl World {
     pub fn handle(&mut self, now: Now, event: Event) {
         match event {
             Event::Desired { desired, cause } => self.revise(now, desired, &cause),
-            Event::Restore { unit, checkpoint } => {
-                self.restored.insert(unit, checkpoint);
+            Event::Restore { unit, checkpoint, kept } => {
+                self.restored.insert(unit, (checkpoint, kept));
             }
             Event::Adopt(adopted) => self.adopt(now, *adopted),
             Event::Begin => self.begin(now),
@@ -160,6 +166,7 @@ impl World {
             Event::External { name, seq, ok, message } => self.external_answer(now, &name, seq, ok, message),
             Event::Order { order, by } => self.order(now, order, &by),
             Event::ShutDown { by, now: at_once } => self.shut_down(now, &by, at_once),
+            Event::Lines { unit, revision, lines } => self.failing_lines(now, &unit, revision, lines),
             Event::Note { warning, reason, object, message } => {
                 let entry = Entry { warning, reason, object: &object, message, change: None, cause: None };
                 self.announce(now, entry);

@@ -1,7 +1,9 @@
 //! What the units see of each other.
 
-use crate::base::{Name, ObjectKind, ObjectRef, Ordinal};
-use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish, observed::Surroundings};
+use crate::base::{Name, ObjectKind, ObjectRef, Ordinal, Role, Seat};
+use crate::plan::observed::{ObservedRollout, Surroundings};
+use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish};
+use crate::rollout::Phase;
 use crate::unit::{Circuit, Dependency, Lifecycle};
 
 use super::state::{Slot, Unit};
@@ -29,6 +31,10 @@ impl Surroundings for Around<'_> {
             .collect()
     }
 
+    fn roll_allowed(&self) -> bool {
+        self.world.may_roll(self.name)
+    }
+
     fn start_allowed(&self) -> bool {
         self.world.desired.max_concurrent_starts.is_none_or(|limit| self.world.starting < limit)
     }
@@ -50,7 +56,11 @@ impl World {
             _ => 0,
         };
         let all = |test: fn(&Slot) -> bool| {
-            replicas > 0 && (0..replicas).all(|index| unit.slots.get(&Ordinal(index)).is_some_and(test))
+            replicas > 0
+                && (0..replicas).all(|index| {
+                    let seats = [Seat::serving(Ordinal(index)), Seat::incoming(Ordinal(index))];
+                    seats.iter().any(|seat| unit.slots.get(seat).is_some_and(test))
+                })
         };
         let completed = unit.spec.policy.job
             && all(|slot| matches!(slot.state, Lifecycle::Done(_)))
@@ -58,14 +68,12 @@ impl World {
         let hopeless = match &wish {
             Wish::Down { why } | Wish::Gone { why } => Some(why.clone()),
             Wish::Up { replicas: 0 } => Some("replicas is 0".into()),
-            Wish::Up { .. } if unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Failed(_))) => {
-                Some(
-                    unit.slots
-                        .values()
-                        .find_map(|slot| slot.last_end.as_ref())
-                        .map_or_else(|| "it has failed".to_owned(), |last| format!("it {}", last.words)),
-                )
-            }
+            Wish::Up { .. } if unit.serving().any(|slot| matches!(slot.state, Lifecycle::Failed(_))) => Some(
+                unit.slots
+                    .values()
+                    .find_map(|slot| slot.last_end.as_ref())
+                    .map_or_else(|| "it has failed".to_owned(), |last| format!("it {}", last.words)),
+            ),
             Wish::Up { .. } => unit.spec.machine.clone(),
         };
         let held = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Held));
@@ -81,7 +89,9 @@ impl World {
                 || (holds && !matches!(unit.breaker.circuit(), Circuit::Closed) && !all(Slot::is_ready)),
             replacing: unit.slots.values().any(|slot| {
                 slot.state.is_occupied()
-                    && (matches!(slot.drift, Drift::Replace(_)) || slot.restart_asked.is_some())
+                    && (slot.seat.role != Role::Serving
+                        || matches!(slot.drift, Drift::Replace(_))
+                        || slot.restart_asked.is_some())
             }),
             wanted: matches!(wish, Wish::Up { .. }),
         }
@@ -122,9 +132,16 @@ impl World {
     /// The unit as the plan sees it.
     pub(super) fn observe<'a>(&self, name: &Name, unit: &'a Unit) -> ObservedUnit<'a> {
         let slots = unit.slots.values().map(|slot| ObservedSlot {
-            ordinal: slot.ordinal,
+            seat: slot.seat,
             state: &slot.state,
             ready: slot.is_ready(),
+            available: slot.available,
+            clash: slot
+                .instance
+                .as_ref()
+                .and_then(|instance| instance.spec.launch.clash_with(&unit.spec.launch)),
+            former: slot.former.is_some(),
+            reloading: slot.reloading.is_some(),
             drift: &slot.drift,
             restart: slot.restart_asked.as_deref(),
             rested_for_current: slot.rested_at == unit.generation,
@@ -142,6 +159,13 @@ impl World {
             machine: unit.spec.machine.as_deref(),
             scaled_from: unit.scaled_from,
             job: unit.spec.policy.job,
+            update: &unit.spec.policy.update,
+            rollout: ObservedRollout {
+                paused: unit.overrides.paused.is_some(),
+                holding: unit.rollout.holding_since.is_some() && !unit.rollout.promoted,
+                promoted: unit.rollout.promoted || !unit.rollout.is_active(),
+                back: matches!(unit.rollout.phase, Phase::RollingBack(_)),
+            },
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a person asks for: overrides of the manifest, restarts, the end of everything.
 
-use crate::base::{Name, Now, ObjectRef};
-use crate::plan::Verb;
+use crate::base::{Name, Now, ObjectRef, Revision, Role};
+use crate::plan::{Drift, Verb};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Fact, Lifecycle};
 
@@ -37,7 +37,8 @@ impl World {
             Order::Restart(names) => self.each(now, &names, by, Verb::Restart, "unisys restart", |unit| {
                 unit.overrides.stopped = None;
                 unit.breaker.reset();
-                for slot in unit.slots.values_mut() {
+                unit.restart_crashes = 0;
+                for slot in unit.slots.values_mut().filter(|slot| slot.seat.role == Role::Serving) {
                     slot.restart_asked = Some("unisys restart".into());
                     slot.restart.attempt = 0;
                 }
@@ -57,12 +58,79 @@ impl World {
                     revive(unit);
                 })
             }
+            Order::Reload(names) => self.each(now, &names, by, Verb::Reload, "unisys reload", |unit| {
+                for slot in unit.slots.values_mut().filter(|slot| slot.seat.role == Role::Serving) {
+                    if slot.drift == Drift::None {
+                        slot.drift = Drift::Reload(vec!["unisys reload".into()]);
+                    }
+                }
+            }),
+            Order::Pause(names) => self.each(now, &names, by, Verb::Update, "unisys rollout pause", |unit| {
+                unit.overrides.paused = Some(signature());
+            }),
+            Order::Resume(names) => {
+                self.each(now, &names, by, Verb::Update, "unisys rollout resume", |unit| {
+                    unit.overrides.paused = None;
+                })
+            }
+            Order::Promote(names) => {
+                self.each(now, &names, by, Verb::Update, "unisys rollout promote", |unit| {
+                    let update = unit.spec.policy.update.clone();
+                    unit.rollout.promote(&update, now.mono);
+                })
+            }
+            Order::Retry(names) => {
+                for name in names {
+                    self.each(
+                        now,
+                        std::slice::from_ref(&name),
+                        by,
+                        Verb::Replace,
+                        "unisys apply --force",
+                        |_| {},
+                    );
+                    let record = self.units.get(&name).and_then(|unit| unit.cause).unwrap_or_default();
+                    let cause =
+                        std::sync::Arc::new(Cause::new("Order", format!("unisys apply --force by {by}")));
+                    self.want_written(now, &name, record, &cause);
+                    self.touch(&name);
+                }
+            }
+            Order::Undo(name, version) => self.undo(now, &name, version, by),
             Order::Run(name) => self.each(now, &[name], by, Verb::Run, "unisys run", |unit| {
                 for slot in unit.slots.values_mut() {
                     slot.restart_asked = Some("unisys run".into());
                 }
             }),
         }
+    }
+
+    /// Back to an earlier version of a unit: an override that ends when the manifest changes.
+    fn undo(
+        &mut self,
+        now: Now,
+        name: &Name,
+        version: Option<(Revision, std::sync::Arc<crate::plan::UnitSpec>)>,
+        by: &str,
+    ) {
+        let Some(unit) = self.units.get(name) else { return };
+        let former = unit.before.as_ref().map(|before| (before.revision, before.spec.clone()));
+        let Some((revision, spec)) = version.or(former) else { return };
+        let what = format!("unisys rollout undo to revision {revision}");
+        self.each(now, std::slice::from_ref(name), by, Verb::Rollback, &what, |_| {});
+        let cause = std::sync::Arc::new(Cause::new("Undo", format!("{what} by {by}")));
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let record = unit.cause.unwrap_or_default();
+        if spec.launch.digest() == unit.written.spec.launch.digest() {
+            self.want_written(now, name, record, &cause);
+        } else {
+            unit.overrides.rejected = None;
+            unit.overrides.pinned = Some((revision, Signature { by: by.to_owned(), at: now.wall }));
+            let generation = unit.written.generation.max(unit.generation).next();
+            self.want(now, name, super::Version { spec, generation, revision }, record, &cause);
+        }
+        self.touch(name);
+        self.touch_followers(name);
     }
 
     /// One order to several units is one change with one cause.
@@ -85,7 +153,7 @@ impl World {
             return;
         }
         let list = rows.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ");
-        let cause = Cause { kind: "Order".into(), detail: format!("{what} {list} by {by}") };
+        let cause = Cause::new("Order", format!("{what} {list} by {by}"));
         let touched: Vec<Name> = rows.iter().map(|(name, _)| name.clone()).collect();
         let change = self.open_change(now, cause, rows);
         for name in touched {
@@ -137,7 +205,7 @@ impl World {
                 .filter(|name| self.units.get(*name).is_some_and(|unit| !unit.is_gone()))
                 .map(|name| (name.clone(), row(&self.object(name), Verb::Stop, by)))
                 .collect();
-            let cause = Cause { kind: "ShutDown".into(), detail: by.to_owned() };
+            let cause = Cause::new("ShutDown", by);
             self.open_change(now, cause, rows);
             for name in names {
                 if let Some(unit) = self.units.get_mut(&name) {
@@ -155,10 +223,10 @@ impl World {
         let all: Vec<_> = self
             .units
             .iter()
-            .flat_map(|(name, unit)| unit.slots.keys().map(|ordinal| (name.clone(), *ordinal)))
+            .flat_map(|(name, unit)| unit.slots.keys().map(|seat| (name.clone(), *seat)))
             .collect();
-        for (name, ordinal) in all {
-            self.apply(now, &name, ordinal, Fact::KillNow);
+        for (name, seat) in all {
+            self.apply(now, &name, seat, Fact::KillNow);
         }
     }
 
@@ -170,6 +238,7 @@ impl World {
             crate::unit::Circuit::HalfOpen { .. } => Some(0),
             crate::unit::Circuit::Closed => None,
         };
+        let standing = unit.generation != unit.written.generation;
         let done = unit.slots.values().find_map(|slot| match slot.state {
             Lifecycle::Done(exit) if slot.rested_at == unit.generation => Some(exit),
             _ => None,
@@ -177,12 +246,20 @@ impl World {
         let checkpoint = Checkpoint {
             generation: unit.generation,
             digest: unit.spec.launch.digest(),
-            restarts: unit.slots.values().map(|slot| slot.restart.restarts).collect(),
+            restarts: unit.serving().map(|slot| slot.restart.restarts).collect(),
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
             done,
             open_left_ms: open_left,
             open_for_ms: unit.breaker.open_for().as_millis() as u64,
             overrides: unit.overrides.clone(),
+            written_revision: Some(unit.written.revision),
+            written_generation: standing.then_some(unit.written.generation),
+            written_digest: standing.then(|| unit.written.spec.launch.digest()),
+            good: match (&unit.good, &unit.known_good) {
+                (Some(good), _) => Some(good.known()),
+                (None, Some((known, _))) => Some(known.clone()),
+                (None, None) => None,
+            },
         };
         self.effects.push_back(Effect::SaveUnit { name: name.clone(), checkpoint: Box::new(checkpoint) });
     }
@@ -192,7 +269,7 @@ fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
     ChangeAction { verb, unit: unit.clone(), reason: reason.to_owned() }
 }
 
-/// A failed or backing-off ordinal starts afresh.
+/// A failed or backing-off seat starts afresh.
 fn revive(unit: &mut Unit) {
     for slot in unit.slots.values_mut() {
         slot.restart.attempt = 0;

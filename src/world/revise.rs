@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::base::{Generation, Name, Now};
+use crate::base::{Generation, Name, Now, Revision, Seat};
 use crate::plan::{Desired, Drift, UnitSpec, Verb};
+use crate::rollout::Rollout;
 use crate::unit::{Breaker, Lifecycle};
 
 use super::World;
 use super::chronicle::{ChangeAction, Entry, RecordId};
 use super::event::{Cause, Checkpoint};
 use super::externals::External;
-use super::state::{Slot, Unit};
+use super::state::{Slot, Unit, Version};
 
 /// How one unit came out of a revision.
 enum Fate {
@@ -36,10 +37,11 @@ impl World {
             cause: None,
         };
         let record = self.announce(now, entry);
+        let shared = Arc::new(cause.clone());
         let mut rows = Vec::new();
         let mut changed = BTreeSet::new();
         for (name, spec) in &desired.units {
-            match self.revise_unit(now, name, spec, record) {
+            match self.revise_unit(now, name, spec, record, &shared) {
                 Fate::Same => continue,
                 Fate::New => rows.push((name.clone(), self.planned_row(name, Verb::Start, "it is new"))),
                 Fate::Changed => {
@@ -84,41 +86,90 @@ impl World {
         ChangeAction { verb, unit: self.object(name), reason: reason.to_owned() }
     }
 
-    fn revise_unit(&mut self, now: Now, name: &Name, spec: &Arc<UnitSpec>, record: RecordId) -> Fate {
+    fn revise_unit(
+        &mut self,
+        now: Now,
+        name: &Name,
+        spec: &Arc<UnitSpec>,
+        record: RecordId,
+        cause: &Arc<Cause>,
+    ) -> Fate {
+        let revision = self.desired.revision;
         let Some(unit) = self.units.get_mut(name) else {
-            let unit = match self.restored.remove(name) {
-                Some(checkpoint) => restored_unit(now, spec.clone(), &checkpoint),
-                None => Unit::new(spec.clone(), Generation(1)),
+            let mut unit = match self.restored.remove(name) {
+                Some((checkpoint, kept)) => restored_unit(now, spec.clone(), revision, checkpoint, kept),
+                None => Unit::new(spec.clone(), Generation(1), revision, now.wall),
             };
+            unit.cause = Some(record);
+            unit.rolled_by = Some(cause.clone());
             self.units.insert(name.clone(), unit);
-            if let Some(unit) = self.units.get_mut(name) {
-                unit.cause = Some(record);
-            }
             self.save_unit(now, name);
             return Fate::New;
         };
-        if Arc::ptr_eq(&unit.spec, spec) && unit.declared {
+        if Arc::ptr_eq(&unit.written.spec, spec) && unit.declared {
             return Fate::Same;
         }
-        let drift = Drift::between(&unit.spec, spec);
-        let same = drift == Drift::None && *unit.spec == **spec && unit.declared;
-        let replicas_changed = unit.spec.policy.replicas != spec.policy.replicas;
-        if replicas_changed {
-            unit.scaled_from = Some(unit.replicas());
-            unit.overrides.replicas = None;
-        }
-        unit.spec = spec.clone();
+        let drift = Drift::between(&unit.written.spec, spec);
+        let same = drift == Drift::None && *unit.written.spec == **spec && unit.declared;
+        let mended = unit.written.spec.machine.is_some() && spec.machine.is_none();
+        let standing = unit.overrides.rejected.is_some() || unit.overrides.pinned.is_some();
+        unit.written.spec = spec.clone();
         unit.declared = true;
-        if same {
-            self.share_spec(name);
-            return Fate::Same;
-        }
-        unit.cause = Some(record);
         if drift == Drift::None {
+            let unrejected = mended
+                && unit
+                    .overrides
+                    .rejected
+                    .as_ref()
+                    .is_some_and(|rejected| rejected.failure.reason == "CannotStart");
+            if unrejected {
+                self.want_written(now, name, record, cause);
+                return Fate::Changed;
+            }
+            if !standing {
+                unit.spec = spec.clone();
+            }
+            if same {
+                self.share_spec(name);
+                return Fate::Same;
+            }
+            unit.cause = Some(record);
             self.refresh_drift(name);
             return Fate::Turned;
         }
-        unit.generation = unit.generation.next();
+        unit.written.generation = unit.written.generation.max(unit.generation).next();
+        unit.written.revision = revision;
+        self.want_written(now, name, record, cause);
+        Fate::Changed
+    }
+
+    /// What the manifest says is wanted (again): overrides of its version end.
+    pub(super) fn want_written(&mut self, now: Now, name: &Name, record: RecordId, cause: &Arc<Cause>) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        unit.overrides.rejected = None;
+        unit.overrides.pinned = None;
+        let version = unit.written.clone();
+        self.want(now, name, version, record, cause);
+    }
+
+    /// Another version of a unit is wanted. What needs no new process is good as it is; the rest is a rollout.
+    pub(super) fn want(
+        &mut self,
+        now: Now,
+        name: &Name,
+        version: Version,
+        record: RecordId,
+        cause: &Arc<Cause>,
+    ) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let drift = Drift::between(&unit.spec, &version.spec);
+        if unit.spec.policy.replicas != version.spec.policy.replicas {
+            unit.scaled_from = Some(unit.replicas());
+            unit.overrides.replicas = None;
+        }
+        unit.cause = Some(record);
+        let revision = version.revision;
+        (unit.spec, unit.generation) = (version.spec, version.generation);
         if matches!(drift, Drift::Replace(_)) {
             // What was wrong may be mended: earlier failures no longer count.
             unit.breaker.reset();
@@ -127,9 +178,9 @@ impl World {
                 slot.cause = Some(record);
             }
         }
+        self.begin_rollout(now, name, revision, cause);
         self.refresh_drift(name);
         self.save_unit(now, name);
-        Fate::Changed
     }
 
     /// Equal specs need only one copy in memory.
@@ -148,7 +199,11 @@ impl World {
         for slot in unit.slots.values_mut() {
             slot.drift = match &slot.instance {
                 Some(instance) => Drift::between(&instance.spec, &unit.spec),
-                None if slot.rested_at < unit.generation && slot.last_end.is_some() => {
+                None if slot.former.is_some() => match &slot.former {
+                    Some(former) => Drift::between(&former.spec, &unit.spec),
+                    None => Drift::None,
+                },
+                None if slot.rested_at != unit.generation && slot.last_end.is_some() => {
                     std::mem::take(&mut slot.drift).or_replace()
                 }
                 None => Drift::None,
@@ -165,7 +220,9 @@ impl World {
             self.units.get(name).into_iter().flat_map(|unit| unit.slots.values()).map(|slot| &slot.drift);
         drifts
             .filter_map(|drift| match drift {
-                Drift::Replace(fields) | Drift::InPlace(fields) => Some(Drift::words(fields)),
+                Drift::Replace(fields) | Drift::Reload(fields) | Drift::InPlace(fields) => {
+                    Some(Drift::words(fields))
+                }
                 Drift::None => None,
             })
             .next()
@@ -176,8 +233,10 @@ impl World {
         let Some(unit) = self.units.get(name) else { return Verb::Start };
         let running = unit.slots.values().any(|slot| slot.state.is_occupied());
         let replace = unit.slots.values().any(|slot| matches!(slot.drift, Drift::Replace(_)));
+        let reload = unit.slots.values().any(|slot| matches!(slot.drift, Drift::Reload(_)));
         match (unit.scaled_from, replace) {
             (_, true) => Verb::Replace,
+            (_, false) if reload => Verb::Reload,
             (Some(_), false) => Verb::Scale,
             (None, false) if running => Verb::Update,
             _ if unit.spec.policy.job => Verb::Run,
@@ -232,25 +291,56 @@ impl Drift {
 }
 
 /// A unit as an earlier daemon left it.
-fn restored_unit(now: Now, spec: Arc<UnitSpec>, checkpoint: &Checkpoint) -> Unit {
-    let same = checkpoint.digest == spec.launch.digest();
-    let generation = if same { checkpoint.generation } else { checkpoint.generation.next() };
-    let mut unit = Unit::new(spec, generation);
-    unit.overrides = checkpoint.overrides.clone();
-    for (index, restarts) in checkpoint.restarts.iter().enumerate() {
-        let ordinal = crate::base::Ordinal(index as u32);
-        let mut slot = Slot::new(ordinal);
-        slot.restart.restarts = *restarts;
-        slot.restart.attempt = if same { checkpoint.attempt } else { 0 };
-        slot.rested_at = generation;
-        if let Some(exit) = checkpoint.done.filter(|_| same) {
-            slot.state = Lifecycle::Done(exit);
+fn restored_unit(
+    now: Now,
+    spec: Arc<UnitSpec>,
+    revision: Revision,
+    checkpoint: Checkpoint,
+    kept: Option<Arc<UnitSpec>>,
+) -> Unit {
+    let digest = spec.launch.digest();
+    let written = checkpoint.written_generation.unwrap_or(checkpoint.generation);
+    let standing = match &checkpoint.overrides.rejected {
+        Some(rejected) => rejected.digest == digest,
+        None => {
+            checkpoint.overrides.pinned.is_some() && checkpoint.written_digest.as_deref() == Some(&digest)
         }
-        unit.slots.insert(ordinal, slot);
+    };
+    let same = if checkpoint.written_generation.is_some() { standing } else { checkpoint.digest == digest };
+    let revision = checkpoint.written_revision.filter(|_| same).unwrap_or(revision);
+    let generation = if same { written } else { written.max(checkpoint.generation).next() };
+    let mut unit = Unit::new(spec, generation, revision, now.wall);
+    unit.overrides = checkpoint.overrides.clone();
+    if !standing {
+        unit.overrides.rejected = None;
+        unit.overrides.pinned = None;
     }
-    if same {
+    restore_slots(&mut unit, &checkpoint, same);
+    if same && checkpoint.written_generation.is_none() {
         let until = checkpoint.open_left_ms.map(|left| now.mono + std::time::Duration::from_millis(left));
         unit.breaker = Breaker::restored(until, std::time::Duration::from_millis(checkpoint.open_for_ms));
     }
+    match checkpoint.good {
+        Some(good) if same && !standing && good.generation == generation => {
+            unit.rollout = Rollout::complete(good.revision, generation, now.wall);
+            unit.written.revision = good.revision;
+            unit.good = Some(unit.written.clone());
+        }
+        good => unit.known_good = good.map(|good| (good, kept)),
+    }
     unit
+}
+
+fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool) {
+    for (index, restarts) in checkpoint.restarts.iter().enumerate() {
+        let seat = Seat::serving(crate::base::Ordinal(index as u32));
+        let mut slot = Slot::new(seat);
+        slot.restart.restarts = *restarts;
+        slot.restart.attempt = if same { checkpoint.attempt } else { 0 };
+        slot.rested_at = unit.generation;
+        if let Some(exit) = checkpoint.done.filter(|_| same) {
+            slot.state = Lifecycle::Done(exit);
+        }
+        unit.slots.insert(seat, slot);
+    }
 }

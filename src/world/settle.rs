@@ -1,7 +1,7 @@
 //! A turn's end: plan what is dirty, take the steps that can be taken, until nothing is left to do.
 
-use crate::base::{InstanceId, Name, Now, Ordinal};
-use crate::plan::{Action, Plan, Step, UnitPlan, Verb, Waiting, plan_unit};
+use crate::base::{InstanceId, Name, Now, Seat};
+use crate::plan::{Action, Pick, Plan, Step, UnitPlan, Verb, Waiting, plan_unit};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Circuit, Fact, Lifecycle, StopReason};
 
@@ -9,7 +9,7 @@ use super::chronicle::{ChangeAction, Entry};
 use super::effect::Effect;
 use super::event::{Cause, Mark};
 use super::neighbours::Around;
-use super::state::{Instance, Slot};
+use super::state::{Instance, Slot, Version};
 use super::{Change, OpenChange, Outcome, World};
 
 impl World {
@@ -33,6 +33,7 @@ impl World {
     /// Planning begins: what the first plan does belongs to one change.
     pub(super) fn begin(&mut self, now: Now) {
         self.begun = true;
+        self.resume_rollouts(now);
         self.dirty.extend(self.units.keys().cloned());
         let rows: Vec<(Name, ChangeAction)> = self
             .units
@@ -61,6 +62,7 @@ impl World {
 
     fn settle_unit(&mut self, now: Now, name: &Name) {
         self.breaker_tick(now, name);
+        self.look_at_rollout(now, name);
         self.inherit_restarts(name);
         loop {
             let plan = self.plan_of(name);
@@ -77,7 +79,9 @@ impl World {
                 break;
             };
             self.take(now, name, &action, step);
+            self.look_at_rollout(now, name);
         }
+        self.look_at_rollout(now, name);
         self.close_change(name);
         self.refresh(now, name);
     }
@@ -92,6 +96,9 @@ impl World {
     fn note_waiting(&mut self, name: &Name, plan: &UnitPlan) {
         let waiting = plan.actions.iter().find_map(|action| action.waiting.as_ref());
         let slots_short = matches!(waiting, Some(Waiting::StartSlots));
+        if matches!(waiting, Some(Waiting::RolloutSlots)) {
+            self.waiting_for_roll.insert(name.clone());
+        }
         let words = waiting.map(ToString::to_string);
         let dependency = waiting.and_then(|waiting| match waiting {
             Waiting::Dependency { on, .. } => Some(on.name.clone()),
@@ -130,7 +137,7 @@ impl World {
             }
             return;
         }
-        let cause = Cause { kind: cause_kind(action).into(), detail: action.reason.clone() };
+        let cause = Cause::new(cause_kind(action), action.reason.clone());
         self.open_change(now, cause, vec![(name.clone(), row)]);
     }
 
@@ -164,7 +171,7 @@ impl World {
         id
     }
 
-    fn leave_change(&mut self, id: u64, name: &Name, outcome: Outcome) {
+    pub(super) fn leave_change(&mut self, id: u64, name: &Name, outcome: Outcome) {
         let Some(open) = self.changes.get_mut(&id) else { return };
         open.units.remove(name);
         if open.units.is_empty()
@@ -180,7 +187,9 @@ impl World {
     fn close_change(&mut self, name: &Name) {
         let Some(unit) = self.units.get(name) else { return };
         let Some(id) = unit.change else { return };
+        let rolling = unit.rollout.is_active() && unit.good.is_some();
         let at_rest = unit.waiting.is_none()
+            && !rolling
             && unit.slots.values().all(|slot| {
                 matches!(
                     slot.state,
@@ -198,29 +207,34 @@ impl World {
 
     fn take(&mut self, now: Now, name: &Name, action: &Action, step: Step) {
         match step {
-            Step::Start { ordinal } => self.start(now, name, ordinal, action),
-            Step::Stop { ordinal, reason } => self.stop(now, name, ordinal, reason, action),
-            Step::Hold { ordinal } => self.hold(now, name, ordinal, action),
-            Step::Rest { ordinal } => self.apply(now, name, ordinal, Fact::Rest(Rest::Idle)),
-            Step::UpdateInPlace { ordinal } => self.update_in_place(now, name, ordinal, action),
-            Step::Drop { ordinal } => {
+            Step::Start { seat, version } => self.start(now, name, seat, version, action),
+            Step::Stop { seat, reason } => self.stop(now, name, seat, reason, action),
+            Step::TakeOver { ordinal } => self.take_over(now, name, ordinal, action),
+            Step::Reload { seat } => self.reload(now, name, seat, action),
+            Step::Hold { seat } => self.hold(now, name, seat, action),
+            Step::Rest { seat } => self.apply(now, name, seat, Fact::Rest(Rest::Idle)),
+            Step::UpdateInPlace { seat } => self.update_in_place(now, name, seat, action),
+            Step::Drop { seat } => {
                 if let Some(unit) = self.units.get_mut(name) {
-                    unit.slots.remove(&ordinal);
+                    unit.slots.remove(&seat);
                     self.touched.insert(name.clone());
                 }
             }
         }
     }
 
-    fn start(&mut self, now: Now, name: &Name, ordinal: Ordinal, action: &Action) {
+    fn start(&mut self, now: Now, name: &Name, seat: Seat, version: Pick, action: &Action) {
         let incarnation = self.incarnation;
         self.incarnation = incarnation.next();
         let seen = self.replacements_of(name);
         let waited_for = self.units.get_mut(name).and_then(|unit| unit.waited_for.take());
         let freed_by = waited_for.and_then(|on| self.telling_record(&on));
         let Some(unit) = self.units.get_mut(name) else { return };
-        let (spec, generation, cause, change) = (unit.spec.clone(), unit.generation, unit.cause, unit.change);
-        let slot = unit.slots.entry(ordinal).or_insert_with(|| Slot::new(ordinal));
+        let wanted = unit.wanted();
+        let (cause, change) = (unit.cause, unit.change);
+        let slot = unit.slots.entry(seat).or_insert_with(|| Slot::new(seat));
+        let former = slot.former.take().filter(|_| version == Pick::Former);
+        let Version { spec, generation, .. } = former.unwrap_or_else(|| wanted.clone());
         let automatic = slot.last_end.as_ref().is_some_and(|last| {
             !matches!(
                 last.end.reason,
@@ -231,7 +245,7 @@ impl World {
             slot.restart.restarts += 1;
         }
         slot.restart_asked = None;
-        slot.drift = crate::plan::Drift::None;
+        slot.drift = crate::plan::Drift::between(&spec, &wanted.spec);
         let cause = freed_by.or(slot.cause).or(cause);
         slot.instance = Some(Instance {
             incarnation,
@@ -245,34 +259,34 @@ impl World {
             seen,
         });
         let object = self.object(name);
-        let message = format!("starting instance {ordinal}: {}", action.reason);
+        let message = format!("starting {seat}: {}", action.reason);
         let record = self.announce(
             now,
             Entry { warning: false, reason: "Starting", object: &object, message, change, cause },
         );
-        self.set_cause(name, ordinal, record);
+        self.set_cause(name, seat, record);
         self.starting += 1;
-        self.apply(now, name, ordinal, Fact::Start);
+        self.apply(now, name, seat, Fact::Start);
         self.save_unit(now, name);
     }
 
-    fn stop(&mut self, now: Now, name: &Name, ordinal: Ordinal, reason: StopReason, action: &Action) {
+    fn stop(&mut self, now: Now, name: &Name, seat: Seat, reason: StopReason, action: &Action) {
         let object = self.object(name);
         let Some(unit) = self.units.get_mut(name) else { return };
         if reason == StopReason::Replaced {
             unit.replacements += 1;
         }
         let (change, cause) = (unit.change, unit.cause);
-        let message = format!("stopping instance {ordinal}: {}", action.reason);
+        let message = format!("stopping {seat}: {}", action.reason);
         let record = self.announce(
             now,
             Entry { warning: false, reason: "Stopping", object: &object, message, change, cause },
         );
-        self.set_cause(name, ordinal, record);
-        self.apply(now, name, ordinal, Fact::Stop { reason });
+        self.set_cause(name, seat, record);
+        self.apply(now, name, seat, Fact::Stop { reason });
     }
 
-    fn hold(&mut self, now: Now, name: &Name, ordinal: Ordinal, action: &Action) {
+    fn hold(&mut self, now: Now, name: &Name, seat: Seat, action: &Action) {
         let object = self.object(name);
         let why = action.waiting.as_ref().map(ToString::to_string).unwrap_or_default();
         let cause = match &action.waiting {
@@ -283,23 +297,23 @@ impl World {
             warning: true,
             reason: "Held",
             object: &object,
-            message: format!("instance {ordinal} is held, waiting for {why}"),
+            message: format!("{seat} is held, waiting for {why}"),
             change: None,
             cause,
         };
         let record = self.announce(now, entry);
         if let Some(unit) = self.units.get_mut(name) {
-            unit.slots.entry(ordinal).or_insert_with(|| Slot::new(ordinal));
+            unit.slots.entry(seat).or_insert_with(|| Slot::new(seat));
         }
-        self.set_cause(name, ordinal, record);
-        self.apply(now, name, ordinal, Fact::Rest(Rest::Held));
+        self.set_cause(name, seat, record);
+        self.apply(now, name, seat, Fact::Rest(Rest::Held));
     }
 
-    fn update_in_place(&mut self, now: Now, name: &Name, ordinal: Ordinal, action: &Action) {
+    fn update_in_place(&mut self, now: Now, name: &Name, seat: Seat, action: &Action) {
         let object = self.object(name);
         let Some(unit) = self.units.get_mut(name) else { return };
         let (spec, generation, change, cause) = (unit.spec.clone(), unit.generation, unit.change, unit.cause);
-        let Some(slot) = unit.slots.get_mut(&ordinal) else { return };
+        let Some(slot) = unit.slots.get_mut(&seat) else { return };
         slot.drift = crate::plan::Drift::None;
         let executed_at = slot.state.process().map(|process| process.executed_at);
         let Some(instance) = slot.instance.as_mut() else { return };
@@ -309,28 +323,29 @@ impl World {
         if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
             board.replace_policy(&instance.spec.policy, at, now.mono);
         }
-        let message = format!("instance {ordinal} updated in place: {}", action.reason);
+        let message = format!("{seat} updated in place: {}", action.reason);
         self.announce(
             now,
             Entry { warning: false, reason: "Updated", object: &object, message, change, cause },
         );
-        self.remember(name, ordinal);
-        self.settle_board(now, name, ordinal);
+        self.remember(name, seat);
+        self.settle_board(now, name, seat);
         self.touched.insert(name.clone());
     }
 
-    pub(super) fn set_cause(&mut self, name: &Name, ordinal: Ordinal, record: u64) {
-        if let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&ordinal)) {
+    pub(super) fn set_cause(&mut self, name: &Name, seat: Seat, record: u64) {
+        if let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) {
             slot.cause = Some(record);
         }
     }
 
     /// The keeper learns what the next daemon will need.
-    pub(super) fn remember(&mut self, name: &Name, ordinal: Ordinal) {
-        let Some(slot) = self.units.get(name).and_then(|unit| unit.slots.get(&ordinal)) else { return };
+    pub(super) fn remember(&mut self, name: &Name, seat: Seat) {
+        let Some(slot) = self.units.get(name).and_then(|unit| unit.slots.get(&seat)) else { return };
         let (Some(id), Some(instance)) = (slot.id(name), slot.instance.as_ref()) else { return };
         let board = instance.board.as_ref();
         let mark = Mark {
+            role: seat.role,
             through: board.is_some_and(crate::unit::ProbeBoard::is_through),
             ready: board.is_some_and(crate::unit::ProbeBoard::is_ready),
             stopping: matches!(slot.state, Lifecycle::Stopping(_)),
@@ -379,14 +394,14 @@ impl World {
             });
             if let Some(dependency) = replaced {
                 asks.push((
-                    slot.ordinal,
+                    slot.seat,
                     format!("{} was replaced (restart: true)", self.object(&dependency.name)),
                 ));
             }
         }
         if let Some(unit) = self.units.get_mut(name) {
-            for (ordinal, why) in asks {
-                if let Some(slot) = unit.slots.get_mut(&ordinal) {
+            for (seat, why) in asks {
+                if let Some(slot) = unit.slots.get_mut(&seat) {
                     slot.restart_asked = Some(why);
                 }
             }
@@ -451,6 +466,14 @@ impl World {
         }
     }
 
+    /// Why a unit may not roll now though nothing of its own is in the way.
+    pub(super) fn may_roll(&self, name: &Name) -> bool {
+        let Some(limit) = self.desired.max_concurrent_rollouts else { return true };
+        let rolls = |unit: &super::Unit| unit.rollout.is_active() && unit.rollout.deadline.is_some();
+        let others = self.units.iter().filter(|(other, unit)| *other != name && rolls(unit));
+        self.units.get(name).is_some_and(rolls) || (others.count() as u32) < limit
+    }
+
     /// A slot left Starting: another unit may start.
     pub(super) fn start_slot_freed(&mut self) {
         self.starting = self.starting.saturating_sub(1);
@@ -459,8 +482,8 @@ impl World {
         }
     }
 
-    pub(super) fn instance_id(&self, name: &Name, ordinal: Ordinal) -> Option<InstanceId> {
-        self.units.get(name)?.slots.get(&ordinal)?.id(name)
+    pub(super) fn instance_id(&self, name: &Name, seat: Seat) -> Option<InstanceId> {
+        self.units.get(name)?.slots.get(&seat)?.id(name)
     }
 }
 

@@ -3,22 +3,46 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::base::{Generation, Incarnation, InstanceId, Instant, Name, Ordinal, Stamp};
+use crate::base::{Generation, Incarnation, InstanceId, Instant, Name, Ordinal, Revision, Role, Seat, Stamp};
 use crate::plan::{Drift, UnitSpec, Wish};
+use crate::rollout::Rollout;
 use crate::unit::{Breaker, End, EndReason, Lifecycle, ProbeBoard, RestartState, StopReason};
 
 use super::chronicle::RecordId;
 use super::event::Overrides;
 
-/// One unit: what is wanted of it and its ordinals.
+/// One version of a unit's spec.
 #[derive(Clone, Debug)]
-pub struct Unit {
+pub struct Version {
     pub spec: Arc<UnitSpec>,
     pub generation: Generation,
+    /// The revision that brought it.
+    pub revision: Revision,
+}
+
+/// One unit: what is wanted of it and its seats.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    /// What is wanted to run: the declared version, or another one while an override says so.
+    pub spec: Arc<UnitSpec>,
+    pub generation: Generation,
+    /// What the accepted manifests say.
+    pub written: Version,
+    /// The last version that was found well.
+    pub good: Option<Version>,
+    /// The one that was good before it: where to go back to while a rollout is on trial.
+    pub before: Option<Version>,
+    pub rollout: Rollout,
+    /// Why the present rollout came about.
+    pub rolled_by: Option<Arc<super::Cause>>,
+    /// A restored good version whose spec is not known yet: its identity, and the spec built from its revision.
+    pub known_good: Option<(super::event::Known, Option<Arc<UnitSpec>>)>,
+    /// Failures of an instance that a restart brought up.
+    pub restart_crashes: u32,
     /// It is in the desired state; else it is on its way out.
     pub declared: bool,
     pub overrides: Overrides,
-    pub slots: BTreeMap<Ordinal, Slot>,
+    pub slots: BTreeMap<Seat, Slot>,
     pub breaker: Breaker,
     /// +1 whenever an instance was replaced by a plan, for `restart: true` edges.
     pub replacements: u64,
@@ -46,10 +70,10 @@ pub struct Settled {
     pub since: Stamp,
 }
 
-/// One ordinal.
+/// One seat.
 #[derive(Clone, Debug)]
 pub struct Slot {
-    pub ordinal: Ordinal,
+    pub seat: Seat,
     pub state: Lifecycle,
     /// While something of an instance may exist.
     pub instance: Option<Instance>,
@@ -61,6 +85,22 @@ pub struct Slot {
     /// The record that explains its state.
     pub cause: Option<RecordId>,
     pub drift: Drift,
+    /// Ready since, without a break.
+    pub ready_since: Option<Instant>,
+    /// Ready for `minReady`.
+    pub available: bool,
+    /// It ended by itself in the middle of a rollout: it is started again as this, not as what is new.
+    pub former: Option<Version>,
+    /// It was told to read its files again.
+    pub reloading: Option<Reloading>,
+}
+
+/// A reload that is not over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reloading {
+    /// It says itself when it is done (`notify-reload`).
+    pub answered: bool,
+    pub deadline: Instant,
 }
 
 /// One start of one process.
@@ -91,10 +131,19 @@ pub struct LastEnd {
 }
 
 impl Unit {
-    pub fn new(spec: Arc<UnitSpec>, generation: Generation) -> Self {
+    pub fn new(spec: Arc<UnitSpec>, generation: Generation, revision: Revision, at: Stamp) -> Self {
+        let written = Version { spec: spec.clone(), generation, revision };
+        let rollout = Rollout::begin(revision, None, generation, &spec.policy.update, at);
         Self {
             spec,
             generation,
+            written,
+            good: None,
+            before: None,
+            rollout,
+            rolled_by: None,
+            known_good: None,
+            restart_crashes: 0,
             declared: true,
             overrides: Overrides::default(),
             slots: BTreeMap::new(),
@@ -138,6 +187,32 @@ impl Unit {
         Wish::Up { replicas: self.replicas() }
     }
 
+    /// The version that is wanted to run.
+    pub fn wanted(&self) -> Version {
+        let revision = match self.generation == self.written.generation {
+            true => self.written.revision,
+            false => self.rollout.revision,
+        };
+        Version { spec: self.spec.clone(), generation: self.generation, revision }
+    }
+
+    /// It does not run what its manifest says, because that was found bad.
+    pub fn is_rolled_back(&self) -> bool {
+        self.overrides.rejected.is_some()
+    }
+
+    /// The seats that the unit consists of.
+    pub fn serving(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.values().filter(|slot| slot.seat.role == Role::Serving)
+    }
+
+    /// An ordinal is Ready when its serving instance is, or the one that is to take its place.
+    pub fn is_ordinal_ready(&self, ordinal: Ordinal) -> bool {
+        [Seat::serving(ordinal), Seat::incoming(ordinal)]
+            .iter()
+            .any(|seat| self.slots.get(seat).is_some_and(Slot::is_ready))
+    }
+
     pub fn is_gone(&self) -> bool {
         self.slots.values().all(|slot| !slot.state.is_occupied())
     }
@@ -151,17 +226,20 @@ impl Unit {
                 let process = slot.state.process()?;
                 (!matches!(slot.state, Lifecycle::Stopping(_))).then_some(process.executed_at + limit)
             });
-            [slot.state.deadline(), board.and_then(ProbeBoard::deadline), active]
+            let available = slot.available_at(self.spec.policy.update.min_ready);
+            let reload = slot.reloading.map(|reloading| reloading.deadline);
+            [slot.state.deadline(), board.and_then(ProbeBoard::deadline), active, available, reload]
         });
         let breaker = self.spec.policy.breaker.as_ref().and_then(|policy| self.breaker.deadline(policy));
-        slots.chain([breaker]).flatten().min()
+        let rollout = self.rollout.due(&self.spec.policy.update);
+        slots.chain([breaker, rollout]).flatten().min()
     }
 }
 
 impl Slot {
-    pub fn new(ordinal: Ordinal) -> Self {
+    pub fn new(seat: Seat) -> Self {
         Self {
-            ordinal,
+            seat,
             state: Lifecycle::Idle,
             instance: None,
             restart: RestartState::default(),
@@ -170,12 +248,21 @@ impl Slot {
             restart_asked: None,
             cause: None,
             drift: Drift::None,
+            ready_since: None,
+            available: false,
+            former: None,
+            reloading: None,
         }
+    }
+
+    /// When it will have been Ready for `minReady`, if it is not available yet.
+    pub fn available_at(&self, min_ready: std::time::Duration) -> Option<Instant> {
+        self.ready_since.filter(|_| !self.available).map(|since| since + min_ready)
     }
 
     pub fn id(&self, unit: &Name) -> Option<InstanceId> {
         let incarnation = self.instance.as_ref()?.incarnation;
-        Some(InstanceId { unit: unit.clone(), ordinal: self.ordinal, incarnation })
+        Some(InstanceId { unit: unit.clone(), ordinal: self.seat.ordinal, incarnation })
     }
 
     pub fn is_ready(&self) -> bool {

@@ -2,7 +2,8 @@
 
 use unisys::base::{InstanceId, Name, Now, Part};
 use unisys::plan::UnitSpec;
-use unisys::unit::{Condition, EndReason, Lifecycle, StopReason};
+
+use unisys::unit::{Condition, EndReason, Lifecycle, StopReason, Strategy};
 use unisys::world::{Effect, Event, InstanceFact, World};
 
 use super::machine::Keeper;
@@ -15,14 +16,8 @@ pub fn before_spawn(
     part: Part,
     spec: &UnitSpec,
 ) -> Result<(), String> {
-    let others = keeper.held.iter().filter(|(other, held)| {
-        other.unit == id.unit
-            && other.ordinal == id.ordinal
-            && other.incarnation != id.incarnation
-            && held.is_alive()
-    });
-    if let Some((other, _)) = others.into_iter().next() {
-        return Err(format!("{id} is started while {other} is alive (invariant 6)"));
+    if part == Part::Main {
+        seats(keeper, world, id, spec)?;
     }
     let first = match spec.policy.pre_start.is_empty() {
         true => part == Part::Main,
@@ -51,6 +46,37 @@ pub fn before_spawn(
     Ok(())
 }
 
+/// Invariant 6: at most one serving and one incoming instance an ordinal, never more of a unit than its rollout allows.
+fn seats(keeper: &Keeper, world: &World, id: &InstanceId, spec: &UnitSpec) -> Result<(), String> {
+    let others: Vec<_> = keeper
+        .held
+        .iter()
+        .filter(|(other, held)| {
+            other.unit == id.unit && other.incarnation != id.incarnation && held.is_alive()
+        })
+        .collect();
+    let beside = others.iter().filter(|(other, _)| other.ordinal == id.ordinal).count();
+    if beside > 1 || (beside == 1 && spec.policy.job) {
+        return Err(format!("{id} is started beside {beside} others of its ordinal (invariant 6)"));
+    }
+    let replicas = world.wanted_replicas(&id.unit);
+    let update = &spec.policy.update;
+    let extra = match update.strategy {
+        Strategy::Rolling => update.max_surge,
+        Strategy::BlueGreen => replicas,
+        Strategy::Canary(canary) => canary.count(replicas).max(update.max_surge),
+        Strategy::Recreate => 0,
+    };
+    // Ordinals beyond the wanted number are on their way out.
+    let live = others.iter().filter(|(other, _)| other.ordinal.0 < replicas).count() as u32 + 1;
+    match live > replicas + extra {
+        true => {
+            Err(format!("{id} is started: {live} live, {replicas} replicas and {extra} extra (invariant 6)"))
+        }
+        false => Ok(()),
+    }
+}
+
 fn live(keeper: &Keeper, name: &Name) -> usize {
     keeper.held.iter().filter(|(id, held)| id.unit == *name && held.main_alive_as_told()).count()
 }
@@ -65,7 +91,10 @@ pub fn before_signal(keeper: &Keeper, world: &World, id: &InstanceId) -> Result<
         return Ok(());
     }
     // One that was being replaced when everything was told to stop is on its way already.
-    let slot = world.units().get(&id.unit).and_then(|unit| unit.slots.get(&id.ordinal));
+    let slot = world.units().get(&id.unit).and_then(|unit| {
+        let mine = |slot: &&unisys::world::Slot| slot.id(&id.unit).is_some_and(|own| own == *id);
+        unit.slots.values().find(mine)
+    });
     let replaced = |state: &Lifecycle| matches!(state, Lifecycle::Stopping(stopping) if stopping.reason != EndReason::Stopped(StopReason::Unwanted));
     if slot.is_some_and(|slot| replaced(&slot.state)) {
         return Ok(());
@@ -115,6 +144,10 @@ pub fn after_turn(world: &World, now: Now) -> Result<(), String> {
             let Some(id) = slot.id(name) else { continue };
             let Some(older) = id.incarnation.0.checked_sub(1) else { continue };
             let id = InstanceId { incarnation: unisys::base::Incarnation(older), ..id };
+            // The one before it may still be there, in another role.
+            if unit.slots.values().any(|other| other.id(name).as_ref() == Some(&id)) {
+                continue;
+            }
             let fact =
                 InstanceFact::Exited { part: Part::Main, exit: unisys::base::Exit::Code(1), remains: false };
             stale.handle(now, Event::Instance { id, fact });

@@ -36,6 +36,8 @@ struct Sim {
     epoch: u64,
     units: system::Units,
     desired: Arc<Desired>,
+    /// Every accepted revision, as the store keeps them.
+    history: BTreeMap<Revision, Arc<Desired>>,
     cache: ParseCache,
     turns: u64,
     loud: bool,
@@ -67,6 +69,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         incarnation: Incarnation(1),
         epoch: 1,
         units,
+        history: BTreeMap::from([(Revision(1), desired.clone())]),
         desired,
         cache,
         turns: 0,
@@ -88,6 +91,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         }
         sim.step(patience_ends)?;
     }
+    sim.rollouts()?;
     sim.go_down()
 }
 
@@ -110,9 +114,12 @@ impl Sim {
     fn begin(&mut self) -> Result<(), String> {
         let now = self.clock();
         for (unit, checkpoint) in self.store.clone() {
-            self.world.handle(now, Event::Restore { unit, checkpoint });
+            let kept = checkpoint
+                .kept_revision()
+                .and_then(|revision| self.history.get(&revision)?.units.get(&unit).cloned());
+            self.world.handle(now, Event::Restore { unit, checkpoint, kept });
         }
-        let cause = Cause { kind: "Up".into(), detail: "up".into() };
+        let cause = Cause::new("Up", "up");
         self.world.handle(now, Event::Desired { desired: self.desired.clone(), cause });
         for (id, held) in self.keeper.held.clone() {
             self.adopt(&id, &held);
@@ -265,6 +272,9 @@ impl Sim {
             | Effect::WatchLog { .. }
             | Effect::UnwatchLog { .. }
             | Effect::Failed(_)
+            | Effect::RunReload { .. }
+            | Effect::TailLog { .. }
+            | Effect::SaveRollout { .. }
             | Effect::SaveChange(_) => {}
         }
         Ok(())
@@ -287,7 +297,8 @@ impl Sim {
             };
             return self.fact(delay, &id, fact);
         }
-        let ready = match self.rng.chance(self.faults.never_ready) {
+        let fate = spec.launch.argv.get(2).cloned().unwrap_or_default();
+        let ready = match fate == "hangs" || self.rng.chance(self.faults.never_ready) {
             true => None,
             false => Some(self.now + Duration::from_millis(delay + self.rng.below(3000))),
         };
@@ -327,6 +338,10 @@ impl Sim {
         if let (true, Some(ready)) = (notify, ready) {
             let after = ready.since(self.now).as_millis() as u64 + 1;
             self.fact(after, &id, InstanceFact::ToldReady { how: "READY=1" });
+        }
+        if fate == "crashes" && part == Part::Main {
+            let after = delay + self.rng.below(900);
+            return self.later(after, Due::Ends(id, part, Exit::Code(3)));
         }
         if self.rng.chance(self.faults.crashes) {
             let after = delay + self.rng.below(20_000);
@@ -406,7 +421,8 @@ impl Sim {
     fn accept(&mut self, desired: Desired) {
         self.say(|| format!("revision {}", desired.revision));
         self.desired = Arc::new(desired);
-        let cause = Cause { kind: "Apply".into(), detail: "sim".into() };
+        self.history.insert(self.desired.revision, self.desired.clone());
+        let cause = Cause::new("Apply", "sim");
         self.world.handle(self.clock(), Event::Desired { desired: self.desired.clone(), cause });
     }
 
@@ -455,6 +471,103 @@ impl Sim {
         self.turn()
     }
 
+    /// Without faults: a bad revision always goes back and touches nobody, a good one always arrives, and neither takes more
+    /// instances away than it may.
+    fn rollouts(&mut self) -> Result<(), String> {
+        let faults = Faults { daemon_dies: if self.rng.chance(0.3) { 0.01 } else { 0.0 }, ..Faults::NONE };
+        let mut name = String::new();
+        for fate in [Some("crashes"), None, Some("hangs"), None] {
+            // What was bad is mended in the next revision: one unit changes at a time.
+            let mends = self.units.get(&name).is_some_and(|unit| unit.bad.is_some());
+            if !mends {
+                let services = self.units.iter().filter(|(_, unit)| !unit.job);
+                let names: Vec<&String> = services.map(|(name, _)| name).collect();
+                if names.is_empty() {
+                    return Ok(());
+                }
+                name.clone_from(system::pick(&mut self.rng, &names));
+            }
+            let key: Name = name.parse().map_err(|_| "a name")?;
+            let Some(unit) = self.units.get_mut(&name) else { continue };
+            // Without a probe, a program that only hangs is Ready.
+            let noticed = fate != Some("hangs") || unit.probe != "none";
+            // A well one of `policy: OnFailure` may have ended.
+            if !mends && (!noticed || self.has_ended(&key) || self.wanted_gone(&key)) {
+                continue;
+            }
+            let Some(unit) = self.units.get_mut(&name) else { continue };
+            (unit.bad, unit.version) = (fate, unit.version + 1);
+            let before = self.serving(&key);
+            let revision = self.desired.revision.next();
+            let desired = system::desired(&self.units, revision, None, &mut self.cache).ok_or("rejected")?;
+            self.accept(desired);
+            self.faults = faults;
+            self.turn()?;
+            self.roll(&key, fate.is_some())?;
+            self.faults = Faults::NONE;
+            let update = &self.desired.units.get(&key).ok_or("gone")?.policy.update;
+            let apart = match update.strategy {
+                unisys::unit::Strategy::Recreate => false,
+                unisys::unit::Strategy::Rolling => update.max_surge > 0 && update.max_unavailable == 0,
+                _ => update.max_unavailable == 0,
+            };
+            // What only dies after it was available has taken its place before.
+            let unnoticed =
+                fate == Some("crashes") && self.units.get(&name).is_some_and(|unit| unit.probe == "none");
+            if fate.is_some() && apart && !unnoticed && self.serving(&key) != before {
+                return Err(format!(
+                    "the bad revision of {name} touched what was good: {before:?} {:?}",
+                    self.serving(&key)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn wanted_gone(&self, name: &Name) -> bool {
+        self.world.wanted_replicas(name) == 0
+            || self.world.units().get(name).is_none_or(|unit| unit.good.is_none())
+    }
+
+    fn serving(&self, name: &Name) -> Vec<u32> {
+        let unit = self.world.units().get(name);
+        unit.into_iter()
+            .flat_map(|unit| unit.serving())
+            .filter_map(|slot| Some(slot.state.process()?.pid))
+            .collect()
+    }
+
+    /// Until the rollout of a unit is over, as it should be.
+    fn roll(&mut self, name: &Name, bad: bool) -> Result<(), String> {
+        let until = self.now + Duration::from_secs(600);
+        loop {
+            let unit = self.world.units().get(name).ok_or("it is gone")?;
+            let word = unit.rollout.word(false);
+            let update = &unit.spec.policy.update;
+            let ready = unisys::world::conditions::ready_count(unit);
+            let needed = match update.strategy {
+                unisys::unit::Strategy::Recreate => 0,
+                _ if update.max_surge == 0 => unit.replicas().saturating_sub(update.max_unavailable.max(1)),
+                _ => unit.replicas().saturating_sub(update.max_unavailable),
+            };
+            // A restart of the daemon learns again who is Ready.
+            if ready < needed && self.faults.daemon_dies == 0.0 {
+                return Err(format!("{name}: {ready} Ready, {needed} needed, its rollout is {word}"));
+            }
+            match (word, bad) {
+                ("RolledBack", true) | ("Complete", false) if !unit.rollout.is_active() => return Ok(()),
+                _ if self.now >= until => {
+                    return Err(format!(
+                        "the rollout of {name} (bad: {bad}) is {word}: {:?}",
+                        self.world.pending()
+                    ));
+                }
+                _ => {}
+            }
+            self.step(until)?;
+        }
+    }
+
     /// What is not as it should be.
     fn unwell(&self) -> Option<String> {
         for name in self.desired.units.keys() {
@@ -468,6 +581,11 @@ impl Sim {
                 Some(condition) if condition.status == "True" || wanted == 0 || needs_ended => {}
                 other => return Some(format!("{name} ({}): {other:?}", self.world.status_word(name))),
             }
+        }
+        if let Some((name, _)) =
+            self.world.units().iter().find(|(_, unit)| unit.rollout.is_active() && unit.good.is_some())
+        {
+            return Some(format!("{name} is rolling"));
         }
         let plan = self.world.pending();
         (!plan.actions.is_empty() && !self.desired.units.keys().any(|name| self.has_ended(name)))

@@ -26,6 +26,9 @@ pub struct UnitText {
     pub breaker: bool,
     pub policy: &'static str,
     pub grace: u64,
+    pub update: &'static str,
+    /// Its program ends at once, or never becomes ready.
+    pub bad: Option<&'static str>,
 }
 
 pub type Units = BTreeMap<String, UnitText>;
@@ -35,6 +38,10 @@ struct NoFiles;
 
 impl Files for NoFiles {
     fn read(&self, _: &Path) -> Result<Arc<[u8]>, FileError> {
+        Err(FileError::Missing)
+    }
+
+    fn digest(&self, _: &Path) -> Result<u64, FileError> {
         Err(FileError::Missing)
     }
 }
@@ -81,6 +88,20 @@ fn draw_unit(rng: &mut Rng, earlier: &Units) -> UnitText {
         breaker: rng.chance(0.8),
         policy: pick(rng, &["Always", "Always", "OnFailure"]),
         grace: pick(rng, &[1, 5, 10]),
+        update: pick(
+            rng,
+            &[
+                "{}",
+                "{}",
+                "{maxSurge: 2}",
+                "{maxSurge: 0, maxUnavailable: 1}",
+                "{maxUnavailable: 1}",
+                "{strategy: BlueGreen}",
+                "{strategy: Recreate}",
+                "{strategy: Canary, canary: {replicas: 1, hold: 5s, autoPromote: true}}",
+            ],
+        ),
+        bad: None,
     }
 }
 
@@ -98,7 +119,7 @@ pub fn change(rng: &mut Rng, units: &mut Units) {
         }
         1 => {
             let unit = draw_unit(rng, units);
-            units.insert(format!("v{}", rng.below(1000)), unit);
+            units.entry(format!("v{}", rng.below(1000))).or_insert(unit);
         }
         2 => {
             if let Some(unit) =
@@ -135,7 +156,12 @@ fn text(name: &str, unit: &UnitText) -> String {
             format!("{{name: {on}, condition: {condition}, optional: {optional}}}")
         })
         .collect();
-    let mut spec = format!("  command: [run, v{}]\n  dependsOn: [{}]\n", unit.version, depends.join(", "));
+    let mut spec = format!(
+        "  command: [run, v{}, {}]\n  dependsOn: [{}]\n",
+        unit.version,
+        unit.bad.unwrap_or("well"),
+        depends.join(", ")
+    );
     spec.push_str(&format!(
         "  stop: {{grace: {}s{}}}\n",
         unit.grace,
@@ -153,7 +179,7 @@ fn text(name: &str, unit: &UnitText) -> String {
         spec.push_str("  backoffLimit: 1000\n");
         return format!("apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec:\n{spec}");
     }
-    spec.push_str(&format!("  replicas: {}\n", unit.replicas));
+    spec.push_str(&format!("  replicas: {}\n  update: {}\n", unit.replicas, unit.update));
     let readiness = match unit.probe {
         "exec" => "readiness: {exec: {command: [check]}, period: 2s}",
         "notify" => "readiness: {notify: systemd, period: 10s}",

@@ -12,6 +12,7 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     let mut submission = submit::read(&args.files.file, args.files.set.as_deref())?;
     submission.prune = args.prune;
     submission.dry_run = args.dry_run;
+    submission.force = args.force;
     submission.if_revision = args.if_revision;
     let client = Client::connect(global)?;
     let done: Done = client.post("/v1/apply", &submission)?;
@@ -22,7 +23,7 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     }
     match wait {
         // What was not accepted is not waited for.
-        Some(time) if !args.dry_run => up::wait_ready(&client, time),
+        Some(time) if !args.dry_run => up::wait_rollout(&client, done.revision, time),
         Some(_) => Ok(Outcome::Done),
         None => Ok(Outcome::Done),
     }

@@ -24,6 +24,9 @@ pub fn run(global: &Global, args: &Files) -> Result<Outcome, Failure> {
             }
         }
         render::print(&text);
+        for note in &diff.notes {
+            eprintln!("note: {}", render::neutral(note));
+        }
     }
     Ok(if diff.objects.is_empty() { Outcome::Done } else { Outcome::No })
 }

@@ -19,6 +19,7 @@ mod logs;
 mod metrics;
 mod order;
 mod plan;
+mod rollout;
 mod schema;
 mod submit;
 mod up;
@@ -56,6 +57,8 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Enable(names) => order::run(global, "enable", &names.names, &[]),
         Verb::Disable(names) => order::run(global, "disable", &names.names, &[]),
         Verb::Scale { targets } => order::scale(global, &targets),
+        Verb::Reload(names) => order::run(global, "reload", &names.names, &[]),
+        Verb::Rollout(args) => rollout::run(global, &args),
         Verb::Circuit(Circuit::Reset(names)) => order::run(global, "resetCircuit", &names.names, &[]),
         Verb::Wait(args) => wait::run(global, &args),
         Verb::Exec { name, command } => exec::run(global, &name, &command),

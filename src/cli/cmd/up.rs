@@ -173,11 +173,25 @@ pub fn wait_time(text: &str) -> Result<Duration, Failure> {
 
 /// Waits for everything to be Ready.
 pub fn wait_ready(client: &Client, timeout: Duration) -> Result<Outcome, Failure> {
-    let wanted =
-        WaitFor { names: Vec::new(), what: "condition=Ready".into(), timeout_ms: timeout.as_millis() as u64 };
+    wait_for(client, "condition=Ready".into(), timeout)
+}
+
+/// Waits until every rollout of a revision is over: 6 when one of them was rolled back.
+pub fn wait_rollout(client: &Client, revision: u64, timeout: Duration) -> Result<Outcome, Failure> {
+    wait_for(client, format!("rollout={revision}"), timeout)
+}
+
+fn wait_for(client: &Client, what: String, timeout: Duration) -> Result<Outcome, Failure> {
+    let wanted = WaitFor { names: Vec::new(), what, timeout_ms: timeout.as_millis() as u64 };
     let waited: Waited = client.post("/v1/wait", &wanted)?;
     if waited.met {
         return Ok(Outcome::Done);
+    }
+    if !waited.rolled_back.is_empty() {
+        for line in &waited.rolled_back {
+            eprintln!("{}", super::super::render::neutral(line));
+        }
+        return Ok(Outcome::RolledBack);
     }
     for line in &waited.unmet {
         eprintln!("{line}");

@@ -21,6 +21,11 @@ pub struct SystemSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_concurrent_starts: Option<u32>,
+    /// Units that may roll to a new version at once; absent: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_concurrent_rollouts: Option<u32>,
+    /// What goes back together when a rollout fails.
     pub rollback_scope: RollbackScope,
     /// Merged under the spec of every Service.
     #[serde(skip_serializing_if = "Option::is_none")]

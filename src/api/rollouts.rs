@@ -1,0 +1,149 @@
+//! Calls about rollouts: how far, how it was, and a person's word.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+
+use crate::base::{Name, Revision};
+use crate::engine::Engine;
+use crate::os::clock;
+use crate::rollout::Phase;
+use crate::unit::Strategy;
+use crate::world::{Event, Order, RolloutRecord, Unit};
+
+use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::types::{Done, Rollout, RolloutCall, RolloutStatus, RolloutStep};
+
+/// `rollout` of a unit's status.
+pub fn rollout(unit: &Unit) -> Rollout {
+    let failure = unit.rollout.failure();
+    Rollout {
+        state: unit.rollout.word(unit.overrides.paused.is_some()).into(),
+        revision: unit.rollout.revision.0,
+        from_generation: unit.rollout.from.map_or(unit.rollout.to.0, |from| from.0),
+        to_generation: unit.rollout.to.0,
+        last_good_generation: unit.good.as_ref().map(|good| good.generation.0),
+        running_revision: unit.wanted().revision.0,
+        reason: failure.map(|failure| failure.reason.clone()),
+        message: failure.map(|failure| failure.message.clone()),
+        lines: failure.map(|failure| failure.lines.clone()).unwrap_or_default(),
+    }
+}
+
+pub async fn status(State(context): State<Context>, Path(name): Path<String>) -> Answer<RolloutStatus> {
+    let unit = unit_name(&name)?;
+    let found = context
+        .ask(move |engine| {
+            let unit = engine.world.units().get(&unit)?;
+            let steps = unit.slots.values().map(|slot| RolloutStep {
+                instance: slot.seat.ordinal.0,
+                role: slot.seat.role.as_str().into(),
+                generation: slot.instance.as_ref().map(|instance| instance.generation.0),
+                lifecycle: slot.state.word().into(),
+                ready: slot.is_ready(),
+                available: slot.available,
+            });
+            Some(RolloutStatus {
+                rollout: rollout(unit),
+                steps: steps.collect(),
+                waiting: unit.waiting.clone(),
+            })
+        })
+        .await?;
+    found.map(Json).ok_or_else(|| not_found(&[name]))
+}
+
+pub async fn history(State(context): State<Context>, Path(name): Path<String>) -> Answer<Vec<RolloutRecord>> {
+    let unit = unit_name(&name)?;
+    let found = context
+        .ask(move |engine| {
+            let present = engine.world.rollout_record(&unit)?;
+            let mut kept = engine.store.rollouts(&unit);
+            match kept.iter_mut().find(|record| record.at == present.at) {
+                Some(record) if record.outcome == "Active" => *record = present,
+                Some(_) => {}
+                None => kept.push(present),
+            }
+            Some(kept)
+        })
+        .await?;
+    found.map(Json).ok_or_else(|| not_found(&[name]))
+}
+
+/// `pause`, `resume`, `promote`, `undo`, `retry`.
+pub async fn call(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    Json(call): Json<RolloutCall>,
+) -> Answer<Done> {
+    let unit = unit_name(&name)?;
+    let done = context
+        .ask(move |engine| {
+            if !engine.world.units().contains_key(&unit) {
+                return Err(not_found(&[name]));
+            }
+            let order = order(engine, &unit, &call)?;
+            engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
+            let message = match call.to_revision {
+                Some(revision) => format!("rollout {} {unit} to revision {revision}", call.verb),
+                None => format!("rollout {} {unit}", call.verb),
+            };
+            Ok(Done { revision: engine.world.revision().0, message, plan: Default::default() })
+        })
+        .await??;
+    Ok(Json(done))
+}
+
+fn order(engine: &mut Engine, name: &Name, call: &RolloutCall) -> Result<Order, Refusal> {
+    let conflict = |error: String, hint: &str| Err(refuse(StatusCode::CONFLICT, error, hint));
+    let Some(unit) = engine.world.units().get(name) else { return Err(not_found(&[name.to_string()])) };
+    match call.verb.as_str() {
+        "pause" => Ok(Order::Pause(vec![name.clone()])),
+        "resume" if unit.overrides.paused.is_none() => {
+            conflict(format!("the rollout of {name} is not paused"), "")
+        }
+        "resume" => Ok(Order::Resume(vec![name.clone()])),
+        "promote" => {
+            let canary = matches!(unit.spec.policy.update.strategy, Strategy::Canary(_));
+            if !canary || !matches!(unit.rollout.phase, Phase::Progressing) || unit.rollout.promoted {
+                return conflict(format!("{name} has no canary to promote"), "see `unisys rollout status`");
+            }
+            Ok(Order::Promote(vec![name.clone()]))
+        }
+        "retry" => Ok(Order::Retry(vec![name.clone()])),
+        "undo" => undo(engine, name, call.to_revision),
+        verb => Err(refuse(StatusCode::BAD_REQUEST, format!("a rollout has no verb `{verb}`"), "")),
+    }
+}
+
+fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refusal> {
+    let Some(revision) = to else {
+        let unit = engine.world.units().get(name);
+        let runs_good = unit.is_some_and(Unit::is_rolled_back);
+        let before = unit.and_then(|unit| unit.before.as_ref()).map(|before| before.revision);
+        return match before {
+            Some(_) if !runs_good => Ok(Order::Undo(name.clone(), None)),
+            _ => Err(refuse(
+                StatusCode::CONFLICT,
+                format!("{name} has no version before the one that runs"),
+                "name one with --to-revision; see `unisys rollout history`",
+            )),
+        };
+    };
+    match engine.version_at(Revision(revision), name) {
+        Ok(spec) if spec.machine.is_none() => Ok(Order::Undo(name.clone(), Some((Revision(revision), spec)))),
+        Ok(spec) => {
+            let why = spec.machine.clone().unwrap_or_default();
+            Err(refuse(
+                StatusCode::CONFLICT,
+                format!("revision {revision} of {name} cannot run here: {why}"),
+                "",
+            ))
+        }
+        Err(why) => Err(refuse(
+            StatusCode::NOT_FOUND,
+            format!("cannot go back to revision {revision} of {name}: {why}"),
+            "see `unisys rollout history`",
+        )),
+    }
+}

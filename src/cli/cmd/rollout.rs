@@ -1,0 +1,91 @@
+use crate::api::types::{Done, RolloutCall, RolloutStatus};
+use crate::world::RolloutRecord;
+
+use super::super::args::{Format, Global, Rollout};
+use super::super::client::Client;
+use super::super::{Failure, Outcome, render};
+
+/// `unisys rollout`: status, history, undo, pause, resume, promote.
+pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
+    render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
+    let client = Client::connect(global)?;
+    let (name, verb, to_revision) = match args {
+        Rollout::Status { name } => return status(global, &client, name),
+        Rollout::History { name } => return history(global, &client, name),
+        Rollout::Undo { name, to_revision } => (name, "undo", *to_revision),
+        Rollout::Pause { name } => (name, "pause", None),
+        Rollout::Resume { name } => (name, "resume", None),
+        Rollout::Promote { name } => (name, "promote", None),
+    };
+    let call = RolloutCall { verb: verb.into(), to_revision };
+    let done: Done = client.post(&format!("/v1/rollouts/{name}"), &call)?;
+    if !global.quiet {
+        println!("{}", done.message);
+    }
+    Ok(Outcome::Done)
+}
+
+fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
+    let found: RolloutStatus = client.get(&format!("/v1/rollouts/{name}"), &[])?;
+    if render::structured(global.output, &serde_json::to_value(&found).unwrap_or_default())? {
+        return Ok(Outcome::Done);
+    }
+    let rollout = &found.rollout;
+    let mut out = format!(
+        "{}: revision {} (generation {} to {}); revision {} runs\n",
+        rollout.state,
+        rollout.revision,
+        rollout.from_generation,
+        rollout.to_generation,
+        rollout.running_revision
+    );
+    if let Some(message) = &rollout.message {
+        let reason = rollout.reason.as_deref().unwrap_or("Failed");
+        out.push_str(&format!("{reason}: {}\n", render::neutral(message)));
+    }
+    for line in &rollout.lines {
+        out.push_str(&format!("  | {}\n", render::neutral(line)));
+    }
+    if let Some(waiting) = &found.waiting {
+        out.push_str(&format!("waiting for {waiting}\n"));
+    }
+    let mut rows = vec![
+        ["INSTANCE", "ROLE", "GENERATION", "LIFECYCLE", "READY", "AVAILABLE"].map(str::to_owned).to_vec(),
+    ];
+    rows.extend(found.steps.iter().map(|step| {
+        vec![
+            step.instance.to_string(),
+            step.role.clone(),
+            step.generation.map_or_else(|| "-".into(), |generation| generation.to_string()),
+            step.lifecycle.clone(),
+            step.ready.to_string(),
+            step.available.to_string(),
+        ]
+    }));
+    out.push_str(&render::columns(&rows));
+    render::print(&out);
+    Ok(Outcome::Done)
+}
+
+fn history(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
+    let found: Vec<RolloutRecord> = client.get(&format!("/v1/rollouts/{name}/history"), &[])?;
+    if render::structured(global.output, &serde_json::to_value(&found).unwrap_or_default())? {
+        return Ok(Outcome::Done);
+    }
+    let mut rows = vec![["REVISION", "AT", "OUTCOME", "TOOK", "FILES", "CAUSE"].map(str::to_owned).to_vec()];
+    rows.extend(found.iter().map(|record| {
+        let took =
+            record.duration_ms.map_or_else(|| "-".into(), |millis| format!("{:.1}s", millis as f64 / 1000.0));
+        let why = record.message.as_ref().map_or(String::new(), |message| format!(": {message}"));
+        vec![
+            record.revision.to_string(),
+            record.at.to_string(),
+            record.outcome.clone(),
+            took,
+            if record.files.is_empty() { "-".into() } else { record.files.join(",") },
+            render::neutral(&format!("{}{why}", record.cause)),
+        ]
+    }));
+    render::print(&render::columns(&rows));
+    Ok(Outcome::Done)
+}

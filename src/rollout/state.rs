@@ -1,0 +1,320 @@
+//! The progress of one rollout.
+
+use std::time::Duration;
+
+use crate::base::{Generation, InstanceId, Instant, Revision, Stamp};
+use crate::unit::{Strategy, UpdatePolicy};
+
+/// Crashes of new instances that end a rollout (issue: "the third crash ends it at once").
+const CRASHES: u32 = 3;
+
+/// From one version of a unit to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rollout {
+    /// The revision that changed the unit.
+    pub revision: Revision,
+    /// What it comes from: the version that was good; none at the first deployment, or for one that never was well.
+    pub from: Option<Generation>,
+    pub to: Generation,
+    pub phase: Phase,
+    pub began: Stamp,
+    /// It fails unless it gets further until then; absent while it waits, is paused or holds.
+    pub deadline: Option<Instant>,
+    /// Failures of new instances.
+    pub crashes: u32,
+    /// The most new instances that were available at once: more is progress.
+    furthest: u32,
+    /// The canaries have been available since.
+    pub holding_since: Option<Instant>,
+    /// The canaries were found well; always, for other strategies.
+    pub promoted: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    Progressing,
+    /// Everything new is available and nothing old is left. Until then, new crashes still end it.
+    Complete {
+        probation: Instant,
+    },
+    /// It failed; what was good takes its place again.
+    RollingBack(Failure),
+    RolledBack(Failure),
+    /// It failed and stays as it is: `autoRollback: false`, or there is nothing to go back to.
+    Failed(Failure),
+}
+
+/// Why a rollout failed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Failure {
+    /// CamelCase: `ProgressDeadlineExceeded`, `CrashLoop`, `PermanentFailure`, `CannotStart`, `Sibling`, `Undone`.
+    pub reason: String,
+    /// A sentence's end.
+    pub message: String,
+    pub instance: Option<InstanceId>,
+    /// The last lines that the failing instance wrote.
+    #[serde(default)]
+    pub lines: Vec<String>,
+    pub at: Stamp,
+}
+
+/// What is seen of a unit's instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub replicas: u32,
+    /// Instances of the wanted version that are available, serving or incoming.
+    pub available: u32,
+    /// Nothing but available instances of the wanted version is there, each in its place.
+    pub settled: bool,
+    /// Something of the new version has been started.
+    pub started: bool,
+    /// Its steps may be taken: it is wanted, not paused, and waits for no other unit.
+    pub running: bool,
+}
+
+/// What became of a rollout at a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Nothing,
+    /// It holds, waiting for somebody's word or its time.
+    Holds,
+    Promoted,
+    Completed,
+    /// It is back at what was good.
+    WentBack,
+    DeadlineExceeded,
+}
+
+impl Rollout {
+    pub fn begin(
+        revision: Revision,
+        from: Option<Generation>,
+        to: Generation,
+        update: &UpdatePolicy,
+        began: Stamp,
+    ) -> Self {
+        Self {
+            revision,
+            from,
+            to,
+            phase: Phase::Progressing,
+            began,
+            deadline: None,
+            crashes: 0,
+            furthest: 0,
+            holding_since: None,
+            promoted: !matches!(update.strategy, Strategy::Canary(_)) || from.is_none(),
+        }
+    }
+
+    /// One that was over before this daemon began.
+    pub fn complete(revision: Revision, generation: Generation, began: Stamp) -> Self {
+        Self {
+            revision,
+            from: None,
+            to: generation,
+            phase: Phase::Complete { probation: Instant::default() },
+            began,
+            deadline: None,
+            crashes: 0,
+            furthest: 0,
+            holding_since: None,
+            promoted: true,
+        }
+    }
+
+    /// New instances are on their way in.
+    pub fn is_active(&self) -> bool {
+        matches!(self.phase, Phase::Progressing | Phase::RollingBack(_))
+    }
+
+    /// A failing new instance would end it.
+    pub fn on_trial(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Progressing => true,
+            Phase::Complete { probation } => now < probation,
+            _ => false,
+        }
+    }
+
+    pub fn failure(&self) -> Option<&Failure> {
+        match &self.phase {
+            Phase::RollingBack(failure) | Phase::RolledBack(failure) | Phase::Failed(failure) => {
+                Some(failure)
+            }
+            _ => None,
+        }
+    }
+
+    /// As in `rollout.state`.
+    pub fn word(&self, paused: bool) -> &'static str {
+        match self.phase {
+            Phase::Progressing if paused => "Paused",
+            Phase::Progressing if self.holding_since.is_some() && !self.promoted => "Holding",
+            Phase::Progressing => "Progressing",
+            Phase::Complete { .. } => "Complete",
+            Phase::RollingBack(_) => "RollingBack",
+            Phase::RolledBack(_) => "RolledBack",
+            Phase::Failed(_) => "Failed",
+        }
+    }
+
+    /// A new instance failed. True when that was one too many.
+    pub fn crashed(&mut self) -> bool {
+        self.crashes += 1;
+        self.crashes >= CRASHES
+    }
+
+    /// Looks at the instances again.
+    pub fn look(&mut self, update: &UpdatePolicy, counts: Counts, now: Instant) -> Turn {
+        match self.phase {
+            Phase::Progressing => self.progress(update, counts, now),
+            Phase::RollingBack(ref failure) if counts.settled => {
+                self.phase = Phase::RolledBack(failure.clone());
+                Turn::WentBack
+            }
+            _ => Turn::Nothing,
+        }
+    }
+
+    fn progress(&mut self, update: &UpdatePolicy, counts: Counts, now: Instant) -> Turn {
+        if counts.settled {
+            self.phase = Phase::Complete { probation: now + update.progress_deadline };
+            self.deadline = None;
+            return Turn::Completed;
+        }
+        if !counts.running {
+            self.suspend();
+            return Turn::Nothing;
+        }
+        if let Some(turn) = self.hold(update, counts, now) {
+            return turn;
+        }
+        let further = counts.available > self.furthest;
+        self.furthest = self.furthest.max(counts.available);
+        // A first deployment has nothing to go back to: it follows its restart policy for as long as it takes.
+        if self.from.is_some() && counts.started && (further || self.deadline.is_none()) {
+            self.deadline = Some(now + update.progress_deadline);
+        }
+        match self.deadline {
+            Some(at) if at <= now => Turn::DeadlineExceeded,
+            _ => Turn::Nothing,
+        }
+    }
+
+    /// Its clocks stop: it is paused, or the unit is not to run.
+    pub fn suspend(&mut self) {
+        self.deadline = None;
+        self.holding_since = None;
+    }
+
+    /// Canaries that are all available are looked at for a while.
+    fn hold(&mut self, update: &UpdatePolicy, counts: Counts, now: Instant) -> Option<Turn> {
+        let Strategy::Canary(canary) = update.strategy else { return None };
+        if self.promoted {
+            return None;
+        }
+        if counts.available < canary.count(counts.replicas) {
+            self.holding_since = None;
+            return None;
+        }
+        self.deadline = None;
+        let fresh = self.holding_since.is_none();
+        let since = *self.holding_since.get_or_insert(now);
+        if canary.auto_promote && now.since(since) >= canary.hold {
+            self.promote(update, now);
+            return Some(Turn::Promoted);
+        }
+        Some(if fresh { Turn::Holds } else { Turn::Nothing })
+    }
+
+    /// The canaries are well: the rest follows.
+    pub fn promote(&mut self, update: &UpdatePolicy, now: Instant) {
+        self.promoted = true;
+        self.holding_since = None;
+        self.deadline = Some(now + update.progress_deadline);
+    }
+
+    /// When [`Self::look`] is wanted though nothing happened.
+    pub fn due(&self, update: &UpdatePolicy) -> Option<Instant> {
+        if !matches!(self.phase, Phase::Progressing) {
+            return None;
+        }
+        let hold = match (update.strategy, self.holding_since) {
+            (Strategy::Canary(canary), Some(since)) if canary.auto_promote => Some(since + canary.hold),
+            _ => None,
+        };
+        [self.deadline, hold].into_iter().flatten().min()
+    }
+}
+
+/// How long a rollout took, for its history.
+pub fn duration(began: Stamp, ended: Stamp) -> Duration {
+    Duration::from_millis(u64::try_from(ended.0 - began.0).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unit::{CanaryPolicy, CanaryShare, Policy};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn counts(available: u32, started: bool) -> Counts {
+        Counts { replicas: 3, available, settled: available == 3, started, running: true }
+    }
+
+    fn rollout(update: &UpdatePolicy) -> Rollout {
+        Rollout::begin(Revision(7), Some(Generation(1)), Generation(2), update, Stamp(0))
+    }
+
+    #[test]
+    fn the_deadline_begins_with_the_first_start_and_every_step_forward_renews_it() {
+        let update = Policy::plain().update;
+        let mut roll = rollout(&update);
+        let at = |seconds: u64| Instant(0) + SECOND * seconds as u32;
+        assert_eq!(roll.look(&update, counts(0, false), at(500)), Turn::Nothing);
+        assert_eq!(roll.due(&update), None, "nothing has been started");
+        roll.look(&update, counts(0, true), at(500));
+        assert_eq!(roll.due(&update), Some(at(560)));
+        roll.look(&update, counts(1, true), at(550));
+        assert_eq!(roll.due(&update), Some(at(610)));
+        // Lost and found again is no progress.
+        roll.look(&update, counts(0, true), at(560));
+        roll.look(&update, counts(1, true), at(570));
+        assert_eq!(roll.look(&update, counts(1, true), at(610)), Turn::DeadlineExceeded);
+    }
+
+    #[test]
+    fn it_is_complete_when_nothing_old_is_left_and_stays_on_trial_for_a_while() {
+        let update = Policy::plain().update;
+        let mut roll = rollout(&update);
+        assert_eq!(roll.look(&update, counts(3, true), Instant(5)), Turn::Completed);
+        assert!(roll.on_trial(Instant(6)) && !roll.on_trial(Instant(5) + SECOND * 61));
+        assert_eq!([roll.crashed(), roll.crashed(), roll.crashed()], [false, false, true]);
+    }
+
+    #[test]
+    fn canaries_hold_until_their_time_or_somebodys_word() {
+        let canary =
+            |auto_promote| CanaryPolicy { share: CanaryShare::Replicas(1), hold: SECOND, auto_promote };
+        for auto in [true, false] {
+            let update = UpdatePolicy { strategy: Strategy::Canary(canary(auto)), ..Policy::plain().update };
+            let mut roll = rollout(&update);
+            roll.look(&update, counts(0, true), Instant(0));
+            assert_eq!(roll.look(&update, counts(1, true), Instant(0)), Turn::Holds);
+            assert_eq!(roll.word(false), "Holding");
+            let expected = if auto { Turn::Promoted } else { Turn::Nothing };
+            assert_eq!(roll.look(&update, counts(1, true), Instant(0) + SECOND), expected);
+        }
+    }
+
+    #[test]
+    fn a_pause_stops_the_clock() {
+        let update = Policy::plain().update;
+        let mut roll = rollout(&update);
+        roll.look(&update, counts(0, true), Instant(0));
+        roll.look(&update, Counts { running: false, ..counts(0, true) }, Instant(1));
+        assert_eq!(roll.due(&update), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! Programs that read their files again instead of being replaced (manifest.md, `reload`).
+
+use std::time::Duration;
+
+use crate::base::{Name, Now, Seat, Signal};
+use crate::plan::{Action, Drift};
+
+use super::World;
+use super::chronicle::Entry;
+use super::effect::Effect;
+use super::state::Reloading;
+
+/// A reload that is not over after this long has failed: the old configuration runs on (systemd's `TimeoutStartSec` for
+/// `notify-reload` is of the same order).
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl World {
+    /// Tells a running program to read its files again; the spec is taken in place.
+    pub(super) fn reload(&mut self, now: Now, name: &Name, seat: Seat, action: &Action) {
+        let Some(id) = self.instance_id(name, seat) else { return };
+        let object = self.object(name);
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let (spec, generation, change, cause) = (unit.spec.clone(), unit.generation, unit.change, unit.cause);
+        let Some(slot) = unit.slots.get_mut(&seat) else { return };
+        let executed_at = slot.state.process().map(|process| process.executed_at);
+        let Some(instance) = slot.instance.as_mut() else { return };
+        let probes_changed = instance.spec.policy.probes != spec.policy.probes;
+        instance.spec = spec.clone();
+        instance.generation = generation;
+        slot.drift = Drift::None;
+        if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
+            board.replace_policy(&spec.policy, at, now.mono);
+        }
+        let written = spec.launch.service.reload.as_deref().cloned().unwrap_or_default();
+        let answered = written.command.is_some() || written.notify == Some(true);
+        if answered {
+            slot.reloading = Some(Reloading { answered: false, deadline: now.mono + PATIENCE });
+        }
+        let how = match (&written.command, written.notify, written.signal) {
+            (Some(command), ..) => {
+                let command = command.clone();
+                let words = command.join(" ");
+                self.effects.push_back(Effect::RunReload { id, command, timeout: PATIENCE, spec });
+                words
+            }
+            (None, _, signal) => {
+                let signal = signal.unwrap_or(Signal::HUP);
+                self.effects.push_back(Effect::Signal { id, signal });
+                signal.to_string()
+            }
+        };
+        let message = format!("{seat} is told to read its files again ({how}): {}", action.reason);
+        let reason = if answered { "Reloading" } else { "Reloaded" };
+        let record =
+            self.announce(now, Entry { warning: false, reason, object: &object, message, change, cause });
+        self.set_cause(name, seat, record);
+        self.remember(name, seat);
+        self.settle_board(now, name, seat);
+        self.touch(name);
+    }
+
+    /// `RELOADING=1`: its READY=1 will say that it is done.
+    pub(super) fn told_reloading(&mut self, _now: Now, name: &Name, seat: Seat) {
+        if let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat))
+            && let Some(reloading) = &mut slot.reloading
+        {
+            reloading.answered = true;
+        }
+    }
+
+    /// READY=1 after RELOADING=1.
+    pub(super) fn reload_answered(&mut self, now: Now, name: &Name, seat: Seat) {
+        let slot = self.units.get(name).and_then(|unit| unit.slots.get(&seat));
+        if slot.and_then(|slot| slot.reloading).is_some_and(|reloading| reloading.answered) {
+            self.reloaded(now, name, seat, true, "READY=1");
+        }
+    }
+
+    /// What came of a reload.
+    pub(super) fn reloaded(&mut self, now: Now, name: &Name, seat: Seat, ok: bool, message: &str) {
+        let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) else { return };
+        if slot.reloading.take().is_none() {
+            return;
+        }
+        let (reason, message) = match ok {
+            true => ("Reloaded", format!("{seat} has read its files again ({message})")),
+            false => (
+                "ReloadFailed",
+                format!("{seat} did not read its files again, what it read before is in force: {message}"),
+            ),
+        };
+        let object = self.object(name);
+        let change = self.units.get(name).and_then(|unit| unit.change);
+        let cause = self.units.get(name).and_then(|unit| unit.cause);
+        self.announce(now, Entry { warning: !ok, reason, object: &object, message, change, cause });
+        self.touch(name);
+    }
+
+    /// A reload whose time is over.
+    pub(super) fn reload_due(&mut self, now: Now, name: &Name, seat: Seat) {
+        let slot = self.units.get(name).and_then(|unit| unit.slots.get(&seat));
+        if slot.and_then(|slot| slot.reloading).is_some_and(|reloading| reloading.deadline <= now.mono) {
+            let limit = crate::base::format_duration(PATIENCE);
+            self.reloaded(now, name, seat, false, &format!("it did not say so within {limit}"));
+        }
+    }
+}
