@@ -3,7 +3,7 @@
 
 use super::diagnostic::Diagnostic;
 use super::load::{Objects, Source};
-use super::spec::service::{PortNumber, ServiceSpec, Update, UpdateStrategy};
+use super::spec::service::{ServiceSpec, Update, UpdateStrategy};
 use super::spec::system::RollbackScope;
 use super::spec::{JobSpec, Logging, Resources, SecretSource, Security};
 
@@ -39,30 +39,20 @@ fn service(spec: &ServiceSpec) -> Vec<String> {
     let default = Update::default();
     let update = &spec.update;
     let strategy = !matches!(update.strategy, UpdateStrategy::Rolling | UpdateStrategy::Recreate);
-    let mut found = chosen([
+    chosen([
         (strategy, "spec.update.strategy"),
         (update.max_surge != default.max_surge, "spec.update.maxSurge"),
         (update.max_unavailable != default.max_unavailable, "spec.update.maxUnavailable"),
         (update.min_ready != default.min_ready, "spec.update.minReady"),
         (update.progress_deadline != default.progress_deadline, "spec.update.progressDeadline"),
         (update.auto_rollback != default.auto_rollback, "spec.update.autoRollback"),
-        (update.overlap, "spec.update.overlap"),
         (update.canary.is_some(), "spec.update.canary"),
         (spec.reload.is_some(), "spec.reload"),
         (!spec.reload_on.is_empty(), "spec.reloadOn"),
         (!spec.restart_on.is_empty(), "spec.restartOn"),
         (spec.watchdog.is_some(), "spec.watchdog"),
         (spec.metrics.is_some(), "spec.metrics"),
-    ]);
-    for (index, port) in spec.ports.iter().enumerate() {
-        if port.listen {
-            found.push(format!("spec.ports.{index}.listen"));
-        }
-        if matches!(port.port, PortNumber::Auto(_)) {
-            found.push(format!("spec.ports.{index}.port"));
-        }
-    }
-    found
+    ])
 }
 
 fn job(spec: &JobSpec) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Generation, InstanceId, Name, Part, Signal, Stamp};
+use crate::base::{Generation, InstanceId, Name, Part, PortNumbers, Signal, Stamp};
 use crate::plan::{ExternalSpec, UnitSpec};
 use crate::unit::{End, ProbeKind};
 
@@ -44,6 +44,8 @@ pub enum Effect {
         seq: u64,
         timeout: Duration,
         spec: Arc<UnitSpec>,
+        /// Numbers of the instance's `auto` ports.
+        ports: Arc<PortNumbers>,
     },
     ProbeExternal {
         name: Name,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, SpawnStage, Stamp};
+use crate::base::{
+    Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, PortNumbers, SpawnStage, Stamp,
+};
 use crate::plan::{Desired, UnitSpec};
 use crate::unit::ProbeKind;
 
@@ -64,6 +66,8 @@ pub enum InstanceFact {
         part: Part,
         pid: u32,
         at: Instant,
+        /// Numbers of its `auto` ports.
+        ports: PortNumbers,
     },
     SpawnFailed {
         part: Part,
@@ -125,6 +129,8 @@ pub struct Adopted {
     pub part: Part,
     pub exit: Option<Exit>,
     pub mark: Mark,
+    /// Numbers of its `auto` ports.
+    pub ports: Arc<PortNumbers>,
 }
 
 /// What the keeper remembers of an instance for the next daemon, beside its spec.

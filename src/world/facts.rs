@@ -24,7 +24,10 @@ impl World {
         }
         let (name, ordinal) = (&id.unit, id.ordinal);
         match fact {
-            InstanceFact::Spawned { part: Part::Main, pid, at } => {
+            InstanceFact::Spawned { part: Part::Main, pid, at, ports } => {
+                if let Some(instance) = self.instance_mut(name, ordinal) {
+                    instance.ports = ports.into();
+                }
                 self.apply(now, name, ordinal, Fact::Spawned { pid, at });
             }
             InstanceFact::Spawned { .. } => {}
@@ -99,7 +102,7 @@ impl World {
     fn ask_due(&mut self, now: Now, name: &Name, ordinal: Ordinal) {
         let Some(id) = self.instance_id(name, ordinal) else { return };
         let Some(instance) = self.instance_mut(name, ordinal) else { return };
-        let spec = instance.spec.clone();
+        let (spec, ports) = (instance.spec.clone(), instance.ports.clone());
         let Some(board) = instance.board.as_mut() else { return };
         let (questions, verdict) = board.due(&spec.policy, now.mono);
         for question in questions {
@@ -109,6 +112,7 @@ impl World {
                 seq: question.seq,
                 timeout: question.timeout,
                 spec: spec.clone(),
+                ports: ports.clone(),
             });
         }
         self.verdict(now, name, ordinal, verdict);
@@ -170,7 +174,7 @@ impl World {
         let Some(instance) = slot.instance.as_mut() else { return };
         let spec = instance.spec.clone();
         let board = ProbeBoard::new(&spec.policy, process.executed_at);
-        let port = board.awaited_port(&spec.policy);
+        let port = board.awaited_port(&spec.policy, &instance.ports);
         instance.port_watched = port.is_some();
         instance.log_watched = awaits_log(&spec);
         let log_watched = instance.log_watched;

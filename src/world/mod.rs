@@ -16,6 +16,7 @@ pub mod effect;
 pub mod event;
 mod externals;
 mod facts;
+mod listeners;
 mod neighbours;
 mod orders;
 mod revise;
@@ -35,6 +36,7 @@ pub use event::{
     Adopted, Beginning, Cause, Checkpoint, Event, InstanceFact, Mark, Order, Overrides, Signature,
 };
 pub use externals::External;
+pub use listeners::Holdings;
 pub use state::{Instance, Slot, Unit};
 
 use chronicle::Entry;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::base::{Generation, Incarnation, InstanceId, Instant, Name, Ordinal, Stamp};
+use crate::base::{Generation, Incarnation, InstanceId, Instant, Name, Ordinal, PortNumbers, Stamp};
 use crate::plan::{Drift, UnitSpec, Wish};
 use crate::unit::{Breaker, End, EndReason, Lifecycle, ProbeBoard, RestartState, StopReason};
 
@@ -79,6 +79,8 @@ pub struct Instance {
     pub log_watched: bool,
     /// `replacements` of each `restart: true` dependency when it was started.
     pub seen: BTreeMap<Name, u64>,
+    /// Numbers of its `auto` ports, once it has been spawned.
+    pub ports: Arc<PortNumbers>,
 }
 
 /// How the last instance of an ordinal ended.
