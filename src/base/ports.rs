@@ -100,7 +100,7 @@ impl PortNumbers {
     /// A text with the stand-ins of [`stand_in`] replaced by the numbers; one without a number becomes nothing.
     pub fn fill(&self, text: &str, first: Option<&Name>) -> String {
         let parts: Vec<&str> = text.split('\0').collect();
-        if parts.len() % 2 == 0 || parts.len() == 1 {
+        if parts.len().is_multiple_of(2) || parts.len() == 1 {
             return text.to_owned();
         }
         let variables = self.variables(first);

@@ -65,12 +65,12 @@ impl Engine {
         let holdings = &listening.holdings;
         let wanted = holdings.values().flat_map(|held| held.listeners.iter().cloned()).collect();
         let storing = holdings.iter().filter(|(_, held)| held.stores).map(|(name, _)| name.clone()).collect();
-        let told = Some((wanted, storing));
-        if listening.told == told {
+        let told: (Vec<Listen>, Vec<Name>) = (wanted, storing);
+        if listening.told.as_ref() == Some(&told) {
             return;
         }
-        listening.told.clone_from(&told);
-        let (wanted, storing) = told.unwrap_or_default();
+        listening.told = Some(told.clone());
+        let (wanted, storing) = told;
         let epoch = self.epoch;
         self.link.send(&Request::Listeners { epoch, wanted, storing });
     }

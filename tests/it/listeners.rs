@@ -151,6 +151,17 @@ fn connections_wait_through_a_crash_and_the_end_of_keeper_and_daemon() {
     signal(before.parse().unwrap(), "KILL");
     let after = ask(port).unwrap();
     assert_ne!(before, after, "nobody was there, and it waited");
+    // Nor is the daemon there when it ends, and the next one finds no instance that was given the socket.
+    let daemon = until("a daemon", || system.daemon_pid());
+    signal(daemon, "STOP");
+    signal(after.parse().unwrap(), "KILL");
+    let waiting = thread::spawn(move || ask(port));
+    signal(daemon, "KILL");
+    let after = {
+        let answer = waiting.join().unwrap().unwrap();
+        assert_ne!(answer, after);
+        answer
+    };
     // The next keeper has the socket from the process that lives on.
     let daemon = until("a daemon", || system.daemon_pid());
     signal(daemon, "STOP");
@@ -318,7 +329,7 @@ fn a_port_that_is_taken_is_said_with_its_holder_and_had_once_it_is_free() {
     // Taken between the look at the machine and the start: the keeper cannot bind it.
     system.ok(&["stop", "a"]);
     let holder = until("the port is free", || TcpListener::bind(("127.0.0.1", port)).ok());
-    let _ = system.run(&["start", "a", "--timeout", "1s"]);
+    let _ = system.run(&["start", "a"]);
     until("why names the holder", || system.ok(&["why", "a"]).contains(&named).then_some(()));
     drop(holder);
     until("it is answered again", || ask(port).ok());
