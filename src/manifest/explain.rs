@@ -138,6 +138,7 @@ mod tests {
             include_str!("load.rs"),
             include_str!("shape.rs"),
             include_str!("check.rs"),
+            include_str!("check_ports.rs"),
             include_str!("resolve.rs"),
             include_str!("not_yet.rs"),
             include_str!("notifiers.rs"),
