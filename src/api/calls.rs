@@ -491,9 +491,20 @@ async fn exec(State(context): State<Context>, Path(name): Path<String>) -> Answe
         .ask(move |engine| {
             let unit = engine.world.units().get(&unit)?;
             let launch = &unit.spec.launch;
+            let running = unit.slots.values().find_map(|slot| slot.instance.as_ref());
+            let ports = running.map(|instance| instance.ports.clone()).unwrap_or_default();
+            let first = crate::plan::ports::first_auto(&launch.service);
+            let own = |name: &str| launch.env.iter().any(|var| var.name == name);
+            let numbers = ports.variables(first).into_iter().filter(|(name, _)| !own(name));
+            let numbers = numbers.map(|(name, number)| (name, number.to_string()));
             let user = launch.service.user.as_deref().and_then(crate::os::identity::user);
             Some(ExecContext {
-                env: launch.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect(),
+                env: launch
+                    .env
+                    .iter()
+                    .map(|var| (var.name.clone(), ports.fill(&var.value, first)))
+                    .chain(numbers)
+                    .collect(),
                 dir: crate::plan::machine::working_dir(launch).display().to_string(),
                 user: user.map(|user| (user.uid, user.gid, user.groups)),
             })
@@ -765,7 +776,7 @@ fn value_differences(
     };
     let shown = |var: Option<crate::manifest::resolve::EnvVar>| match var {
         Some(var) if var.secret => json!("***"),
-        Some(var) => json!(var.value),
+        Some(var) => json!(crate::base::ports::without_stand_ins(&var.value)),
         None => Value::Null,
     };
     names

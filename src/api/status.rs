@@ -218,7 +218,12 @@ fn instance(slot: &Slot) -> Instance {
         cpu_seconds: stat.as_ref().map(|stat| stat.cpu_ticks as f64 / ticks),
         memory_bytes: stat.map(|stat| stat.rss_pages * rustix::param::page_size() as u64),
         status_text: running.and_then(|instance| instance.status_text.clone()),
+        ports: running.map(port_numbers).unwrap_or_default(),
     }
+}
+
+fn port_numbers(instance: &crate::world::Instance) -> std::collections::BTreeMap<String, u16> {
+    instance.ports.0.iter().map(|(name, number)| (name.to_string(), *number)).collect()
 }
 
 fn last_exit(last: &LastEnd) -> LastExit {

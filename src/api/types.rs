@@ -91,6 +91,9 @@ pub struct Instance {
     pub memory_bytes: Option<u64>,
     /// `STATUS=` of sd_notify.
     pub status_text: Option<String>,
+    /// Numbers of its `auto` ports, by the port's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<String, u16>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -107,3 +107,19 @@ pub const NOTIFIER_PATIENCE: Duration = Duration::from_secs(3600);
 pub const NOTIFIER_COMMANDS: usize = 2;
 /// The dead-letter file; when it is full it is renamed to `….1` and begun again.
 pub const DEAD_LETTER_BYTES: u64 = 10 << 20;
+
+/// Connections that wait for a service to accept them, as far as the kernel's `net.core.somaxconn` allows: a restart of some
+/// seconds under load refuses nobody.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// Ports of one service; each is a descriptor of every instance and of the keeper.
+pub const PORTS: usize = 64;
+/// The longest path of a unix socket: `sun_path` of sockaddr_un(7) holds 108 bytes with its NUL.
+pub const SOCKET_PATH_BYTES: usize = 107;
+/// Tries to find a number for an `auto` port that no other instance was given.
+pub const AUTO_PORT_TRIES: u32 = 64;
+/// Descriptors that one ordinal may keep with `FDSTORE=1`: each is one of the keeper's.
+pub const STORED_DESCRIPTORS: usize = 16;
+/// Connections that wait unaccepted for this long are said to be ignored; a busy server takes them sooner.
+pub const UNACCEPTED: Duration = Duration::from_secs(5);
+/// Between two looks at what waits unaccepted: first, doubling up to the second. Only units with `listen: true` are looked at.
+pub const ACCEPT_LOOK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

@@ -46,6 +46,8 @@ impl fmt::Display for Exit {
 pub enum SpawnStage {
     /// Creating FIFOs or the notify socket.
     Pipes,
+    /// Binding the sockets that it is handed.
+    Listeners,
     /// `clone(2)` itself: no free pid, no memory.
     Clone,
     Session,
@@ -61,8 +63,9 @@ pub enum SpawnStage {
 }
 
 impl SpawnStage {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Pipes,
+        Self::Listeners,
         Self::Clone,
         Self::Session,
         Self::Cgroup,
@@ -81,6 +84,7 @@ impl fmt::Display for SpawnStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pipes => "create its pipes",
+            Self::Listeners => "bind its listeners",
             Self::Clone => "create a process",
             Self::Session => "create a session",
             Self::Cgroup => "enter its cgroup",

@@ -54,6 +54,7 @@ impl Engine {
         if let Some(attached) = self.attached.get_mut(&id) {
             attached.told.clone_from(&spec);
         }
+        let ports = std::sync::Arc::new(held.ports);
         for part in telling_parts(&held.parts) {
             let adopted = Adopted {
                 id: id.clone(),
@@ -64,6 +65,7 @@ impl Engine {
                 part: part.part,
                 exit: part.exit,
                 mark: held.mark,
+                ports: ports.clone(),
             };
             self.world.handle(clock::now(), Event::Adopt(Box::new(adopted)));
         }

@@ -1,11 +1,11 @@
 //! Carries out what the world asks for. No choice is made here: an effect carries every value.
 
-use crate::base::{InstanceId, Part, SpawnStage, limits};
+use crate::base::{InstanceId, Part, PortNumbers, SpawnStage, limits};
 use crate::keeper::protocol::Request;
 use crate::manifest::spec::probe::{Probe, ProbeAction};
 use crate::os::clock;
-use crate::plan::build::port_number;
 use crate::plan::machine::working_dir;
+use crate::plan::ports::port_number;
 use crate::plan::{Launch, UnitSpec};
 use crate::probe::{self, Question};
 use crate::unit::ProbeKind;
@@ -49,8 +49,8 @@ impl Engine {
                 }
                 self.link.send(&Request::Remember { epoch, id, mark, generation, spec: text });
             }
-            Effect::Probe { id, kind, seq, timeout, spec } => {
-                let question = self.question(&id, kind, &spec);
+            Effect::Probe { id, kind, seq, timeout, spec, ports } => {
+                let question = self.question(&id, kind, &spec, &ports);
                 let (http, inputs) = (self.http.clone(), self.inputs.clone());
                 tokio::spawn(async move {
                     let answer = probe::ask(&http, question, timeout).await;
@@ -73,8 +73,8 @@ impl Engine {
                 }
             }
             Effect::UnwatchLog { id } => self.collector.unwatch(id),
-            Effect::RunReload { id, command, timeout, spec } => {
-                let question = self.exec_question(&id, &command, &spec);
+            Effect::RunReload { id, command, timeout, spec, ports } => {
+                let question = self.exec_question(&id, &command, &spec, &ports);
                 let (http, inputs) = (self.http.clone(), self.inputs.clone());
                 tokio::spawn(async move {
                     let answer = probe::ask(&http, question, timeout).await;
@@ -144,7 +144,7 @@ impl Engine {
         }
     }
 
-    fn question(&self, id: &InstanceId, kind: ProbeKind, spec: &UnitSpec) -> Question {
+    fn question(&self, id: &InstanceId, kind: ProbeKind, spec: &UnitSpec, ports: &PortNumbers) -> Question {
         let service = &spec.launch.service;
         let probe = match kind {
             ProbeKind::Startup => &service.probes.startup,
@@ -155,15 +155,22 @@ impl Engine {
             return Question::Impossible("there is no such probe".into());
         };
         match action {
-            ProbeAction::Exec(exec) => self.exec_question(id, &exec.command, spec),
-            action => plain_question(action, &spec.launch),
+            ProbeAction::Exec(exec) => self.exec_question(id, &exec.command, spec, ports),
+            action => plain_question(action, &spec.launch, ports),
         }
     }
 
     /// A command in the unit's environment, as its user; the reload of a service is asked like a probe.
-    fn exec_question(&self, id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Question {
+    fn exec_question(
+        &self,
+        id: &InstanceId,
+        argv: &[String],
+        spec: &UnitSpec,
+        ports: &PortNumbers,
+    ) -> Question {
         match launch::command(id, argv, spec) {
             Ok(mut command) => {
+                launch::fill(&mut command, ports, &spec.launch.service);
                 command.env.push(("UNISYS_INSTANCE".into(), format!("{}/{id}", self.state_id)));
                 let pid = self.main_pid(id).map(|pid| ("MAINPID".to_owned(), pid.to_string()));
                 command.env.extend(pid);
@@ -174,22 +181,22 @@ impl Engine {
     }
 }
 
-fn plain_question(action: ProbeAction<'_>, launch: &Launch) -> Question {
+fn plain_question(action: ProbeAction<'_>, launch: &Launch, ports: &PortNumbers) -> Question {
     let no_port = || Question::Impossible("its port has no number".into());
     let service = &launch.service;
     match action {
-        ProbeAction::Http(http) => match port_number(&http.port, service) {
+        ProbeAction::Http(http) => match port_number(&http.port, service, ports) {
             Some(port) => Question::Http { port, probe: http.clone() },
             None => no_port(),
         },
-        ProbeAction::Tcp(tcp) => match port_number(&tcp.port, service) {
+        ProbeAction::Tcp(tcp) => match port_number(&tcp.port, service, ports) {
             Some(port) => {
                 let host = tcp.host.clone().unwrap_or_else(|| "127.0.0.1".into());
                 Question::Tcp { host, port }
             }
             None => no_port(),
         },
-        ProbeAction::Grpc(grpc) => match port_number(&grpc.port, service) {
+        ProbeAction::Grpc(grpc) => match port_number(&grpc.port, service, ports) {
             Some(port) => Question::Grpc { port, service: grpc.service.clone().unwrap_or_default() },
             None => no_port(),
         },
@@ -233,6 +240,7 @@ fn external_question(launch: &Launch) -> Question {
                         oom_score_adjust: None,
                         no_new_privileges: true,
                         notify: Default::default(),
+                        ports: Vec::new(),
                         generation: Default::default(),
                         wall: clock::wall(),
                         spec: String::new(),
@@ -242,7 +250,7 @@ fn external_question(launch: &Launch) -> Question {
                 Err(fault) => Question::Impossible(fault.to_string()),
             }
         }
-        action => plain_question(action, launch),
+        action => plain_question(action, launch, &PortNumbers::default()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A spec as a request to the keeper.
 
-use crate::base::{InstanceId, Part};
+use crate::base::{InstanceId, Part, PortNumbers};
 use crate::keeper::protocol::{Notify, Spawn};
 use crate::manifest::spec::NotifyWay;
 use crate::manifest::spec::service::ServiceSpec;
@@ -8,6 +8,7 @@ use crate::os::files::ThisMachine;
 use crate::os::{clock, identity};
 use crate::plan::UnitSpec;
 use crate::plan::machine::{find_in, working_dir};
+use crate::plan::ports::{first_auto, needs};
 
 use super::StartedWith;
 
@@ -37,6 +38,7 @@ pub fn request(
     request.part = part;
     request.generation = generation;
     request.notify = notify(service);
+    request.ports = needs(&id.unit, &spec.launch);
     request.spec = StartedWith::encode(spec);
     Ok(request)
 }
@@ -81,10 +83,24 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
         oom_score_adjust: service.resources.oom_score_adjust,
         no_new_privileges: service.security.no_new_privileges,
         notify: Notify::No,
+        ports: Vec::new(),
         generation: Default::default(),
         wall: clock::wall(),
         spec: String::new(),
     }))
+}
+
+/// A command that runs beside the instance knows its numbers: PORT and PORT_<NAME>, as the program itself does.
+pub fn fill(command: &mut Spawn, ports: &PortNumbers, service: &ServiceSpec) {
+    let first = first_auto(service);
+    for word in command.argv.iter_mut().chain(command.env.iter_mut().map(|(_, value)| value)) {
+        *word = ports.fill(word, first);
+    }
+    for (name, number) in ports.variables(first) {
+        if !command.env.iter().any(|(known, _)| *known == name) {
+            command.env.push((name, number.to_string()));
+        }
+    }
 }
 
 fn notify(service: &ServiceSpec) -> Notify {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -14,7 +14,7 @@ use super::Options;
 
 pub struct Link {
     socket: AsyncFd<OwnedFd>,
-    waiting: VecDeque<Vec<u8>>,
+    waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     closed: bool,
 }
 
@@ -28,9 +28,14 @@ impl Link {
 
     /// Sends, or keeps it until the keeper reads on.
     pub fn send(&mut self, request: &Request) {
+        self.send_with(request, Vec::new());
+    }
+
+    /// The same with descriptors.
+    pub fn send_with(&mut self, request: &Request, fds: Vec<OwnedFd>) {
         let Ok(bytes) = serde_json::to_vec(request) else { return };
         if self.waiting.is_empty() {
-            match packet::send(self.socket.get_ref(), &bytes, &[]) {
+            match packet::send(self.socket.get_ref(), &bytes, &borrowed(&fds)) {
                 Ok(()) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
@@ -40,7 +45,7 @@ impl Link {
                 }
             }
         }
-        self.waiting.push_back(bytes);
+        self.waiting.push_back((bytes, fds));
     }
 
     /// The next report; `None` when the keeper is gone. Sends what waits meanwhile.
@@ -87,8 +92,8 @@ impl Link {
     }
 
     fn flush(&mut self) {
-        while let Some(bytes) = self.waiting.front() {
-            match packet::send(self.socket.get_ref(), bytes, &[]) {
+        while let Some((bytes, fds)) = self.waiting.front() {
+            match packet::send(self.socket.get_ref(), bytes, &borrowed(fds)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 _ => drop(self.waiting.pop_front()),
             }
@@ -104,6 +109,10 @@ impl Link {
             self.flush();
         }
     }
+}
+
+fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
 }
 
 /// Starts a keeper that takes over from the journal of the one that was killed.

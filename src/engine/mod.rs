@@ -8,6 +8,7 @@ mod effects;
 mod failures;
 mod launch;
 mod link;
+mod listening;
 mod ports;
 pub mod sets;
 mod started_with;
@@ -73,6 +74,17 @@ pub enum Input {
         fact: InstanceFact,
     },
     Log(Told),
+    /// Descriptors that a program gives to keep (`FDSTORE=1`), under a name.
+    Store {
+        id: InstanceId,
+        name: String,
+        fds: Vec<std::os::fd::OwnedFd>,
+    },
+    /// `FDSTOREREMOVE=1`.
+    Unstore {
+        id: InstanceId,
+        name: String,
+    },
     /// Something happened to this path.
     Touched(PathBuf),
     /// A question or wish of the control API.
@@ -114,6 +126,7 @@ pub struct Engine {
     http: reqwest::Client,
     attached: BTreeMap<InstanceId, Attached>,
     ports: ports::PortWatch,
+    listening: listening::Listening,
     files: Option<crate::os::watch::Watch>,
     files_due: Option<FilesDue>,
     /// When units that this machine lacks something for are looked at again.
@@ -181,7 +194,7 @@ impl Engine {
         let courier = Courier::new(http.clone(), state.dead_letters(), options.nofile);
         let faults = Faults::start(&state, &greeting.state_id, &restored.errors, &inputs, courier)
             .map_err(EngineError::Faults)?;
-        let sets = Sets::new(&options, &restored, &greeting.state_id);
+        let sets = Sets::new(&options, &restored, &greeting.state_id, greeting.keeper);
         let mut engine = Self {
             world,
             sets,
@@ -199,6 +212,7 @@ impl Engine {
             http,
             attached: BTreeMap::new(),
             ports: ports::PortWatch::default(),
+            listening: listening::Listening::default(),
             files: None,
             files_due: None,
             machine_due: None,
@@ -290,10 +304,18 @@ impl Engine {
 
     fn next_deadline(&self) -> Option<Instant> {
         let files = self.files_due.as_ref().map(FilesDue::at);
-        [self.world.poll_deadline(), files, self.ports.due, self.machine_due, self.sets.prune_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let listening = self.listening.due();
+        [
+            self.world.poll_deadline(),
+            files,
+            self.ports.due,
+            listening,
+            self.machine_due,
+            self.sets.prune_due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn tick(&mut self) {
@@ -305,6 +327,9 @@ impl Engine {
             for id in self.ports.look(now.mono) {
                 self.fact(id, InstanceFact::PortOpen);
             }
+        }
+        if self.listening.due().is_some_and(|at| at <= now.mono) {
+            self.look_at_listeners(now.mono);
         }
         let files = self.files_due.as_ref().is_some_and(|due| due.at() <= now.mono);
         if files || self.sets.prune_due().is_some_and(|at| at <= now.mono) {
@@ -338,6 +363,17 @@ impl Engine {
                 self.fact(id, fact);
             }
             Input::Log(told) => self.log_told(told),
+            Input::Store { id, name, fds } => {
+                let epoch = self.epoch;
+                for fd in fds {
+                    let request = Request::Store { epoch, id: id.clone(), name: name.clone() };
+                    self.link.send_with(&request, vec![fd]);
+                }
+            }
+            Input::Unstore { id, name } => {
+                let epoch = self.epoch;
+                self.link.send(&Request::Unstore { epoch, id, name });
+            }
             Input::Touched(path) => self.file_touched(&path),
             Input::Call(call) => call(self),
         }
@@ -398,6 +434,7 @@ impl Engine {
                     self.tail_log(id.clone(), revision);
                 }
                 self.output_closed(&id);
+                self.look_for_taken_address(&id);
                 let epoch = self.epoch;
                 self.link.send(&Request::Forget { epoch, id });
                 self.end_if_finished();
@@ -419,9 +456,9 @@ impl Engine {
 
     fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
         match report {
-            Report::Spawned { id, part, pid, at } => {
+            Report::Spawned { id, part, pid, at, ports } => {
                 self.attach_pipes(&id, fds);
-                self.fact(id, InstanceFact::Spawned { part, pid, at });
+                self.fact(id, InstanceFact::Spawned { part, pid, at, ports });
             }
             Report::SpawnFailed { id, part, stage, errno, detail } => {
                 self.fact(id, InstanceFact::SpawnFailed { part, stage, errno, detail });
@@ -480,6 +517,7 @@ impl Engine {
         self.store.used(self.world.next_incarnation());
         self.save_failures();
         let touched = self.world.take_touched();
+        self.tell_listeners(&touched);
         if !touched.is_empty() || std::mem::take(&mut self.saw_events) {
             self.console.turn(&self.world, &self.sets, &touched);
             self.changed.send_modify(|count| *count += 1);

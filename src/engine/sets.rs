@@ -7,11 +7,11 @@ use std::sync::Arc;
 use crate::base::{Instant, Name, ObjectRef, Revision, limits};
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
-use crate::manifest::spec::service::PortNumber;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load};
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::{clock, listeners};
 use crate::plan::build::{Built, build};
+use crate::plan::machine::fixed_ports;
 use crate::plan::notifier::NotifierPlan;
 use crate::plan::{Desired, UnitSpec};
 use crate::store::{Restored, StoredFile, StoredSet};
@@ -45,6 +45,8 @@ pub struct Sets {
     options: Options,
     key: Vec<u8>,
     state_id: String,
+    /// It holds listeners for services.
+    keeper: u32,
     revision: Revision,
     desired: Arc<Desired>,
 }
@@ -87,7 +89,7 @@ pub struct Reloaded {
 }
 
 impl Sets {
-    pub fn new(options: &Options, restored: &Restored, state_id: &str) -> Self {
+    pub fn new(options: &Options, restored: &Restored, state_id: &str, keeper: u32) -> Self {
         let set_of = |path: &PathBuf| Set {
             name: options.set.clone().unwrap_or_else(|| set_name(path)),
             path: Some(path.clone()),
@@ -111,6 +113,7 @@ impl Sets {
             options: options.clone(),
             key: restored.key.clone(),
             state_id: state_id.to_owned(),
+            keeper,
             revision: restored.revision,
             desired: Arc::default(),
         }
@@ -385,15 +388,12 @@ impl Sets {
 
     /// Foreign processes on ports that are wanted and that nothing of ours holds.
     fn holders(&self, objects: &Objects, busy: &BTreeSet<u16>) -> BTreeMap<u16, String> {
-        let ports = objects.services.values().flat_map(|object| &object.spec.ports);
-        let wanted: BTreeSet<u16> = ports
-            .filter_map(|port| match port.port {
-                PortNumber::Number(number) => Some(number),
-                PortNumber::Auto(_) => None,
-            })
-            .filter(|port| !busy.contains(port))
-            .collect();
-        if wanted.is_empty() { BTreeMap::new() } else { listeners::foreign_holders(&wanted, &self.state_id) }
+        let mut wanted = fixed_ports(objects);
+        wanted.retain(|port| !busy.contains(port));
+        if wanted.is_empty() {
+            return BTreeMap::new();
+        }
+        listeners::foreign_holders(&wanted, &self.state_id, &[self.keeper])
     }
 
     /// `up UNIT…`: only these and what they need.

@@ -71,6 +71,8 @@ async fn datagram(id: &InstanceId, message: notify::Message, inputs: &Inputs) ->
         return Vec::new();
     }
     let mut facts = Vec::new();
+    // Of a barrier: closed when this function ends.
+    let _barrier = store(id, &message.words, message.fds, inputs).await;
     for word in message.words {
         match word {
             Word::Ready => facts.push(InstanceFact::ToldReady { how: "READY=1" }),
@@ -82,6 +84,7 @@ async fn datagram(id: &InstanceId, message: notify::Message, inputs: &Inputs) ->
             Word::ExtendTimeout(micros) => {
                 facts.push(InstanceFact::Extend { until: clock::mono() + Duration::from_micros(micros) });
             }
+            Word::Store | Word::Unstore | Word::StoreName(_) => {}
             Word::Barrier => {
                 // Everything before it has gone into the engine's queue; closing the descriptor says so.
                 for fact in facts.drain(..) {
@@ -91,6 +94,24 @@ async fn datagram(id: &InstanceId, message: notify::Message, inputs: &Inputs) ->
         }
     }
     facts
+}
+
+/// Descriptors that the program gives to keep or takes back go to the keeper; others are given back.
+async fn store(id: &InstanceId, words: &[Word], fds: Vec<OwnedFd>, inputs: &Inputs) -> Vec<OwnedFd> {
+    let name = words.iter().find_map(|word| match word {
+        Word::StoreName(name) => Some(name.clone()),
+        _ => None,
+    });
+    let name = name.unwrap_or_else(|| notify::STORED.to_owned());
+    if words.contains(&Word::Unstore) {
+        let _ = inputs.send(Input::Unstore { id: id.clone(), name }).await;
+        return fds;
+    }
+    if !words.contains(&Word::Store) {
+        return fds;
+    }
+    let _ = inputs.send(Input::Store { id: id.clone(), name, fds }).await;
+    Vec::new()
 }
 
 /// By the marker in its environment or that of an ancestor. A sender that is gone already cannot be asked: its message came

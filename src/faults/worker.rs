@@ -154,7 +154,10 @@ impl Work {
             0 => declared_ports(&case.failure.spec),
             port => [port].into(),
         };
-        if let Some((port, holder)) = foreign_holders(&ports, &self.state_id).into_iter().next() {
+        // The keeper, our parent, holds listeners for services.
+        let own: Vec<u32> =
+            rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32).into_iter().collect();
+        if let Some((port, holder)) = foreign_holders(&ports, &self.state_id, &own).into_iter().next() {
             classified.name_holder(port, &holder);
         }
         classified

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Part};
+use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Listen, Part};
 use crate::world::Mark;
 
 use super::protocol::{Held, HeldPart};
@@ -47,6 +47,15 @@ pub enum Entry {
     Epoch {
         epoch: Epoch,
     },
+    /// A listener is open; `inode` finds it again in a process that has it.
+    Listening {
+        listen: Listen,
+        inode: u64,
+        owner: Option<(u32, u32)>,
+    },
+    Closed {
+        listen: Listen,
+    },
 }
 
 /// A journal that has grown by this much since it was last written whole is written whole again.
@@ -84,7 +93,7 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        Ok(text.split_inclusive('\n').map_while(parse).collect())
+        Ok(text.split_inclusive('\n').map_while(whole).filter_map(parse).collect())
     }
 
     /// Takes an entry; [`Journal::flush`] writes it.
@@ -116,10 +125,15 @@ fn push(text: &mut String, entry: &Entry) {
     text.push_str(&format!("{:016x} {json}\n", checksum(json.as_bytes())));
 }
 
-fn parse(line: &str) -> Option<Entry> {
+/// The record of an undamaged line.
+fn whole(line: &str) -> Option<&str> {
     let (sum, json) = line.strip_suffix('\n')?.split_once(' ')?;
-    (u64::from_str_radix(sum, 16).ok()? == checksum(json.as_bytes()))
-        .then(|| serde_json::from_str(json).ok())?
+    (u64::from_str_radix(sum, 16).ok()? == checksum(json.as_bytes())).then_some(json)
+}
+
+/// `None` for a record of a newer keeper.
+fn parse(json: &str) -> Option<Entry> {
+    serde_json::from_str(json).ok()
 }
 
 /// FNV-1a, 64 bits: tells a torn write from a whole one.

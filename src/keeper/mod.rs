@@ -14,6 +14,7 @@
 pub mod contain;
 mod daemon;
 pub mod journal;
+mod listeners;
 pub mod protocol;
 mod resume;
 mod run;

@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Part, SpawnStage, Stamp};
+use crate::base::{
+    Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Name, Part, PortNeed, PortNumbers,
+    SpawnStage, Stamp,
+};
 use crate::world::Mark;
 
 /// Version of this protocol.
@@ -53,6 +56,25 @@ pub enum Request {
         generation: Generation,
         spec: Option<String>,
     },
+    /// All listeners that the accepted revision wants, and the units whose stored descriptors are kept. Others are closed
+    /// once no instance has them.
+    Listeners {
+        epoch: Epoch,
+        wanted: Vec<Listen>,
+        storing: Vec<Name>,
+    },
+    /// Keep the descriptor that comes along for the next instance of the ordinal (`FDSTORE=1`).
+    Store {
+        epoch: Epoch,
+        id: InstanceId,
+        name: String,
+    },
+    /// Descriptors of this name are kept no longer (`FDSTOREREMOVE=1`).
+    Unstore {
+        epoch: Epoch,
+        id: InstanceId,
+        name: String,
+    },
     /// Everything has stopped, or nothing can be started: the keeper ends with this code.
     Exit {
         epoch: Epoch,
@@ -89,6 +111,9 @@ pub struct Spawn {
     pub no_new_privileges: bool,
     #[serde(default)]
     pub notify: Notify,
+    /// Sockets and numbers that the main program is given, in the order in which they were written.
+    #[serde(default)]
+    pub ports: Vec<PortNeed>,
     pub generation: Generation,
     pub wall: Stamp,
     /// Opaque to the keeper: the spec that it is started with.
@@ -129,6 +154,9 @@ pub enum Report {
         part: Part,
         pid: u32,
         at: Instant,
+        /// Numbers of its `auto` ports.
+        #[serde(default)]
+        ports: PortNumbers,
     },
     SpawnFailed {
         id: InstanceId,
@@ -176,6 +204,12 @@ pub struct Held {
     pub mark: Mark,
     pub parts: Vec<HeldPart>,
     pub notify: Notify,
+    /// Numbers of its `auto` ports.
+    #[serde(default)]
+    pub ports: PortNumbers,
+    /// Listeners that it was given.
+    #[serde(default)]
+    pub listens: Vec<Listen>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::io::FdFlags;
 
-use crate::base::{Exit, Part};
+use crate::base::{Exit, Listen, Part};
 use crate::os::{clock, process, signals};
 
 use super::journal::Entry;
@@ -36,7 +36,7 @@ impl Keeper {
             }
         }
         let same_process = self.options.kept.is_some();
-        for (id, held) in Table::replay(entries) {
+        for (id, held) in Table::replay(entries.clone()) {
             let kept = self.options.kept.as_mut().and_then(|kept| kept.remove(&id.to_string()));
             let pipes = spawner::reopen(&self.options.state.run(), &id, kept)?;
             let parts: BTreeMap<Part, PartState> = held
@@ -55,7 +55,20 @@ impl Keeper {
         if !same_process {
             self.adopt_marked();
         }
+        if same_boot {
+            self.take_over_listeners(&entries);
+        }
         Ok(())
+    }
+
+    fn take_over_listeners(&mut self, entries: &[Entry]) {
+        let table = &self.table;
+        let holders = |listen: &Listen| -> Vec<u32> {
+            let of = table.instances.values().filter(|instance| instance.listens.contains(listen));
+            let mains: Vec<u32> = of.filter_map(Instance::main).map(|running| running.pid).collect();
+            process::tree(&mains).into_keys().collect()
+        };
+        self.listeners.take_over(entries, self.options.kept.as_ref(), &holders);
     }
 
     fn resume_part(&self, part: &HeldPart, same_boot: bool, same_process: bool) -> PartState {
@@ -107,6 +120,8 @@ impl Keeper {
                 mark: Default::default(),
                 parts: Vec::new(),
                 notify: Default::default(),
+                ports: Default::default(),
+                listens: Vec::new(),
             };
             let parts = BTreeMap::from([(Part::Main, PartState::Running(running))]);
             self.table.instances.insert(id, instance(held, pipes, parts));
@@ -126,6 +141,10 @@ impl Keeper {
             let Some(pipes) = &instance.pipes else { continue };
             kept.insert(id.to_string(), pipes.fds().iter().map(AsRawFd::as_raw_fd).collect());
             open.extend(pipes.fds());
+        }
+        for (key, fd) in self.listeners.kept() {
+            kept.entry(key).or_default().push(fd.as_raw_fd());
+            open.push(fd);
         }
         let memory = rustix::fs::memfd_create("unisys-kept", rustix::fs::MemfdFlags::empty())?;
         let mut text = std::fs::File::from(memory);
@@ -169,5 +188,7 @@ fn instance(held: Held, pipes: super::table::Pipes, parts: BTreeMap<Part, PartSt
         notify: held.notify,
         pipes: Some(pipes),
         parts,
+        ports: held.ports,
+        listens: held.listens,
     }
 }

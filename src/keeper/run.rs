@@ -1,6 +1,6 @@
 //! The keeper's loop: requests of the daemon, outcomes of spawns, ends of children, signals of people.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::base::{Epoch, Exit, InstanceId, Instant, Part};
+use crate::base::{Epoch, Exit, InstanceId, Instant, Part, PortNeed, SpawnStage};
+use crate::os::sockets::BindError;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, packet, process, signals};
 
 use super::contain::{Kill, Owner, Strays};
 use super::daemon::Daemon;
 use super::journal::{Entry, Journal};
+use super::listeners::{Listeners, Provided};
 use super::protocol::{self, HeldPart, Report, Request, Spawn};
-use super::spawner::{Outcome, PipeNames, Spawner};
+use super::spawner::{Gifts, Outcome, PipeNames, Spawner};
 use super::table::{Instance, PartState, Running, Table};
 
 /// How often a kill that is under way is looked at: members that are not our children end without a signal to us.
@@ -54,6 +56,7 @@ pub struct Keeper {
     pub(super) table: Table,
     pub(super) strays: Strays,
     pub(super) journal: Journal,
+    pub(super) listeners: Listeners,
     pub(super) epoch: Epoch,
     /// Some instances are not our children.
     pub(super) heir: bool,
@@ -91,6 +94,7 @@ impl Keeper {
             options,
             state_id,
             table: Table::default(),
+            listeners: Listeners::default(),
             strays: Strays::default(),
             epoch: Epoch(0),
             heir: false,
@@ -107,8 +111,7 @@ impl Keeper {
             done: None,
         };
         keeper.take_over(old)?;
-        let entries: Vec<Entry> =
-            std::iter::once(keeper.begin_entry()).chain(keeper.table.entries()).collect();
+        let entries: Vec<Entry> = keeper.entries();
         let _ = std::fs::remove_file(keeper.journal.path());
         keeper.journal = Journal::create(&journal_path, &entries)?;
         Ok(keeper)
@@ -121,6 +124,12 @@ impl Keeper {
             epoch: self.epoch,
             incarnation: self.table.highest,
         }
+    }
+
+    /// The state as journal entries.
+    fn entries(&self) -> Vec<Entry> {
+        let held = self.table.entries().chain(self.listeners.entries());
+        std::iter::once(self.begin_entry()).chain(held).collect()
     }
 
     /// Runs until everything has stopped; gives the exit code.
@@ -214,7 +223,7 @@ impl Keeper {
         while let Some(socket) = &self.daemon.socket {
             match packet::receive(socket) {
                 Ok(Some(packet)) => match serde_json::from_slice(&packet.bytes) {
-                    Ok(request) => self.request(request),
+                    Ok(request) => self.request(request, packet.fds),
                     Err(error) => {
                         self.tell(
                             &Report::Refused { id: None, why: format!("not understood: {error}") },
@@ -233,7 +242,7 @@ impl Keeper {
         }
     }
 
-    fn request(&mut self, request: Request) {
+    fn request(&mut self, request: Request, fds: Vec<OwnedFd>) {
         match request {
             Request::Hello { version: _, epoch } => self.greet(epoch),
             Request::Begin { epoch } if epoch > self.epoch => {
@@ -256,6 +265,20 @@ impl Keeper {
                     }
                     self.journal.write(&Entry::Remember { id, mark, generation, spec });
                 }
+            }
+            Request::Listeners { epoch, wanted, storing } if self.fenced(epoch, None) => {
+                self.listeners.want(wanted, &storing);
+                self.close_unwanted();
+            }
+            Request::Store { epoch, id, name } if self.fenced(epoch, Some(&id)) => {
+                for fd in fds {
+                    if let Err(why) = self.listeners.store(&id, &name, fd) {
+                        self.refuse(Some(id.clone()), &format!("cannot keep its descriptor `{name}`: {why}"));
+                    }
+                }
+            }
+            Request::Unstore { epoch, id, name } if self.fenced(epoch, Some(&id)) => {
+                self.listeners.unstore(&id, &name);
             }
             Request::Exit { epoch, code } if self.fenced(epoch, None) => self.done = Some(code),
             Request::Upgrade { epoch } if self.fenced(epoch, None) => {
@@ -317,7 +340,8 @@ impl Keeper {
             let report = match state {
                 PartState::Spawning => return,
                 PartState::Running(running) => {
-                    Report::Spawned { id: id.clone(), part, pid: running.pid, at: running.at }
+                    let ports = instance.ports.clone();
+                    Report::Spawned { id: id.clone(), part, pid: running.pid, at: running.at, ports }
                 }
                 PartState::Ended { held } => {
                     let exit = held.exit.unwrap_or(Exit::Unknown);
@@ -327,7 +351,11 @@ impl Keeper {
             self.tell_with_pipes(&report, &id);
             return;
         }
-        let instance = self.table.instances.entry(id).or_insert_with(|| Instance {
+        let provided = match part {
+            Part::Main => self.provide(&request),
+            _ => Ok(Provided::default()),
+        };
+        let instance = self.table.instances.entry(id.clone()).or_insert_with(|| Instance {
             spec: String::new(),
             generation: request.generation,
             wall: request.wall,
@@ -335,11 +363,51 @@ impl Keeper {
             notify: request.notify,
             pipes: None,
             parts: BTreeMap::new(),
+            ports: Default::default(),
+            listens: Vec::new(),
         });
         instance.spec.clone_from(&request.spec);
+        let provided = match provided {
+            Ok(provided) => provided,
+            Err(BindError { errno, detail }) => {
+                let stage = SpawnStage::Listeners;
+                return self.tell(&Report::SpawnFailed { id, part, stage, errno, detail }, &[]);
+            }
+        };
+        if part == Part::Main {
+            let shared = request.ports.iter().filter(|need| matches!(need, PortNeed::Shared(_)));
+            instance.listens = shared.map(|need| need.listen().clone()).collect();
+            instance.ports = provided.numbers;
+        }
         instance.parts.insert(part, PartState::Spawning);
         let needs_pipes = instance.pipes.is_none();
-        self.spawner.start(request, needs_pipes);
+        let gifts = Gifts { handed: provided.handed, ports: instance.ports.clone() };
+        self.spawner.start(request, needs_pipes, gifts);
+    }
+
+    /// The sockets and numbers that a main program is given.
+    fn provide(&mut self, request: &Spawn) -> Result<Provided, BindError> {
+        let taken: BTreeSet<u16> = self
+            .table
+            .instances
+            .values()
+            .flat_map(|instance| instance.ports.0.values().copied())
+            .filter(|_| request.ports.iter().any(|need| !matches!(need, PortNeed::Shared(_))))
+            .collect();
+        let owner = request.user.as_ref().map(|(uid, gid, _)| (*uid, *gid));
+        let provided = self.listeners.provide(&request.id, &request.ports, owner, &taken, &self.state_id)?;
+        for entry in &provided.opened {
+            self.journal.write(entry);
+        }
+        Ok(provided)
+    }
+
+    /// Closes the listeners that neither the accepted revision nor any instance has a use for.
+    fn close_unwanted(&mut self) {
+        let in_use = self.table.instances.values().flat_map(|instance| &instance.listens).collect();
+        for entry in self.listeners.close_unwanted(&in_use) {
+            self.journal.write(&entry);
+        }
     }
 
     fn signal_instance(&mut self, id: &InstanceId, signal: i32, pid: Option<u32>) {
@@ -363,6 +431,7 @@ impl Keeper {
         self.table.instances.remove(id);
         PipeNames::of(&self.options.state.run(), id).remove();
         self.journal.write(&Entry::Forgot { id: id.clone() });
+        self.close_unwanted();
     }
 
     // ---------------------------------------------------------------- processes
@@ -393,13 +462,16 @@ impl Keeper {
                 };
                 let held: HeldPart = running.held(part);
                 instance.parts.insert(part, PartState::Running(running));
-                let entry = match instance.parts.len() {
-                    1 => Entry::Instance(Box::new(instance.held(&id))),
+                let entry = match (part, instance.parts.len()) {
+                    // With the numbers and listeners that only the main program has.
+                    (Part::Main, _) | (_, 1) => Entry::Instance(Box::new(instance.held(&id))),
                     _ => Entry::Part { id: id.clone(), part: held },
                 };
                 self.journal.write(&entry);
                 self.table.by_pid.insert(started.pid, (id.clone(), part));
-                let report = Report::Spawned { id: id.clone(), part, pid: started.pid, at: started.at };
+                let ports = instance.ports.clone();
+                let report =
+                    Report::Spawned { id: id.clone(), part, pid: started.pid, at: started.at, ports };
                 self.tell_with_pipes(&report, &id);
                 if let Some(exit) = self.early.remove(&started.pid) {
                     self.ended(started.pid, exit);
@@ -586,8 +658,7 @@ impl Keeper {
 
     fn rewrite_journal_if_grown(&mut self) {
         if self.journal.wants_rewrite() {
-            let entries: Vec<Entry> =
-                std::iter::once(self.begin_entry()).chain(self.table.entries()).collect();
+            let entries: Vec<Entry> = self.entries();
             if let Ok(journal) = Journal::create(self.journal.path(), &entries) {
                 self.journal = journal;
             }
@@ -605,6 +676,7 @@ impl Keeper {
             }
         }
         if self.table.instances.is_empty() {
+            self.listeners.close_all();
             let _ = std::fs::remove_file(self.journal.path());
             let _ = std::fs::remove_file(self.options.state.socket());
         }

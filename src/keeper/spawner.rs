@@ -12,13 +12,15 @@ use std::thread;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
-use crate::base::{Instant, SpawnStage};
+use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage};
 use crate::os::{clock, process, spawn};
 
 use super::protocol::{Notify, Spawn};
 use super::table::Pipes;
 
 const THREADS: usize = 2;
+/// Variables of sd_listen_fds(3): true of one process only, so none comes from elsewhere.
+const LISTEN_WORDS: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// What became of a request.
 pub struct Outcome {
@@ -45,6 +47,16 @@ pub struct Failed {
 struct Job {
     request: Box<Spawn>,
     needs_pipes: bool,
+    gifts: Gifts,
+}
+
+/// What the program is given beside its request.
+#[derive(Default)]
+pub struct Gifts {
+    /// Descriptors from 3 on, with their names (sd_listen_fds(3)).
+    pub handed: Vec<(String, OwnedFd)>,
+    /// Numbers of the instance's `auto` ports.
+    pub ports: PortNumbers,
 }
 
 /// What every spawn thread knows.
@@ -91,8 +103,8 @@ impl Spawner {
         Ok(Self { jobs, outcomes, wake, in_flight: 0 })
     }
 
-    pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool) {
-        if self.jobs.send(Job { request, needs_pipes }).is_ok() {
+    pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool, gifts: Gifts) {
+        if self.jobs.send(Job { request, needs_pipes, gifts }).is_ok() {
             self.in_flight += 1;
         }
     }
@@ -159,7 +171,7 @@ fn start(
     if let Some((uid, gid, _)) = &request.user {
         names.give_to(*uid, *gid).map_err(pipe_fault)?;
     }
-    let child = prepare(common, request, &names, &stdout, &stderr, extra.as_ref())
+    let child = prepare(common, job, &names, &stdout, &stderr, extra.as_ref())
         .map_err(|error| failed(SpawnStage::Exec, error))?;
     let spawned = spawn::spawn(&child, stack).map_err(|error| failed(error.stage, error.error))?;
     let start = process::stat(spawned.pid).map_or(0, |stat| stat.start);
@@ -168,7 +180,7 @@ fn start(
 
 fn prepare(
     common: &Common,
-    request: &Spawn,
+    job: &Job,
     names: &PipeNames,
     stdout: &OwnedFd,
     stderr: &OwnedFd,
@@ -177,9 +189,28 @@ fn prepare(
     let text = |text: &str| {
         CString::new(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte in a text"))
     };
-    let mut envp = Vec::with_capacity(request.env.len() + 2);
-    for (name, value) in &request.env {
-        envp.push(text(&format!("{name}={value}"))?);
+    let request = &job.request;
+    let first = request
+        .ports
+        .iter()
+        .map(PortNeed::listen)
+        .find(|port| job.gifts.ports.get(port.name.as_str()).is_some());
+    let first = first.map(|port| &port.name);
+    let fill = |word: &String| text(&job.gifts.ports.fill(word, first));
+    let mut envp = Vec::with_capacity(request.env.len() + 6);
+    for (name, value) in request.env.iter().filter(|(name, _)| !LISTEN_WORDS.contains(&name.as_str())) {
+        envp.push(fill(&format!("{name}={value}"))?);
+    }
+    for (name, number) in job.gifts.ports.variables(first) {
+        // What a manifest says itself stands.
+        if !request.env.iter().any(|(known, _)| *known == name) {
+            envp.push(text(&format!("{name}={number}"))?);
+        }
+    }
+    if !job.gifts.handed.is_empty() {
+        let told: Vec<&str> = job.gifts.handed.iter().map(|(name, _)| name.as_str()).collect();
+        envp.push(text(&format!("LISTEN_FDS={}", told.len()))?);
+        envp.push(text(&format!("LISTEN_FDNAMES={}", told.join(":")))?);
     }
     envp.push(text(&format!("{}{}", common.marker, request.id))?);
     if request.notify == Notify::Socket {
@@ -187,13 +218,14 @@ fn prepare(
     }
     Ok(spawn::Child {
         path: text(&request.path)?,
-        argv: request.argv.iter().map(|word| text(word)).collect::<io::Result<_>>()?,
+        argv: request.argv.iter().map(fill).collect::<io::Result<_>>()?,
         envp,
         dir: text(&request.dir)?,
         stdin: common.null.as_raw_fd(),
         stdout: stdout.as_raw_fd(),
         stderr: stderr.as_raw_fd(),
         extra: extra.map(|(fd, number)| (fd.as_raw_fd(), *number)),
+        handed: job.gifts.handed.iter().map(|(_, fd)| fd.as_raw_fd()).collect(),
         user: request.user.clone(),
         umask: request.umask,
         nofile: request.nofile.map_or(common.nofile, |limit| (limit, limit)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::base::{Exit, Generation, Incarnation, InstanceId, Instant, Part, Stamp};
+use crate::base::{Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part, PortNumbers, Stamp};
 use crate::world::Mark;
 
 use super::journal::Entry;
@@ -18,6 +18,10 @@ pub struct Instance {
     pub notify: Notify,
     pub pipes: Option<Pipes>,
     pub parts: BTreeMap<Part, PartState>,
+    /// Numbers of its `auto` ports.
+    pub ports: PortNumbers,
+    /// Listeners that it was given.
+    pub listens: Vec<Listen>,
 }
 
 /// The keeper's ends of what an instance writes to.
@@ -86,6 +90,8 @@ impl Instance {
             mark: self.mark,
             parts: parts.collect(),
             notify: self.notify,
+            ports: self.ports.clone(),
+            listens: self.listens.clone(),
         }
     }
 }
@@ -130,7 +136,10 @@ impl Table {
         let mut held: BTreeMap<InstanceId, Held> = BTreeMap::new();
         for entry in entries {
             match entry {
-                Entry::Begin { .. } | Entry::Epoch { .. } => {}
+                Entry::Begin { .. }
+                | Entry::Epoch { .. }
+                | Entry::Listening { .. }
+                | Entry::Closed { .. } => {}
                 Entry::Instance(instance) => drop(held.insert(instance.id.clone(), *instance)),
                 Entry::Part { id, part } => {
                     if let Some(instance) = held.get_mut(&id) {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{Name, ObjectRef};
+use crate::base::Name;
 use crate::graph::Graph;
 
+use super::check_ports;
 use super::diagnostic::{Diagnostic, nearest};
 use super::load::{Objects, Source};
 use super::spec::probe::{PortRef, Probe, ProbeAction};
 use super::spec::process::{EnvSource, EnvValue};
-use super::spec::service::{DependencyCondition, Port, PortNumber, Protocol, ServiceSpec, UpdateStrategy};
+use super::spec::service::{DependencyCondition, Port, ServiceSpec};
 use super::spec::{Hooks, Probes};
 
 /// Checks everything that is declared, across all sets.
@@ -33,7 +34,7 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
         }
     }
     config_types(objects, diagnostics);
-    ports(objects, diagnostics);
+    check_ports::clashes(objects, diagnostics);
 }
 
 /// The dependency graph of all units and externals.
@@ -147,27 +148,7 @@ fn service(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec<Diagnostic
             Diagnostic::error("E1207", &source.span(path), path, "openFor is longer than maxOpen");
         diagnostics.push(diagnostic.hint("make maxOpen at least as long"));
     }
-    let mut names: Vec<&Name> = Vec::new();
-    for (index, port) in spec.ports.iter().enumerate() {
-        if names.contains(&&port.name) {
-            let path = format!("spec.ports.{index}.name");
-            let message = format!("two ports have the name `{}`", port.name);
-            diagnostics.push(
-                Diagnostic::error("E1301", &source.span(&path), path, message).hint("rename one of them"),
-            );
-        }
-        names.push(&port.name);
-    }
-    let own_port = spec.ports.iter().any(|port| !port.listen && matches!(port.port, PortNumber::Number(_)));
-    if spec.replicas > 1 && own_port && !spec.update.overlap && spec.update.strategy != UpdateStrategy::Canary
-    {
-        let message = format!("{} replicas cannot all bind the same port", spec.replicas);
-        let diagnostic = Diagnostic::error("E1502", &source.span("spec.replicas"), "spec.replicas", message);
-        diagnostics.push(
-            diagnostic
-                .hint("remove the port from `ports` if the program sets SO_REUSEPORT, or run one replica"),
-        );
-    }
+    check_ports::service(spec, source, diagnostics);
 }
 
 fn probes(probes: &Probes, ports: &[Port], source: &Source, diagnostics: &mut Vec<Diagnostic>) {
@@ -199,7 +180,7 @@ fn probes(probes: &Probes, ports: &[Port], source: &Source, diagnostics: &mut Ve
                     .hint("write `period: 10s`"),
             );
         }
-        probe_port(probe, &path, ports, source, diagnostics);
+        check_ports::probe(probe, &path, ports, source, diagnostics);
     }
 }
 
@@ -226,42 +207,6 @@ fn one_action(probe: &Probe, path: &str, source: &Source, diagnostics: &mut Vec<
             Diagnostic::error("E1206", &source.span(&path), path, message)
                 .hint("RE2 syntax; escape `(`, `[` and `{` with a backslash"),
         );
-    }
-}
-
-fn probe_port(probe: &Probe, path: &str, ports: &[Port], source: &Source, diagnostics: &mut Vec<Diagnostic>) {
-    let (port, way) = match probe.action() {
-        Some(ProbeAction::Http(http)) => (&http.port, "http"),
-        Some(ProbeAction::Tcp(tcp)) => (&tcp.port, "tcp"),
-        Some(ProbeAction::Grpc(grpc)) => (&grpc.port, "grpc"),
-        _ => return,
-    };
-    let path = format!("{path}.{way}.port");
-    let found = match port {
-        PortRef::Name(name) => match ports.iter().find(|port| port.name.as_str() == name) {
-            Some(port) => Some(port),
-            None => {
-                let names = ports.iter().map(|port| port.name.as_str());
-                let hint = nearest(name, names)
-                    .map_or("declare it under `ports`, or write a number".into(), |near| {
-                        format!("did you mean `{near}`?")
-                    });
-                let message = format!("there is no port named `{name}`");
-                diagnostics.push(Diagnostic::error("E1604", &source.span(&path), path, message).hint(hint));
-                return;
-            }
-        },
-        PortRef::Number(number) => {
-            ports.iter().find(|port| matches!(&port.port, PortNumber::Number(own) if own == number))
-        }
-    };
-    if found.is_some_and(|port| port.listen && port.name.as_str() != "probe") {
-        let message = format!(
-            "every instance answers on a `listen: true` port, so this {way} probe could be answered by another instance"
-        );
-        diagnostics.push(Diagnostic::error("E1605", &source.span(&path), path, message).hint(
-            "use notify, log or exec, or add a port `{name: probe, port: auto, listen: true}` and probe that",
-        ));
     }
 }
 
@@ -391,35 +336,4 @@ fn config_types(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
             }
         }
     }
-}
-
-/// Two units cannot claim the same port of the same machine: 0.0.0.0 and :: overlap with every address.
-fn ports(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
-    let mut claimed: BTreeMap<(bool, u16), Vec<(&str, ObjectRef)>> = BTreeMap::new();
-    for object in objects.services.values() {
-        for (index, port) in object.spec.ports.iter().enumerate() {
-            let PortNumber::Number(number) = port.port else { continue };
-            if port.protocol == Protocol::Unix {
-                continue;
-            }
-            let owners = claimed.entry((port.protocol == Protocol::Udp, number)).or_default();
-            let clash = owners
-                .iter()
-                .find(|(address, owner)| *owner != object.source.object && overlap(address, &port.address));
-            if let Some((address, owner)) = clash {
-                let path = format!("spec.ports.{index}.port");
-                let message = format!("port {number} on {} is claimed by {owner} on {address}", port.address);
-                diagnostics.push(
-                    Diagnostic::error("E1501", &object.source.span(&path), path, message)
-                        .hint("give one of the two another port"),
-                );
-            }
-            owners.push((&port.address, object.source.object.clone()));
-        }
-    }
-}
-
-fn overlap(a: &str, b: &str) -> bool {
-    let any = |address: &str| matches!(address, "0.0.0.0" | "::" | "[::]" | "*" | "");
-    a == b || any(a) || any(b)
 }

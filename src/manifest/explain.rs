@@ -17,9 +17,9 @@ macro_rules! codes {
 codes!(
     "E1001", "E1002", "E1003", "E1004", "E1005", "E1006", "E1007", "E1200", "E1201", "E1202", "E1203",
     "E1204", "E1205", "E1206", "E1207", "E1208", "E1301", "E1302", "E1303", "E1304", "E1401", "E1402",
-    "E1403", "E1404", "E1405", "E1406", "E1501", "E1502", "E1503", "E1504", "E1505", "E1506", "E1601",
-    "E1602", "E1603", "E1604", "E1605", "E1606", "E1900", "E2001", "E2002", "E2003", "E2004", "E2005",
-    "E2006", "E2007", "E2009",
+    "E1403", "E1404", "E1405", "E1406", "E1501", "E1502", "E1503", "E1504", "E1505", "E1506", "E1507",
+    "E1508", "E1601", "E1602", "E1603", "E1604", "E1605", "E1606", "E1607", "E1608", "E1900", "E2001",
+    "E2002", "E2003", "E2004", "E2005", "E2006", "E2007", "E2009", "E2010", "E2011", "E2012",
 );
 
 /// What a field or a code means; `Err` has the nearest thing that exists.
@@ -138,6 +138,7 @@ mod tests {
             include_str!("load.rs"),
             include_str!("shape.rs"),
             include_str!("check.rs"),
+            include_str!("check_ports.rs"),
             include_str!("resolve.rs"),
             include_str!("not_yet.rs"),
             include_str!("notifiers.rs"),

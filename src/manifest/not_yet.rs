@@ -3,7 +3,7 @@
 
 use super::diagnostic::Diagnostic;
 use super::load::{Objects, Source};
-use super::spec::service::{PortNumber, ServiceSpec};
+use super::spec::service::ServiceSpec;
 use super::spec::{JobSpec, Logging, Resources, SecretSource, Security};
 
 /// All of E1900.
@@ -34,17 +34,7 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
 }
 
 fn service(spec: &ServiceSpec) -> Vec<String> {
-    let mut found =
-        chosen([(spec.watchdog.is_some(), "spec.watchdog"), (spec.metrics.is_some(), "spec.metrics")]);
-    for (index, port) in spec.ports.iter().enumerate() {
-        if port.listen {
-            found.push(format!("spec.ports.{index}.listen"));
-        }
-        if matches!(port.port, PortNumber::Auto(_)) {
-            found.push(format!("spec.ports.{index}.port"));
-        }
-    }
-    found
+    chosen([(spec.watchdog.is_some(), "spec.watchdog"), (spec.metrics.is_some(), "spec.metrics")])
 }
 
 fn job(spec: &JobSpec) -> Vec<String> {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::base::ports::{port_variable, stand_in};
 use crate::base::{ByteSize, parse_duration};
 
 use super::diagnostic::{Diagnostic, Span, nearest};
@@ -115,8 +116,19 @@ pub fn resolve(
         }
     }
     own_env(spec, source, context, &mut files, &mut layers, diagnostics);
-    let expanded = Expansion { layers: &layers, source, open: open && !context.machine, context };
+    let own_numbers = own_numbers(spec);
+    let expanded =
+        Expansion { layers: &layers, source, open: open && !context.machine, context, own_numbers };
     expanded.finish(spec, files, diagnostics)
+}
+
+fn own_numbers(spec: &ServiceSpec) -> Vec<String> {
+    let named = spec.ports.iter().filter(|port| port.is_auto()).map(|port| port_variable(port.name.as_str()));
+    let mut names: Vec<String> = named.collect();
+    if !names.is_empty() {
+        names.push("PORT".into());
+    }
+    names
 }
 
 fn push(layers: &mut Layers, name: &str, value: Value) {
@@ -471,6 +483,8 @@ struct Expansion<'a> {
     /// Names may come from files that were not looked at: an undefined one is no finding.
     open: bool,
     context: &'a Context<'a>,
+    /// PORT and PORT_<NAME> of `auto` ports: each instance gets its own numbers when it starts.
+    own_numbers: Vec<String>,
 }
 
 impl Expansion<'_> {
@@ -567,6 +581,7 @@ impl Expansion<'_> {
                 expanded
             }
             Some(value) => (value.text.clone(), value.secret),
+            None if self.own_numbers.iter().any(|known| known == name) => (stand_in(name), false),
             None if self.open || (!self.context.machine && self.inherited(name)) => (String::new(), false),
             None => {
                 let names = self.layers.keys().map(String::as_str);

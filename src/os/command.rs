@@ -65,6 +65,7 @@ fn run_from(
         stdout: write.as_raw_fd(),
         stderr: write.as_raw_fd(),
         extra: None,
+        handed: Vec::new(),
         user: request.user.clone(),
         umask: request.umask,
         nofile: request.nofile.map_or(nofile, |limit| (limit, limit)),

@@ -192,6 +192,19 @@ impl Machine for ThisMachine {
     fn port_holder(&self, port: u16) -> Option<String> {
         self.holders.get(&port).cloned()
     }
+
+    fn first_allowed_port(&self) -> u16 {
+        super::sockets::first_allowed_port()
+    }
+
+    fn has_address(&self, address: &str) -> bool {
+        super::sockets::has_address(address)
+    }
+
+    fn is_socket(&self, path: &Path) -> bool {
+        use std::os::unix::fs::FileTypeExt;
+        fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+    }
 }
 
 /// Writes a file whole or not at all: a temporary beside it, then rename(2).

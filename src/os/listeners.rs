@@ -1,24 +1,33 @@
-//! Which TCP ports are listened on, from the kernel's own table (sock_diag(7)), and by whom.
+//! Which ports are listened on, from the kernel's own table (sock_diag(7)), by whom, and what waits there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::base::Transport;
 
 use super::process;
 
 /// A listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listener {
+    pub address: IpAddr,
     pub port: u16,
     pub inode: u32,
+    /// Of TCP: connections that wait to be accepted.
+    pub waiting: u32,
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const TCP_LISTEN: u32 = 10;
+/// The state of every bound UDP socket (TCP_CLOSE).
+const UDP_BOUND: u32 = 7;
 const HEADER: usize = 16;
 /// struct inet_diag_req_v2.
 const REQUEST: usize = 56;
-/// Where `idiag_inode` is in struct inet_diag_msg.
+/// Where `idiag_rqueue` and `idiag_inode` are in struct inet_diag_msg.
+const RQUEUE: usize = 56;
 const INODE: usize = 68;
 
 /// An open question to the kernel; kept open by those who ask often.
@@ -36,22 +45,31 @@ impl Diag {
 
     /// All TCP listeners of this network namespace, IPv4 and IPv6.
     pub fn tcp_listeners(&self) -> io::Result<Vec<Listener>> {
+        self.sockets(libc::IPPROTO_TCP, TCP_LISTEN)
+    }
+
+    /// All bound UDP sockets.
+    pub fn udp_sockets(&self) -> io::Result<Vec<Listener>> {
+        self.sockets(libc::IPPROTO_UDP, UDP_BOUND)
+    }
+
+    fn sockets(&self, protocol: i32, state: u32) -> io::Result<Vec<Listener>> {
         let mut found = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-            self.dump(family, &mut found)?;
+            self.dump(family, protocol, state, &mut found)?;
         }
         Ok(found)
     }
 
-    fn dump(&self, family: u8, found: &mut Vec<Listener>) -> io::Result<()> {
+    fn dump(&self, family: u8, protocol: i32, state: u32, found: &mut Vec<Listener>) -> io::Result<()> {
         let mut request = [0u8; HEADER + REQUEST];
         request[0..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
         request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
         request[6..8].copy_from_slice(&flags.to_ne_bytes());
         request[HEADER] = family;
-        request[HEADER + 1] = libc::IPPROTO_TCP as u8;
-        request[HEADER + 4..HEADER + 8].copy_from_slice(&(1u32 << TCP_LISTEN).to_ne_bytes());
+        request[HEADER + 1] = protocol as u8;
+        request[HEADER + 4..HEADER + 8].copy_from_slice(&(1u32 << state).to_ne_bytes());
         let mut buffer = vec![0u8; 32 << 10];
         // SAFETY: both buffers are ours and as long as said.
         unsafe {
@@ -86,34 +104,42 @@ fn parse(mut bytes: &[u8], found: &mut Vec<Listener>) -> io::Result<bool> {
         if body.len() >= INODE + 4 {
             // idiag_sport, in network order, after family, state, timer and retrans.
             let port = u16::from_be_bytes([body[4], body[5]]);
-            let inode = u32::from_ne_bytes([body[INODE], body[INODE + 1], body[INODE + 2], body[INODE + 3]]);
-            found.push(Listener { port, inode });
+            let word = |at: usize| [body[at], body[at + 1], body[at + 2], body[at + 3]];
+            let address = if i32::from(body[0]) == libc::AF_INET {
+                IpAddr::V4(Ipv4Addr::from(word(8)))
+            } else {
+                IpAddr::V6(Ipv6Addr::from(
+                    [word(8), word(12), word(16), word(20)]
+                        .map(u32::from_be_bytes)
+                        .iter()
+                        .fold(0u128, |address, word| (address << 32) | u128::from(*word)),
+                ))
+            };
+            let (waiting, inode) = (u32::from_ne_bytes(word(RQUEUE)), u32::from_ne_bytes(word(INODE)));
+            found.push(Listener { address, port, inode, waiting });
         }
         bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
     }
     Ok(false)
 }
 
-/// Who holds these ports: `pid 412 (nginx)`. Processes that carry the marker of `state_id` are ours and left out; a holder
-/// that cannot be seen (another user's) is named as such.
-pub fn foreign_holders(ports: &BTreeSet<u16>, state_id: &str) -> BTreeMap<u16, String> {
+/// Who holds these TCP ports: `pid 412 (nginx)`. Processes that carry the marker of `state_id` and those in `own` (the keeper,
+/// which holds listeners for them) are ours and left out; a holder that cannot be seen (another user's) is named as such.
+pub fn foreign_holders(ports: &BTreeSet<u16>, state_id: &str, own: &[u32]) -> BTreeMap<u16, String> {
     let listeners = Diag::open().and_then(|diag| diag.tcp_listeners()).unwrap_or_default();
     let wanted: BTreeMap<u32, u16> = listeners
         .into_iter()
         .filter(|listener| ports.contains(&listener.port))
         .map(|listener| (listener.inode, listener.port))
         .collect();
-    let mut holders: BTreeMap<u16, String> =
-        wanted.values().map(|port| (*port, "a process that cannot be seen from here".to_owned())).collect();
+    let mut holders: BTreeMap<u16, String> = wanted.values().map(|port| (*port, UNSEEN.to_owned())).collect();
     if wanted.is_empty() {
         return holders;
     }
-    let ours = format!("{state_id}/");
     for stat in process::all() {
         for inode in socket_inodes(stat.pid) {
             let Some(port) = wanted.get(&inode) else { continue };
-            let marker = process::environ_value(stat.pid, "UNISYS_INSTANCE");
-            if marker.is_some_and(|value| value.starts_with(&ours)) {
+            if own.contains(&stat.pid) || is_marked(stat.pid, state_id) {
                 holders.remove(port);
             } else if let Some(holder) = holders.get_mut(port) {
                 *holder = format!("pid {} ({})", stat.pid, stat.name);
@@ -121,6 +147,29 @@ pub fn foreign_holders(ports: &BTreeSet<u16>, state_id: &str) -> BTreeMap<u16, S
         }
     }
     holders
+}
+
+const UNSEEN: &str = "a process that cannot be seen from here";
+
+fn is_marked(pid: u32, state_id: &str) -> bool {
+    let marker = process::environ_value(pid, "UNISYS_INSTANCE");
+    marker.is_some_and(|value| value.split_once('/').is_some_and(|(state, _)| state == state_id))
+}
+
+/// Who is in the way of a socket that cannot be bound because its address is in use; one of ours is named as such.
+pub fn holder(port: u16, transport: Transport, state_id: &str) -> Option<String> {
+    let diag = Diag::open().ok()?;
+    let sockets = match transport {
+        Transport::Tcp => diag.tcp_listeners(),
+        Transport::Udp => diag.udp_sockets(),
+        Transport::Unix | Transport::UnixDatagram => return None,
+    };
+    let inodes: BTreeSet<u32> =
+        sockets.ok()?.into_iter().filter(|socket| socket.port == port).map(|socket| socket.inode).collect();
+    let of = |stat: &process::Stat| socket_inodes(stat.pid).iter().any(|inode| inodes.contains(inode));
+    let holder = process::all().into_iter().find(of)?;
+    let ours = if is_marked(holder.pid, state_id) { ", an instance of this system" } else { "" };
+    Some(format!("pid {} ({}{ours})", holder.pid, holder.name))
 }
 
 fn socket_inodes(pid: u32) -> Vec<u32> {
@@ -141,9 +190,17 @@ mod tests {
     fn a_listener_of_this_process_is_seen_with_its_pid() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
-        let holders = foreign_holders(&BTreeSet::from([port]), "no such system");
+        let holders = foreign_holders(&BTreeSet::from([port]), "no such system", &[]);
         assert!(holders[&port].starts_with(&format!("pid {}", std::process::id())), "{holders:?}");
+        assert!(foreign_holders(&BTreeSet::from([port]), "no such system", &[std::process::id()]).is_empty());
+        assert_eq!(holder(port, Transport::Tcp, "x"), Some(holders[&port].clone()));
+        let seen = Diag::open().unwrap().tcp_listeners().unwrap();
+        let of = |port: u16| seen.iter().find(|listener| listener.port == port).copied().unwrap();
+        assert_eq!((of(port).address.to_string().as_str(), of(port).waiting), ("127.0.0.1", 0));
+        let _waiting = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let seen = Diag::open().unwrap().tcp_listeners().unwrap();
+        assert!(seen.iter().any(|listener| listener.port == port && listener.waiting == 1));
         drop(socket);
-        assert!(foreign_holders(&BTreeSet::from([port]), "no such system").is_empty());
+        assert!(foreign_holders(&BTreeSet::from([port]), "no such system", &[]).is_empty());
     }
 }

@@ -11,6 +11,7 @@ pub mod listeners;
 pub mod packet;
 pub mod process;
 pub mod signals;
+pub mod sockets;
 pub mod spawn;
 pub mod state_dir;
 pub mod watch;

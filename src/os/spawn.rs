@@ -19,6 +19,8 @@ pub struct Child {
     pub stdout: RawFd,
     pub stderr: RawFd,
     pub extra: Option<(RawFd, RawFd)>,
+    /// Descriptors for 3, 4, …; with any, `LISTEN_PID` is set to the child's pid (sd_listen_fds(3)).
+    pub handed: Vec<RawFd>,
     pub user: Option<(u32, u32, Vec<u32>)>,
     pub umask: Option<u32>,
     pub nofile: (u64, u64),
@@ -50,8 +52,15 @@ struct Shared<'a> {
     child: &'a Child,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
+    /// The handed descriptors where none of them is in another's way; filled by the child.
+    moved: Vec<RawFd>,
+    /// `LISTEN_PID=`, completed by the child.
+    listen_pid: [u8; LISTEN_PID],
     report: Report,
 }
+
+/// Room for `LISTEN_PID=`, ten digits and a NUL.
+const LISTEN_PID: usize = 24;
 
 /// A stack for children, used by one thread, one child at a time.
 pub struct Stack(Vec<u8>);
@@ -73,8 +82,14 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
         child,
         argv: pointers(&child.argv),
         envp: pointers(&child.envp),
+        moved: vec![-1; child.handed.len()],
+        listen_pid: [0; LISTEN_PID],
         report: Report { stage: 0, errno: 0 },
     };
+    if !child.handed.is_empty() {
+        let end = shared.envp.len() - 1;
+        shared.envp.insert(end, shared.listen_pid.as_ptr().cast());
+    }
     let mut pidfd: RawFd = -1;
     let top = (stack.0.as_mut_ptr() as usize + STACK) & !15;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
@@ -118,7 +133,7 @@ extern "C" fn in_child(argument: *mut libc::c_void) -> libc::c_int {
 ///
 /// # Safety
 /// To be called between clone and exec only. Raw system calls where glibc would tell other threads (setuid) or lock.
-unsafe fn become_child(shared: &Shared<'_>) -> (SpawnStage, i32) {
+unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
     macro_rules! stage {
         ($stage:ident, $call:expr) => {
             if $call < 0 {
@@ -152,22 +167,9 @@ unsafe fn become_child(shared: &Shared<'_>) -> (SpawnStage, i32) {
         stage!(Descriptors, libc::dup2(child.stdin, 0));
         stage!(Descriptors, libc::dup2(child.stdout, 1));
         stage!(Descriptors, libc::dup2(child.stderr, 2));
-        match child.extra {
-            Some((from, to)) => {
-                // The table is the child's own copy, and whatever `to` may hide in it is no longer needed.
-                if from == to {
-                    stage!(Descriptors, libc::fcntl(from, libc::F_SETFD, 0));
-                } else {
-                    stage!(Descriptors, libc::dup2(from, to));
-                }
-                if to > 3 {
-                    libc::syscall(libc::SYS_close_range, 3, to - 1, 0);
-                }
-                libc::syscall(libc::SYS_close_range, to + 1, u32::MAX, 0);
-            }
-            None => {
-                libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
-            }
+        stage!(Descriptors, arrange(child, &mut shared.moved));
+        if !child.handed.is_empty() {
+            write_pid(&mut shared.listen_pid, libc::getpid() as u32);
         }
         for signal in 1..=64 {
             if signal != libc::SIGKILL && signal != libc::SIGSTOP {
@@ -182,5 +184,79 @@ unsafe fn become_child(shared: &Shared<'_>) -> (SpawnStage, i32) {
         }
         libc::execve(child.path.as_ptr(), shared.argv.as_ptr(), shared.envp.as_ptr());
         (SpawnStage::Exec, *libc::__errno_location())
+    }
+}
+
+/// Puts the handed descriptors at 3, 4, …, the extra one at its number, and closes every other above 2. The table is the
+/// child's own copy. Everything is moved out of the way first: a source may have the number of another's place.
+///
+/// # Safety
+/// To be called between clone and exec only.
+unsafe fn arrange(child: &Child, moved: &mut [RawFd]) -> i32 {
+    let count = child.handed.len() as RawFd;
+    let above = child.extra.map_or(0, |(_, to)| to + 1).max(3 + count);
+    // SAFETY: plain calls with numbers; nothing is allocated.
+    unsafe {
+        for (place, from) in moved.iter_mut().zip(&child.handed) {
+            *place = libc::fcntl(*from, libc::F_DUPFD, above);
+            if *place < 0 {
+                return -1;
+            }
+        }
+        let mut extra = None;
+        if let Some((from, to)) = child.extra {
+            let from = libc::fcntl(from, libc::F_DUPFD, above);
+            if from < 0 {
+                return -1;
+            }
+            extra = Some((from, to));
+        }
+        for (index, from) in moved.iter().enumerate() {
+            if libc::dup2(*from, 3 + index as RawFd) < 0 {
+                return -1;
+            }
+        }
+        let mut first = 3 + count;
+        if let Some((from, to)) = extra {
+            if libc::dup2(from, to) < 0 {
+                return -1;
+            }
+            if to > first {
+                libc::syscall(libc::SYS_close_range, first, to - 1, 0);
+            }
+            first = first.max(to + 1);
+        }
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, 0);
+    }
+    0
+}
+
+/// `LISTEN_PID=<pid>` with its NUL, without allocating.
+fn write_pid(text: &mut [u8; LISTEN_PID], pid: u32) {
+    const NAME: &[u8] = b"LISTEN_PID=";
+    text.fill(0);
+    text[..NAME.len()].copy_from_slice(NAME);
+    let digits = pid.checked_ilog10().unwrap_or(0) as usize + 1;
+    let mut rest = pid;
+    for place in (NAME.len()..NAME.len() + digits).rev() {
+        text[place] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_is_written_as_a_variable() {
+        let mut text = [7; LISTEN_PID];
+        for (pid, expected) in
+            [(1, "LISTEN_PID=1"), (90, "LISTEN_PID=90"), (u32::MAX, "LISTEN_PID=4294967295")]
+        {
+            write_pid(&mut text, pid);
+            let end = text.iter().position(|byte| *byte == 0).unwrap();
+            assert_eq!(std::str::from_utf8(&text[..end]), Ok(expected));
+        }
     }
 }

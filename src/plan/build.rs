@@ -274,11 +274,11 @@ fn dependencies(spec: &ServiceSpec, objects: &Objects) -> Vec<Dependency> {
 }
 
 fn probe_policy(probe: &Probe, service: Option<&ServiceSpec>) -> ProbePolicy {
-    let number = |port: &PortRef| service.and_then(|service| port_number(port, service));
+    let on_port = |port: &PortRef| service.map_or(ProbeWay::Asked, |service| asked_on(port, service));
     let way = match probe.action() {
-        Some(ProbeAction::Http(http)) => number(&http.port).map_or(ProbeWay::Asked, ProbeWay::AskedOnPort),
-        Some(ProbeAction::Tcp(tcp)) => number(&tcp.port).map_or(ProbeWay::Asked, ProbeWay::AskedOnPort),
-        Some(ProbeAction::Grpc(grpc)) => number(&grpc.port).map_or(ProbeWay::Asked, ProbeWay::AskedOnPort),
+        Some(ProbeAction::Http(http)) => on_port(&http.port),
+        Some(ProbeAction::Tcp(tcp)) => on_port(&tcp.port),
+        Some(ProbeAction::Grpc(grpc)) => on_port(&grpc.port),
         Some(ProbeAction::Notify(_) | ProbeAction::Log(_)) => ProbeWay::Told,
         Some(ProbeAction::Exec(_) | ProbeAction::File(_)) | None => ProbeWay::Asked,
     };
@@ -292,16 +292,18 @@ fn probe_policy(probe: &Probe, service: Option<&ServiceSpec>) -> ProbePolicy {
     }
 }
 
-/// The number behind a port's name.
-pub fn port_number(port: &PortRef, service: &ServiceSpec) -> Option<u16> {
-    match port {
-        PortRef::Number(number) => Some(*number),
-        PortRef::Name(name) => {
-            let port = service.ports.iter().find(|port| port.name.as_str() == name)?;
-            match port.port {
-                PortNumber::Number(number) => Some(number),
-                PortNumber::Auto(_) => None,
-            }
-        }
+/// The port that is watched while the instance starts. A listener of unisys' own is open from the start and says nothing.
+fn asked_on(port: &PortRef, service: &ServiceSpec) -> ProbeWay {
+    let name = match port {
+        PortRef::Number(number) => return ProbeWay::AskedOnPort(*number),
+        PortRef::Name(name) => name,
+    };
+    match service.ports.iter().find(|port| port.name.as_str() == name) {
+        Some(port) if port.listen => ProbeWay::Asked,
+        Some(port) => match port.port {
+            PortNumber::Number(number) => ProbeWay::AskedOnPort(number),
+            PortNumber::Auto(_) => ProbeWay::AskedOnOwnPort(port.name.clone()),
+        },
+        None => ProbeWay::Asked,
     }
 }

@@ -162,18 +162,24 @@ impl Launch {
         if other.service.update.overlap {
             return None;
         }
-        let own = |service: &ServiceSpec| {
-            let bound = service.ports.iter().filter(|port| !port.listen);
-            bound
+        let bound = |service: &ServiceSpec| {
+            let ports = service.ports.iter();
+            ports
                 .filter_map(|port| match port.port {
-                    PortNumber::Number(number) => Some((number, port.protocol)),
+                    PortNumber::Number(number) => {
+                        Some((number, port.protocol, port.listen, port.address.clone()))
+                    }
                     PortNumber::Auto(_) => None,
                 })
                 .collect::<Vec<_>>()
         };
-        let theirs = own(&other.service);
-        let shared = own(&self.service).into_iter().find(|port| theirs.contains(port))?;
-        Some(format!("port {}", shared.0))
+        let theirs = bound(&other.service);
+        bound(&self.service).into_iter().find_map(|(number, protocol, listen, address)| {
+            let same = theirs.iter().find(|port| (port.0, port.1) == (number, protocol))?;
+            // A listener that stays as it is serves both.
+            let handed = listen && same.2 && address == same.3;
+            (!handed && number != 0).then(|| format!("port {number}"))
+        })
     }
 
     /// Values that differ though their field may be as it was written before: a changed `.env`.

@@ -1,10 +1,13 @@
 //! What this machine lacks for a unit (E2xxx): asked of a [`Machine`], decided here.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::base::limits;
+use crate::manifest::Objects;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::load::Source;
-use crate::manifest::spec::service::{PortNumber, Protocol};
+use crate::manifest::spec::service::{Port, PortNumber, Protocol};
 
 use super::launch::Launch;
 
@@ -18,6 +21,12 @@ pub trait Machine {
     fn is_root(&self) -> bool;
     /// The foreign process that listens on a TCP port: `pid 412 (nginx)`.
     fn port_holder(&self, port: u16) -> Option<String>;
+    /// The lowest port that unisys may bind.
+    fn first_allowed_port(&self) -> u16;
+    /// An IP address is one of this machine.
+    fn has_address(&self, address: &str) -> bool;
+    /// A path is a socket.
+    fn is_socket(&self, path: &Path) -> bool;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,19 +135,81 @@ pub fn machine_faults(
     }
     users(launch, source, machine, diagnostics);
     for (index, port) in spec.ports.iter().enumerate() {
-        let PortNumber::Number(number) = port.port else { continue };
-        if port.protocol != Protocol::Tcp {
-            continue;
-        }
-        if let Some(holder) = machine.port_holder(number) {
-            let path = format!("spec.ports.{index}.port");
-            let message = format!("cannot start {}: port {number} is held by {holder}", source.object);
-            diagnostics.push(
-                Diagnostic::error("E2005", &source.span(&path), path, message)
-                    .hint("stop that process, or choose another port"),
-            );
+        let found = match port.protocol.is_unix() {
+            true => socket_fault(port, launch, machine),
+            false => port_fault(port, machine),
+        };
+        if let Some((field, code, why, hint)) = found {
+            let path = format!("spec.ports.{index}.{field}");
+            let message = format!("cannot start {}: {why}", source.object);
+            diagnostics.push(Diagnostic::error(code, &source.span(&path), path, message).hint(hint));
         }
     }
+}
+
+/// Field, code, reason and cure of what is in a port's way.
+type PortFault = (&'static str, &'static str, String, &'static str);
+
+fn port_fault(port: &Port, machine: &dyn Machine) -> Option<PortFault> {
+    let number = if let PortNumber::Number(number) = port.port { number } else { 0 };
+    if port.listen && number != 0 && number < machine.first_allowed_port() {
+        let why = format!("port {number} is privileged and unisys is not root");
+        return Some((
+            "port",
+            "E2011",
+            why,
+            "choose a port from 1024 on, or run unisys as root or with CAP_NET_BIND_SERVICE",
+        ));
+    }
+    if port.listen && !machine.has_address(port.ip_text()) {
+        let why = format!("this machine does not have the address {}", port.address);
+        return Some(("address", "E2012", why, "use an address that `ip address` shows, or `*` for all"));
+    }
+    if port.protocol != Protocol::Tcp || number == 0 {
+        return None;
+    }
+    let holder = machine.port_holder(number)?;
+    let why = format!("port {number} is held by {holder}");
+    Some(("port", "E2005", why, "stop that process, or choose another port"))
+}
+
+fn socket_fault(port: &Port, launch: &Launch, machine: &dyn Machine) -> Option<PortFault> {
+    if !port.listen {
+        return None;
+    }
+    let path = super::ports::socket_path(port, launch);
+    let length = path.as_os_str().len();
+    let fault = |why: String, hint| Some(("address", "E2010", why, hint));
+    if length > limits::SOCKET_PATH_BYTES {
+        let why = format!(
+            "the path of a socket has at most {} bytes, {} has {length}",
+            limits::SOCKET_PATH_BYTES,
+            path.display()
+        );
+        return fault(why, "use a shorter path");
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    if machine.file(parent) != FileKind::Directory {
+        return fault(
+            format!("the directory {} does not exist", parent.display()),
+            "create it, or correct the path",
+        );
+    }
+    if machine.file(&path) != FileKind::Missing && !machine.is_socket(&path) {
+        let why = format!("{} exists and is not a socket", path.display());
+        return fault(why, "remove it, or choose another path");
+    }
+    None
+}
+
+/// The fixed TCP ports of all services.
+pub fn fixed_ports(objects: &Objects) -> BTreeSet<u16> {
+    let ports = objects.services.values().flat_map(|object| &object.spec.ports);
+    let numbers = ports.filter_map(|port| match port.port {
+        PortNumber::Number(number) if number != 0 => Some(number),
+        _ => None,
+    });
+    numbers.collect()
 }
 
 fn users(launch: &Launch, source: &Source, machine: &dyn Machine, diagnostics: &mut Vec<Diagnostic>) {

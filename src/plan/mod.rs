@@ -12,6 +12,7 @@ pub mod launch;
 pub mod machine;
 pub mod notifier;
 pub mod observed;
+pub mod ports;
 pub mod replace;
 pub mod unit;
 pub mod whole;

@@ -22,13 +22,22 @@ pub enum Word {
     /// Microseconds from now.
     ExtendTimeout(u64),
     Barrier,
+    /// `FDSTORE=1`: keep the descriptors of this datagram.
+    Store,
+    /// `FDSTOREREMOVE=1`: keep those of the name no longer.
+    Unstore,
+    /// `FDNAME=`, of either.
+    StoreName(String),
 }
+
+/// The name of a stored descriptor that has none (sd_pid_notify_with_fds(3)).
+pub const STORED: &str = "stored";
 
 /// A datagram and who sent it.
 pub struct Message {
     pub words: Vec<Word>,
     pub sender: Option<u32>,
-    /// Of `BARRIER=1`: closed once everything before is processed, which is when this is dropped.
+    /// Of `FDSTORE=1`, or of `BARRIER=1`: closed once everything before is processed, which is when this is dropped.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -42,6 +51,9 @@ pub fn parse(text: &[u8]) -> Vec<Word> {
             ("STOPPING", "1") => Word::Stopping,
             ("RELOADING", "1") => Word::Reloading,
             ("BARRIER", "1") => Word::Barrier,
+            ("FDSTORE", "1") => Word::Store,
+            ("FDSTOREREMOVE", "1") => Word::Unstore,
+            ("FDNAME", value) if is_store_name(value) => Word::StoreName(value.to_owned()),
             ("STATUS", value) => {
                 let clean = value.chars().map(|c| if c.is_control() { ' ' } else { c });
                 Word::Status(clean.take(STATUS).collect())
@@ -52,6 +64,11 @@ pub fn parse(text: &[u8]) -> Vec<Word> {
         })
     };
     text.lines().filter_map(word).collect()
+}
+
+/// At most 255 characters, none of them a colon or a control character.
+fn is_store_name(name: &str) -> bool {
+    (1..=255).contains(&name.len()) && !name.chars().any(|c| c == ':' || c.is_control())
 }
 
 /// The next datagram; `WouldBlock` when there is none.
@@ -96,6 +113,10 @@ mod tests {
         assert_eq!(
             parse(text),
             [Word::Ready, Word::Status("warm [2J up".into()), Word::MainPid(12), Word::ExtendTimeout(5)]
+        );
+        assert_eq!(
+            parse(b"FDSTORE=1\nFDNAME=a\nFDNAME=a:b\nFDSTOREREMOVE=1"),
+            [Word::Store, Word::StoreName("a".into()), Word::Unstore]
         );
         assert_eq!(parse(b"READY=0"), []);
         assert_eq!(parse(&[0xff, 0xfe]), []);

@@ -1,11 +1,13 @@
 //! One instance's lifecycle and one unit's policy. Pure: facts and the time go in, requests come out.
 
+pub mod accepts;
 pub mod breaker;
 pub mod lifecycle;
 pub mod policy;
 pub mod probes;
 pub mod restart;
 
+pub use accepts::AcceptWatch;
 pub use breaker::{Breaker, Circuit};
 pub use lifecycle::{End, EndReason, Fact, Illegal, Lifecycle, Process, Request, StopReason};
 pub use policy::{

@@ -62,12 +62,14 @@ impl ProbeKind {
 }
 
 /// How the answer of a probe comes about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeWay {
     /// Somebody asks: http, tcp, grpc, exec, file.
     Asked,
     /// Asked as well, and the kernel tells when the port is open, so the first question need not wait.
     AskedOnPort(u16),
+    /// The same on the number that this instance got for its `auto` port of this name.
+    AskedOnOwnPort(Name),
     /// The program tells: `sd_notify`, the s6 newline, a line in its log. Nobody asks.
     Told,
 }

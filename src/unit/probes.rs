@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::base::{Instant, limits};
+use crate::base::{Instant, PortNumbers, limits};
 
 use super::policy::{Policy, ProbeKind, ProbePolicy, ProbeWay};
 
@@ -121,15 +121,16 @@ impl ProbeBoard {
         self.tracks[kind.index()].as_ref()?.last.as_ref()
     }
 
-    /// Ports that a starting instance is expected to open soon.
-    pub fn awaited_port(&self, policy: &Policy) -> Option<u16> {
+    /// The port that a starting instance is expected to open soon; `own` are the numbers that it got.
+    pub fn awaited_port(&self, policy: &Policy, own: &PortNumbers) -> Option<u16> {
         if self.through {
             return None;
         }
         [ProbeKind::Startup, ProbeKind::Readiness].into_iter().find_map(|kind| {
-            match policy.probe(kind)?.way {
-                ProbeWay::AskedOnPort(port) => Some(port),
-                _ => None,
+            match &policy.probe(kind)?.way {
+                ProbeWay::AskedOnPort(port) => Some(*port),
+                ProbeWay::AskedOnOwnPort(name) => own.get(name.as_str()),
+                ProbeWay::Asked | ProbeWay::Told => None,
             }
         })
     }
@@ -249,7 +250,8 @@ impl ProbeBoard {
             return;
         }
         for kind in [ProbeKind::Startup, ProbeKind::Readiness] {
-            let on_port = matches!(policy.probe(kind).map(|probe| probe.way), Some(ProbeWay::AskedOnPort(_)));
+            let way = policy.probe(kind).map(|probe| &probe.way);
+            let on_port = matches!(way, Some(ProbeWay::AskedOnPort(_) | ProbeWay::AskedOnOwnPort(_)));
             let Some(track) = self.tracks[kind.index()].as_mut().filter(|_| on_port) else { continue };
             if track.next != Instant::NEVER && track.in_flight.is_none() {
                 track.next = now;

@@ -109,6 +109,7 @@ fn is_permanent(stage: SpawnStage, errno: i32) -> bool {
             matches!(errno, EPERM | EINVAL | EACCES)
         }
         SpawnStage::Pipes
+        | SpawnStage::Listeners
         | SpawnStage::Clone
         | SpawnStage::Session
         | SpawnStage::Cgroup

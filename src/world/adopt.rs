@@ -64,6 +64,7 @@ impl World {
             port_watched: false,
             log_watched: false,
             seen: Default::default(),
+            ports: adopted.ports.clone(),
         });
         self.adopted_follow_up(now, &adopted);
     }
@@ -108,8 +109,10 @@ impl World {
         if let Some(instance) = slot.instance.as_mut() {
             instance.seen = seen;
             if matches!(slot.state, Lifecycle::Starting(_)) && instance.board.is_some() {
-                let port =
-                    instance.board.as_ref().and_then(|board| board.awaited_port(&instance.spec.policy));
+                let port = instance
+                    .board
+                    .as_ref()
+                    .and_then(|board| board.awaited_port(&instance.spec.policy, &instance.ports));
                 instance.port_watched = port.is_some();
                 instance.log_watched = instance.spec.launch.awaits_log;
                 let spec = instance.spec.clone();

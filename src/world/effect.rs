@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Generation, InstanceId, Name, Part, Revision, Signal, Stamp};
+use crate::base::{Generation, InstanceId, Name, Part, PortNumbers, Revision, Signal, Stamp};
 use crate::plan::{ExternalSpec, UnitSpec};
 use crate::unit::{End, ProbeKind};
 
@@ -45,6 +45,8 @@ pub enum Effect {
         seq: u64,
         timeout: Duration,
         spec: Arc<UnitSpec>,
+        /// Numbers of the instance's `auto` ports.
+        ports: Arc<PortNumbers>,
     },
     ProbeExternal {
         name: Name,
@@ -74,6 +76,7 @@ pub enum Effect {
         command: Vec<String>,
         timeout: Duration,
         spec: Arc<UnitSpec>,
+        ports: Arc<PortNumbers>,
     },
     /// Tell the last lines that an instance wrote, with [`super::Event::Lines`].
     TailLog {

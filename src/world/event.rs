@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, Revision, Role, SpawnStage, Stamp,
+    Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, PortNumbers, Revision, Role,
+    SpawnStage, Stamp,
 };
 use crate::plan::{Desired, UnitSpec};
 use crate::rollout::Failure;
@@ -75,6 +76,8 @@ pub enum InstanceFact {
         part: Part,
         pid: u32,
         at: Instant,
+        /// Numbers of its `auto` ports.
+        ports: PortNumbers,
     },
     SpawnFailed {
         part: Part,
@@ -152,6 +155,8 @@ pub struct Adopted {
     pub part: Part,
     pub exit: Option<Exit>,
     pub mark: Mark,
+    /// Numbers of its `auto` ports.
+    pub ports: Arc<PortNumbers>,
 }
 
 /// What the keeper remembers of an instance for the next daemon, beside its spec.

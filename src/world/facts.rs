@@ -21,7 +21,10 @@ impl World {
         };
         let name = &id.unit;
         match fact {
-            InstanceFact::Spawned { part: Part::Main, pid, at } => {
+            InstanceFact::Spawned { part: Part::Main, pid, at, ports } => {
+                if let Some(instance) = self.instance_mut(name, seat) {
+                    instance.ports = ports.into();
+                }
                 self.apply(now, name, seat, Fact::Spawned { pid, at });
             }
             InstanceFact::Spawned { .. } => {}
@@ -102,7 +105,7 @@ impl World {
     fn ask_due(&mut self, now: Now, name: &Name, seat: Seat) {
         let Some(id) = self.instance_id(name, seat) else { return };
         let Some(instance) = self.instance_mut(name, seat) else { return };
-        let spec = instance.spec.clone();
+        let (spec, ports) = (instance.spec.clone(), instance.ports.clone());
         let Some(board) = instance.board.as_mut() else { return };
         let (questions, verdict) = board.due(&spec.policy, now.mono);
         for question in questions {
@@ -112,6 +115,7 @@ impl World {
                 seq: question.seq,
                 timeout: question.timeout,
                 spec: spec.clone(),
+                ports: ports.clone(),
             });
         }
         self.verdict(now, name, seat, verdict);
@@ -173,7 +177,7 @@ impl World {
         let Some(instance) = slot.instance.as_mut() else { return };
         let spec = instance.spec.clone();
         let board = ProbeBoard::new(&spec.policy, process.executed_at);
-        let port = board.awaited_port(&spec.policy);
+        let port = board.awaited_port(&spec.policy, &instance.ports);
         instance.port_watched = port.is_some();
         instance.log_watched = awaits_log(&spec);
         let log_watched = instance.log_watched;

@@ -16,6 +16,7 @@ pub mod effect;
 pub mod event;
 mod externals;
 mod facts;
+mod listeners;
 mod neighbours;
 mod orders;
 mod reload;
@@ -38,6 +39,7 @@ pub use event::{
     Signature,
 };
 pub use externals::External;
+pub use listeners::Holdings;
 pub use rollouts::RolloutRecord;
 pub use state::{Instance, Slot, Unit, Version};
 

@@ -27,6 +27,7 @@ impl World {
         let probes_changed = instance.spec.policy.probes != spec.policy.probes;
         instance.spec = spec.clone();
         instance.generation = generation;
+        let ports = instance.ports.clone();
         slot.drift = Drift::None;
         if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
             board.replace_policy(&spec.policy, at, now.mono);
@@ -40,7 +41,7 @@ impl World {
             (Some(command), ..) => {
                 let command = command.clone();
                 let words = command.join(" ");
-                self.effects.push_back(Effect::RunReload { id, command, timeout: PATIENCE, spec });
+                self.effects.push_back(Effect::RunReload { id, command, timeout: PATIENCE, spec, ports });
                 words
             }
             (None, _, signal) => {

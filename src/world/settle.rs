@@ -257,6 +257,7 @@ impl World {
             port_watched: false,
             log_watched: false,
             seen,
+            ports: Default::default(),
         });
         let object = self.object(name);
         let message = format!("starting {seat}: {}", action.reason);

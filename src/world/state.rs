@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::base::{Generation, Incarnation, InstanceId, Instant, Name, Ordinal, Revision, Role, Seat, Stamp};
+use crate::base::{
+    Generation, Incarnation, InstanceId, Instant, Name, Ordinal, PortNumbers, Revision, Role, Seat, Stamp,
+};
 use crate::plan::{Drift, UnitSpec, Wish};
 use crate::rollout::Rollout;
 use crate::unit::{Breaker, End, EndReason, Lifecycle, ProbeBoard, RestartState, StopReason};
@@ -119,6 +121,8 @@ pub struct Instance {
     pub log_watched: bool,
     /// `replacements` of each `restart: true` dependency when it was started.
     pub seen: BTreeMap<Name, u64>,
+    /// Numbers of its `auto` ports, once it has been spawned.
+    pub ports: Arc<PortNumbers>,
 }
 
 /// How the last instance of an ordinal ended.

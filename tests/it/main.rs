@@ -4,6 +4,7 @@ mod bad_input;
 mod commands;
 mod faults;
 mod generated;
+mod listeners;
 mod lives;
 mod readme;
 mod support;

@@ -144,6 +144,7 @@ impl Sim {
             main: main.map(|process| (process.pid, process.at)),
             part,
             exit: held.parts.get(&part).and_then(|process| process.exit),
+            ports: Default::default(),
             mark: held.mark,
         };
         let now = self.clock();
@@ -329,7 +330,7 @@ impl Sim {
             return;
         }
         held.parts.insert(part, process);
-        self.fact(delay, &id, InstanceFact::Spawned { part, pid, at });
+        self.fact(delay, &id, InstanceFact::Spawned { part, pid, at, ports: Default::default() });
         if part != Part::Main {
             let code = i32::from(self.rng.chance(self.faults.crashes / 4.0));
             let after = delay + 1 + self.rng.below(800);

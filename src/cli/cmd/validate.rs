@@ -9,7 +9,7 @@ use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load, render a
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::listeners;
 use crate::plan::build::build;
-use crate::plan::machine::Machine;
+use crate::plan::machine::{Machine, fixed_ports};
 
 use super::super::args::{Format, Global, Validate};
 use super::super::{Failure, Outcome, render};
@@ -75,15 +75,11 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
 
 /// Every holder of a wanted port, a running system's own processes left out.
 fn holders(objects: &Objects) -> BTreeMap<u16, String> {
-    use crate::manifest::spec::service::PortNumber;
-    let ports = objects.services.values().flat_map(|object| &object.spec.ports);
-    let wanted = ports.filter_map(|port| match port.port {
-        PortNumber::Number(number) => Some(number),
-        PortNumber::Auto(_) => None,
-    });
-    let own = super::super::client::STATE_DIR;
-    let state_id = std::fs::read_to_string(Path::new(own).join("run/id")).unwrap_or_else(|_| "none".into());
-    listeners::foreign_holders(&wanted.collect(), state_id.trim())
+    let run = Path::new(super::super::client::STATE_DIR).join("run");
+    let state_id = std::fs::read_to_string(run.join("id")).unwrap_or_else(|_| "none".into());
+    let lock = std::fs::read_to_string(run.with_file_name("lock")).unwrap_or_default();
+    let keeper: Vec<u32> = lock.trim().parse().into_iter().collect();
+    listeners::foreign_holders(&fixed_ports(objects), state_id.trim(), &keeper)
 }
 
 fn read(path: &Path) -> Result<Vec<SourceFile>, Failure> {

@@ -128,6 +128,7 @@ fn execute(argv: &[String], dir: &Path, nofile: (u64, u64), message: &Value) -> 
         oom_score_adjust: None,
         no_new_privileges: false,
         notify: Default::default(),
+        ports: Vec::new(),
         generation: Default::default(),
         wall: clock::wall(),
         spec: String::new(),

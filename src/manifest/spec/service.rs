@@ -44,6 +44,7 @@ pub struct ServiceSpec {
     #[serde(default = "inherited_names")]
     pub inherit_env: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub ports: Vec<Port>,
     /// What has to be there first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -89,8 +90,11 @@ pub struct ServiceSpec {
 pub struct Port {
     /// Name to refer to it by.
     pub name: Name,
-    /// Number, or `auto`: chosen for each instance and exported as PORT and PORT_<NAME>.
+    /// Number, or `auto`: chosen for each instance and exported as PORT and PORT_<NAME>. A unix socket has none.
+    #[serde(default = "no_port", skip_serializing_if = "is_no_port")]
     pub port: PortNumber,
+    /// An IP address, `localhost`, or `*` for every address (IPv4 as well); of a unix socket its path, relative to the
+    /// manifest's file.
     #[serde(default = "localhost", skip_serializing_if = "is_localhost")]
     pub address: String,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -98,6 +102,24 @@ pub struct Port {
     /// unisys binds it, keeps it for good and hands it over (LISTEN_FDS).
     #[serde(default, skip_serializing_if = "is_default")]
     pub listen: bool,
+}
+
+impl Port {
+    pub const DEFAULT_ADDRESS: &str = "127.0.0.1";
+
+    /// The IP address that the words of `address` mean: `localhost` is 127.0.0.1, `*` is `::` (IPv4 as well).
+    pub fn ip_text(&self) -> &str {
+        match self.address.as_str() {
+            "localhost" => Self::DEFAULT_ADDRESS,
+            "*" | "" => "::",
+            other => other.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(other),
+        }
+    }
+
+    /// Each instance gets a number of its own.
+    pub fn is_auto(&self) -> bool {
+        matches!(self.port, PortNumber::Auto(_))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -119,7 +141,17 @@ pub enum Protocol {
     #[default]
     Tcp,
     Udp,
+    /// A stream socket with a path.
     Unix,
+    /// A datagram socket with a path.
+    UnixDatagram,
+}
+
+impl Protocol {
+    /// Its address is a path.
+    pub fn is_unix(self) -> bool {
+        matches!(self, Self::Unix | Self::UnixDatagram)
+    }
 }
 
 /// An edge of the dependency graph. A bare name is short for `{name: …, condition: Ready}`.
@@ -415,12 +447,20 @@ fn default_breaker() -> Option<CircuitBreaker> {
     Some(CircuitBreaker::default())
 }
 
+fn no_port() -> PortNumber {
+    PortNumber::Number(0)
+}
+
+fn is_no_port(port: &PortNumber) -> bool {
+    *port == no_port()
+}
+
 fn localhost() -> String {
-    "127.0.0.1".into()
+    Port::DEFAULT_ADDRESS.into()
 }
 
 fn is_localhost(address: &str) -> bool {
-    address == "127.0.0.1"
+    address == Port::DEFAULT_ADDRESS
 }
 
 fn metrics_path() -> String {

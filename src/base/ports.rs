@@ -1,0 +1,168 @@
+//! Words for sockets that unisys binds for others: which there are, and which number each instance got.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Name;
+
+/// The kind of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Transport {
+    Tcp,
+    Udp,
+    Unix,
+    UnixDatagram,
+}
+
+impl Transport {
+    /// Its address is a path.
+    pub fn is_unix(self) -> bool {
+        matches!(self, Self::Unix | Self::UnixDatagram)
+    }
+}
+
+/// Identity of a listener that outlives processes: whoever wants another address or port wants another listener.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listen {
+    pub unit: Name,
+    /// The port's name, told in `LISTEN_FDNAMES`.
+    pub name: Name,
+    /// An IP address, or the absolute path of a unix socket.
+    pub address: String,
+    /// 0 for a unix socket.
+    pub port: u16,
+    pub transport: Transport,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.transport {
+            Transport::Tcp | Transport::Udp if self.address.contains(':') => {
+                write!(f, "[{}]:{}", self.address, self.port)
+            }
+            Transport::Tcp | Transport::Udp => write!(f, "{}:{}", self.address, self.port),
+            Transport::Unix | Transport::UnixDatagram => f.write_str(&self.address),
+        }
+    }
+}
+
+/// A port as a start needs it. Ports that the program binds by itself at a fixed number are none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PortNeed {
+    /// The unit's shared listener.
+    Shared(Listen),
+    /// A listener of this instance alone; its number (0 here) is chosen when it starts.
+    Private(Listen),
+    /// A number that nobody uses; the program binds it.
+    Number(Listen),
+}
+
+impl PortNeed {
+    pub fn listen(&self) -> &Listen {
+        match self {
+            Self::Shared(listen) | Self::Private(listen) | Self::Number(listen) => listen,
+        }
+    }
+
+    /// A socket is handed over for it.
+    pub fn is_handed_over(&self) -> bool {
+        !matches!(self, Self::Number(_))
+    }
+}
+
+/// The numbers that one instance got for its `auto` ports, by the port's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PortNumbers(pub BTreeMap<Name, u16>);
+
+impl PortNumbers {
+    pub fn get(&self, name: &str) -> Option<u16> {
+        self.0.get(name).copied()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// PORT_<NAME> for each, and PORT for the one named `http`, else `first`.
+    pub fn variables(&self, first: Option<&Name>) -> Vec<(String, u16)> {
+        let one = self.get("http").or_else(|| first.and_then(|name| self.get(name.as_str())));
+        let one = one.or_else(|| self.0.values().next().copied());
+        let named = self.0.iter().map(|(name, number)| (port_variable(name.as_str()), *number));
+        one.map(|number| ("PORT".to_owned(), number)).into_iter().chain(named).collect()
+    }
+
+    /// A text with the stand-ins of [`stand_in`] replaced by the numbers; one without a number becomes nothing.
+    pub fn fill(&self, text: &str, first: Option<&Name>) -> String {
+        let parts: Vec<&str> = text.split('\0').collect();
+        if parts.len().is_multiple_of(2) || parts.len() == 1 {
+            return text.to_owned();
+        }
+        let variables = self.variables(first);
+        let number = |name: &str| {
+            let found = variables.iter().find(|(known, _)| known == name);
+            found.map(|(_, number)| number.to_string()).unwrap_or_default()
+        };
+        let part =
+            |(index, part): (usize, &&str)| if index % 2 == 0 { (*part).to_owned() } else { number(part) };
+        parts.iter().enumerate().map(part).collect()
+    }
+}
+
+/// PORT_<NAME> of a port's name.
+pub fn port_variable(name: &str) -> String {
+    format!("PORT_{}", name.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// What stands for a variable whose value is known only when the instance starts. A NUL can be in no argument and in no
+/// variable, so nothing that a person wrote reads like it.
+pub fn stand_in(variable: &str) -> String {
+    format!("\0{variable}\0")
+}
+
+/// The same text for people: `${PORT}` where a stand-in is.
+pub fn without_stand_ins(text: &str) -> String {
+    let mut out = String::new();
+    for (index, part) in text.split('\0').enumerate() {
+        match index % 2 {
+            0 => out.push_str(part),
+            _ => out.push_str(&format!("${{{part}}}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(list: &[(&str, u16)]) -> PortNumbers {
+        PortNumbers(list.iter().map(|(name, number)| (name.parse().unwrap(), *number)).collect())
+    }
+
+    #[test]
+    fn port_is_the_one_named_http_or_the_first_that_was_written() {
+        let first: Name = "web".parse().unwrap();
+        let both = numbers(&[("admin", 1), ("web", 2)]);
+        assert_eq!(both.variables(Some(&first))[0], ("PORT".into(), 2));
+        let http = numbers(&[("admin", 1), ("http", 3), ("web", 2)]);
+        assert_eq!(http.variables(Some(&first))[0], ("PORT".into(), 3));
+        assert!(http.variables(None).contains(&("PORT_ADMIN".into(), 1)));
+        assert_eq!(numbers(&[]).variables(Some(&first)), []);
+        assert_eq!(port_variable("my-port"), "PORT_MY_PORT");
+    }
+
+    #[test]
+    fn stand_ins_are_filled_and_shown() {
+        let text = format!("http://x:{}/{}", stand_in("PORT"), stand_in("PORT_ADMIN"));
+        assert_eq!(numbers(&[("http", 80), ("admin", 7)]).fill(&text, None), "http://x:80/7");
+        assert_eq!(numbers(&[]).fill(&text, None), "http://x:/");
+        assert_eq!(numbers(&[]).fill("a\0b", None), "a\0b");
+        assert_eq!(without_stand_ins(&text), "http://x:${PORT}/${PORT_ADMIN}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Listeners that outlive processes, as the daemon sees them: what the keeper is to hold, and programs that ignore them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::{Incarnation, InstanceId, Instant, Listen, Name, Transport};
+use crate::keeper::protocol::Request;
+use crate::logs::read::{self, Query};
+use crate::os::clock;
+use crate::os::listeners::Diag;
+use crate::unit::{AcceptWatch, Lifecycle};
+use crate::world::{Holdings, Unit};
+
+use super::Engine;
+
+/// The last lines of an instance that are searched for its reason to end.
+const LAST_LINES: usize = 20;
+/// What programs write when an address is taken (strerror(3), Node.js, Go, Java).
+const IN_USE: [&str; 3] = ["address already in use", "eaddrinuse", "address in use"];
+/// What a person does about it.
+const HINT: &str = "hint: let it serve the sockets it is handed (descriptors from 3 on, LISTEN_FDS), or remove `listen: true`";
+
+#[derive(Default)]
+pub struct Listening {
+    holdings: BTreeMap<Name, Holdings>,
+    /// What the keeper was told last.
+    told: Option<(Vec<Listen>, Vec<Name>)>,
+    watches: BTreeMap<Name, AcceptWatch>,
+}
+
+impl Listening {
+    pub fn due(&self) -> Option<Instant> {
+        self.watches.values().map(|watch| watch.due).min()
+    }
+}
+
+impl Engine {
+    /// Tells the keeper what is wanted, if that has changed with these units.
+    pub(super) fn tell_listeners(&mut self, touched: &BTreeSet<Name>) {
+        if self.listening.told.is_some() && touched.is_empty() {
+            return;
+        }
+        let now = clock::mono();
+        let all: BTreeSet<Name>;
+        let names = if self.listening.told.is_none() {
+            all = self.world.units().keys().cloned().collect();
+            &all
+        } else {
+            touched
+        };
+        let listening = &mut self.listening;
+        for name in names {
+            let holdings = self.world.holdings(name);
+            let watched = holdings.listeners.iter().any(|listen| listen.transport == Transport::Tcp);
+            if !watched {
+                listening.watches.remove(name);
+            } else if !listening.watches.contains_key(name) {
+                listening.watches.insert(name.clone(), AcceptWatch::new(now));
+            }
+            if holdings == Holdings::default() {
+                listening.holdings.remove(name);
+            } else {
+                listening.holdings.insert(name.clone(), holdings);
+            }
+        }
+        let holdings = &listening.holdings;
+        let wanted = holdings.values().flat_map(|held| held.listeners.iter().cloned()).collect();
+        let storing = holdings.iter().filter(|(_, held)| held.stores).map(|(name, _)| name.clone()).collect();
+        let told: (Vec<Listen>, Vec<Name>) = (wanted, storing);
+        if listening.told.as_ref() == Some(&told) {
+            return;
+        }
+        listening.told = Some(told.clone());
+        let (wanted, storing) = told;
+        let epoch = self.epoch;
+        self.link.send(&Request::Listeners { epoch, wanted, storing });
+    }
+
+    /// Looks for connections that wait unaccepted.
+    pub(super) fn look_at_listeners(&mut self, now: Instant) {
+        let found = Diag::open().and_then(|diag| diag.tcp_listeners()).unwrap_or_default();
+        let waits = |listen: &Listen| {
+            found.iter().any(|socket| {
+                socket.port == listen.port
+                    && socket.waiting > 0
+                    && socket.address.to_string() == listen.address
+            })
+        };
+        let mut ignored = Vec::new();
+        for (name, watch) in self.listening.watches.iter_mut().filter(|(_, watch)| watch.due <= now) {
+            let held = self.listening.holdings.get(name);
+            let waiting = held.into_iter().flat_map(|held| &held.listeners).find(|listen| waits(listen));
+            let up = self.world.units().get(name).and_then(first_up);
+            if watch.look(up, waiting.is_some(), now) {
+                ignored.extend(waiting.map(|listen| (name.clone(), listen.to_string())));
+            }
+        }
+        for (name, listen) in ignored {
+            let message = format!("connections to {listen} wait and are not accepted; {HINT}");
+            self.listen_ignored(&name, message);
+        }
+    }
+
+    /// An instance has ended and everything that it wrote is there: did it try to bind what it is handed?
+    pub(super) fn look_for_taken_address(&mut self, id: &InstanceId) {
+        let Some(held) = self.listening.holdings.get(&id.unit) else { return };
+        let Some(listen) = held.listeners.first().map(ToString::to_string) else { return };
+        let query = Query { tail: Some(LAST_LINES), incarnation: Some(id.incarnation), ..Query::default() };
+        let (logs, index) = (self.state.services_logs(), self.state.index());
+        let Ok((lines, _)) = read::read(&logs, &index, id.unit.as_str(), &query) else { return };
+        let speaks = |line: &str| {
+            let line = line.to_lowercase();
+            IN_USE.iter().any(|words| line.contains(words))
+        };
+        if let Some(line) = lines.iter().rev().find(|line| speaks(&line.message)) {
+            let said: String = line.message.trim().chars().filter(|c| !c.is_control()).take(200).collect();
+            let message = format!(
+                "instance {} tried to bind by itself what unisys holds for it ({listen}): {said}; {HINT}",
+                id.ordinal
+            );
+            self.listen_ignored(&id.unit.clone(), message);
+        }
+    }
+
+    fn listen_ignored(&mut self, name: &Name, message: String) {
+        let object = self.world.units().get(name).map(|unit| unit.spec.object.to_string());
+        self.note(true, "ListenIgnored", &object.unwrap_or_else(|| name.to_string()), message);
+        self.saw_events = true;
+    }
+}
+
+/// An instance that is through its probes.
+fn first_up(unit: &Unit) -> Option<Incarnation> {
+    let mut up = unit.slots.values().filter(|slot| matches!(slot.state, Lifecycle::Up(_)));
+    up.find_map(|slot| slot.instance.as_ref().map(|instance| instance.incarnation))
+}

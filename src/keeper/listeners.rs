@@ -1,0 +1,389 @@
+//! Sockets that outlive processes: the listeners of `listen: true` ports, and descriptors that programs gave to keep
+//! (`FDSTORE=1`, sd_notify(3)). They stay open from the first start on, whatever becomes of instances and daemons, so that
+//! connections wait in the backlog instead of being refused. A listener is closed when the daemon no longer names it and no
+//! instance that was given it is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use crate::base::{InstanceId, Listen, Name, Ordinal, PortNeed, PortNumbers, limits};
+use crate::os::sockets::{self, BindError};
+use crate::os::{inherit, listeners};
+
+use super::journal::Entry;
+
+/// Who a unix socket's file belongs to, if not to unisys.
+pub type FileOwner = Option<(u32, u32)>;
+
+struct Listener {
+    socket: OwnedFd,
+    owner: FileOwner,
+}
+
+/// A descriptor that a program gave to keep.
+struct Stored {
+    name: String,
+    fd: OwnedFd,
+}
+
+#[derive(Default)]
+pub struct Listeners {
+    open: BTreeMap<Listen, Listener>,
+    stored: BTreeMap<(Name, Ordinal), Vec<Stored>>,
+    /// What the accepted revision wants; `None` until a daemon has said: nothing is closed before.
+    wanted: Option<BTreeSet<Listen>>,
+}
+
+/// What one start is given.
+#[derive(Default)]
+pub struct Provided {
+    /// With the names that `LISTEN_FDNAMES` tells, in the order of their numbers from 3 on.
+    pub handed: Vec<(String, OwnedFd)>,
+    pub numbers: PortNumbers,
+    /// Listeners that were opened for it, for the journal.
+    pub opened: Vec<Entry>,
+}
+
+/// Keys of what is kept open through an exec of this process.
+const KEPT_LISTENER: &str = "listener ";
+const KEPT_STORED: &str = "stored ";
+
+impl Listeners {
+    /// Sockets and numbers for a start of `id`. A number in `taken` is another instance's and not given out again.
+    pub fn provide(
+        &mut self,
+        id: &InstanceId,
+        needs: &[PortNeed],
+        owner: FileOwner,
+        taken: &BTreeSet<u16>,
+        state_id: &str,
+    ) -> Result<Provided, BindError> {
+        let mut provided = Provided::default();
+        for need in needs {
+            let listen = need.listen();
+            let socket = match need {
+                PortNeed::Shared(listen) => self.shared(listen, owner, state_id, &mut provided.opened)?,
+                PortNeed::Private(listen) | PortNeed::Number(listen) => fresh(listen, taken)?,
+            };
+            if !matches!(need, PortNeed::Shared(_)) {
+                provided.numbers.0.insert(listen.name.clone(), sockets::number(&socket));
+            }
+            if need.is_handed_over() {
+                provided.handed.push((listen.name.to_string(), socket));
+            }
+        }
+        for stored in self.stored.get(&(id.unit.clone(), id.ordinal)).into_iter().flatten() {
+            let fd = stored.fd.try_clone().map_err(|error| out_of_descriptors(&stored.name, &error))?;
+            provided.handed.push((stored.name.clone(), fd));
+        }
+        Ok(provided)
+    }
+
+    /// A copy of the held listener, which is bound now if it is not yet.
+    fn shared(
+        &mut self,
+        listen: &Listen,
+        owner: FileOwner,
+        state_id: &str,
+        opened: &mut Vec<Entry>,
+    ) -> Result<OwnedFd, BindError> {
+        if !self.open.contains_key(listen) {
+            let bound = match self.same_address(listen) {
+                Some(socket) => Ok(socket),
+                None => sockets::bind(listen, owner),
+            };
+            let socket = bound.map_err(|error| name_holder(listen, error, state_id))?;
+            let inode = sockets::inode(&socket);
+            opened.push(Entry::Listening { listen: listen.clone(), inode, owner });
+            self.open.insert(listen.clone(), Listener { socket, owner });
+        }
+        match self.open.get(listen).map(|listener| listener.socket.try_clone()) {
+            Some(Ok(socket)) => Ok(socket),
+            Some(Err(error)) => Err(out_of_descriptors(&listen.to_string(), &error)),
+            None => Err(BindError { errno: 0, detail: format!("{listen}: it is not open") }),
+        }
+    }
+
+    /// A copy of the socket that is held for the same address under another name: whoever renames a port or its unit keeps
+    /// the connections that wait there.
+    fn same_address(&self, listen: &Listen) -> Option<OwnedFd> {
+        let (_, listener) = self.open.iter().find(|(known, _)| is_same_address(known, listen))?;
+        listener.socket.try_clone().ok()
+    }
+
+    /// The daemon says what is wanted: listeners, and units whose stored descriptors are kept.
+    pub fn want(&mut self, wanted: Vec<Listen>, storing: &[Name]) {
+        self.wanted = Some(wanted.into_iter().collect());
+        self.stored.retain(|(unit, _), _| storing.contains(unit));
+    }
+
+    /// Closes what nobody wants: not the accepted revision, and none of the instances that were given `in_use`.
+    pub fn close_unwanted(&mut self, in_use: &BTreeSet<&Listen>) -> Vec<Entry> {
+        let Some(wanted) = &self.wanted else { return Vec::new() };
+        let gone: Vec<Listen> = self
+            .open
+            .keys()
+            .filter(|listen| !wanted.contains(listen) && !in_use.contains(listen))
+            .cloned()
+            .collect();
+        gone.into_iter()
+            .map(|listen| {
+                self.close(&listen);
+                Entry::Closed { listen }
+            })
+            .collect()
+    }
+
+    fn close(&mut self, listen: &Listen) {
+        self.open.remove(listen);
+        if listen.transport.is_unix() && self.same_address(listen).is_none() {
+            let _ = std::fs::remove_file(Path::new(&listen.address));
+        }
+    }
+
+    /// Nothing runs any more.
+    pub fn close_all(&mut self) {
+        for listen in self.open.keys().cloned().collect::<Vec<_>>() {
+            self.close(&listen);
+        }
+        self.stored.clear();
+    }
+
+    /// Keeps a descriptor for the next instance of the ordinal; one that is kept already is not kept twice.
+    ///
+    /// # Errors
+    /// So many are kept already.
+    pub fn store(&mut self, id: &InstanceId, name: &str, fd: OwnedFd) -> Result<(), &'static str> {
+        let stored = self.stored.entry((id.unit.clone(), id.ordinal)).or_default();
+        if stored.iter().any(|known| known.name == name && is_same(&known.fd, &fd)) {
+            return Ok(());
+        }
+        if stored.len() >= limits::STORED_DESCRIPTORS {
+            return Err("it keeps as many descriptors as it may already");
+        }
+        stored.push(Stored { name: name.to_owned(), fd });
+        Ok(())
+    }
+
+    /// `FDSTOREREMOVE=1`: every descriptor of this name goes.
+    pub fn unstore(&mut self, id: &InstanceId, name: &str) {
+        if let Some(stored) = self.stored.get_mut(&(id.unit.clone(), id.ordinal)) {
+            stored.retain(|known| known.name != name);
+        }
+    }
+
+    /// As journal entries.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.open.iter().map(|(listen, listener)| Entry::Listening {
+            listen: listen.clone(),
+            inode: sockets::inode(&listener.socket),
+            owner: listener.owner,
+        })
+    }
+
+    /// What has to stay open through an exec, under keys that [`Listeners::take_over`] knows.
+    pub fn kept(&self) -> Vec<(String, BorrowedFd<'_>)> {
+        let open = self.open.iter().filter_map(|(listen, listener)| {
+            let key = serde_json::to_string(listen).ok()?;
+            Some((format!("{KEPT_LISTENER}{key}"), listener.socket.as_fd()))
+        });
+        let stored = self.stored.iter().flat_map(|((unit, ordinal), list)| {
+            list.iter().map(move |stored| {
+                (format!("{KEPT_STORED}{unit}.{ordinal} {}", stored.name), stored.fd.as_fd())
+            })
+        });
+        open.chain(stored).collect()
+    }
+
+    /// Takes over what an earlier keeper held: by descriptors that its image left open (`kept`), from a living process that
+    /// was given the listener (`holders`), or by binding it again. What can be had in no way is bound at the next start.
+    pub fn take_over(
+        &mut self,
+        entries: &[Entry],
+        kept: Option<&BTreeMap<String, Vec<i32>>>,
+        holders: &dyn Fn(&Listen) -> Vec<u32>,
+    ) {
+        for (listen, inode, owner) in replay(entries) {
+            let key = format!("{KEPT_LISTENER}{}", serde_json::to_string(&listen).unwrap_or_default());
+            let number = kept.and_then(|kept| kept.get(&key)?.first().copied());
+            let socket = number
+                .and_then(|number| inherit::take(number).ok())
+                .or_else(|| holders(&listen).into_iter().find_map(|pid| sockets::held_by(pid, inode)))
+                .or_else(|| sockets::bind(&listen, owner).ok());
+            match socket {
+                Some(socket) => drop(self.open.insert(listen, Listener { socket, owner })),
+                None => eprintln!("unisys: {listen} of {} is bound at its next start", listen.unit),
+            }
+        }
+        for (key, numbers) in kept.into_iter().flatten() {
+            let Some((of, name)) = key.strip_prefix(KEPT_STORED).and_then(|rest| rest.split_once(' ')) else {
+                continue;
+            };
+            let Ok(id) = format!("{of}.0").parse::<InstanceId>() else { continue };
+            for number in numbers {
+                if let Ok(fd) = inherit::take(*number) {
+                    let _ = self.store(&id, name, fd);
+                }
+            }
+        }
+    }
+}
+
+/// What the entries of a journal say is open.
+fn replay(entries: &[Entry]) -> Vec<(Listen, u64, FileOwner)> {
+    let mut open: BTreeMap<&Listen, (u64, FileOwner)> = BTreeMap::new();
+    for entry in entries {
+        match entry {
+            Entry::Listening { listen, inode, owner } => drop(open.insert(listen, (*inode, *owner))),
+            Entry::Closed { listen } => drop(open.remove(listen)),
+            _ => {}
+        }
+    }
+    open.into_iter().map(|(listen, (inode, owner))| (listen.clone(), inode, owner)).collect()
+}
+
+/// A socket with a number of its own that no living instance was given.
+fn fresh(listen: &Listen, taken: &BTreeSet<u16>) -> Result<OwnedFd, BindError> {
+    // Those that are not wanted stay open until a good one is found: the kernel gives another number each time.
+    let mut passed_over = Vec::new();
+    for _ in 0..limits::AUTO_PORT_TRIES {
+        let socket = sockets::bind(listen, None)?;
+        if !taken.contains(&sockets::number(&socket)) {
+            return Ok(socket);
+        }
+        passed_over.push(socket);
+    }
+    Err(BindError { errno: libc::EADDRINUSE, detail: format!("{}: there is no free port", listen.address) })
+}
+
+fn name_holder(listen: &Listen, error: BindError, state_id: &str) -> BindError {
+    if error.errno != libc::EADDRINUSE {
+        return error;
+    }
+    match listeners::holder(listen.port, listen.transport, state_id) {
+        Some(holder) => BindError { detail: format!("{listen} is held by {holder}"), ..error },
+        None => error,
+    }
+}
+
+fn out_of_descriptors(what: &str, error: &io::Error) -> BindError {
+    let detail = format!("{what}: {}", crate::os::files::why(error));
+    BindError { errno: error.raw_os_error().unwrap_or(0), detail }
+}
+
+fn is_same_address(a: &Listen, b: &Listen) -> bool {
+    (&a.address, a.port, a.transport) == (&b.address, b.port, b.transport)
+}
+
+/// Two descriptors of one file or socket.
+fn is_same(a: &OwnedFd, b: &OwnedFd) -> bool {
+    let identity = |fd: &OwnedFd| rustix::fs::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    a.as_raw_fd() == b.as_raw_fd() || identity(a).is_some_and(|of| identity(b) == Some(of))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Incarnation, Transport};
+
+    fn id(incarnation: u64) -> InstanceId {
+        InstanceId { unit: "a".parse().unwrap(), ordinal: Ordinal(0), incarnation: Incarnation(incarnation) }
+    }
+
+    fn listen(port: u16) -> Listen {
+        let transport = Transport::Tcp;
+        Listen {
+            unit: id(0).unit,
+            name: "http".parse().unwrap(),
+            address: "127.0.0.1".into(),
+            port,
+            transport,
+        }
+    }
+
+    fn provide(listeners: &mut Listeners, need: PortNeed) -> Provided {
+        listeners.provide(&id(1), &[need], None, &BTreeSet::new(), "none").ok().unwrap()
+    }
+
+    #[test]
+    fn a_listener_is_bound_once_and_closed_when_nobody_wants_it() {
+        let free = sockets::number(sockets::bind(&listen(0), None).unwrap());
+        let mut listeners = Listeners::default();
+        let first = provide(&mut listeners, PortNeed::Shared(listen(free)));
+        let second = provide(&mut listeners, PortNeed::Shared(listen(free)));
+        assert_eq!((first.opened.len(), second.opened.len()), (1, 0));
+        assert_eq!(sockets::inode(&first.handed[0].1), sockets::inode(&second.handed[0].1));
+        let wanted = listen(free);
+        assert!(listeners.close_unwanted(&BTreeSet::new()).is_empty(), "no daemon has said anything");
+        listeners.want(vec![wanted.clone()], &[]);
+        assert!(listeners.close_unwanted(&BTreeSet::new()).is_empty());
+        listeners.want(Vec::new(), &[]);
+        assert!(listeners.close_unwanted(&BTreeSet::from([&wanted])).is_empty(), "an instance has it");
+        assert_eq!(listeners.close_unwanted(&BTreeSet::new()).len(), 1);
+        drop((first, second));
+        std::net::TcpListener::bind(("127.0.0.1", free)).unwrap();
+    }
+
+    #[test]
+    fn a_renamed_port_keeps_its_socket() {
+        let free = sockets::number(sockets::bind(&listen(0), None).unwrap());
+        let mut listeners = Listeners::default();
+        let first = provide(&mut listeners, PortNeed::Shared(listen(free)));
+        let renamed = Listen { name: "web".parse().unwrap(), ..listen(free) };
+        let second = provide(&mut listeners, PortNeed::Shared(renamed.clone()));
+        assert_eq!(sockets::inode(&first.handed[0].1), sockets::inode(&second.handed[0].1));
+        assert_eq!(second.handed[0].0, "web");
+        listeners.want(vec![renamed], &[]);
+        assert_eq!(listeners.close_unwanted(&BTreeSet::new()).len(), 1);
+    }
+
+    #[test]
+    fn private_listeners_get_numbers_of_their_own() {
+        let mut listeners = Listeners::default();
+        let a = provide(&mut listeners, PortNeed::Private(listen(0)));
+        let b = provide(&mut listeners, PortNeed::Number(listen(0)));
+        assert_eq!((a.handed.len(), b.handed.len()), (1, 0));
+        assert_ne!(a.numbers.get("http"), b.numbers.get("http"));
+        assert_eq!(listeners.entries().count(), 0);
+    }
+
+    #[test]
+    fn a_new_keeper_takes_the_listener_from_a_process_that_holds_it() {
+        let mut old = Listeners::default();
+        let held = provide(
+            &mut old,
+            PortNeed::Shared(listen(sockets::number(sockets::bind(&listen(0), None).unwrap()))),
+        );
+        let inode = sockets::inode(&held.handed[0].1);
+        let entries: Vec<Entry> = old.entries().collect();
+        drop(old);
+        let mut new = Listeners::default();
+        new.take_over(&entries, None, &|_| vec![std::process::id()]);
+        assert!(
+            matches!(new.entries().next(), Some(Entry::Listening { inode: found, .. }) if found == inode)
+        );
+    }
+
+    #[test]
+    fn stored_descriptors_are_capped_kept_once_and_handed_to_the_next_instance() {
+        let mut listeners = Listeners::default();
+        let file = || std::fs::File::open("/dev/null").unwrap().into();
+        listeners.store(&id(1), "x", file()).unwrap();
+        listeners.store(&id(1), "x", file()).unwrap();
+        for index in 1..limits::STORED_DESCRIPTORS {
+            listeners.store(&id(1), &format!("y{index}"), file()).unwrap();
+        }
+        assert!(listeners.store(&id(1), "z", file()).is_err());
+        let given = listeners.provide(&id(2), &[], None, &BTreeSet::new(), "").ok().unwrap();
+        assert_eq!((given.handed.len(), given.handed[0].0.as_str()), (limits::STORED_DESCRIPTORS, "x"));
+        listeners.unstore(&id(2), "x");
+        assert_eq!(
+            listeners.provide(&id(2), &[], None, &BTreeSet::new(), "").ok().unwrap().handed[0].0,
+            "y1"
+        );
+        listeners.want(Vec::new(), &[]);
+        assert!(listeners.provide(&id(2), &[], None, &BTreeSet::new(), "").ok().unwrap().handed.is_empty());
+    }
+}

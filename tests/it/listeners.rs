@@ -1,0 +1,387 @@
+//! Sockets that outlive processes, with real servers: nothing is refused while there is nobody to answer.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{System, python, signal, until};
+
+/// Answers each connection with its pid, and ends between two of them when it is asked to.
+const PYTHON: &str = "import os, signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+assert os.environ['LISTEN_PID'] == str(os.getpid())
+s = socket.socket(fileno=3)
+s.settimeout(0.02)
+while not signal.sigpending():
+  try: c, _ = s.accept()
+  except TimeoutError: continue
+  c.settimeout(10)
+  c.recv(1000)
+  c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n%d' % os.getpid())
+  c.close()
+";
+
+const NODE: &str = "const server = require('http').createServer((_, answer) => {
+  answer.setHeader('connection', 'close'); answer.end(String(process.pid));
+}).listen({fd: 3});
+process.on('SIGTERM', () => server.close(() => process.exit(0)));
+";
+
+/// A port that nobody uses.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn service(command: &[&str], rest: &str) -> String {
+    let command = serde_json::to_string(command).unwrap();
+    format!(
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command: {command}\n{rest}"
+    )
+}
+
+fn listening(port: u16) -> String {
+    format!("  ports: [{{name: http, port: {port}, listen: true}}]\n")
+}
+
+/// Says something and hears everything.
+fn talk(mut stream: impl Read + Write) -> Result<String, String> {
+    let mut answer = String::new();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|error| format!("write: {error}"))?;
+    stream.read_to_string(&mut answer).map_err(|error| format!("read: {error}"))?;
+    match answer.rsplit("\r\n").next() {
+        Some(body) if !body.is_empty() => Ok(body.trim().to_owned()),
+        _ => Err("an empty answer".into()),
+    }
+}
+
+/// The body of the answer on a port.
+fn ask(port: u16) -> Result<String, String> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|error| format!("connect: {error}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    talk(stream)
+}
+
+/// Connections, one after the other, until it is ended.
+struct Load {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<(u64, Vec<String>)>,
+}
+
+impl Load {
+    fn on(port: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let (mut good, mut bad) = (0, Vec::new());
+            while !stopped.load(Ordering::Relaxed) {
+                match ask(port) {
+                    Ok(_) => good += 1,
+                    Err(why) => bad.push(why),
+                }
+            }
+            (good, bad)
+        });
+        Self { stop, thread }
+    }
+
+    /// How many were answered; none may have failed.
+    fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let (good, bad) = self.thread.join().unwrap();
+        assert_eq!(bad, Vec::<String>::new(), "beside {good} that were answered");
+        good
+    }
+}
+
+fn pid_other_than(system: &System, before: u32) -> u32 {
+    until("another pid", || system.instance("a")["pid"].as_u64().filter(|pid| *pid != u64::from(before)))
+        as u32
+}
+
+/// Replaces, restarts, kills the daemon and upgrades the keeper under load.
+fn no_connection_fails(command: &[&str]) {
+    let port = free_port();
+    let system = System::up(&[("a.yaml", &service(command, &listening(port)))]);
+    let mut pid: u32 = ask(port).unwrap().parse().unwrap();
+    assert_eq!(system.pid("a"), pid);
+    let load = Load::on(port);
+    for round in 0..3 {
+        let rest = format!("{}  env: {{ROUND: \"{round}\"}}\n", listening(port));
+        system.write("manifests/a.yaml", &service(command, &rest));
+        pid = pid_other_than(&system, pid);
+    }
+    system.ok(&["restart", "a"]);
+    pid = pid_other_than(&system, pid);
+    let daemon = until("a daemon", || system.daemon_pid());
+    signal(daemon, "KILL");
+    let daemon = until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), pid, "the daemon's end is nothing to it");
+    system.ok(&["upgrade"]);
+    until("a daemon of the new keeper", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), pid, "nor is the keeper's upgrade");
+    // The upgraded keeper holds the same socket.
+    system.ok(&["restart", "a"]);
+    pid = pid_other_than(&system, pid);
+    assert!(load.end() > 10);
+    assert_eq!(ask(port).unwrap(), pid.to_string());
+}
+
+#[test]
+fn no_connection_to_a_python_server_fails() {
+    no_connection_fails(&["python3", "-u", "-c", PYTHON]);
+}
+
+#[test]
+fn no_connection_to_a_node_server_fails() {
+    no_connection_fails(&["node", "-e", NODE]);
+}
+
+#[test]
+fn connections_wait_through_a_crash_and_the_end_of_keeper_and_daemon() {
+    let port = free_port();
+    let slow = "  restart: {backoff: {initial: 500ms}}\n";
+    let mut system = System::up(&[("a.yaml", &python("a", PYTHON, &format!("{}{slow}", listening(port))))]);
+    let before = ask(port).unwrap();
+    signal(before.parse().unwrap(), "KILL");
+    let after = ask(port).unwrap();
+    assert_ne!(before, after, "nobody was there, and it waited");
+    // Nor is the daemon there when it ends, and the next one finds no instance that was given the socket.
+    let daemon = until("a daemon", || system.daemon_pid());
+    signal(daemon, "STOP");
+    signal(after.parse().unwrap(), "KILL");
+    let waiting = thread::spawn(move || ask(port));
+    signal(daemon, "KILL");
+    let after = {
+        let answer = waiting.join().unwrap().unwrap();
+        assert_ne!(answer, after);
+        answer
+    };
+    // The next keeper has the socket from the process that lives on.
+    let daemon = until("a daemon", || system.daemon_pid());
+    signal(daemon, "STOP");
+    signal(system.keeper_pid(), "KILL");
+    signal(daemon, "KILL");
+    system.ended();
+    assert_eq!(ask(port).unwrap(), after);
+    system.start(&[]);
+    signal(after.parse().unwrap(), "KILL");
+    let last = ask(port).unwrap();
+    assert_ne!(last, after);
+    // What is stopped is not waited for.
+    system.ok(&["stop", "a"]);
+    until("it is refused", || TcpStream::connect(("127.0.0.1", port)).is_err().then_some(()));
+    system.ok(&["start", "a"]);
+    until("it is answered", || ask(port).ok());
+    system.ok(&["down"]);
+    system.ended();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[test]
+fn each_kind_of_socket_is_handed_over_in_order() {
+    let code = "import os, selectors, signal, socket
+names = os.environ['LISTEN_FDNAMES'].split(':')
+assert int(os.environ['LISTEN_FDS']) == len(names)
+all = selectors.DefaultSelector()
+for n, name in enumerate(names): all.register(socket.socket(fileno=3 + n), 1, name)
+while True:
+  for key, _ in all.select():
+    s = key.fileobj
+    if s.type == socket.SOCK_STREAM:
+      c, _ = s.accept(); c.recv(1000); c.sendall(key.data.encode()); c.close()
+    else:
+      _, other = s.recvfrom(1000); s.sendto(key.data.encode(), other)
+";
+    let (four, six, udp) = (free_port(), free_port(), free_port());
+    let ports = format!(
+        "  ports:
+    - {{name: four, port: {four}, listen: true}}
+    - {{name: six, port: {six}, address: \"::1\", listen: true}}
+    - {{name: datagrams, port: {udp}, protocol: udp, listen: true}}
+    - {{name: path, protocol: unix, address: ../s.sock, listen: true}}
+"
+    );
+    let system = System::up(&[("a.yaml", &python("a", code, &ports))]);
+    let path = system.path("s.sock");
+    let look = || {
+        assert_eq!(ask(four).unwrap(), "four");
+        assert_eq!(talk(TcpStream::connect(("::1", six)).unwrap()).unwrap(), "six");
+        assert_eq!(talk(UnixStream::connect(&path).unwrap()).unwrap(), "path");
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket.send_to(b"x", ("127.0.0.1", udp)).unwrap();
+        let mut answer = [0; 20];
+        let length = socket.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..length], b"datagrams");
+    };
+    until("it is there", || path.exists().then_some(()));
+    look();
+    signal(system.pid("a"), "KILL");
+    look();
+    // A port that the manifest no longer has is closed; the others stay as they are.
+    system.write("manifests/a.yaml", &python("a", code, &listening(four)));
+    until("the file of the socket goes", || (!path.exists()).then_some(()));
+    until("six is refused", || TcpStream::connect(("::1", six)).is_err().then_some(()));
+    assert_eq!(ask(four).unwrap(), "http");
+}
+
+#[test]
+fn auto_ports_are_each_instances_own_and_probed_so() {
+    // The second is sick while the file is there. Both answer on the shared port and on their own one.
+    let code = "import os, selectors, socket
+from pathlib import Path
+second = os.environ['UNISYS_INSTANCE'].split('/')[1].split('.')[1] == '1'
+assert os.environ['PORT'] == os.environ['PORT_PROBE']
+all = selectors.DefaultSelector()
+for fd in (3, 4): all.register(socket.socket(fileno=fd), 1)
+assert socket.socket(fileno=os.dup(4)).getsockname()[1] == int(os.environ['PORT'])
+own = socket.create_server(('127.0.0.1', int(os.environ['PORT_OWN'])))
+all.register(own, 1)
+while True:
+  for key, _ in all.select():
+    c, _ = key.fileobj.accept(); c.recv(1000)
+    code = 503 if second and Path('../sick').exists() else 200
+    c.sendall(b'HTTP/1.0 %d X\\r\\n\\r\\n%d' % (code, os.getpid())); c.close()
+";
+    let shared = free_port();
+    let rest = format!(
+        "  replicas: 2
+  ports:
+    - {{name: http, port: {shared}, listen: true}}
+    - {{name: probe, port: auto, listen: true}}
+    - {{name: own, port: auto}}
+  probes: {{readiness: {{http: {{path: /, port: probe}}, period: 50ms, failureThreshold: 1}}}}
+"
+    );
+    let system = System::up(&[("a.yaml", &python("a", code, &rest))]);
+    system.ready(&["a"]);
+    let instances = || match system.json(&["get", "service", "a"])["status"]["instances"].take() {
+        Value::Array(instances) => instances,
+        other => panic!("{other}"),
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for instance in instances() {
+        let pid = instance["pid"].as_u64().unwrap().to_string();
+        for name in ["probe", "own"] {
+            let port = instance["ports"][name].as_u64().unwrap() as u16;
+            assert!(seen.insert(port));
+            assert_eq!(until("its own port answers", || ask(port).ok()), pid);
+        }
+    }
+    std::fs::write(system.path("sick"), "").unwrap();
+    until("only the second is not ready", || {
+        let ready: Vec<bool> = instances().iter().map(|instance| instance["ready"] == true).collect();
+        (ready == [true, false]).then_some(())
+    });
+    // A daemon that was not there when they started knows their numbers.
+    let before: Vec<Value> = instances().iter().map(|instance| instance["ports"].clone()).collect();
+    let daemon = until("a daemon", || system.daemon_pid());
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    std::fs::remove_file(system.path("sick")).unwrap();
+    system.ready(&["a"]);
+    let after: Vec<Value> = instances().iter().map(|instance| instance["ports"].clone()).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_descriptor_that_a_program_gives_to_keep_comes_back() {
+    let code = "import os, signal, socket
+names = os.environ.get('LISTEN_FDNAMES', '').split(':')
+def tell(text, fds=()):
+  s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(os.environ['NOTIFY_SOCKET'])
+  socket.send_fds(s, [text], fds)
+if 'state' in names:
+  os.lseek(3 + names.index('state'), 0, 0)
+  tell(b'READY=1\\nSTATUS=' + os.read(3 + names.index('state'), 100))
+else:
+  fd = os.memfd_create('state'); os.write(fd, b'remembered')
+  tell(b'FDSTORE=1\\nFDNAME=state', [fd]); tell(b'READY=1\\nSTATUS=new')
+signal.pause()
+";
+    let system = System::up(&[("a.yaml", &python("a", code, "  probes: {readiness: {notify: systemd}}\n"))]);
+    until("it is new", || (system.instance("a")["statusText"] == "new").then_some(()));
+    let daemon = until("a daemon", || system.daemon_pid());
+    system.ok(&["upgrade"]);
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    signal(system.pid("a"), "KILL");
+    until("it has its state", || (system.instance("a")["statusText"] == "remembered").then_some(()));
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_with_its_holder_and_had_once_it_is_free() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let system = System::up(&[("a.yaml", &python("a", PYTHON, &listening(port)))]);
+    let named = format!("held by pid {}", std::process::id());
+    until("the holder is named", || {
+        let object = system.json(&["get", "service", "a"]);
+        object["status"]["conditions"].to_string().contains(&named).then_some(())
+    });
+    drop(holder);
+    until("it is answered", || ask(port).ok());
+    // Taken between the look at the machine and the start: the keeper cannot bind it.
+    system.ok(&["stop", "a"]);
+    let holder = until("the port is free", || TcpListener::bind(("127.0.0.1", port)).ok());
+    let _ = system.run(&["start", "a"]);
+    until("why names the holder", || system.ok(&["why", "a"]).contains(&named).then_some(()));
+    drop(holder);
+    until("it is answered again", || ask(port).ok());
+}
+
+#[test]
+fn a_program_that_binds_by_itself_what_it_is_handed_is_told() {
+    let port = free_port();
+    let code = format!("import socket\nsocket.create_server(('127.0.0.1', {port}))");
+    let system = System::up(&[("a.yaml", &python("a", &code, &listening(port)))]);
+    until("it is said", || system.ok(&["events"]).contains("ListenIgnored").then_some(()));
+    assert!(system.ok(&["events"]).contains("LISTEN_FDS"));
+}
+
+#[test]
+fn ports_that_cannot_be_are_refused_with_a_hint() {
+    let long = "x".repeat(120);
+    let cases = [
+        (
+            "ports: [{name: p, port: 81, listen: true}], probes: {readiness: {http: {path: /, port: p}}}",
+            "E1605",
+        ),
+        ("ports: [{name: p, port: 81, listen: true}], probes: {readiness: {tcp: {port: 81}}}", "E1605"),
+        ("ports: [{name: p, port: auto, listen: true}], probes: {readiness: {tcp: {port: p}}}", "E1608"),
+        (
+            "ports: [{name: p, port: 81, listen: true}, {name: q, port: 81, address: \"*\", listen: true}]",
+            "E1501",
+        ),
+        ("ports: [{name: p, port: 81, listen: true}, {name: p, port: 82, listen: true}]", "E1301"),
+        ("ports: [{name: p}]", "E1508"),
+        ("ports: [{name: p, port: 5, protocol: unix, address: s}]", "E1508"),
+        ("ports: [{name: p, protocol: unix, listen: true}]", "E1507"),
+        ("ports: [{name: p, port: 81, address: example}]", "E1507"),
+        ("ports: [{name: p, port: 81, listen: true}], probes: {readiness: {notify: \"fd:3\"}}", "E1607"),
+        ("replicas: 2, ports: [{name: p, port: 81}]", "E1502"),
+        ("ports: [{name: p, port: 8181, address: 192.0.2.1, listen: true}]", "E2012"),
+        (&format!("ports: [{{name: p, protocol: unix, address: {long}, listen: true}}]"), "E2010"),
+        ("ports: [{name: p, protocol: unix, address: a.yaml, listen: true}]", "E2010"),
+        ("ports: [{name: p, protocol: unix, address: nowhere/s, listen: true}]", "E2010"),
+    ];
+    for (spec, expected) in cases {
+        let text = format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{command: [sleep, \"1\"], {spec}}}\n"
+        );
+        let system = System::new(&[("a.yaml", &text)]);
+        let (code, words) = system.fails(&["validate", "manifests", "--machine"]);
+        assert_eq!(code, 1, "{spec}: {words}");
+        assert!(words.contains(expected) && words.contains("hint"), "{spec} should say {expected}: {words}");
+    }
+    let fine = "ports: [{name: p, port: 8181}], replicas: 2, update: {overlap: true}";
+    let text = format!(
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{command: [sleep, \"1\"], {fine}}}\n"
+    );
+    assert_eq!(System::new(&[("a.yaml", &text)]).run(&["validate", "manifests"]).status.code(), Some(0));
+}
