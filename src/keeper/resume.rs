@@ -75,19 +75,18 @@ impl Keeper {
         if part.exit.is_some() {
             return PartState::Ended { held: part.clone() };
         }
-        let handle = match same_process {
+        // One that an even earlier keeper started stays nobody's child here, also after an exec.
+        let child =
+            same_process && process::stat(part.pid).is_some_and(|stat| stat.ppid == std::process::id());
+        let handle = match child {
             // Our own child: even one that has ended waits for us.
             true => process::open_any(part.pid),
             false => process::open(part.pid, part.start).filter(|_| same_boot),
         };
         match handle {
-            Some(pidfd) => PartState::Running(Running {
-                pid: part.pid,
-                start: part.start,
-                at: part.at,
-                pidfd,
-                child: same_process,
-            }),
+            Some(pidfd) => {
+                PartState::Running(Running { pid: part.pid, start: part.start, at: part.at, pidfd, child })
+            }
             None => {
                 let held = HeldPart { exit: Some(Exit::Unknown), remains: same_boot, ..part.clone() };
                 PartState::Ended { held }
