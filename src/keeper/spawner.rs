@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use std::thread;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage};
-use crate::os::{clock, process, spawn};
+use crate::os::{clock, inherit, process, spawn};
 
 use super::protocol::{Notify, Spawn};
 use super::table::Pipes;
@@ -331,8 +331,7 @@ fn notify_socket(names: &PipeNames) -> io::Result<OwnedFd> {
 /// Opens the pipes of an instance that an earlier keeper made; descriptors that came along are taken as they are.
 pub fn reopen(run: &Path, id: &crate::base::InstanceId, kept: Option<Vec<i32>>) -> io::Result<Pipes> {
     if let Some(numbers) = kept.filter(|numbers| numbers.len() >= 2) {
-        // SAFETY: an earlier image of this very process left these descriptors open for us (see `run::upgrade`).
-        let mut fds = numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) });
+        let mut fds = numbers.into_iter().filter_map(|number| inherit::take(number).ok());
         if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
             return Ok(Pipes { stdout, stderr, notify: fds.next() });
         }
