@@ -49,8 +49,7 @@ impl Client {
     pub fn at(path: &Path) -> Result<Self, Failure> {
         let own = rustix::process::geteuid().as_raw();
         let trusted = |uid: u32| uid == own || uid == 0;
-        let meta = std::fs::symlink_metadata(path)
-            .map_err(|_| no_daemon(&format!("no daemon listens on {}", path.display())))?;
+        let meta = std::fs::symlink_metadata(path).map_err(|error| unreachable(path, &error))?;
         let forbidden = |uid: u32| Failure::Conflict {
             message: format!("the socket {} belongs to user {uid}, neither you nor root", path.display()),
             hint: "use --socket with one that you trust".into(),
@@ -59,13 +58,8 @@ impl Client {
             return Err(forbidden(meta.uid()));
         }
         let (short, dir) = short_socket(path).map_err(|error| Failure::other(error.to_string(), ""))?;
-        let stream = std::os::unix::net::UnixStream::connect(&short).map_err(|error| match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Failure::Conflict {
-                message: format!("you may not use {}", path.display()),
-                hint: "only the daemon's user and root may".into(),
-            },
-            _ => no_daemon(&format!("no daemon listens on {}", path.display())),
-        })?;
+        let stream =
+            std::os::unix::net::UnixStream::connect(&short).map_err(|error| unreachable(path, &error))?;
         if let Some(uid) = process::peer_uid(&stream).filter(|uid| !trusted(*uid)) {
             return Err(forbidden(uid));
         }
@@ -111,6 +105,17 @@ impl Client {
             true
         })?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// A socket that may not be used, or that nobody listens on.
+fn unreachable(path: &Path, error: &std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Failure::Conflict {
+            message: format!("you may not use {}", path.display()),
+            hint: "only the daemon's user and root may".into(),
+        },
+        _ => no_daemon(&format!("no daemon listens on {}", path.display())),
     }
 }
 
