@@ -140,6 +140,8 @@ pub struct Engine {
     finished: bool,
     ending: bool,
     saw_events: bool,
+    /// Manifests were read: what that took is not needed any more once the turn is over.
+    trim: bool,
 }
 
 /// A pending look at the files.
@@ -222,6 +224,7 @@ impl Engine {
             finished: false,
             ending: false,
             saw_events: false,
+            trim: true,
             state,
             options,
         };
@@ -263,8 +266,6 @@ impl Engine {
         self.remember_revision(&cause.detail);
         self.watch_files();
         self.turn_ends();
-        // What reading a thousand manifests took is not needed any more.
-        process::trim_memory();
         Ok(())
     }
 
@@ -523,6 +524,9 @@ impl Engine {
             self.changed.send_modify(|count| *count += 1);
         }
         self.wait_for_machine(&touched);
+        if std::mem::take(&mut self.trim) {
+            process::trim_memory();
+        }
     }
 
     pub fn note(&mut self, warning: bool, reason: &'static str, object: &str, message: String) {
@@ -607,7 +611,7 @@ impl Engine {
             cause.files = outcome.files;
             self.world.handle(clock::now(), Event::Desired { desired, cause });
             self.remember_revision(&outcome.what);
-            process::trim_memory();
+            self.trim = true;
         }
         self.faults_revised();
         if kind != "MachineChanged" {
@@ -637,7 +641,7 @@ impl Engine {
         self.remember_revision(&detail);
         self.watch_files();
         self.saw_events = true;
-        process::trim_memory();
+        self.trim = true;
     }
 
     fn remember_revision(&mut self, detail: &str) {

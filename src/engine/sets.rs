@@ -496,14 +496,26 @@ impl Sets {
     /// Directories to watch: those of the sets, the parents of their roots and of referenced files, the targets of links.
     pub fn dirs(&self) -> BTreeSet<PathBuf> {
         let mut dirs = BTreeSet::new();
+        // A thousand files of one directory: its own links are resolved once.
+        let mut parents = BTreeSet::new();
+        let mut targets_of = |file: &Path, dirs: &mut BTreeSet<PathBuf>| {
+            if std::fs::symlink_metadata(file).is_ok_and(|meta| meta.is_symlink()) {
+                dirs.extend(link_target_dir(file));
+            }
+            if let Some(parent) = file.parent()
+                && parents.insert(parent.to_owned())
+            {
+                dirs.extend(std::fs::canonicalize(parent));
+            }
+        };
         for set in self.sets.iter().filter(|set| set.path.is_some()) {
             dirs.extend(set.dirs.iter().cloned());
             dirs.extend(set.path.iter().filter_map(|path| path.parent()).map(Path::to_owned));
-            dirs.extend(set.input.files.iter().filter_map(|file| link_target_dir(&file.path)));
+            set.input.files.iter().for_each(|file| targets_of(&file.path, &mut dirs));
         }
         for file in &self.referenced {
             dirs.extend(file.parent().map(Path::to_owned));
-            dirs.extend(link_target_dir(file));
+            targets_of(file, &mut dirs);
         }
         dirs.retain(|dir| dir.is_dir());
         dirs
@@ -613,16 +625,17 @@ fn refs(objects: &Objects) -> BTreeSet<ObjectRef> {
 }
 
 fn changed_files(old: &LoadInput, new: &LoadInput) -> Vec<String> {
-    let name = |file: &SourceFile| {
-        file.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    let all = |input: &LoadInput| -> BTreeMap<PathBuf, Result<Arc<[u8]>, String>> {
+        let files = input.files.iter().chain(input.overlays.iter().flatten());
+        files.map(|file| (file.path.clone(), file.content.clone())).collect()
     };
-    let all = |input: &LoadInput| -> Vec<SourceFile> {
-        input.files.iter().chain(input.overlays.iter().flatten()).cloned().collect()
+    let name = |path: &PathBuf| {
+        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     };
     let (old, new) = (all(old), all(new));
-    let mut names: Vec<String> = new.iter().filter(|file| !old.contains(file)).map(name).collect();
-    names.extend(old.iter().filter(|file| !new.iter().any(|other| other.path == file.path)).map(name));
-    names
+    let changed = new.iter().filter(|(path, content)| old.get(*path) != Some(*content));
+    let gone = old.keys().filter(|path| !new.contains_key(*path));
+    changed.map(|(path, _)| name(path)).chain(gone.map(name)).collect()
 }
 
 /// Equal specs share memory with what is there, and are seen to be equal at once.
