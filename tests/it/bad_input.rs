@@ -3,7 +3,14 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use crate::support::{System, alive, python, sleeper, until};
+use crate::support::{BINARY, System, alive, python, root, sleeper, text, until};
+
+/// The user that these tests become where a fault needs one who is not root.
+const NOBODY: u32 = 65534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
 
 /// What `validate` says of one file.
 fn validate(name: &str, content: &[u8]) -> (i32, String) {
@@ -224,4 +231,163 @@ fn no_free_descriptors_fail_a_start_by_name_and_harm_nobody() {
     assert_eq!(system.pid("a"), a);
     crate::support::signal(child.id(), "TERM");
     until("it ends", || child.try_wait().unwrap());
+}
+
+#[test]
+fn an_unreadable_file_is_named_and_changes_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let system = System::new(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    let forbid = || {
+        let path = system.path("manifests/b.yaml");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).unwrap();
+    };
+    // Root reads everything: there, a user who may not is played by another process.
+    forbid();
+    let output = if is_root() {
+        use std::os::unix::process::CommandExt;
+        for dir in [system.dir.path().to_owned(), system.path("manifests")] {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let binary = system.path("unisys");
+        std::fs::copy(BINARY, &binary).unwrap();
+        let mut command = std::process::Command::new(binary);
+        command.args(["validate", "manifests"]).current_dir(system.dir.path());
+        command.uid(NOBODY).gid(NOBODY).output().unwrap()
+    } else {
+        system.run(&["validate", "manifests"])
+    };
+    let words = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("E1007") && words.contains("b.yaml"), "{words}");
+}
+
+#[test]
+fn a_root_directory_that_vanishes_or_is_emptied_prunes_nothing_and_is_watched_when_it_comes_back() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let said = |what: &'static str, times: usize| {
+        until(what, || (system.ok(&["events"]).matches(what).count() >= times).then_some(()));
+    };
+    std::fs::rename(system.path("manifests"), system.path("elsewhere")).unwrap();
+    said("cannot be read", 1);
+    assert_eq!(system.pid("a"), a);
+    std::fs::rename(system.path("elsewhere"), system.path("manifests")).unwrap();
+    said("can be read again", 1);
+    std::fs::rename(system.path("manifests/a.yaml"), system.path("a.yaml")).unwrap();
+    said("holds no manifests", 1);
+    assert_eq!(system.pid("a"), a);
+    std::fs::rename(system.path("a.yaml"), system.path("manifests/a.yaml")).unwrap();
+    said("can be read again", 2);
+    assert_eq!(system.pid("a"), a);
+    // It is watched as before.
+    system.write("manifests/b.yaml", &sleeper("b", ""));
+    until("b runs", || system.run(&["get", "service", "b"]).status.success().then_some(()));
+}
+
+#[test]
+fn a_state_directory_of_somebody_else_is_refused() {
+    if !is_root() {
+        eprintln!("skipped: only root can give a directory away");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    std::fs::create_dir(system.path("theirs")).unwrap();
+    std::os::unix::fs::chown(system.path("theirs"), Some(NOBODY), Some(NOBODY)).unwrap();
+    let (code, words) = system.fails(&["--state-dir", "theirs", "up"]);
+    assert_eq!(code, 5, "{words}");
+    assert!(words.contains("belongs to user 65534"), "{words}");
+    // One below a directory that others can write to could be swapped for another at any time.
+    std::fs::create_dir(system.path("open")).unwrap();
+    std::fs::set_permissions(system.path("open"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, words) = system.fails(&["--state-dir", "open/state", "up"]);
+    assert_eq!(code, 5, "{words}");
+    assert!(words.contains("can be written by others"), "{words}");
+}
+
+#[test]
+fn no_free_pid_fails_a_start_by_name_and_is_tried_again() {
+    if !is_root() {
+        eprintln!("skipped: the limit counts all processes of a user, and only root can become another one");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    // A user id of this test's own: the limit counts all of a user's processes. Its own threads leave room for few programs.
+    let user = 60_000 + std::process::id() % 5_000;
+    let system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    let binary = system.path("unisys");
+    std::fs::copy(BINARY, &binary).unwrap();
+    for (path, mode) in [("manifests", 0o755), ("manifests/a.yaml", 0o644), ("unisys", 0o755)] {
+        std::fs::set_permissions(system.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(system.path(path), Some(user), Some(user)).unwrap();
+    }
+    std::os::unix::fs::chown(system.dir.path(), Some(user), Some(user)).unwrap();
+    let log = std::fs::File::create(system.path("up.log")).unwrap();
+    let mut child = std::process::Command::new("sh")
+        .args(["-c", "ulimit -u 24; exec ./unisys up"])
+        .current_dir(system.dir.path())
+        .uid(user)
+        .gid(user)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    // The socket belongs to that user: the questions are asked as that user.
+    let asked = |args: &[&str]| {
+        let mut command = std::process::Command::new(&binary);
+        command.args(args).current_dir(system.dir.path()).uid(user).gid(user).output().unwrap()
+    };
+    until("a is ready", || asked(&["wait", "--for=condition=Ready", "a"]).status.success().then_some(()));
+    let pid = || {
+        let object: serde_json::Value =
+            serde_json::from_slice(&asked(&["get", "service", "a", "-o", "json"]).stdout).ok()?;
+        object["status"]["instances"][0]["pid"].as_u64()
+    };
+    let a = until("its pid", pid);
+    assert!(asked(&["scale", "a=40"]).status.success());
+    until("it says what is missing", || {
+        let events = text(&asked(&["events", "a"]).stdout);
+        events.contains("Resource temporarily unavailable").then_some(())
+    });
+    assert_eq!(until("its pid", pid), a);
+    assert!(alive(a as u32));
+    crate::support::signal(child.id(), "TERM");
+    until("it ends", || child.try_wait().unwrap());
+}
+
+#[test]
+fn check_jsonschema_agrees_on_good_and_bad_files() {
+    let Some(checker) = std::env::var_os("CHECK_JSONSCHEMA") else {
+        eprintln!("skipped: CHECK_JSONSCHEMA does not say where check-jsonschema is (.ci/run does)");
+        return;
+    };
+    let schema = root().join("schemas/unisys.schema.json");
+    let mut seen = 0;
+    for (dir, well) in
+        [("manifests", true), ("tests/it/fixtures/good", true), ("tests/it/fixtures/bad", false)]
+    {
+        for entry in std::fs::read_dir(root().join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            let run = |program: &std::ffi::OsStr, first: &[&std::ffi::OsStr]| {
+                let output = std::process::Command::new(program).args(first).arg(&path).output().unwrap();
+                (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+            };
+            let theirs = run(&checker, &["--schemafile".as_ref(), schema.as_os_str()]);
+            assert_eq!(theirs.0, Some(i32::from(!well)), "{}: {}", path.display(), theirs.1);
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "the fixtures are there");
+}
+
+#[test]
+fn good_and_bad_files_are_told_apart() {
+    for (dir, code) in [("good", 0), ("bad", 1)] {
+        for entry in std::fs::read_dir(root().join("tests/it/fixtures").join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            let output = std::process::Command::new(BINARY).arg("validate").arg(&path).output().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{}: {}", path.display(), text(&output.stderr));
+        }
+    }
 }
