@@ -22,6 +22,10 @@ impl Files for NoFiles {
     fn read(&self, _: &Path) -> Result<Arc<[u8]>, FileError> {
         Err(FileError::Missing)
     }
+
+    fn digest(&self, _: &Path) -> Result<u64, FileError> {
+        Err(FileError::Missing)
+    }
 }
 
 fn main() {
@@ -65,7 +69,7 @@ struct Bench {
 fn crash(units: usize) -> f64 {
     let beginning = Beginning { epoch: Epoch(1), seed: 1, incarnation: Incarnation(1) };
     let mut bench = Bench { world: World::new(beginning), now: Now::default(), latest: None };
-    let cause = Cause { kind: "Up".into(), detail: String::new() };
+    let cause = Cause::new("Up", "");
     bench.tell(Event::Desired { desired: Arc::new(desired(units)), cause });
     bench.tell(Event::Begin);
     bench.obey();
@@ -73,7 +77,7 @@ fn crash(units: usize) -> f64 {
     let name: Name = format!("u{}", units / 2).parse().expect("a name");
     let slot = bench.world.units()[&name].slots.iter().next().expect("it runs");
     let incarnation = slot.1.instance.as_ref().expect("it runs").incarnation;
-    let mut id = InstanceId { unit: name.clone(), ordinal: *slot.0, incarnation };
+    let mut id = InstanceId { unit: name.clone(), ordinal: slot.0.ordinal, incarnation };
     let mut times: Vec<f64> = (0..CRASHES)
         .map(|_| {
             bench.now.mono.0 += 60_000_000_000;
@@ -106,7 +110,15 @@ impl Bench {
                 let (id, fact) = match effect {
                     Effect::Spawn { id, part, .. } => {
                         self.latest = Some(id.clone());
-                        (id, InstanceFact::Spawned { part, pid: 1, at: self.now.mono })
+                        (
+                            id,
+                            InstanceFact::Spawned {
+                                part,
+                                pid: 1,
+                                at: self.now.mono,
+                                ports: Default::default(),
+                            },
+                        )
                     }
                     Effect::Kill { id } => (id, InstanceFact::Gone { survivors: 0 }),
                     _ => continue,

@@ -7,5 +7,6 @@ mod generated;
 mod listeners;
 mod lives;
 mod readme;
+mod rollouts;
 mod support;
 mod tidy;
