@@ -26,6 +26,7 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
     for object in objects.jobs.values() {
         let process = object.spec.process();
         hooks(&process.hooks, &object.source, diagnostics);
+        program(&process, &object.source, diagnostics);
         environment(&process, &object.source, objects, diagnostics);
     }
     for object in objects.externals.values() {
@@ -140,6 +141,7 @@ fn edge_place<'a>(objects: &'a Objects, from: &Name, to: &Name) -> Option<(&'a S
 fn service(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     probes(&spec.probes, &spec.ports, source, diagnostics);
     hooks(&spec.hooks, source, diagnostics);
+    program(spec, source, diagnostics);
     if let Some(breaker) = &spec.circuit_breaker
         && breaker.open_for > breaker.max_open
     {
@@ -149,6 +151,15 @@ fn service(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec<Diagnostic
         diagnostics.push(diagnostic.hint("make maxOpen at least as long"));
     }
     check_ports::service(spec, source, diagnostics);
+}
+
+/// A command has to name a program.
+fn program(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    if spec.command.is_empty() {
+        let path = "spec.command";
+        let diagnostic = Diagnostic::error("E1207", &source.span(path), path, "the command is empty");
+        diagnostics.push(diagnostic.hint("name a program and its arguments: `command: [python3, app.py]`"));
+    }
 }
 
 fn probes(probes: &Probes, ports: &[Port], source: &Source, diagnostics: &mut Vec<Diagnostic>) {

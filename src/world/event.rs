@@ -14,6 +14,7 @@ use crate::unit::ProbeKind;
 
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one at a time, handed over and gone
 pub enum Event {
     /// A new accepted revision.
     Desired {

@@ -74,7 +74,7 @@ impl World {
             self.note_change(now, name, &plan);
             // One step, then a look at what it changed: a second start of the same unit may no longer be allowed.
             let Some((action, step)) =
-                plan.actions.into_iter().find_map(|action| action.step.clone().map(|step| (action, step)))
+                plan.actions.into_iter().find_map(|action| action.step.map(|step| (action, step)))
             else {
                 break;
             };

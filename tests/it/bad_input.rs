@@ -348,7 +348,7 @@ fn no_free_pid_fails_a_start_by_name_and_is_tried_again() {
     assert!(asked(&["scale", "a=40"]).status.success());
     until("it says what is missing", || {
         let events = text(&asked(&["events", "a"]).stdout);
-        events.contains("Resource temporarily unavailable").then_some(())
+        events.contains("create a process").then_some(())
     });
     assert_eq!(until("its pid", pid), a);
     assert!(alive(a as u32));
