@@ -306,57 +306,6 @@ fn a_state_directory_of_somebody_else_is_refused() {
 }
 
 #[test]
-fn no_free_pid_fails_a_start_by_name_and_is_tried_again() {
-    if !is_root() {
-        eprintln!("skipped: the limit counts all processes of a user, and only root can become another one");
-        return;
-    }
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::CommandExt;
-    // A user id of this test's own: the limit counts all of a user's processes. Its own threads leave room for few programs.
-    let user = 60_000 + std::process::id() % 5_000;
-    let system = System::new(&[("a.yaml", &sleeper("a", ""))]);
-    let binary = system.path("unisys");
-    std::fs::copy(BINARY, &binary).unwrap();
-    for (path, mode) in [("manifests", 0o755), ("manifests/a.yaml", 0o644), ("unisys", 0o755)] {
-        std::fs::set_permissions(system.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
-        std::os::unix::fs::chown(system.path(path), Some(user), Some(user)).unwrap();
-    }
-    std::os::unix::fs::chown(system.dir.path(), Some(user), Some(user)).unwrap();
-    let log = std::fs::File::create(system.path("up.log")).unwrap();
-    let mut child = std::process::Command::new("sh")
-        .args(["-c", "ulimit -u 24; exec ./unisys up"])
-        .current_dir(system.dir.path())
-        .uid(user)
-        .gid(user)
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    // The socket belongs to that user: the questions are asked as that user.
-    let asked = |args: &[&str]| {
-        let mut command = std::process::Command::new(&binary);
-        command.args(args).current_dir(system.dir.path()).uid(user).gid(user).output().unwrap()
-    };
-    until("a is ready", || asked(&["wait", "--for=condition=Ready", "a"]).status.success().then_some(()));
-    let pid = || {
-        let object: serde_json::Value =
-            serde_json::from_slice(&asked(&["get", "service", "a", "-o", "json"]).stdout).ok()?;
-        object["status"]["instances"][0]["pid"].as_u64()
-    };
-    let a = until("its pid", pid);
-    assert!(asked(&["scale", "a=40"]).status.success());
-    until("it says what is missing", || {
-        let events = text(&asked(&["events", "a"]).stdout);
-        events.contains("create a process").then_some(())
-    });
-    assert_eq!(until("its pid", pid), a);
-    assert!(alive(a as u32));
-    crate::support::signal(child.id(), "TERM");
-    until("it ends", || child.try_wait().unwrap());
-}
-
-#[test]
 fn check_jsonschema_agrees_on_good_and_bad_files() {
     let Some(checker) = std::env::var_os("CHECK_JSONSCHEMA") else {
         eprintln!("skipped: CHECK_JSONSCHEMA does not say where check-jsonschema is (.ci/run does)");
