@@ -158,7 +158,9 @@ impl Sim {
     /// The daemon is killed: everything that was on its way to it is lost, and told anew as a whole.
     fn daemon_dies(&mut self) -> Result<(), String> {
         self.say(|| "the daemon dies".into());
-        self.agenda.retain(|_, due| matches!(due, Due::Ends(..)));
+        // What a program said waits in the notify socket, which the keeper holds; all else is told anew as a whole.
+        self.agenda
+            .retain(|_, due| matches!(due, Due::Ends(..) | Due::Fact(_, InstanceFact::ToldReady { .. })));
         for held in self.keeper.held.values_mut() {
             for process in held.parts.values_mut() {
                 process.end_told = process.exit.is_some();
