@@ -1,5 +1,6 @@
 //! The calls: what is asked of the engine, in its own thread, between two turns.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -567,10 +568,16 @@ fn target(engine: &Engine, submission: &Submission) -> Result<(String, Option<Pa
     }
     let mut input = engine.sets.input_of(&name);
     input.set.clone_from(&name);
-    if submission.path.is_some() || submission.prune {
+    if submission.path.is_some() {
         input.files = submission.files.iter().map(source).collect();
     } else {
-        let (added, known) = (documents(&submission.files), &input.files);
+        let added = documents(&submission.files);
+        if submission.prune && added.is_empty() && !submission.files.iter().any(has_documents) {
+            let message = "there is nothing in it, and --prune would delete everything of the set";
+            return Err(refuse(StatusCode::BAD_REQUEST, message, "`unisys delete` deletes"));
+        }
+        let none = Vec::new();
+        let known = if submission.prune { &none } else { &input.files };
         let mut files: Vec<SourceFile> = known
             .iter()
             .filter(|file| !added.iter().any(|new| same_object(&new.path, &file.path)))
@@ -584,6 +591,10 @@ fn target(engine: &Engine, submission: &Submission) -> Result<(String, Option<Pa
         input.files = files;
     }
     Ok((name, submission.path.clone(), input))
+}
+
+fn has_documents(file: &StoredFile) -> bool {
+    tree::parse_to_values(&file.text).map_or(true, |values| values.iter().any(|value| !value.is_null()))
 }
 
 /// Each document of some files as a file of its own, so that later ones replace it by kind and name. Empty if any of them
@@ -675,7 +686,8 @@ async fn apply(State(context): State<Context>, Json(submission): Json<Submission
             }
             let plan = planned(engine, &proposal);
             let unchanged = proposal.desired().units == engine.world.desired().units
-                && proposal.desired().externals == engine.world.desired().externals;
+                && proposal.desired().externals == engine.world.desired().externals
+                && proposal.objects().same_as(engine.sets.objects());
             if !submission.dry_run && !unchanged {
                 let detail = match &submission.path {
                     Some(path) => format!("unisys apply -f {}", path.display()),
@@ -781,7 +793,10 @@ fn value_differences(
     };
     names
         .into_iter()
-        .filter(|name| !known.iter().any(|field| field.path == format!("spec.env.{name}")))
+        .filter(|name| {
+            let path = format!("spec.env.{name}");
+            !known.iter().any(|field| field.path == path || field.path == "spec.env")
+        })
         .filter_map(|name| {
             let (old, new) = (find(old, name), find(new, name));
             let same = old.as_ref().map(|var| &var.value) == new.as_ref().map(|var| &var.value);
@@ -800,6 +815,7 @@ async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) 
     let done = context
         .ask(move |engine| {
             let mut gone = Vec::new();
+            let mut whole: BTreeMap<String, BTreeSet<ObjectRef>> = BTreeMap::new();
             for text in &deletion.objects {
                 let object: ObjectRef = text.parse().map_err(|_| {
                     refuse(
@@ -812,7 +828,12 @@ async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) 
                 let source = sources.iter().find(|source| source.object == object).ok_or_else(|| {
                     refuse(StatusCode::NOT_FOUND, format!("there is no {object}"), "see `unisys get`")
                 })?;
-                if engine.sets.get(&source.set).is_some_and(|set| set.path.is_some()) {
+                let set = engine.sets.get(&source.set);
+                if set.is_some_and(|set| set.applied && set.path.is_some()) {
+                    whole.entry(source.set.to_string()).or_default().insert(object.clone());
+                    continue;
+                }
+                if set.is_some_and(|set| set.path.is_some()) {
                     let message = format!("{object} is declared in {}", source.file.display());
                     return Err(refuse(
                         StatusCode::CONFLICT,
@@ -822,7 +843,34 @@ async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) 
                 }
                 gone.push((object.clone(), source.set.to_string(), source.file.clone()));
             }
+            // Of a directory that was applied: all of it, or what is left would bring it back.
+            for (set, objects) in &whole {
+                let sources = engine.sets.objects().sources();
+                let left =
+                    sources.iter().find(|source| *source.set == **set && !objects.contains(&source.object));
+                if let Some(left) = left {
+                    let message = format!(
+                        "the set `{set}` is read from its directory and holds {} as well",
+                        left.object
+                    );
+                    return Err(refuse(
+                        StatusCode::CONFLICT,
+                        message,
+                        "remove the file there, or delete the whole set with `unisys delete -f DIRECTORY`",
+                    ));
+                }
+            }
             let mut revision = engine.world.revision().0;
+            for set in whole.into_keys() {
+                let busy = engine.busy_ports();
+                let proposal = engine.sets.propose_without(&set, &busy);
+                if proposal.rejected {
+                    return Err(rejected(proposal.diagnostics));
+                }
+                let detail = format!("unisys delete of the set {set}");
+                engine.accept(proposal, Cause { kind: "Delete".into(), detail, files: Vec::new() });
+                revision = engine.world.revision().0;
+            }
             for (object, set, file) in gone {
                 let mut input = engine.sets.input_of(&set);
                 input.files.retain(|known| known.path != file);

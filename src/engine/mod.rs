@@ -168,6 +168,8 @@ pub enum EngineError {
     /// The diagnostics have been printed.
     #[error("the manifests are not valid")]
     Invalid,
+    #[error("there is no unit called {0}; `unisys up` without names starts everything")]
+    UnknownUnits(String),
 }
 
 impl Engine {
@@ -251,6 +253,14 @@ impl Engine {
         if outcome.rejected && (first || outcome.desired.is_none()) && held.is_empty() {
             self.console.diagnostics(&outcome.diagnostics);
             return Err(EngineError::Invalid);
+        }
+        let unknown = self.sets.unknown_units();
+        if !unknown.is_empty() && held.is_empty() {
+            return Err(EngineError::UnknownUnits(unknown.join(", ")));
+        }
+        if let Some(profile) = self.sets.unknown_profile() {
+            let message = format!("no Config has a profile `{profile}`");
+            self.note(true, "UnknownProfile", "system", message);
         }
         if outcome.rejected {
             let diagnostics = self.sets.pending();

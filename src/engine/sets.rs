@@ -23,6 +23,8 @@ pub struct Set {
     pub name: String,
     /// Where it is read from; none for what was given to `apply`.
     pub path: Option<PathBuf>,
+    /// Given to `apply`, not to `up`: it stays when `up` names other paths, and `delete` may end it.
+    pub applied: bool,
     pub overlays: Vec<PathBuf>,
     input: LoadInput,
     dirs: Vec<PathBuf>,
@@ -36,7 +38,6 @@ pub struct Set {
 
 pub struct Sets {
     sets: Vec<Set>,
-    caches: BTreeMap<String, ParseCache>,
     objects: Objects,
     notifiers: Vec<NotifierPlan>,
     /// Files that values came from.
@@ -54,6 +55,8 @@ pub struct Sets {
 /// Inputs of all sets that were found well, ready to be accepted.
 pub struct Proposal {
     candidates: Vec<Candidate>,
+    /// A set that ends.
+    dropped: Option<String>,
     objects: Objects,
     built: Built,
     pub diagnostics: Vec<Diagnostic>,
@@ -93,6 +96,7 @@ impl Sets {
         let set_of = |path: &PathBuf| Set {
             name: options.set.clone().unwrap_or_else(|| set_name(path)),
             path: Some(path.clone()),
+            applied: false,
             overlays: options.overlays.clone(),
             input: LoadInput::default(),
             dirs: Vec::new(),
@@ -103,7 +107,6 @@ impl Sets {
         };
         Self {
             sets: options.paths.iter().map(set_of).collect(),
-            caches: BTreeMap::new(),
             objects: Objects::default(),
             notifiers: Vec::new(),
             referenced: Vec::new(),
@@ -121,10 +124,14 @@ impl Sets {
 
     /// The first look: what is on the disk, beside what was given to `apply`; where the disk is not well, what was accepted last.
     pub fn begin(&mut self, stored: &[StoredSet]) -> Begun {
-        for kept in stored.iter().filter(|kept| kept.path.is_none()) {
+        for kept in stored.iter().filter(|kept| kept.path.is_none() || kept.applied) {
+            if self.sets.iter().any(|set| set.name == kept.name) {
+                continue;
+            }
             self.sets.push(Set {
                 name: kept.name.clone(),
-                path: None,
+                path: kept.path.clone(),
+                applied: true,
                 overlays: Vec::new(),
                 input: input_of(kept),
                 dirs: Vec::new(),
@@ -257,16 +264,28 @@ impl Sets {
 
     /// Sets whose objects the findings are in take them as pending; true if any of it is new.
     fn blame(&mut self, diagnostics: &[Diagnostic]) -> bool {
+        let within = |set: &Set, diagnostic: &Diagnostic| {
+            let roots = set.path.iter().chain(&set.overlays);
+            roots.into_iter().any(|root| Path::new(&diagnostic.file).starts_with(root))
+        };
+        let mut of_sets: Vec<Vec<Diagnostic>> = vec![Vec::new(); self.sets.len()];
+        for diagnostic in diagnostics {
+            let mut claimed = false;
+            for (set, of_set) in self.sets.iter().zip(&mut of_sets) {
+                if within(set, diagnostic) {
+                    of_set.push(diagnostic.clone());
+                    claimed = true;
+                }
+            }
+            // A referenced file may lie anywhere: whatever is read from the disk has to do with it.
+            for (set, of_set) in self.sets.iter().zip(&mut of_sets).filter(|_| !claimed) {
+                if set.path.is_some() {
+                    of_set.push(diagnostic.clone());
+                }
+            }
+        }
         let mut new = false;
-        for set in &mut self.sets {
-            let root = set.path.clone().unwrap_or_default();
-            let of_set: Vec<Diagnostic> = diagnostics
-                .iter()
-                .filter(|diagnostic| {
-                    Path::new(&diagnostic.file).starts_with(&root) || diagnostic.file.is_empty()
-                })
-                .cloned()
-                .collect();
+        for (set, of_set) in self.sets.iter_mut().zip(of_sets) {
             new |= set.pending != of_set;
             set.pending = of_set;
         }
@@ -348,7 +367,6 @@ impl Sets {
             dirs: Vec::new(),
         });
         let proposal = self.propose_all(candidates.collect(), busy);
-        self.caches.clear();
         if let Some(first) = proposal.diagnostics.iter().find(|diagnostic| diagnostic.rejects()) {
             return Err(format!(
                 "its manifests are not valid any more: {}: {}",
@@ -360,12 +378,24 @@ impl Sets {
         spec.ok_or_else(|| format!("{name} was not declared in it"))
     }
 
+    /// What it would be without a set.
+    pub fn propose_without(&mut self, set: &str, busy: &BTreeSet<u16>) -> Proposal {
+        let candidates = self.sets.iter().filter(|known| known.name != set).map(current).collect();
+        let mut proposal = self.propose_all(candidates, busy);
+        proposal.dropped = Some(set.to_owned());
+        proposal
+    }
+
     fn propose_all(&mut self, candidates: Vec<Candidate>, busy: &BTreeSet<u16>) -> Proposal {
         let mut diagnostics = Vec::new();
         let mut parts = Vec::new();
+        let mut cache = ParseCache::default();
         for candidate in &candidates {
-            let cache = self.caches.entry(candidate.name.clone()).or_default();
-            let (objects, found) = load(&candidate.input, cache);
+            // With other overlays nothing is as it was.
+            let accepted = self.sets.iter().find(|set| set.name == candidate.name);
+            let comparable = accepted.is_some_and(|set| set.input.overlays == candidate.input.overlays);
+            cache.known = if comparable { self.objects.clone() } else { Objects::default() };
+            let (objects, found) = load(&candidate.input, &mut cache);
             diagnostics.extend(found);
             parts.push(objects);
         }
@@ -383,7 +413,7 @@ impl Sets {
         self.keep_wanted(&mut built.desired);
         let rejected = diagnostics.iter().any(Diagnostic::rejects);
         diagnostics.truncate(limits::DIAGNOSTICS);
-        Proposal { candidates, objects, built, diagnostics, rejected }
+        Proposal { candidates, dropped: None, objects, built, diagnostics, rejected }
     }
 
     /// Foreign processes on ports that are wanted and that nothing of ours holds.
@@ -394,6 +424,21 @@ impl Sets {
             return BTreeMap::new();
         }
         listeners::foreign_holders(&wanted, &self.state_id, &[self.keeper])
+    }
+
+    /// Of the units named to `up`, those that nothing declares.
+    pub fn unknown_units(&self) -> Vec<String> {
+        let declared = |name: &&Name| !self.desired.units.contains_key(*name);
+        self.options.units.iter().filter(declared).map(Name::to_string).collect()
+    }
+
+    /// A profile was asked for that no Config has.
+    pub fn unknown_profile(&self) -> Option<&str> {
+        let wanted = self.options.profile.as_deref()?;
+        let has = |object: &crate::manifest::Object<crate::manifest::spec::config::ConfigSpec>| {
+            object.spec.profiles.contains_key(wanted)
+        };
+        (!self.objects.configs.values().any(has)).then_some(wanted)
     }
 
     /// `up UNIT…`: only these and what they need.
@@ -428,12 +473,16 @@ impl Sets {
     }
 
     fn adopt(&mut self, proposal: Proposal) {
+        if let Some(dropped) = &proposal.dropped {
+            self.sets.retain(|set| set.name != *dropped);
+        }
         for candidate in proposal.candidates {
             let at = self.sets.iter().position(|set| set.name == candidate.name);
             let at = at.unwrap_or_else(|| {
                 self.sets.push(Set {
                     name: candidate.name.clone(),
                     path: candidate.path.clone(),
+                    applied: true,
                     overlays: Vec::new(),
                     input: LoadInput::default(),
                     dirs: Vec::new(),
@@ -449,8 +498,6 @@ impl Sets {
             set.dirs = candidate.dirs;
             set.pending.clear();
         }
-        // What is parsed is read again when it changes; between changes, memory matters more than time.
-        self.caches.clear();
         self.objects = proposal.objects;
         self.referenced = proposal.built.files;
         self.notifiers = proposal.built.notifiers;
@@ -547,6 +594,7 @@ impl Sets {
         let set = |set: &Set| StoredSet {
             name: set.name.clone(),
             path: set.path.clone(),
+            applied: set.applied,
             overlays: set.overlays.clone(),
             files: set.input.files.iter().filter_map(file).collect(),
             overlay_files: set

@@ -14,6 +14,8 @@ pub const VERSION: u32 = 1;
 
 /// Exit code of a daemon that cannot start because the manifests are not valid; nothing runs, so the keeper ends too.
 pub const EXIT_INVALID: u8 = 81;
+/// The same because a unit that is to be started is in no manifest.
+pub const EXIT_NOT_FOUND: u8 = 83;
 /// The same for any other reason that another try will not mend.
 pub const EXIT_CANNOT: u8 = 82;
 

@@ -527,9 +527,12 @@ impl Keeper {
     fn daemon_ended(&mut self, exit: Exit) {
         self.daemon.ended();
         self.greeted = false;
-        let hopeless = [protocol::EXIT_INVALID, protocol::EXIT_CANNOT].map(|code| Exit::Code(code.into()));
-        if hopeless.contains(&exit) && self.table.instances.is_empty() {
-            self.done = Some(1);
+        // Another try would end the same; as exit codes of `up`.
+        let hopeless =
+            [(protocol::EXIT_INVALID, 1), (protocol::EXIT_CANNOT, 1), (protocol::EXIT_NOT_FOUND, 4)];
+        if self.table.instances.is_empty() {
+            let found = hopeless.iter().find(|(code, _)| exit == Exit::Code((*code).into()));
+            self.done = found.map(|(_, code)| *code).or(self.done);
         }
         if self.done.is_none() {
             let when = match self.daemon.start_at {

@@ -1,6 +1,6 @@
 //! A set of files → objects, with everything that is wrong with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,23 +36,28 @@ pub struct LoadInput {
     pub overlays: Vec<Vec<SourceFile>>,
 }
 
-/// Parsed files by path and content, so that a reload reads only what changed.
+/// What makes another load cheap: objects that were accepted, so that only files that changed are read again. Parsed trees are
+/// never kept: those of a thousand files are larger than all else that the daemon holds.
 #[derive(Default)]
 pub struct ParseCache {
-    files: BTreeMap<PathBuf, Parsed>,
-    objects: BTreeMap<ObjectRef, (Value, Typed)>,
+    /// Objects of an earlier load with the same overlays, without errors.
+    pub known: Objects,
     pub shapes: Shapes,
 }
 
-/// The bytes of a file, its documents, and what was wrong with them.
-type Parsed = (Arc<[u8]>, Arc<Vec<Node>>, Vec<Diagnostic>);
-
 /// One object as declared.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Object<T> {
     pub meta: Metadata,
     pub spec: Arc<T>,
     pub source: Arc<Source>,
+}
+
+/// Not derived: what it holds need not be.
+impl<T> Clone for Object<T> {
+    fn clone(&self) -> Self {
+        Self { meta: self.meta.clone(), spec: self.spec.clone(), source: self.source.clone() }
+    }
 }
 
 /// Where an object comes from and how it was written.
@@ -93,7 +98,6 @@ pub struct Objects {
     pub system: Option<Object<SystemSpec>>,
 }
 
-#[derive(Clone)]
 enum Typed {
     Service(Metadata, Arc<ServiceSpec>),
     Job(Metadata, Arc<JobSpec>),
@@ -109,75 +113,114 @@ struct Draft {
     object: ObjectRef,
     value: Value,
     file: PathBuf,
-    document: Arc<Vec<Node>>,
     bytes: Arc<[u8]>,
     index: usize,
 }
 
+impl Draft {
+    /// Its tree, for the place of a finding: parsed anew, because hardly any draft has one.
+    fn node(&self) -> Option<Node> {
+        let mut documents = tree::parse(&self.file, &self.bytes, &mut Vec::new());
+        (self.index < documents.len()).then(|| documents.swap_remove(self.index))
+    }
+
+    fn span(&self, path: &str) -> Span {
+        let steps = path.split('.').filter(|step| !step.is_empty());
+        let (line, column) = self.node().map_or((0, 0), |node| node.place(steps));
+        Span { file: self.file.clone(), line, column }
+    }
+}
+
 /// Loads a set. Objects that are broken are left out; their diagnostics say so.
 pub fn load(input: &LoadInput, cache: &mut ParseCache) -> (Objects, Vec<Diagnostic>) {
+    let kept = Kept::of(input, &cache.known);
+    if let Some(found) = load_with(input, kept, cache) {
+        return found;
+    }
+    // What changed has to do with what did not: everything is read.
+    load_with(input, Kept::default(), cache).unwrap_or_default()
+}
+
+/// Objects of files that are as they were.
+#[derive(Default)]
+struct Kept {
+    objects: Objects,
+    files: BTreeSet<PathBuf>,
+}
+
+impl Kept {
+    fn of(input: &LoadInput, known: &Objects) -> Self {
+        let content = |file: &'_ SourceFile| file.content.as_ref().ok().cloned();
+        let now: BTreeMap<&Path, Arc<[u8]>> =
+            input.files.iter().filter_map(|file| Some((file.path.as_path(), content(file)?))).collect();
+        let objects = known.only(|source| {
+            *source.set == *input.set
+                && now.get(source.file.as_path()).is_some_and(|bytes| *bytes == source.bytes)
+        });
+        let files = objects.sources().into_iter().map(|source| source.file.clone()).collect();
+        Self { objects, files }
+    }
+}
+
+/// `None` if the kept objects cannot be taken as they are: an object is declared twice, or defaults may have changed.
+fn load_with(input: &LoadInput, kept: Kept, cache: &mut ParseCache) -> Option<(Objects, Vec<Diagnostic>)> {
     let mut diagnostics = Vec::new();
     let mut drafts: BTreeMap<ObjectRef, Draft> = BTreeMap::new();
-    for draft in parse_all(&input.files, cache, &mut diagnostics) {
+    let changed = input.files.iter().filter(|file| !kept.files.contains(&file.path));
+    for draft in parse_all(changed, &mut diagnostics) {
         if let Some(first) = drafts.get(&draft.object) {
             diagnostics.push(duplicate(&draft, first));
         } else {
             drafts.insert(draft.object.clone(), draft);
         }
     }
+    let mut objects = kept.objects;
+    if !kept.files.is_empty() {
+        let new_system = drafts.keys().any(|object| object.kind == ObjectKind::System);
+        let system = new_system || cache.known.system.is_some();
+        if system || !input.overlays.is_empty() || drafts.keys().any(|object| objects.has(object)) {
+            return None;
+        }
+    }
     for files in &input.overlays {
-        for patch in parse_all(files, cache, &mut diagnostics) {
+        for patch in parse_all(files, &mut diagnostics) {
             apply_overlay(&mut drafts, &patch, &mut diagnostics);
         }
     }
-    let known: Vec<&PathBuf> =
-        input.files.iter().chain(input.overlays.iter().flatten()).map(|file| &file.path).collect();
-    cache.files.retain(|path, _| known.contains(&path));
-    let mut objects = Objects::default();
     if drafts.len() > limits::OBJECTS {
         let message = format!("{} objects; a system has at most {}", drafts.len(), limits::OBJECTS);
         diagnostics.push(Diagnostic::error("E1006", &Span::default(), "", message));
-        return (objects, diagnostics);
+        return Some((Objects::default(), diagnostics));
     }
     merge_defaults(&mut drafts);
-    cache.objects.retain(|object, _| drafts.contains_key(object));
     let set: Arc<str> = input.set.as_str().into();
     for draft in drafts.into_values() {
         if let Some(typed) = typed(&draft, cache, &mut diagnostics) {
             objects.insert(typed, draft, &set, &mut diagnostics);
         }
     }
-    (objects, diagnostics)
+    Some((objects, diagnostics))
 }
 
-fn parse_all(files: &[SourceFile], cache: &mut ParseCache, diagnostics: &mut Vec<Diagnostic>) -> Vec<Draft> {
+fn parse_all<'f>(
+    files: impl IntoIterator<Item = &'f SourceFile>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Draft> {
     let mut drafts = Vec::new();
     for file in files {
-        let bytes = match &file.content {
-            Ok(bytes) => bytes,
+        match &file.content {
+            Ok(bytes) => {
+                let documents = tree::parse(&file.path, bytes, diagnostics);
+                for (index, node) in documents.iter().enumerate() {
+                    drafts.extend(identify(&file.path, bytes, node, index, diagnostics));
+                }
+            }
             Err(why) => {
                 let span = Span { file: file.path.clone(), line: 0, column: 0 };
                 let diagnostic =
                     Diagnostic::error("E1007", &span, "", format!("the file cannot be read: {why}"));
                 diagnostics.push(diagnostic.hint("check its owner and mode (`ls -l`)"));
-                continue;
             }
-        };
-        let documents = match cache.files.get(&file.path) {
-            Some((known, documents, found)) if known == bytes => {
-                diagnostics.extend(found.iter().cloned());
-                documents.clone()
-            }
-            _ => {
-                let mut found = Vec::new();
-                let documents = Arc::new(tree::parse(&file.path, bytes, &mut found));
-                diagnostics.extend(found.iter().cloned());
-                cache.files.insert(file.path.clone(), (bytes.clone(), documents.clone(), found));
-                documents
-            }
-        };
-        for index in 0..documents.len() {
-            drafts.extend(identify(&file.path, bytes, &documents, index, diagnostics));
         }
     }
     drafts
@@ -187,11 +230,10 @@ fn parse_all(files: &[SourceFile], cache: &mut ParseCache, diagnostics: &mut Vec
 fn identify(
     file: &Path,
     bytes: &Arc<[u8]>,
-    documents: &Arc<Vec<Node>>,
+    node: &Node,
     index: usize,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Draft> {
-    let node = &documents[index];
     let span = |path: &[&str]| {
         let (line, column) = node.place(path.iter().copied());
         Span { file: file.to_owned(), line, column }
@@ -226,14 +268,7 @@ fn identify(
     match name.unwrap_or_default().parse::<Name>() {
         Ok(name) => {
             let object = ObjectRef { kind, name };
-            Some(Draft {
-                object,
-                value: node.to_value(),
-                file: file.to_owned(),
-                document: documents.clone(),
-                bytes: bytes.clone(),
-                index,
-            })
+            Some(Draft { object, value: node.to_value(), file: file.to_owned(), bytes: bytes.clone(), index })
         }
         Err(error) => {
             let diagnostic =
@@ -245,13 +280,9 @@ fn identify(
 }
 
 fn duplicate(second: &Draft, first: &Draft) -> Diagnostic {
-    let place = |draft: &Draft| {
-        let (line, column) = draft.document[draft.index].place(["metadata", "name"]);
-        Span { file: draft.file.clone(), line, column }
-    };
-    let at = place(first);
+    let at = first.span("metadata.name");
     let message = format!("{} is declared twice; first at {}:{}", second.object, at.file.display(), at.line);
-    Diagnostic::error("E1301", &place(second), "metadata.name", message)
+    Diagnostic::error("E1301", &second.span("metadata.name"), "metadata.name", message)
         .hint("rename one of the two, or remove it")
 }
 
@@ -259,8 +290,7 @@ fn apply_overlay(drafts: &mut BTreeMap<ObjectRef, Draft>, patch: &Draft, diagnos
     match drafts.get_mut(&patch.object) {
         Some(draft) => overlay::overlay(&mut draft.value, &patch.value),
         None => {
-            let (line, column) = patch.document[patch.index].place(["metadata", "name"]);
-            let span = Span { file: patch.file.clone(), line, column };
+            let span = patch.span("metadata.name");
             let message = format!("the overlay's {} matches no object", patch.object);
             let names: Vec<String> = drafts.keys().map(ToString::to_string).collect();
             let near =
@@ -286,30 +316,22 @@ fn merge_defaults(drafts: &mut BTreeMap<ObjectRef, Draft>) {
 }
 
 fn typed(draft: &Draft, cache: &mut ParseCache, diagnostics: &mut Vec<Diagnostic>) -> Option<Typed> {
-    if let Some((value, typed)) = cache.objects.get(&draft.object)
-        && *value == draft.value
-    {
-        return Some(typed.clone());
+    let kind = draft.object.kind;
+    let read = read_typed(kind, &draft.value);
+    let mut found = Vec::new();
+    if read.is_err() || !cache.shapes.holds(kind, &draft.value) {
+        let node = draft.node()?;
+        found = cache.shapes.check(kind, &draft.value, &Written { file: &draft.file, node: &node });
     }
-    match read_typed(draft.object.kind, &draft.value) {
-        Ok(typed) => {
-            cache.objects.insert(draft.object.clone(), (draft.value.clone(), typed.clone()));
-            Some(typed)
+    match read {
+        Ok(typed) if found.is_empty() => return Some(typed),
+        Err(error) if found.is_empty() => {
+            // The schema is content and the type is not: say what the type says.
+            diagnostics.push(Diagnostic::error("E1200", &draft.span("spec"), "spec", error.to_string()));
         }
-        Err(error) => {
-            let node = &draft.document[draft.index];
-            let found =
-                cache.shapes.check(draft.object.kind, &draft.value, &Written { file: &draft.file, node });
-            if found.is_empty() {
-                // The schema is content and the type is not: say what the type says.
-                let (line, column) = node.place(["spec"]);
-                let span = Span { file: draft.file.clone(), line, column };
-                diagnostics.push(Diagnostic::error("E1200", &span, "spec", error.to_string()));
-            }
-            diagnostics.extend(found);
-            None
-        }
+        _ => diagnostics.extend(found),
     }
+    None
 }
 
 fn read_typed(kind: ObjectKind, value: &Value) -> Result<Typed, serde_json::Error> {
@@ -385,6 +407,39 @@ impl Objects {
         }
     }
 
+    /// Those whose source is as wanted.
+    fn only(&self, wanted: impl Fn(&Source) -> bool) -> Self {
+        fn of<T>(
+            all: &BTreeMap<Name, Object<T>>,
+            wanted: &impl Fn(&Source) -> bool,
+        ) -> BTreeMap<Name, Object<T>> {
+            let found = all.iter().filter(|(_, object)| wanted(&object.source));
+            found.map(|(name, object)| (name.clone(), object.clone())).collect()
+        }
+        Self {
+            services: of(&self.services, &wanted),
+            jobs: of(&self.jobs, &wanted),
+            configs: of(&self.configs, &wanted),
+            secrets: of(&self.secrets, &wanted),
+            externals: of(&self.externals, &wanted),
+            notifiers: of(&self.notifiers, &wanted),
+            system: self.system.clone().filter(|object| wanted(&object.source)),
+        }
+    }
+
+    fn has(&self, object: &ObjectRef) -> bool {
+        let name = &object.name;
+        match object.kind {
+            ObjectKind::Service => self.services.contains_key(name),
+            ObjectKind::Job => self.jobs.contains_key(name),
+            ObjectKind::Config => self.configs.contains_key(name),
+            ObjectKind::Secret => self.secrets.contains_key(name),
+            ObjectKind::External => self.externals.contains_key(name),
+            ObjectKind::Notifier => self.notifiers.contains_key(name),
+            ObjectKind::System => self.system.is_some(),
+        }
+    }
+
     /// Everything of several sets together. An object that two sets own is an error (`E1304`).
     pub fn join(sets: impl IntoIterator<Item = Self>, diagnostics: &mut Vec<Diagnostic>) -> Self {
         let mut all = Self::default();
@@ -402,6 +457,15 @@ impl Objects {
             }
         }
         all
+    }
+
+    /// Nothing was written differently, whether a unit uses it or not.
+    pub fn same_as(&self, other: &Self) -> bool {
+        let (own, others) = (self.sources(), other.sources());
+        let alike = |(a, b): (&&Arc<Source>, &&Arc<Source>)| {
+            a.object == b.object && a.set == b.set && a.written == b.written
+        };
+        own.len() == others.len() && own.iter().zip(&others).all(alike)
     }
 
     /// Sources of all objects, in order of kind and name.
@@ -438,5 +502,5 @@ fn join_kind<T>(
 fn owned_twice(first: &Source, second: &Source) -> Diagnostic {
     let message = format!("{} belongs to the set `{}` ({})", second.object, first.set, first.file.display());
     Diagnostic::error("E1304", &second.span("metadata.name"), "metadata.name", message)
-        .hint("remove it from one of the two sets, or take it over with --force-conflicts")
+        .hint("remove it from one of the two sets")
 }

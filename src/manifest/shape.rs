@@ -9,14 +9,16 @@ use serde_json::Value;
 
 use crate::base::ObjectKind;
 
+use super::bounds::Bounds;
 use super::diagnostic::{Diagnostic, Span, nearest};
 use super::schema;
 use super::tree::Node;
 
-/// Validators by kind, built when first needed and given back with [`Shapes::clear`]: only a broken object needs one.
+/// Validators by kind, built when first needed: only a broken object needs one.
 #[derive(Default)]
 pub struct Shapes {
     built: Mutex<BTreeMap<ObjectKind, Arc<Shape>>>,
+    bounds: BTreeMap<ObjectKind, Bounds>,
 }
 
 struct Shape {
@@ -25,11 +27,6 @@ struct Shape {
 }
 
 impl Shapes {
-    /// Frees the validators: they are large, and a system that is well does not need them.
-    pub fn clear(&self) {
-        self.built.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
     fn get(&self, kind: ObjectKind) -> Option<Arc<Shape>> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shape) = built.get(&kind) {
@@ -40,6 +37,15 @@ impl Shapes {
         let shape = Arc::new(Shape { schema, validator });
         built.insert(kind, shape.clone());
         Some(shape)
+    }
+
+    /// Whether an object whose types are right keeps within the bounds of its kind as well.
+    pub fn holds(&mut self, kind: ObjectKind, value: &Value) -> bool {
+        let bounds = self.bounds.entry(kind).or_insert_with(|| {
+            let schema = schema::of_kind(kind);
+            Bounds::of(&schema, &schema)
+        });
+        bounds.hold(value)
     }
 
     /// All deviations of an object from the schema of its kind. `written` places them.
@@ -116,11 +122,25 @@ fn explain(root: &Value, error: &ValidationError<'_>, written: &Written<'_>, fou
             let hint = described(root, &super::tree::join(&path, property));
             found.push(Diagnostic::error("E1202", &span, path, message).hint(hint));
         }
+        ValidationErrorKind::OneOfMultipleValid { .. } | ValidationErrorKind::OneOfNotValid { .. }
+            if exclusive_keys(root, &path).is_some() =>
+        {
+            let keys = exclusive_keys(root, &path).unwrap_or_default().join(", ");
+            let message = format!("this has to have exactly one of {keys}");
+            found.push(Diagnostic::error("E1601", &span, path, message).hint("keep the one that is meant"));
+        }
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             any_of(root, error, context, written, &path, found);
         }
         _ => found.push(wrong_value(root, error, &span, path)),
     }
+}
+
+/// The keys of which an object at this path has exactly one.
+fn exclusive_keys<'s>(root: &'s Value, path: &str) -> Option<Vec<&'s str>> {
+    let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
+    let branches = schema::at(root, root, &steps)?.get("oneOf")?.as_array()?;
+    branches.iter().map(|branch| branch.get("required")?.get(0)?.as_str()).collect()
 }
 
 fn unknown_key(root: &Value, path: &str, key: &str, written: &Written<'_>) -> Diagnostic {

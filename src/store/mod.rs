@@ -43,6 +43,8 @@ pub struct StoredSet {
     pub name: String,
     /// The directory or file that it is read from; none for what was given to `apply`.
     pub path: Option<PathBuf>,
+    #[serde(default)]
+    pub applied: bool,
     pub overlays: Vec<PathBuf>,
     pub files: Vec<StoredFile>,
     pub overlay_files: Vec<Vec<StoredFile>>,
@@ -419,6 +421,7 @@ mod tests {
         let set = StoredSet {
             name: "m".into(),
             path: None,
+            applied: true,
             overlays: vec![],
             files: vec![StoredFile { path: "/a.yaml".into(), text: "kind: Service".into() }],
             overlay_files: vec![],

@@ -149,3 +149,141 @@ fn get_graph_describe_changes_and_metrics_have_their_shapes() {
     assert_eq!(system.fails(&["get", "service", "zzz"]).0, 4);
     assert_eq!(system.fails(&["get", "-o", "sarif"]).0, 2);
 }
+
+#[test]
+fn what_watches_goes_on_when_something_changes() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.ready(&["a"]);
+    for verb in [&["get", "-w"][..], &["events", "-w"]] {
+        let mut child = system.command(verb).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut seen = |word: &str| {
+            let mut line = String::new();
+            while std::io::BufRead::read_line(&mut out, &mut line).unwrap() > 0 && !line.contains(word) {
+                line.clear();
+            }
+            assert!(line.contains(word), "{verb:?} never said {word}");
+        };
+        seen("Ready");
+        system.ok(&["stop", "a"]);
+        seen("Stop");
+        system.ok(&["start", "a"]);
+        seen("Ready");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn what_apply_was_given_outlives_the_daemon_and_delete_ends_it() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    std::fs::create_dir(system.path("more")).unwrap();
+    system.write("more/b.yaml", &sleeper("b", ""));
+    system.write("two.yaml", &format!("{}---\n{}", sleeper("c", ""), sleeper("d", "")));
+    system.ok(&["apply", "-f", "more", "--wait"]);
+    system.ok(&["apply", "-f", "two.yaml", "--prune", "--wait"]);
+    let daemon = system.daemon_pid().unwrap();
+    crate::support::signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    system.ready(&["a", "b", "c", "d"]);
+    // One document of a file that held two is changed alone.
+    system.write("c.yaml", &sleeper("c", "  env: {X: '1'}\n"));
+    assert_eq!(system.run(&["diff", "-f", "c.yaml"]).status.code(), Some(1));
+    system.ok(&["delete", "service/c"]);
+    system.ok(&["delete", "-f", "more"]);
+    system.ok(&["wait", "--for=delete", "b", "c"]);
+    system.ready(&["a", "d"]);
+    assert_eq!(system.ok(&["get", "sets", "-o", "name"]), "set/manifests\nset/default\n");
+    let mut command = system.command(&["apply", "-f", "-", "--prune"]);
+    let status = command.stdin(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(2), "nothing is no reason to delete everything");
+    // A Config that nothing uses is accepted as well.
+    system.write(
+        "f.yaml",
+        "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: f}\nspec: {data: {A: b}}\n",
+    );
+    system.ok(&["apply", "-f", "f.yaml"]);
+    system.ok(&["get", "config", "f"]);
+}
+
+#[test]
+fn wrong_usage_is_said_before_anything_is_done() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.write("b.yaml", &sleeper("b", ""));
+    assert_eq!(system.fails(&["apply", "-f", "b.yaml", "--wait=soon"]).0, 2);
+    assert_eq!(system.fails(&["get", "service", "b"]).0, 4);
+    assert_eq!(system.fails(&["events", "b"]).0, 4);
+    assert_eq!(system.fails(&["describe", "b"]).0, 4);
+    assert_eq!(system.fails(&["wait", "--for=nonsense", "a"]).0, 2);
+    assert_eq!(system.fails(&["scale", "a"]).0, 2);
+    assert_eq!(system.fails(&["plan", "-f", "nowhere"]).0, 2);
+    assert_eq!(system.run(&["wait", "--for=delete", "a", "--timeout", "10ms"]).status.code(), Some(1));
+    system.ok(&["wait", "--for=delete", "b"]);
+    system.ok(&["wait", "--for=lifecycle=Up", "a"]);
+    assert!(system.ok(&["get", "-o", "wide"]).lines().next().unwrap().contains("PID"));
+    assert!(system.ok(&["graph", "-o", "svg"]).starts_with("<svg"));
+    assert!(system.ok(&["graph", "-o", "dot"]).starts_with("digraph"));
+}
+
+#[test]
+fn a_profile_an_overlay_and_named_units_shape_what_is_started() {
+    let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c}\nspec: {data: {L: info}, profiles: {loud: {L: debug}}}\n";
+    let mut system = System::new(&[
+        ("a.yaml", &sleeper("a", "  env: {L: {config: c, key: L}}\n")),
+        ("b.yaml", &sleeper("b", "  dependsOn: [a]\n")),
+        ("other.yaml", &sleeper("other", "")),
+        ("c.yaml", config),
+    ]);
+    std::fs::create_dir(system.path("over")).unwrap();
+    system.write(
+        "over/a.yaml",
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {env: {X: over}}\n",
+    );
+    system.start(&["--profile", "loud", "--overlay", "over", "b"]);
+    system.ready(&["a", "b"]);
+    assert_eq!(system.fails(&["get", "service", "other"]).0, 4);
+    assert_eq!(system.ok(&["exec", "a", "--", "sh", "-c", "echo $L $X"]).trim(), "debug over");
+}
+
+#[test]
+fn a_terminal_never_obeys_what_a_service_wrote() {
+    let code = "print('\\x1b]0;title\\x07\\x1b[2J\\x9b31m seen'); import time; time.sleep(1000)";
+    let system = System::up(&[("a.yaml", &crate::support::python("a", code, ""))]);
+    let shown = until("its line", || Some(system.ok(&["logs", "a"])).filter(|text| text.contains("seen")));
+    assert!(!shown.contains(['\x1b', '\x07', '\u{9b}']), "{shown:?}");
+    let json = system.ok(&["logs", "a", "-o", "json"]);
+    assert!(!json.contains('\x1b') && json.contains("seen"), "{json:?}");
+}
+
+#[test]
+fn a_secret_is_shown_nowhere() {
+    let secret =
+        "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: s}\nspec: {data: {pw: {file: ../pw}}}\n";
+    let mut system =
+        System::new(&[("s.yaml", secret), ("a.yaml", &sleeper("a", "  env: {PW: {secret: s, key: pw}}\n"))]);
+    system.write("pw", "hunter2-first");
+    system.start(&[]);
+    system.ready(&["a"]);
+    assert_eq!(system.ok(&["exec", "a", "--", "printenv", "PW"]).trim(), "hunter2-first", "it is delivered");
+    system.write("pw", "hunter2-second");
+    until("it is replaced", || system.ok(&["events", "a"]).contains("PW changed").then_some(()));
+    system.ready(&["a"]);
+    let mut said = system.terminal();
+    for verb in [
+        &["get", "-o", "yaml"][..],
+        &["describe", "a"],
+        &["describe", "a", "-o", "json"],
+        &["describe", "secret/s"],
+        &["events", "-o", "json"],
+        &["why", "a"],
+        &["changes"],
+        &["diff", "-f", "manifests"],
+        &["get", "system", "-o", "json"],
+    ] {
+        said.push_str(&system.ok(verb));
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+    let state = system.path(".unified-system");
+    let grep = std::process::Command::new("grep").args(["-rl", "hunter2"]).arg(state).output();
+    assert_eq!(text(&grep.unwrap().stdout), "", "not in the state directory either");
+}

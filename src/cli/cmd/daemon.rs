@@ -57,10 +57,10 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
 /// A start that cannot succeed is not tried again: the keeper, which knows these codes, ends with it.
 fn refuse_start(error: &EngineError) -> Result<Outcome, Failure> {
     eprintln!("unisys: {error}");
-    Ok(Outcome::Code(if matches!(error, EngineError::Invalid) {
-        protocol::EXIT_INVALID
-    } else {
-        protocol::EXIT_CANNOT
+    Ok(Outcome::Code(match error {
+        EngineError::Invalid => protocol::EXIT_INVALID,
+        EngineError::UnknownUnits(_) => protocol::EXIT_NOT_FOUND,
+        _ => protocol::EXIT_CANNOT,
     }))
 }
 

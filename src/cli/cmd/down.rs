@@ -1,8 +1,14 @@
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use super::super::args::Global;
 use super::super::client::Client;
 use super::super::{Failure, Outcome};
+
+/// How long a keeper may take to end whose daemon went without an answer.
+const ANSWERLESS: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// `unisys down`: returns once everything has stopped and the keeper is gone.
 pub fn run(global: &Global) -> Result<Outcome, Failure> {
@@ -10,13 +16,26 @@ pub fn run(global: &Global) -> Result<Outcome, Failure> {
     let system: Value = client.get("/v1/system", &[])?;
     let keeper =
         system["status"]["keeperPid"].as_u64().and_then(|pid| crate::os::process::open_any(pid as u32));
-    let _: Value = client.post("/v1/down", &json!({}))?;
-    if let Some(keeper) = keeper {
-        let mut fds = [rustix::event::PollFd::new(&keeper, rustix::event::PollFlags::IN)];
-        while matches!(rustix::event::poll(&mut fds, None), Err(rustix::io::Errno::INTR)) {}
+    let asked: Result<Value, Failure> = client.post("/v1/down", &json!({}));
+    match (asked, keeper) {
+        (Ok(_), Some(keeper)) => drop(ended(&keeper, None)),
+        // Where nothing runs the daemon may be gone before it has answered.
+        (Err(Failure::NoDaemon { .. }), Some(keeper)) if ended(&keeper, Some(ANSWERLESS)) => {}
+        (asked, _) => drop(asked?),
     }
     if !global.quiet {
         println!("stopped");
     }
     Ok(Outcome::Done)
+}
+
+/// Waits for a process to end; false when the time is over.
+fn ended(process: &OwnedFd, timeout: Option<Timespec>) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            found => return found.is_ok_and(|count| count > 0),
+        }
+    }
 }

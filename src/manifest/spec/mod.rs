@@ -98,3 +98,8 @@ impl JsonSchema for ByteSize {
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+/// The schema's word for "exactly one of these keys".
+fn one_of(keys: &[&str]) -> serde_json::Value {
+    keys.iter().map(|key| serde_json::json!({"required": [key]})).collect()
+}

@@ -25,6 +25,7 @@ pub struct Probes {
 /// One probe: exactly one way to ask, and its timing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("oneOf" = super::one_of(&["http", "tcp", "grpc", "exec", "notify", "log", "file"])))]
 pub struct Probe {
     /// A GET request; a status of 200 to 399 is a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]

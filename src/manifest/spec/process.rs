@@ -37,6 +37,7 @@ pub struct SecretKey {
 /// A source of many variables: exactly one of `file`, `config` and `secret`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("oneOf" = super::one_of(&["file", "config", "secret"])))]
 pub struct EnvSource {
     /// A `.env` file, relative to the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
