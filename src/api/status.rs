@@ -171,7 +171,7 @@ pub fn unit_status(world: &World, name: &Name, unit: &Unit) -> UnitStatus {
         ready_replicas: ready_count(unit),
         updated_replicas: updated,
         conditions: conditions.collect(),
-        instances: unit.slots.values().map(instance).collect(),
+        instances: unit.slots.values().map(|slot| instance(slot)).collect(),
         circuit: circuit(unit),
         rollout: super::rollouts::rollout(unit),
         waiting: unit.waiting.clone(),

@@ -52,6 +52,10 @@ pub const PRUNE_CONFIRM: Duration = Duration::from_secs(1);
 
 /// Early readiness probes of a starting instance: first delay, doubling up to the probe's period.
 pub const EARLY_PROBE_FIRST: Duration = Duration::from_millis(5);
+/// So many starts leave enough memory behind to give it back.
+pub const MANY_STARTS: u32 = 64;
+/// Quiet time before memory is given back.
+pub const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// Replicas of one unit.
 pub const REPLICAS: u32 = 1_000;
 

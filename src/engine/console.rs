@@ -1,6 +1,5 @@
 //! What `up` shows: a line for every change, a table once everything has settled, and what to try next.
 
-use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use crate::base::Name;
@@ -13,9 +12,10 @@ use super::Sets;
 pub struct Console {
     quiet: bool,
     colour: bool,
-    /// The table was shown for this state of things.
-    settled: bool,
+    /// The table and what to try have been shown.
     hinted: bool,
+    /// A unit that was on its way at the last look.
+    moving: Option<Name>,
     immediate: bool,
     down: bool,
 }
@@ -24,7 +24,7 @@ impl Console {
     /// `again`: a daemon before this one has shown what to try.
     pub fn new(quiet: bool, again: bool) -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { quiet, colour, settled: false, hinted: again, immediate: false, down: false }
+        Self { quiet, colour, hinted: again, moving: None, immediate: false, down: false }
     }
 
     fn say(&self, line: &str) {
@@ -53,23 +53,23 @@ impl Console {
         };
         let message: String = record.message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         self.say(&format!("{time} {on}{mark}{off} {:<18} {message}", record.object));
-        self.settled = false;
     }
 
     /// After a turn: the table, once nothing moves any more.
-    pub fn turn(&mut self, world: &World, sets: &Sets, touched: &BTreeSet<Name>) {
-        let _ = touched;
-        if self.quiet || self.settled || self.down || world.going_down().is_some() {
+    pub fn turn(&mut self, world: &World, sets: &Sets) {
+        if self.quiet || self.hinted || self.down || world.going_down().is_some() {
             return;
         }
-        let moving = world.units().keys().any(|name| {
-            matches!(world.status_word(name), "Starting" | "Stopping" | "Pending" | "Waiting" | "NotReady")
-        });
-        if moving || world.units().is_empty() {
+        let moves = |name: &Name| {
+            let word = world.status_word(name);
+            matches!(word, "Starting" | "Stopping" | "Pending" | "Waiting" | "NotReady")
+        };
+        // One that moved at the last look is asked first: all are looked at only when it may have been the last.
+        if self.moving.as_ref().is_some_and(moves) {
             return;
         }
-        self.settled = true;
-        if self.hinted {
+        self.moving = world.units().keys().find(|name| moves(name)).cloned();
+        if self.moving.is_some() || world.units().is_empty() {
             return;
         }
         self.hinted = true;

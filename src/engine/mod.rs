@@ -131,6 +131,8 @@ pub struct Engine {
     files_due: Option<FilesDue>,
     /// When units that this machine lacks something for are looked at again.
     machine_due: Option<Instant>,
+    /// A desired state and whether this machine lacks something for it.
+    looked_at: (Arc<crate::plan::Desired>, bool),
     console: console::Console,
     /// Instances whose last output is being written.
     closing: BTreeSet<InstanceId>,
@@ -140,8 +142,9 @@ pub struct Engine {
     finished: bool,
     ending: bool,
     saw_events: bool,
-    /// Manifests were read: what that took is not needed any more once the turn is over.
-    trim: bool,
+    /// When memory is given back, and the starts since it last was.
+    trim_at: Option<Instant>,
+    starts: u32,
 }
 
 /// A pending look at the files.
@@ -220,13 +223,15 @@ impl Engine {
             files: None,
             files_due: None,
             machine_due: None,
+            looked_at: (Arc::default(), false),
             console: console::Console::new(options.quiet, !greeting.held.is_empty()),
             closing: BTreeSet::new(),
             tails: BTreeMap::new(),
             finished: false,
             ending: false,
             saw_events: false,
-            trim: true,
+            trim_at: Some(clock::mono() + limits::TRIM_AFTER),
+            starts: 0,
             state,
             options,
         };
@@ -323,6 +328,7 @@ impl Engine {
             listening,
             self.machine_due,
             self.sets.prune_due(),
+            self.trim_at,
         ]
         .into_iter()
         .flatten()
@@ -350,6 +356,11 @@ impl Engine {
             } else {
                 self.reload("FilesChanged");
             }
+        }
+        if self.trim_at.is_some_and(|at| at <= now.mono) {
+            self.trim_at = None;
+            self.starts = 0;
+            process::trim_memory();
         }
         if self.machine_due.is_some_and(|at| at <= now.mono) {
             self.machine_due = None;
@@ -391,7 +402,7 @@ impl Engine {
     }
 
     fn main_pid(&self, id: &InstanceId) -> Option<u32> {
-        let own = |slot: &&crate::world::Slot| {
+        let own = |slot: &&Box<crate::world::Slot>| {
             slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation)
         };
         let slot = self.world.units().get(&id.unit)?.slots.values().find(own)?;
@@ -468,6 +479,7 @@ impl Engine {
     fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
         match report {
             Report::Spawned { id, part, pid, at, ports } => {
+                self.count_start();
                 self.attach_pipes(&id, fds);
                 self.fact(id, InstanceFact::Spawned { part, pid, at, ports });
             }
@@ -530,12 +542,22 @@ impl Engine {
         let touched = self.world.take_touched();
         self.tell_listeners(&touched);
         if !touched.is_empty() || std::mem::take(&mut self.saw_events) {
-            self.console.turn(&self.world, &self.sets, &touched);
+            self.console.turn(&self.world, &self.sets);
             self.changed.send_modify(|count| *count += 1);
         }
         self.wait_for_machine(&touched);
-        if std::mem::take(&mut self.trim) {
-            process::trim_memory();
+    }
+
+    /// Memory is given back once it has been quiet for a moment: then nothing waits for that millisecond.
+    fn trim_soon(&mut self) {
+        self.trim_at = Some(clock::mono() + limits::TRIM_AFTER);
+    }
+
+    /// Many starts leave much behind.
+    fn count_start(&mut self) {
+        self.starts += 1;
+        if self.starts >= limits::MANY_STARTS {
+            self.trim_soon();
         }
     }
 
@@ -545,10 +567,16 @@ impl Engine {
     }
 
     fn wait_for_machine(&mut self, touched: &BTreeSet<Name>) {
-        if self.machine_due.is_none()
-            && !touched.is_empty()
-            && self.world.desired().units.values().any(|unit| unit.machine.is_some())
-        {
+        if self.machine_due.is_some() || touched.is_empty() {
+            return;
+        }
+        // Looked at once a desired state, not once a turn: a turn costs what it is about.
+        let desired = self.world.desired();
+        if !Arc::ptr_eq(&self.looked_at.0, desired) {
+            let faulty = desired.units.values().any(|unit| unit.machine.is_some());
+            self.looked_at = (desired.clone(), faulty);
+        }
+        if self.looked_at.1 {
             self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
         }
     }
@@ -621,7 +649,7 @@ impl Engine {
             cause.files = outcome.files;
             self.world.handle(clock::now(), Event::Desired { desired, cause });
             self.remember_revision(&outcome.what);
-            self.trim = true;
+            self.trim_soon();
         }
         self.faults_revised();
         if kind != "MachineChanged" {
@@ -651,7 +679,7 @@ impl Engine {
         self.remember_revision(&detail);
         self.watch_files();
         self.saw_events = true;
-        self.trim = true;
+        self.trim_soon();
     }
 
     fn remember_revision(&mut self, detail: &str) {

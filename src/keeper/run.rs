@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::base::{Epoch, Exit, InstanceId, Instant, Part, PortNeed, SpawnStage};
+use crate::base::{Epoch, Exit, InstanceId, Instant, Part, PortNeed, SpawnStage, limits};
 use crate::os::sockets::BindError;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, packet, process, signals};
@@ -74,6 +74,9 @@ pub struct Keeper {
     /// Whether the daemon has been told everything and hears reports.
     greeted: bool,
     done: Option<u8>,
+    /// Starts since memory was last given back, and when it will be.
+    starts: u32,
+    trim_at: Option<Instant>,
 }
 
 const SIGNALS: [i32; 6] =
@@ -109,6 +112,8 @@ impl Keeper {
             kill_all_at: None,
             greeted: false,
             done: None,
+            starts: 0,
+            trim_at: Some(clock::mono() + limits::TRIM_AFTER),
         };
         keeper.take_over(old)?;
         let entries: Vec<Entry> = keeper.entries();
@@ -137,11 +142,16 @@ impl Keeper {
         loop {
             self.start_daemon_if_due();
             self.wait()?;
+            let mut ended = self.heir;
             for (signal, _) in signals::read(&self.signals) {
+                ended |= signal == libc::SIGCHLD;
                 self.signal(signal);
             }
             self.take_outcomes();
-            self.collect_ends();
+            // Looking costs as much as there are children: only when one has ended.
+            if ended {
+                self.collect_ends();
+            }
             self.progress_kills();
             self.read_requests();
             self.kill_everything_if_due();
@@ -153,6 +163,11 @@ impl Keeper {
             }
             self.rewrite_journal_if_grown();
             self.flush_backlog();
+            if self.trim_at.is_some_and(|at| at <= clock::mono()) {
+                self.trim_at = None;
+                self.starts = 0;
+                process::trim_memory();
+            }
             if let Some(code) = self.done {
                 self.leave();
                 return Ok(code);
@@ -174,8 +189,8 @@ impl Keeper {
     /// Sleeps until something happens.
     fn wait(&mut self) -> io::Result<()> {
         let now = clock::mono();
-        let deadlines =
-            [self.daemon.start_at, (!self.kills.is_empty()).then(|| now + KILL_POLL), self.kill_all_at];
+        let kills = (!self.kills.is_empty()).then(|| now + KILL_POLL);
+        let deadlines = [self.daemon.start_at, kills, self.kill_all_at, self.trim_at];
         let timeout = deadlines.into_iter().flatten().min().map(|at| at.since(now));
         let timeout = timeout
             .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
@@ -438,6 +453,10 @@ impl Keeper {
 
     fn take_outcomes(&mut self) {
         for outcome in self.spawner.outcomes() {
+            self.starts += 1;
+            if self.starts >= limits::MANY_STARTS {
+                self.trim_at = Some(clock::mono() + limits::TRIM_AFTER);
+            }
             self.outcome(outcome);
         }
         if self.spawner.in_flight == 0 && !self.early.is_empty() {

@@ -69,6 +69,27 @@ struct Common {
     wake: OwnedFd,
 }
 
+/// What one thread spawns with.
+struct Tools {
+    stack: spawn::Stack,
+    /// Two descriptors with low numbers, which a child's stdout and stderr are put at: it copies the table up to there only.
+    low: [OwnedFd; 2],
+}
+
+impl Tools {
+    fn new() -> io::Result<Self> {
+        let null = || File::open("/dev/null").map(OwnedFd::from);
+        Ok(Self { stack: spawn::Stack::default(), low: [null()?, null()?] })
+    }
+
+    fn put(&mut self, from: [&OwnedFd; 2]) -> io::Result<()> {
+        for (from, at) in from.into_iter().zip(&mut self.low) {
+            rustix::io::dup3(from, at, rustix::io::DupFlags::CLOEXEC)?;
+        }
+        Ok(())
+    }
+}
+
 pub struct Spawner {
     jobs: Sender<Job>,
     outcomes: Receiver<Outcome>,
@@ -94,11 +115,11 @@ impl Spawner {
                 done: done.clone(),
                 wake: wake.try_clone()?,
             };
-            let queue = queue.clone();
+            let (queue, tools) = (queue.clone(), Tools::new()?);
             thread::Builder::new()
                 .name(format!("spawn{index}"))
                 .stack_size(128 << 10)
-                .spawn(move || work(&common, &queue))?;
+                .spawn(move || work(&common, &queue, tools))?;
         }
         Ok(Self { jobs, outcomes, wake, in_flight: 0 })
     }
@@ -118,15 +139,14 @@ impl Spawner {
     }
 }
 
-fn work(common: &Common, queue: &Mutex<Receiver<Job>>) {
-    let mut stack = spawn::Stack::default();
+fn work(common: &Common, queue: &Mutex<Receiver<Job>>, mut tools: Tools) {
     loop {
         let job = match queue.lock() {
             Ok(queue) => queue.recv(),
             Err(_) => return,
         };
         let Ok(job) = job else { return };
-        let outcome = one(common, job, &mut stack);
+        let outcome = one(common, job, &mut tools);
         if common.done.send(outcome).is_err() {
             return;
         }
@@ -134,16 +154,16 @@ fn work(common: &Common, queue: &Mutex<Receiver<Job>>) {
     }
 }
 
-fn one(common: &Common, job: Job, stack: &mut spawn::Stack) -> Outcome {
+fn one(common: &Common, job: Job, tools: &mut Tools) -> Outcome {
     let mut pipes = None;
-    let result = start(common, &job, stack, &mut pipes);
+    let result = start(common, &job, tools, &mut pipes);
     Outcome { request: job.request, pipes, result }
 }
 
 fn start(
     common: &Common,
     job: &Job,
-    stack: &mut spawn::Stack,
+    tools: &mut Tools,
     pipes: &mut Option<Pipes>,
 ) -> Result<Started, Failed> {
     let request = &job.request;
@@ -171,9 +191,14 @@ fn start(
     if let Some((uid, gid, _)) = &request.user {
         names.give_to(*uid, *gid).map_err(pipe_fault)?;
     }
-    let child = prepare(common, job, &names, &stdout, &stderr, extra.as_ref())
+    tools.put([&stdout, &stderr]).map_err(pipe_fault)?;
+    let child = prepare(common, job, &names, &tools.low, extra.as_ref())
         .map_err(|error| failed(SpawnStage::Exec, error))?;
-    let spawned = spawn::spawn(&child, stack).map_err(|error| failed(error.stage, error.error))?;
+    let spawned = spawn::spawn(&child, &mut tools.stack);
+    // The keeper holds no end of a program's output longer than it has to.
+    let null = OwnedFd::from(common.null.try_clone().map_err(pipe_fault)?);
+    let _ = tools.put([&null, &null]);
+    let spawned = spawned.map_err(|error| failed(error.stage, error.error))?;
     let start = process::stat(spawned.pid).map_or(0, |stat| stat.start);
     Ok(Started { pid: spawned.pid, start, at: clock::mono(), pidfd: spawned.pidfd })
 }
@@ -182,8 +207,7 @@ fn prepare(
     common: &Common,
     job: &Job,
     names: &PipeNames,
-    stdout: &OwnedFd,
-    stderr: &OwnedFd,
+    [stdout, stderr]: &[OwnedFd; 2],
     extra: Option<&(OwnedFd, i32)>,
 ) -> io::Result<spawn::Child> {
     let text = |text: &str| {

@@ -258,10 +258,42 @@ pub fn raise_nofile() -> (u64, u64) {
     }
 }
 
-/// Freed memory goes back to the system at once: a daemon that has read 1,000 manifests keeps what it needs.
+/// Freed memory goes back to the system, and so do pages of the program that only its start needed: a daemon that has read
+/// 1,000 manifests keeps what it needs.
 pub fn trim_memory() {
     // SAFETY: plain call.
     unsafe { libc::malloc_trim(0) };
+    // SAFETY: `forget_pages` keeps to what dl_iterate_phdr(3) asks of a callback.
+    unsafe { libc::dl_iterate_phdr(Some(forget_pages), std::ptr::null_mut()) };
+}
+
+/// Lets go of the program's own read-only segments: pages of a file that was only read come back from the page cache when they
+/// are used again (MADV_DONTNEED on a private file mapping, madvise(2)). The first object is the program itself.
+unsafe extern "C" fn forget_pages(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    _data: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: the loader hands in a valid structure with `dlpi_phnum` headers.
+    let (base, headers) = unsafe {
+        let info = &*info;
+        (info.dlpi_addr as usize, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()))
+    };
+    // SAFETY: plain call.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    // What the loader relocated lies in writable segments; those stay.
+    let read_only =
+        headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0);
+    for header in read_only {
+        let start = (base + header.p_vaddr as usize) & !(page - 1);
+        let end = (base + header.p_vaddr as usize + header.p_memsz as usize) & !(page - 1);
+        if end > start {
+            // SAFETY: the range is mapped from the program's file, read-only and never written: dropping pages loses nothing.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+        }
+    }
+    // One object is enough.
+    1
 }
 
 /// Few arenas: one loop does nearly all of the work.

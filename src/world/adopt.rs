@@ -27,7 +27,7 @@ impl World {
             let unit = Unit::new(spec.clone(), adopted.generation, Default::default(), now.wall);
             Unit { declared: false, ..unit }
         });
-        let slot = unit.slots.entry(seat).or_insert_with(|| Slot::new(seat));
+        let slot = unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
         if slot.instance.as_ref().is_some_and(|known| known.incarnation > adopted.id.incarnation) {
             self.effects.push_back(Effect::Kill { id: adopted.id.clone() });
             self.effects.push_back(Effect::Forget { id: adopted.id });

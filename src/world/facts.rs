@@ -454,7 +454,7 @@ impl World {
     /// Where an instance is; none if it is not there any more.
     fn seat_of(&self, id: &InstanceId) -> Option<Seat> {
         let unit = self.units.get(&id.unit)?;
-        let here = |slot: &&Slot| {
+        let here = |slot: &&Box<Slot>| {
             slot.seat.ordinal == id.ordinal
                 && slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation)
         };

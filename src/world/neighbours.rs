@@ -59,7 +59,7 @@ impl World {
             replicas > 0
                 && (0..replicas).all(|index| {
                     let seats = [Seat::serving(Ordinal(index)), Seat::incoming(Ordinal(index))];
-                    seats.iter().any(|seat| unit.slots.get(seat).is_some_and(test))
+                    seats.iter().any(|seat| unit.slots.get(seat).is_some_and(|slot| test(slot)))
                 })
         };
         let completed = unit.spec.policy.job

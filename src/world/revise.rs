@@ -334,7 +334,7 @@ fn restored_unit(
 fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool) {
     for (index, restarts) in checkpoint.restarts.iter().enumerate() {
         let seat = Seat::serving(crate::base::Ordinal(index as u32));
-        let mut slot = Slot::new(seat);
+        let mut slot = Box::new(Slot::new(seat));
         slot.restart.restarts = *restarts;
         slot.restart.attempt = if same { checkpoint.attempt } else { 0 };
         slot.rested_at = unit.generation;

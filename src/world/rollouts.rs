@@ -141,7 +141,7 @@ impl World {
     /// The unwell new instance that a rollout waits for, and what is wrong with it.
     fn why_stuck(&self, name: &Name) -> (String, Option<InstanceId>) {
         let Some(unit) = self.units.get(name) else { return (String::new(), None) };
-        let new = |slot: &&Slot| {
+        let new = |slot: &&Box<Slot>| {
             slot.seat.role != Role::Draining
                 && slot.former.is_none()
                 && !matches!(slot.drift, Drift::Replace(_))
@@ -518,9 +518,11 @@ fn counts(unit: &Unit, replicas: u32, running: bool) -> Counts {
     let well = |slot: &Slot| new(slot) && (slot.available || (first && slot.is_ready()));
     let at = |ordinal: u32, role: Role| unit.slots.get(&Seat { ordinal: Ordinal(ordinal), role });
     let available = (0..replicas).filter(|ordinal| {
-        [Role::Serving, Role::Incoming].into_iter().any(|role| at(*ordinal, role).is_some_and(well))
+        [Role::Serving, Role::Incoming]
+            .into_iter()
+            .any(|role| at(*ordinal, role).is_some_and(|slot| well(slot)))
     });
-    let in_place = (0..replicas).all(|ordinal| at(ordinal, Role::Serving).is_some_and(well));
+    let in_place = (0..replicas).all(|ordinal| at(ordinal, Role::Serving).is_some_and(|slot| well(slot)));
     let leftovers = unit.slots.values().any(|slot| {
         slot.state.is_occupied() && (slot.seat.role != Role::Serving || slot.seat.ordinal.0 >= replicas)
     });

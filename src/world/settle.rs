@@ -232,7 +232,7 @@ impl World {
         let Some(unit) = self.units.get_mut(name) else { return };
         let wanted = unit.wanted();
         let (cause, change) = (unit.cause, unit.change);
-        let slot = unit.slots.entry(seat).or_insert_with(|| Slot::new(seat));
+        let slot = unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
         let former = slot.former.take().filter(|_| version == Pick::Former);
         let Version { spec, generation, .. } = former.unwrap_or_else(|| wanted.clone());
         let automatic = slot.last_end.as_ref().is_some_and(|last| {
@@ -304,7 +304,7 @@ impl World {
         };
         let record = self.announce(now, entry);
         if let Some(unit) = self.units.get_mut(name) {
-            unit.slots.entry(seat).or_insert_with(|| Slot::new(seat));
+            unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
         }
         self.set_cause(name, seat, record);
         self.apply(now, name, seat, Fact::Rest(Rest::Held));

@@ -44,7 +44,8 @@ pub struct Unit {
     /// It is in the desired state; else it is on its way out.
     pub declared: bool,
     pub overrides: Overrides,
-    pub slots: BTreeMap<Seat, Slot>,
+    /// Boxed: a node of the map has room for eleven, and nearly every unit has one.
+    pub slots: BTreeMap<Seat, Box<Slot>>,
     pub breaker: Breaker,
     /// +1 whenever an instance was replaced by a plan, for `restart: true` edges.
     pub replacements: u64,
@@ -207,14 +208,14 @@ impl Unit {
 
     /// The seats that the unit consists of.
     pub fn serving(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.values().filter(|slot| slot.seat.role == Role::Serving)
+        self.slots.values().map(Box::as_ref).filter(|slot| slot.seat.role == Role::Serving)
     }
 
     /// An ordinal is Ready when its serving instance is, or the one that is to take its place.
     pub fn is_ordinal_ready(&self, ordinal: Ordinal) -> bool {
         [Seat::serving(ordinal), Seat::incoming(ordinal)]
             .iter()
-            .any(|seat| self.slots.get(seat).is_some_and(Slot::is_ready))
+            .any(|seat| self.slots.get(seat).is_some_and(|slot| slot.is_ready()))
     }
 
     pub fn is_gone(&self) -> bool {
