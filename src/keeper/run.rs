@@ -208,6 +208,7 @@ impl Keeper {
                     .map(|(_, running)| PollFd::new(&running.pidfd, PollFlags::IN)),
             );
         }
+        process::forget_program_if_asked();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, PidfdFlags};
 
@@ -258,13 +259,23 @@ pub fn raise_nofile() -> (u64, u64) {
     }
 }
 
-/// Freed memory goes back to the system, and so do pages of the program that only its start needed: a daemon that has read
-/// 1,000 manifests keeps what it needs.
+/// Freed memory goes back to the system; pages of the program go with the next [`forget_program_if_asked`].
 pub fn trim_memory() {
     // SAFETY: plain call.
     unsafe { libc::malloc_trim(0) };
-    // SAFETY: `forget_pages` keeps to what dl_iterate_phdr(3) asks of a callback.
-    unsafe { libc::dl_iterate_phdr(Some(forget_pages), std::ptr::null_mut()) };
+    FORGET.store(true, Ordering::Relaxed);
+}
+
+/// Whether pages of the program are to be let go before the next sleep.
+static FORGET: AtomicBool = AtomicBool::new(false);
+
+/// To be called right before a thread sleeps: what only the start needed, and what the last turn touched, need not stay in
+/// memory while nothing happens.
+pub fn forget_program_if_asked() {
+    if FORGET.swap(false, Ordering::Relaxed) {
+        // SAFETY: `forget_pages` keeps to what dl_iterate_phdr(3) asks of a callback.
+        unsafe { libc::dl_iterate_phdr(Some(forget_pages), std::ptr::null_mut()) };
+    }
 }
 
 /// Lets go of the program's own read-only segments: pages of a file that was only read come back from the page cache when they
@@ -288,8 +299,12 @@ unsafe extern "C" fn forget_pages(
         let start = (base + header.p_vaddr as usize) & !(page - 1);
         let end = (base + header.p_vaddr as usize + header.p_memsz as usize) & !(page - 1);
         if end > start {
-            // SAFETY: the range is mapped from the program's file, read-only and never written: dropping pages loses nothing.
-            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+            // Pages come back in steps of 64 KiB then, not of 2 MiB where the page cache holds those.
+            for advice in [libc::MADV_NOHUGEPAGE, libc::MADV_DONTNEED] {
+                // SAFETY: the range is mapped from the program's file, read-only and never written: dropping its pages loses
+                // nothing.
+                unsafe { libc::madvise(start as *mut libc::c_void, end - start, advice) };
+            }
         }
     }
     // One object is enough.

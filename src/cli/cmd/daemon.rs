@@ -26,6 +26,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
         .enable_all()
         .max_blocking_threads(16)
         .thread_stack_size(256 << 10)
+        .on_thread_park(process::forget_program_if_asked)
         .thread_keep_alive(std::time::Duration::from_secs(2))
         .build()
         .map_err(|error| Failure::other(error.to_string(), ""))?;
