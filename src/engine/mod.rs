@@ -402,10 +402,10 @@ impl Engine {
     }
 
     fn main_pid(&self, id: &InstanceId) -> Option<u32> {
-        let own = |slot: &&Box<crate::world::Slot>| {
+        let own = |slot: &&crate::world::Slot| {
             slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation)
         };
-        let slot = self.world.units().get(&id.unit)?.slots.values().find(own)?;
+        let slot = self.world.units().get(&id.unit)?.slots.values().map(Box::as_ref).find(own)?;
         slot.state.process().map(|process| process.pid)
     }
 

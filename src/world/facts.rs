@@ -454,14 +454,14 @@ impl World {
     /// Where an instance is; none if it is not there any more.
     fn seat_of(&self, id: &InstanceId) -> Option<Seat> {
         let unit = self.units.get(&id.unit)?;
-        let here = |slot: &&Box<Slot>| {
+        let here = |slot: &&Slot| {
             slot.seat.ordinal == id.ordinal
                 && slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation)
         };
         // Three seats at most: cheaper than an index.
         [Seat::serving(id.ordinal), Seat::incoming(id.ordinal), Seat::draining(id.ordinal)]
             .iter()
-            .filter_map(|seat| unit.slots.get(seat))
+            .filter_map(|seat| unit.slots.get(seat).map(Box::as_ref))
             .find(here)
             .map(|slot| slot.seat)
     }

@@ -141,13 +141,13 @@ impl World {
     /// The unwell new instance that a rollout waits for, and what is wrong with it.
     fn why_stuck(&self, name: &Name) -> (String, Option<InstanceId>) {
         let Some(unit) = self.units.get(name) else { return (String::new(), None) };
-        let new = |slot: &&Box<Slot>| {
+        let new = |slot: &&Slot| {
             slot.seat.role != Role::Draining
                 && slot.former.is_none()
                 && !matches!(slot.drift, Drift::Replace(_))
                 && !slot.available
         };
-        let Some(slot) = unit.slots.values().find(new) else { return (String::new(), None) };
+        let Some(slot) = unit.slots.values().map(Box::as_ref).find(new) else { return (String::new(), None) };
         let answer = slot.instance.as_ref().and_then(|instance| {
             let board = instance.board.as_ref()?;
             [crate::unit::ProbeKind::Startup, crate::unit::ProbeKind::Readiness].into_iter().find_map(

@@ -92,8 +92,8 @@ pub fn before_signal(keeper: &Keeper, world: &World, id: &InstanceId) -> Result<
     }
     // One that was being replaced when everything was told to stop is on its way already.
     let slot = world.units().get(&id.unit).and_then(|unit| {
-        let mine = |slot: &&Box<unisys::world::Slot>| slot.id(&id.unit).is_some_and(|own| own == *id);
-        unit.slots.values().find(mine)
+        let mine = |slot: &&unisys::world::Slot| slot.id(&id.unit).is_some_and(|own| own == *id);
+        unit.slots.values().map(Box::as_ref).find(mine)
     });
     let replaced = |state: &Lifecycle| matches!(state, Lifecycle::Stopping(stopping) if stopping.reason != EndReason::Stopped(StopReason::Unwanted));
     if slot.is_some_and(|slot| replaced(&slot.state)) {
