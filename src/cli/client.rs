@@ -66,7 +66,7 @@ impl Client {
         drop(stream);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
-        let http = reqwest::Client::builder().unix_socket(short).no_proxy().build();
+        let http = crate::probe::http::local().unix_socket(short).build();
         let http = http.map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
         Ok(Self { http, _dir: dir, runtime })
     }

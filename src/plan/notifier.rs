@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::base::Name;
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::notifiers::no_tls;
 use crate::manifest::resolve::{Context, resolve};
 use crate::manifest::spec::process::EnvValue;
 use crate::manifest::spec::{NotifierSpec, ServiceSpec};
@@ -62,9 +61,6 @@ pub fn notifiers(context: &Context<'_>, diagnostics: &mut Vec<Diagnostic>) -> Ve
                     URL => plan.url = var.value,
                     _ => plan.headers.push((var.name, var.value)),
                 }
-            }
-            if plan.url.starts_with("https:") && !matches!(webhook.url, EnvValue::Text(_)) {
-                diagnostics.push(no_tls(&object.source));
             }
         }
         plans.push(plan);

@@ -1,6 +1,7 @@
 //! Runs probes: each asks one question and gives one answer. When to ask and what an answer means is decided elsewhere.
 
 mod grpc;
+pub mod http;
 pub mod notify;
 
 use std::net::{IpAddr, SocketAddr};
@@ -82,11 +83,10 @@ pub fn client() -> reqwest::Result<reqwest::Client> {
         let same = attempt.previous().last().is_some_and(|last| last.host_str() == attempt.url().host_str());
         if same && attempt.previous().len() < 11 { attempt.follow() } else { attempt.stop() }
     });
-    reqwest::Client::builder()
+    http::local()
         .user_agent(concat!("unisys-probe/", env!("CARGO_PKG_VERSION")))
         .redirect(policy)
         .pool_max_idle_per_host(0)
-        .no_proxy()
         .build()
 }
 
@@ -153,5 +153,8 @@ pub fn root_cause(error: &dyn std::error::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
+    let text = cause.to_string();
+    let mut letters = text.split(" (os error").next().unwrap_or_default().chars();
+    // The operating system's words begin with a capital; this one goes on in a sentence.
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }

@@ -209,7 +209,7 @@ impl Hook {
     }
 }
 
-fn read_request(stream: &mut std::net::TcpStream) -> String {
+fn read_request(stream: &mut impl Read) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 4096]);
     loop {
         let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
@@ -297,11 +297,72 @@ fn a_webhook_that_fails_is_tried_again_and_one_that_hangs_delays_nothing() {
     assert!(letters.contains("\"notifier\":\"h\"") && letters.contains("service/a"), "{letters}");
 }
 
+/// An https server on localhost and the certificate of the authority that vouches for it.
+fn https_hook() -> (u16, String, Arc<Mutex<Vec<String>>>) {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pem = authority.self_signed(&authority_key).unwrap().pem();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let server = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+    let chain = vec![server.signed_by(&key, &issuer).unwrap().der().clone()];
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key.into())
+        .unwrap();
+    let (config, told) = (Arc::new(config), Arc::new(Mutex::new(Vec::new())));
+    let (listener, into) = (TcpListener::bind("127.0.0.1:0").unwrap(), told.clone());
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let server = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(server, stream.unwrap());
+            let request = read_request(&mut stream);
+            if !request.is_empty() {
+                let _ = stream.write_all(b"HTTP/1.1 204 X\r\nconnection: close\r\n\r\n");
+                into.lock().unwrap().push(request);
+            }
+        }
+    });
+    (port, pem, told)
+}
+
+#[test]
+fn a_webhook_over_https_is_told_only_when_its_certificate_is_trusted() {
+    let (port, pem, told) = https_hook();
+    let (_, another, _) = https_hook();
+    let hook = format!(
+        "apiVersion: unisys.dev/v1\nkind: Notifier\nmetadata: {{name: h}}\nspec: {{webhook: {{url: 'https://localhost:{port}/x'}}}}\n"
+    );
+    let manifests = [("h.yaml", hook.as_str()), ("a.yaml", &python("a", "raise SystemExit(3)", NEVER))];
+    let mut system = System::new(&manifests);
+    system.write("roots.pem", &another);
+    let roots = system.path("roots.pem");
+    system.start_in(&[], &[("SSL_CERT_FILE", &roots)]);
+    until("the stranger is refused", || {
+        system.ok(&["events"]).contains("cannot deliver: invalid peer certificate").then_some(())
+    });
+    assert!(told.lock().unwrap().is_empty());
+    drop(system);
+
+    let mut system = System::new(&manifests);
+    system.write("roots.pem", &pem);
+    let roots = system.path("roots.pem");
+    system.start_in(&[], &[("SSL_CERT_FILE", &roots)]);
+    let request = until("the webhook is told", || told.lock().unwrap().first().cloned());
+    assert!(request.starts_with("POST /x ") && request.contains("service/a"), "{request}");
+}
+
 #[test]
 fn a_notifier_that_cannot_be_is_refused_with_its_code() {
     let head = "apiVersion: unisys.dev/v1\nkind: Notifier\nmetadata: {name: n}\n";
     for (spec, expected) in [
-        ("{webhook: {url: 'https://example.com/x'}}", "E1900"),
+        ("{webhook: {url: 'ftp://example.com/x'}}", "is not a URL"),
+        ("{webhook: {url: 'https://'}}", "is not a URL"),
         ("{webhook: {url: 'http://h/x'}, file: {path: x}}", "E1606"),
         ("{}", "E1606"),
         ("{webhook: {url: 'http://h/x', template: '{{sevrity}}'}}", "did you mean `{{severity}}`?"),

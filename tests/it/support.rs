@@ -50,10 +50,16 @@ impl System {
     }
 
     pub fn start(&mut self, extra: &[&str]) {
+        self.start_in(extra, &[]);
+    }
+
+    /// The same with something in its own environment.
+    pub fn start_in(&mut self, extra: &[&str], env: &[(&str, &Path)]) {
         let log = fs::File::create(self.path("up.log")).unwrap();
         let child = self
             .command(&["up"])
             .args(extra)
+            .envs(env.iter().copied())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())

@@ -6,14 +6,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use reqwest::redirect::Policy;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::base::{Exit, InstanceId, Part, limits};
 use crate::keeper::protocol::Spawn;
 use crate::manifest::spec::system::Webhook;
 use crate::os::{clock, command, files};
 use crate::plan::notifier::NotifierPlan;
+use crate::probe::http::remote;
 use crate::probe::root_cause;
 
 use super::template;
@@ -21,7 +23,9 @@ use super::template;
 /// What every delivery shares.
 #[derive(Clone)]
 pub struct Courier {
-    pub http: reqwest::Client,
+    http: reqwest::Client,
+    /// Built for the first https webhook: root certificates take megabytes.
+    https: Arc<OnceCell<reqwest::Client>>,
     pub dead_letters: PathBuf,
     pub nofile: (u64, u64),
     commands: Arc<Semaphore>,
@@ -30,7 +34,17 @@ pub struct Courier {
 impl Courier {
     pub fn new(http: reqwest::Client, dead_letters: PathBuf, nofile: (u64, u64)) -> Self {
         let commands = Arc::new(Semaphore::new(limits::NOTIFIER_COMMANDS));
-        Self { http, dead_letters, nofile, commands }
+        Self { http, https: Arc::default(), dead_letters, nofile, commands }
+    }
+
+    async fn client(&self, url: &str) -> Result<reqwest::Client, String> {
+        if !url.starts_with("https:") {
+            return Ok(self.http.clone());
+        }
+        let build = || remote().redirect(Policy::none()).pool_max_idle_per_host(0).build();
+        let build = || beside(move || build().map_err(|error| io::Error::other(root_cause(&error))));
+        let client = self.https.get_or_try_init(build).await;
+        client.cloned().map_err(|why| format!("TLS cannot be set up: {why}"))
     }
 
     /// Appends a message that nobody got.
@@ -50,8 +64,7 @@ impl Courier {
 pub async fn deliver(courier: Courier, plan: Arc<NotifierPlan>, message: Value) -> Result<(), String> {
     let spec = plan.spec.clone();
     if let Some(webhook) = &spec.webhook {
-        let sent =
-            tokio::time::timeout(limits::NOTIFIER_TIMEOUT, post(&courier.http, &plan, webhook, &message));
+        let sent = tokio::time::timeout(limits::NOTIFIER_TIMEOUT, post(&courier, &plan, webhook, &message));
         sent.await.unwrap_or_else(|_| Err(format!("no answer within {:?}", limits::NOTIFIER_TIMEOUT)))
     } else if let Some(exec) = &spec.exec {
         let Ok(slot) = courier.commands.clone().acquire_owned().await else { return Ok(()) };
@@ -69,7 +82,9 @@ pub async fn deliver(courier: Courier, plan: Arc<NotifierPlan>, message: Value) 
     }
 }
 
-async fn beside(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), String> {
+async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| files::why(&error)),
         Err(_) => Err("it was cut off".into()),
@@ -77,7 +92,7 @@ async fn beside(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Resul
 }
 
 async fn post(
-    http: &reqwest::Client,
+    courier: &Courier,
     plan: &NotifierPlan,
     webhook: &Webhook,
     message: &Value,
@@ -89,6 +104,7 @@ async fn post(
         Some(text) => ("application/json", template::render(text, message)),
         None => ("application/json", message.to_string()),
     };
+    let http = courier.client(&plan.url).await?;
     let mut request =
         http.post(&plan.url).header("user-agent", concat!("unisys/", env!("CARGO_PKG_VERSION")));
     let own_kind = plan.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
