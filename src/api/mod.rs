@@ -3,10 +3,15 @@
 
 mod calls;
 mod faults;
+mod follow;
+mod look;
+mod manifests;
 pub mod openapi;
+mod orders;
 mod rollouts;
 mod server;
 pub mod status;
 pub mod types;
+mod wait;
 
 pub use server::serve;

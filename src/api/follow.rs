@@ -1,0 +1,186 @@
+//! What is told for as long as somebody listens: events, changes of objects, logs.
+
+use std::convert::Infallible;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::sse::{Event as SseEvent, Sse};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use crate::base::{Name, Stamp};
+use crate::engine::Engine;
+use crate::logs::read as logs;
+
+use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::status;
+
+#[derive(Deserialize)]
+pub(super) struct EventsQuery {
+    name: Option<String>,
+    /// Only events after this id.
+    after: Option<u64>,
+}
+
+impl EventsQuery {
+    fn wants(&self, record: &crate::world::Record) -> bool {
+        self.after.is_none_or(|after| record.id > after)
+            && self
+                .name
+                .as_ref()
+                .is_none_or(|name| record.object == *name || record.object.ends_with(&format!("/{name}")))
+    }
+}
+
+pub(super) async fn events(
+    State(context): State<Context>,
+    Query(query): Query<EventsQuery>,
+) -> Answer<Vec<super::types::Event>> {
+    let name = query.name.clone();
+    let (found, known) = context
+        .ask(move |engine| {
+            let records = engine.world.chronicle().iter().filter(|record| query.wants(record));
+            let found: Vec<_> = records.map(|record| status::event(record)).collect();
+            let known = query.name.as_ref().is_none_or(|name| is_there(engine, name));
+            (found, known)
+        })
+        .await?;
+    // What is gone may still have its events.
+    match name {
+        Some(name) if found.is_empty() && !known => Err(refuse(
+            StatusCode::NOT_FOUND,
+            format!("there is no {name}, and nothing is remembered of one"),
+            "see `unisys get`",
+        )),
+        _ => Ok(Json(found)),
+    }
+}
+
+/// Whether `NAME` or `KIND/NAME` is declared.
+fn is_there(engine: &Engine, name: &str) -> bool {
+    let bare = name.rsplit_once('/').map_or(name, |(_, bare)| bare);
+    let unit = bare.parse::<Name>().is_ok_and(|bare| engine.world.units().contains_key(&bare));
+    unit || engine.sets.objects().sources().iter().any(|source| source.object.name.to_string() == bare)
+}
+
+/// Server-sent events with resume: each has its id, and `Last-Event-ID` or `after` goes on from there.
+pub(super) async fn watch_changes(
+    State(context): State<Context>,
+    Query(query): Query<EventsQuery>,
+    headers: axum::http::HeaderMap,
+) -> impl IntoResponse {
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
+    let after = last.or(query.after).unwrap_or(0);
+    let (send, receive) = tokio::sync::mpsc::channel::<Result<SseEvent, Infallible>>(64);
+    let mut changed = context.changed.clone();
+    tokio::spawn(async move {
+        let mut after = after;
+        loop {
+            let filter = EventsQuery { name: query.name.clone(), after: Some(after) };
+            let found = context
+                .ask(move |engine| {
+                    let records = engine.world.chronicle().iter().filter(|record| filter.wants(record));
+                    records.map(|record| status::event(record)).collect::<Vec<_>>()
+                })
+                .await;
+            let Ok(found) = found else { return };
+            for event in found {
+                after = event.id;
+                let Ok(sse) = SseEvent::default().id(event.id.to_string()).event("event").json_data(&event)
+                else {
+                    return;
+                };
+                if send.send(Ok(sse)).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                result = changed.changed() => if result.is_err() { return },
+                () = send.closed() => return,
+            }
+        }
+    });
+    Sse::new(stream_of(receive)).keep_alive(axum::response::sse::KeepAlive::default())
+}
+
+fn stream_of<T>(mut receive: tokio::sync::mpsc::Receiver<T>) -> impl futures_util::Stream<Item = T> {
+    futures_util::stream::poll_fn(move |context| receive.poll_recv(context))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LogsQuery {
+    tail: Option<usize>,
+    since_ms: Option<i64>,
+    #[serde(default)]
+    follow: bool,
+    #[serde(default)]
+    previous: bool,
+    /// Until when the reader knows the log already.
+    from: Option<u64>,
+}
+
+/// Lines as JSON, one a line; with `follow` until the client leaves.
+pub(super) async fn read_logs(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    Query(query): Query<LogsQuery>,
+) -> Result<Response, Refusal> {
+    let unit = unit_name(&name)?;
+    let known = {
+        let unit = unit.clone();
+        context.ask(move |engine| engine.world.units().contains_key(&unit)).await?
+    };
+    let service = unit.to_string();
+    let (logs, index) = (context.state.services_logs(), context.state.index());
+    if !known && !logs.join(format!("{service}.log")).exists() {
+        return Err(not_found(&[name]));
+    }
+    let incarnation = match query.previous {
+        true => Some(logs::previous_incarnation(&index, &service).ok_or_else(|| {
+            refuse(
+                StatusCode::NOT_FOUND,
+                format!("{service} has no earlier instance that wrote anything"),
+                "",
+            )
+        })?),
+        false => None,
+    };
+    let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(16);
+    let mut grown = context.grown.clone();
+    tokio::spawn(async move {
+        let mut wanted = logs::Query {
+            tail: query.tail,
+            since: query.since_ms.map(Stamp),
+            incarnation,
+            stream: None,
+            from: query.from,
+        };
+        loop {
+            let (path, index, service, asked) =
+                (logs.clone(), index.clone(), service.clone(), wanted.clone());
+            let read = tokio::task::spawn_blocking(move || logs::read(&path, &index, &service, &asked)).await;
+            let Ok(Ok((lines, end))) = read else { return };
+            let mut text = Vec::new();
+            for line in &lines {
+                let _ = serde_json::to_writer(&mut text, line);
+                text.push(b'\n');
+            }
+            if !text.is_empty() && send.send(Ok(text.into())).await.is_err() {
+                return;
+            }
+            if !query.follow {
+                return;
+            }
+            wanted = logs::Query { from: Some(end), ..logs::Query::default() };
+            tokio::select! {
+                result = grown.changed() => if result.is_err() { return },
+                () = send.closed() => return,
+            }
+        }
+    });
+    let body = Body::from_stream(stream_of(receive));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}

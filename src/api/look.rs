@@ -1,0 +1,248 @@
+//! What is there, as it is now.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::base::{Name, ObjectKind, ObjectRef, limits};
+use crate::engine::Engine;
+
+use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::status;
+use super::types::{ExecContext, ObjectList, Why, WhyLink};
+
+pub(super) async fn readyz(State(context): State<Context>) -> Result<String, Refusal> {
+    let unready = context
+        .ask(|engine| {
+            let world = &engine.world;
+            let names = world.units().keys().filter(|name| {
+                !matches!(
+                    world.status_word(name),
+                    "Ready" | "Completed" | "Stopped" | "Disabled" | "Off" | "Running"
+                )
+            });
+            names.map(Name::to_string).collect::<Vec<_>>()
+        })
+        .await?;
+    match unready.is_empty() {
+        true => Ok("ok\n".into()),
+        false => {
+            Err(refuse(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", unready.join(", ")), ""))
+        }
+    }
+}
+
+pub(super) async fn metrics(State(context): State<Context>) -> Result<Response, Refusal> {
+    let text = context.ask(|engine| crate::telemetry::exposition(engine)).await?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+#[derive(Deserialize)]
+pub(super) struct ObjectsQuery {
+    kind: Option<String>,
+    label: Option<String>,
+}
+
+fn kind_of(word: &str) -> Result<ObjectKind, Refusal> {
+    ObjectKind::from_word(word).ok_or_else(|| {
+        let kinds = ObjectKind::ALL.map(ObjectKind::singular).join(", ");
+        refuse(StatusCode::NOT_FOUND, format!("there is no kind `{word}`"), format!("kinds: {kinds}, sets"))
+    })
+}
+
+pub(super) async fn objects(
+    State(context): State<Context>,
+    Query(query): Query<ObjectsQuery>,
+) -> Answer<ObjectList> {
+    let kind = query.kind.as_deref().map(kind_of).transpose()?;
+    let mut items = context.ask(move |engine| status::objects(engine, kind)).await?;
+    if let Some(label) = &query.label {
+        for pair in label.split(',') {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            items.retain(|object| {
+                object.metadata.labels.get(key).is_some_and(|found| pair == key || found == value)
+            });
+        }
+    }
+    let kind = kind.map_or("List".into(), |kind| format!("{}List", kind.as_str()));
+    Ok(Json(ObjectList { api_version: crate::manifest::schema::API_VERSION.into(), kind, items }))
+}
+
+#[derive(Deserialize)]
+pub(super) struct ObjectQuery {
+    #[serde(default)]
+    describe: bool,
+}
+
+pub(super) async fn object(
+    State(context): State<Context>,
+    Path((kind, name)): Path<(String, String)>,
+    Query(query): Query<ObjectQuery>,
+) -> Answer<Value> {
+    let kind = kind_of(&kind)?;
+    let wanted = name.clone();
+    let found = context
+        .ask(move |engine| {
+            let found = status::objects(engine, Some(kind))
+                .into_iter()
+                .find(|object| object.metadata.name == wanted)?;
+            let mut value = serde_json::to_value(found).ok()?;
+            if query.describe {
+                describe(engine, kind, &wanted, &mut value);
+            }
+            Some(value)
+        })
+        .await?;
+    found.map(Json).ok_or_else(|| {
+        refuse(StatusCode::NOT_FOUND, format!("there is no {}/{name}", kind.singular()), "see `unisys get`")
+    })
+}
+
+/// `get` plus events, probes, neighbours and the spec with every default.
+fn describe(engine: &Engine, kind: ObjectKind, name: &str, value: &mut Value) {
+    let Ok(name) = name.parse::<Name>() else { return };
+    let object = ObjectRef { kind, name: name.clone() }.to_string();
+    let events: Vec<_> = engine
+        .world
+        .chronicle()
+        .iter()
+        .rev()
+        .filter(|record| record.object == object)
+        .take(20)
+        .map(|record| status::event(record))
+        .collect();
+    value["events"] = json!(events.into_iter().rev().collect::<Vec<_>>());
+    let graph = &engine.world.desired().graph;
+    value["dependsOn"] = json!(graph.dependencies(&name));
+    value["dependents"] = json!(graph.dependents(&name));
+    let Some(unit) = engine.world.units().get(&name) else { return };
+    value["effectiveSpec"] = crate::plan::launch::effective(&unit.spec.launch.service);
+    let boards = unit
+        .slots
+        .values()
+        .filter_map(|slot| Some((slot.seat.ordinal, slot.instance.as_ref()?.board.as_ref()?)));
+    let probes: Vec<Value> = boards
+        .flat_map(|(ordinal, board)| {
+            crate::unit::ProbeKind::ALL.into_iter().filter_map(move |kind| {
+                let last = board.last(kind)?;
+                Some(json!({"ordinal": ordinal.0, "probe": kind.as_str(), "ok": last.ok, "message": last.message}))
+            })
+        })
+        .collect();
+    value["probes"] = json!(probes);
+}
+
+pub(super) async fn system(State(context): State<Context>) -> Answer<Value> {
+    Ok(Json(context.ask(|engine| status::system(engine)).await?))
+}
+
+pub(super) async fn sets(State(context): State<Context>) -> Answer<ObjectList> {
+    let items = context.ask(|engine| status::sets(engine)).await?;
+    Ok(Json(ObjectList {
+        api_version: crate::manifest::schema::API_VERSION.into(),
+        kind: "SetList".into(),
+        items,
+    }))
+}
+
+#[derive(Deserialize)]
+pub(super) struct ChangesQuery {
+    id: Option<u64>,
+}
+
+pub(super) async fn changes(
+    State(context): State<Context>,
+    Query(query): Query<ChangesQuery>,
+) -> Answer<Vec<crate::store::StoredChange>> {
+    let mut found = context.ask(|engine| engine.store.changes(limits::CHANGES_KEPT)).await?;
+    if let Some(id) = query.id {
+        found.retain(|change| change.id == id);
+        if found.is_empty() {
+            return Err(refuse(
+                StatusCode::NOT_FOUND,
+                format!("there is no change {id}"),
+                "see `unisys changes`",
+            ));
+        }
+    }
+    Ok(Json(found))
+}
+
+pub(super) async fn why(State(context): State<Context>, Path(name): Path<String>) -> Answer<Why> {
+    let unit = unit_name(&name)?;
+    let found = context
+        .ask(move |engine| {
+            let world = &engine.world;
+            let object = match (world.units().get(&unit), world.externals().get(&unit)) {
+                (Some(unit), _) => unit.spec.object.clone(),
+                (None, Some(external)) => external.spec.object.clone(),
+                (None, None) => return None,
+            };
+            let chain: Vec<_> = world.why(&unit);
+            let links = chain.iter().enumerate().map(|(index, record)| WhyLink {
+                id: record.id,
+                at: record.at,
+                object: record.object.clone(),
+                what: record.message.clone(),
+                because: chain.get(index + 1).map(|next| next.id),
+            });
+            Some(Why { subject: object.to_string(), chain: links.collect() })
+        })
+        .await?;
+    found.map(Json).ok_or_else(|| not_found(&[name]))
+}
+
+pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String>) -> Answer<ExecContext> {
+    let unit = unit_name(&name)?;
+    let found = context
+        .ask(move |engine| {
+            let unit = engine.world.units().get(&unit)?;
+            let launch = &unit.spec.launch;
+            let running = unit.slots.values().find_map(|slot| slot.instance.as_ref());
+            let ports = running.map(|instance| instance.ports.clone()).unwrap_or_default();
+            let first = crate::plan::ports::first_auto(&launch.service);
+            let own = |name: &str| launch.env.iter().any(|var| var.name == name);
+            let numbers = ports.variables(first).into_iter().filter(|(name, _)| !own(name));
+            let numbers = numbers.map(|(name, number)| (name, number.to_string()));
+            let user = launch.service.user.as_deref().and_then(crate::os::identity::user);
+            Some(ExecContext {
+                env: launch
+                    .env
+                    .iter()
+                    .map(|var| (var.name.clone(), ports.fill(&var.value, first)))
+                    .chain(numbers)
+                    .collect(),
+                dir: crate::plan::machine::working_dir(launch).display().to_string(),
+                user: user.map(|user| (user.uid, user.gid, user.groups)),
+            })
+        })
+        .await?;
+    found.map(Json).ok_or_else(|| not_found(&[name]))
+}
+
+pub(super) async fn graph(State(context): State<Context>) -> Answer<Value> {
+    let value = context
+        .ask(|engine| {
+            let graph = &engine.world.desired().graph;
+            let lanes: Vec<Vec<String>> =
+                graph.lanes().into_iter().map(|lane| lane.into_iter().map(Name::to_string).collect()).collect();
+            let edges: Vec<Value> = engine
+                .world
+                .desired()
+                .units
+                .iter()
+                .flat_map(|(name, unit)| unit.policy.depends_on.iter().map(move |on| (name, on)))
+                .map(|(name, on)| {
+                    json!({"from": name, "to": on.name, "condition": on.condition.as_str(), "optional": on.optional})
+                })
+                .collect();
+            let cycles: Vec<String> = graph.cycles().iter().map(crate::graph::Cycle::path).collect();
+            json!({"lanes": lanes, "edges": edges, "cycles": cycles})
+        })
+        .await?;
+    Ok(Json(value))
+}

@@ -1,0 +1,375 @@
+//! Manifests that are handed in: plan, diff, apply, delete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::base::{Name, ObjectKind, ObjectRef};
+use crate::engine::{Engine, Proposal};
+use crate::manifest::fields::changed_fields;
+use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
+use crate::os::clock;
+use crate::store::StoredFile;
+use crate::world::{Cause, Event, Order};
+
+use super::calls::{Answer, Context, Refusal, refuse};
+use super::status;
+use super::types::{Diff, Done, FieldDiff, ObjectDiff, Problem, Submission};
+
+pub(super) async fn pending(State(context): State<Context>) -> Answer<super::types::Plan> {
+    let plan = context
+        .ask(|engine| {
+            let mut plan = status::plan(&engine.world, &engine.world.pending());
+            plan.diagnostics = engine.sets.pending();
+            plan
+        })
+        .await?;
+    Ok(Json(plan))
+}
+
+/// The set that a submission is for, and its whole content.
+fn target(engine: &Engine, submission: &Submission) -> Result<(String, Option<PathBuf>, LoadInput), Refusal> {
+    let source =
+        |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
+    let name = match (&submission.set, &submission.path) {
+        (Some(set), _) => set.clone(),
+        (None, Some(path)) => crate::engine::sets::set_name(path),
+        (None, None) => "default".into(),
+    };
+    if let (Some(path), Some(known)) = (&submission.path, engine.sets.get(&name))
+        && known.path.as_ref().is_some_and(|known| known != path)
+    {
+        let message =
+            format!("the set `{name}` is read from {}", known.path.clone().unwrap_or_default().display());
+        return Err(refuse(StatusCode::CONFLICT, message, "give this one another name with --set"));
+    }
+    let mut input = engine.sets.input_of(&name);
+    input.set.clone_from(&name);
+    if submission.path.is_some() {
+        input.files = submission.files.iter().map(source).collect();
+    } else {
+        let added = documents(&submission.files);
+        if submission.prune && added.is_empty() && !submission.files.iter().any(has_documents) {
+            let message = "there is nothing in it, and --prune would delete everything of the set";
+            return Err(refuse(StatusCode::BAD_REQUEST, message, "`unisys delete` deletes"));
+        }
+        let none = Vec::new();
+        let known = if submission.prune { &none } else { &input.files };
+        let mut files: Vec<SourceFile> = known
+            .iter()
+            .filter(|file| !added.iter().any(|new| same_object(&new.path, &file.path)))
+            .cloned()
+            .collect();
+        match added.is_empty() {
+            // What cannot be taken apart is shown as it is: its diagnostics say why.
+            true => files.extend(submission.files.iter().map(source)),
+            false => files.extend(added),
+        }
+        input.files = files;
+    }
+    Ok((name, submission.path.clone(), input))
+}
+
+fn has_documents(file: &StoredFile) -> bool {
+    tree::parse_to_values(&file.text).map_or(true, |values| values.iter().any(|value| !value.is_null()))
+}
+
+/// Each document of some files as a file of its own, so that later ones replace it by kind and name. Empty if any of them
+/// cannot be read: then the files are taken as they are.
+fn documents(files: &[StoredFile]) -> Vec<SourceFile> {
+    let mut found = Vec::new();
+    for file in files {
+        let Ok(values) = tree::parse_to_values(&file.text) else { return Vec::new() };
+        for value in values {
+            let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+            let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+            if kind.is_empty() || name.is_empty() {
+                return Vec::new();
+            }
+            // The first document keeps the text as written, so that lines in messages are right.
+            let whole =
+                files.len() == 1 && tree::parse_to_values(&file.text).is_ok_and(|values| values.len() == 1);
+            let text = if whole { file.text.clone() } else { value.to_string() };
+            let path = file.path.with_file_name(format!(
+                "{}#{}.{name}",
+                file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+                kind.to_lowercase()
+            ));
+            found.push(SourceFile { path, content: Ok(text.into_bytes().into()) });
+        }
+    }
+    found
+}
+
+fn same_object(a: &std::path::Path, b: &std::path::Path) -> bool {
+    let object = |path: &std::path::Path| {
+        path.file_name().and_then(|name| Some(name.to_str()?.rsplit_once('#')?.1.to_owned()))
+    };
+    object(a).is_some_and(|a| object(b) == Some(a))
+}
+
+fn propose(engine: &mut Engine, submission: &Submission) -> Result<Proposal, Refusal> {
+    if let Some(expected) = submission.if_revision
+        && expected != engine.world.revision().0
+    {
+        let message = format!("the accepted revision is {}, not {expected}", engine.world.revision());
+        return Err(refuse(StatusCode::CONFLICT, message, "look at `unisys diff` again"));
+    }
+    let (name, path, input) = target(engine, submission)?;
+    let busy = engine.busy_ports();
+    Ok(engine.sets.propose(&name, path, input, &busy))
+}
+
+fn rejected(diagnostics: Vec<Diagnostic>) -> Refusal {
+    let errors = diagnostics.iter().filter(|diagnostic| diagnostic.rejects()).count();
+    let error =
+        format!("{errors} error{} in the manifests; nothing was changed", if errors == 1 { "" } else { "s" });
+    Refusal(StatusCode::UNPROCESSABLE_ENTITY, Problem { error, hint: String::new(), diagnostics })
+}
+
+/// What would be done if this were accepted: asked of a copy of the world.
+fn planned(engine: &Engine, proposal: &Proposal) -> super::types::Plan {
+    let mut world = engine.world.clone();
+    let cause = Cause::new("Plan", "plan");
+    world.handle(clock::now(), Event::Desired { desired: proposal.desired(), cause });
+    let mut plan = status::plan(&world, &world.pending());
+    plan.diagnostics.clone_from(&proposal.diagnostics);
+    plan
+}
+
+pub(super) async fn plan(
+    State(context): State<Context>,
+    Json(submission): Json<Submission>,
+) -> Answer<super::types::Plan> {
+    let plan = context
+        .ask(move |engine| {
+            let proposal = propose(engine, &submission)?;
+            if proposal.rejected {
+                Err(rejected(proposal.diagnostics))
+            } else {
+                Ok(planned(engine, &proposal))
+            }
+        })
+        .await??;
+    Ok(Json(plan))
+}
+
+pub(super) async fn apply(
+    State(context): State<Context>,
+    Json(submission): Json<Submission>,
+) -> Answer<Done> {
+    let done = context
+        .ask(move |engine| {
+            let proposal = propose(engine, &submission)?;
+            if proposal.rejected {
+                return Err(rejected(proposal.diagnostics));
+            }
+            let plan = planned(engine, &proposal);
+            let unchanged = proposal.desired().units == engine.world.desired().units
+                && proposal.desired().externals == engine.world.desired().externals
+                && proposal.objects().same_as(engine.sets.objects());
+            if !submission.dry_run && !unchanged {
+                let detail = match &submission.path {
+                    Some(path) => format!("unisys apply -f {}", path.display()),
+                    None => "unisys apply".into(),
+                };
+                engine.accept(proposal, Cause::new("Apply", detail));
+            }
+            let again =
+                engine.world.units().iter().filter(|(_, unit)| submission.force && unit.is_rolled_back());
+            let again: Vec<Name> = again.map(|(name, _)| name.clone()).collect();
+            let forced = !submission.dry_run && !again.is_empty();
+            if forced {
+                let event = Event::Order { order: Order::Retry(again), by: "you".into() };
+                engine.world.handle(clock::now(), event);
+            }
+            let message = match (unchanged, submission.dry_run) {
+                (true, _) if forced => "what was rolled back is tried again".into(),
+                (true, _) => format!("nothing to do, revision {} stays", engine.world.revision()),
+                (false, true) => "nothing was changed (--dry-run)".into(),
+                (false, false) => format!("revision {} accepted", engine.world.revision()),
+            };
+            Ok(Done { revision: engine.world.revision().0, message, plan })
+        })
+        .await??;
+    Ok(Json(done))
+}
+
+pub(super) async fn diff(State(context): State<Context>, Json(submission): Json<Submission>) -> Answer<Diff> {
+    let diff = context
+        .ask(move |engine| {
+            let proposal = propose(engine, &submission)?;
+            if proposal.rejected {
+                return Err(rejected(proposal.diagnostics));
+            }
+            let notes = status::not_as_written(&engine.world);
+            Ok(Diff { objects: differences(engine, &proposal), diagnostics: proposal.diagnostics, notes })
+        })
+        .await??;
+    Ok(Json(diff))
+}
+
+fn differences(engine: &Engine, proposal: &Proposal) -> Vec<ObjectDiff> {
+    let (old, new) = (engine.sets.objects().sources(), proposal.objects().sources());
+    let row = |object: &ObjectRef, change: &str, fields| ObjectDiff {
+        object: object.to_string(),
+        change: change.into(),
+        fields,
+    };
+    let mut found = Vec::new();
+    for source in &new {
+        match old.iter().find(|known| known.object == source.object) {
+            None => found.push(row(&source.object, "Added", Vec::new())),
+            Some(known) => {
+                let mut fields = field_differences(&source.object, &known.written, &source.written);
+                fields.extend(value_differences(engine, proposal, &source.object, &fields));
+                if !fields.is_empty() {
+                    found.push(row(&source.object, "Changed", fields));
+                }
+            }
+        }
+    }
+    let gone = old.iter().filter(|known| !new.iter().any(|source| source.object == known.object));
+    found.extend(gone.map(|known| row(&known.object, "Removed", Vec::new())));
+    found
+}
+
+fn field_differences(object: &ObjectRef, old: &str, new: &str) -> Vec<FieldDiff> {
+    let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let (old, new) = (parse(old), parse(new));
+    let mask = |value: Value| {
+        if object.kind == ObjectKind::Secret && !value.is_null() { json!("***") } else { value }
+    };
+    changed_fields((&old, &old), (&new, &new))
+        .into_iter()
+        .map(|change| FieldDiff { path: change.path, old: mask(change.old), new: mask(change.new) })
+        .collect()
+}
+
+/// Values that change though the unit's own text does not: a Config, a `.env`.
+fn value_differences(
+    engine: &Engine,
+    proposal: &Proposal,
+    object: &ObjectRef,
+    known: &[FieldDiff],
+) -> Vec<FieldDiff> {
+    let desired = proposal.desired();
+    let (Some(old), Some(new)) =
+        (engine.world.desired().units.get(&object.name), desired.units.get(&object.name))
+    else {
+        return Vec::new();
+    };
+    let (old, new) = (&old.launch.env, &new.launch.env);
+    let mut names: Vec<&String> = old.iter().chain(new).map(|var| &var.name).collect();
+    names.sort();
+    names.dedup();
+    let find = |env: &[crate::manifest::resolve::EnvVar], name: &str| {
+        env.iter().find(|var| var.name == name).cloned()
+    };
+    let shown = |var: Option<crate::manifest::resolve::EnvVar>| match var {
+        Some(var) if var.secret => json!("***"),
+        Some(var) => json!(crate::base::ports::without_stand_ins(&var.value)),
+        None => Value::Null,
+    };
+    names
+        .into_iter()
+        .filter(|name| {
+            let path = format!("spec.env.{name}");
+            !known.iter().any(|field| field.path == path || field.path == "spec.env")
+        })
+        .filter_map(|name| {
+            let (old, new) = (find(old, name), find(new, name));
+            let same = old.as_ref().map(|var| &var.value) == new.as_ref().map(|var| &var.value);
+            (!same).then(|| FieldDiff { path: format!("spec.env.{name}"), old: shown(old), new: shown(new) })
+        })
+        .collect()
+}
+
+/// Objects to take away: by name, from the sets that `apply` made. What a watched directory declares comes back by itself.
+#[derive(Deserialize)]
+pub(super) struct Deletion {
+    objects: Vec<String>,
+}
+
+pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) -> Answer<Done> {
+    let done = context
+        .ask(move |engine| {
+            let mut gone = Vec::new();
+            let mut whole: BTreeMap<String, BTreeSet<ObjectRef>> = BTreeMap::new();
+            for text in &deletion.objects {
+                let object: ObjectRef = text.parse().map_err(|_| {
+                    refuse(
+                        StatusCode::BAD_REQUEST,
+                        format!("`{text}` is not KIND/NAME"),
+                        "write it as `service/api`",
+                    )
+                })?;
+                let sources = engine.sets.objects().sources();
+                let source = sources.iter().find(|source| source.object == object).ok_or_else(|| {
+                    refuse(StatusCode::NOT_FOUND, format!("there is no {object}"), "see `unisys get`")
+                })?;
+                let set = engine.sets.get(&source.set);
+                if set.is_some_and(|set| set.applied && set.path.is_some()) {
+                    whole.entry(source.set.to_string()).or_default().insert(object.clone());
+                    continue;
+                }
+                if set.is_some_and(|set| set.path.is_some()) {
+                    let message = format!("{object} is declared in {}", source.file.display());
+                    return Err(refuse(
+                        StatusCode::CONFLICT,
+                        message,
+                        "remove it there, or `unisys stop` it",
+                    ));
+                }
+                gone.push((object.clone(), source.set.to_string(), source.file.clone()));
+            }
+            // Of a directory that was applied: all of it, or what is left would bring it back.
+            for (set, objects) in &whole {
+                let sources = engine.sets.objects().sources();
+                let left =
+                    sources.iter().find(|source| *source.set == **set && !objects.contains(&source.object));
+                if let Some(left) = left {
+                    let message = format!(
+                        "the set `{set}` is read from its directory and holds {} as well",
+                        left.object
+                    );
+                    return Err(refuse(
+                        StatusCode::CONFLICT,
+                        message,
+                        "remove the file there, or delete the whole set with `unisys delete -f DIRECTORY`",
+                    ));
+                }
+            }
+            let mut revision = engine.world.revision().0;
+            for set in whole.into_keys() {
+                let busy = engine.busy_ports();
+                let proposal = engine.sets.propose_without(&set, &busy);
+                if proposal.rejected {
+                    return Err(rejected(proposal.diagnostics));
+                }
+                let detail = format!("unisys delete of the set {set}");
+                engine.accept(proposal, Cause { kind: "Delete".into(), detail, files: Vec::new() });
+                revision = engine.world.revision().0;
+            }
+            for (object, set, file) in gone {
+                let mut input = engine.sets.input_of(&set);
+                input.files.retain(|known| known.path != file);
+                let busy = engine.busy_ports();
+                let proposal = engine.sets.propose(&set, None, input, &busy);
+                if proposal.rejected {
+                    return Err(rejected(proposal.diagnostics));
+                }
+                let detail = format!("unisys delete {object}");
+                engine.accept(proposal, Cause::new("Delete", detail));
+                revision = engine.world.revision().0;
+            }
+            Ok(Done { revision, message: format!("revision {revision} accepted"), plan: Default::default() })
+        })
+        .await??;
+    Ok(Json(done))
+}

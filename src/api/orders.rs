@@ -1,0 +1,103 @@
+//! What a person orders units and the daemon to do.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use crate::base::{Name, limits};
+use crate::engine::Engine;
+use crate::os::clock;
+use crate::world::{Event, Order};
+
+use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::types::{Done, Order as OrderCall};
+
+pub(super) async fn order(State(context): State<Context>, Json(call): Json<OrderCall>) -> Answer<Done> {
+    let names: Vec<Name> = call.names.iter().map(|name| unit_name(name)).collect::<Result<_, _>>()?;
+    let done = context
+        .ask(move |engine| {
+            let unknown: Vec<String> = names
+                .iter()
+                .filter(|name| !engine.world.units().contains_key(*name))
+                .map(Name::to_string)
+                .collect();
+            if !unknown.is_empty() {
+                return Err(not_found(&unknown));
+            }
+            if let Some(why) = engine.world.going_down() {
+                return Err(refuse(StatusCode::CONFLICT, format!("everything is being stopped: {why}"), ""));
+            }
+            let list = call.names.join(" ");
+            let order = match call.verb.as_str() {
+                "start" => Order::Start(names),
+                "stop" => Order::Stop(names),
+                "restart" => Order::Restart(names),
+                "enable" => Order::Enable(names),
+                "disable" => Order::Disable(names),
+                "reload" => reload(engine, names)?,
+                "resetCircuit" => Order::ResetCircuit(names),
+                "scale" => scale(engine, names, &call.replicas)?,
+                verb => {
+                    return Err(refuse(StatusCode::BAD_REQUEST, format!("there is no order `{verb}`"), ""));
+                }
+            };
+            engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
+            Ok(Done {
+                revision: engine.world.revision().0,
+                message: match call.verb.as_str() {
+                    "resetCircuit" => format!("circuit of {list} reset"),
+                    verb => format!("{verb} {list}"),
+                },
+                plan: Default::default(),
+            })
+        })
+        .await??;
+    Ok(Json(done))
+}
+
+fn reload(engine: &Engine, names: Vec<Name>) -> Result<Order, Refusal> {
+    let without = names.iter().find(|name| {
+        engine.world.units().get(*name).is_some_and(|unit| unit.spec.launch.service.reload.is_none())
+    });
+    match without {
+        Some(name) => Err(refuse(
+            StatusCode::CONFLICT,
+            format!("{name} does not say how it reads its files again"),
+            "declare `reload` in its manifest, or `unisys restart` it",
+        )),
+        None => Ok(Order::Reload(names)),
+    }
+}
+
+fn scale(engine: &Engine, names: Vec<Name>, replicas: &[u32]) -> Result<Order, Refusal> {
+    if names.len() != replicas.len() || replicas.iter().any(|count| *count > limits::REPLICAS) {
+        let message = format!("each name needs a number from 0 to {}", limits::REPLICAS);
+        return Err(refuse(StatusCode::BAD_REQUEST, message, "write `unisys scale api=3`"));
+    }
+    let fixed = names.iter().zip(replicas).find_map(|(name, count)| {
+        let unit = engine.world.units().get(name).filter(|_| *count > 1)?;
+        let port = unit.spec.launch.service.ports.iter().find_map(|port| match port.port {
+            crate::manifest::spec::service::PortNumber::Number(number) if !port.listen => Some(number),
+            _ => None,
+        })?;
+        Some(format!("{name} binds port {port} itself: a second instance could not"))
+    });
+    if let Some(message) = fixed {
+        return Err(refuse(StatusCode::CONFLICT, message, "one instance can have a fixed port"));
+    }
+    Ok(Order::Scale(names.into_iter().zip(replicas.iter().copied()).collect()))
+}
+
+pub(super) async fn down(State(context): State<Context>) -> Answer<Done> {
+    context
+        .ask(|engine| {
+            engine.world.handle(clock::now(), Event::ShutDown { by: "unisys down".into(), now: false });
+        })
+        .await?;
+    Ok(Json(Done { message: "stopping everything".into(), ..Done::default() }))
+}
+
+pub(super) async fn upgrade(State(context): State<Context>) -> Answer<Done> {
+    context.ask(Engine::upgrade_keeper).await?;
+    Ok(Json(Done { message: "keeper and daemon become the binary on disk".into(), ..Done::default() }))
+}

@@ -1,0 +1,114 @@
+//! Waiting until units are as wanted.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use crate::base::Name;
+use crate::engine::Engine;
+
+use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::types::{WaitFor, Waited};
+
+/// Waits until it is so, or the time is over.
+pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<WaitFor>) -> Answer<Waited> {
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms.min(86_400_000));
+    let mut changed = context.changed.clone();
+    let names: Vec<Name> = wanted.names.iter().map(|name| unit_name(name)).collect::<Result<_, _>>()?;
+    let wanted_names = names.clone();
+    loop {
+        changed.mark_unchanged();
+        let (names, what) = (names.clone(), wanted.what.clone());
+        let unmet = context.ask(move |engine| unmet(engine, &names, &what)).await??;
+        let (names, what) = (wanted_names.clone(), wanted.what.clone());
+        let rolled_back = context.ask(move |engine| given_up(engine, &names, &what)).await?;
+        if unmet.is_empty() || !rolled_back.is_empty() {
+            return Ok(Json(Waited { met: rolled_back.is_empty(), unmet, rolled_back }));
+        }
+        match tokio::time::timeout_at(deadline, changed.changed()).await {
+            Ok(Ok(())) => {}
+            _ => return Ok(Json(Waited { met: false, unmet, rolled_back })),
+        }
+    }
+}
+
+/// `rollout=REVISION`: units whose rollout of that revision, or a later one, was given up.
+fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
+    let Some(revision) = what.strip_prefix("rollout=").and_then(|text| text.parse::<u64>().ok()) else {
+        return Vec::new();
+    };
+    let units = engine.world.units().iter().filter(|(name, _)| names.is_empty() || names.contains(name));
+    units
+        .filter(|(_, unit)| unit.rollout.revision.0 >= revision)
+        .filter_map(|(name, unit)| Some((name, unit, unit.rollout.failure()?)))
+        .map(|(name, unit, failure)| {
+            format!("{name}: revision {} was rolled back: {}", unit.rollout.revision, failure.message)
+        })
+        .collect()
+}
+
+fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Refusal> {
+    let world = &engine.world;
+    if what == "delete" {
+        return Ok(names
+            .iter()
+            .filter(|name| world.units().contains_key(*name))
+            .map(|n| format!("{n} is there"))
+            .collect());
+    }
+    let all: Vec<Name> = match names.is_empty() {
+        true => world.units().keys().filter(|name| world.wanted_replicas(name) > 0).cloned().collect(),
+        false => names.to_vec(),
+    };
+    let unknown: Vec<String> =
+        all.iter().filter(|name| !world.units().contains_key(*name)).map(Name::to_string).collect();
+    if !unknown.is_empty() {
+        return Err(not_found(&unknown));
+    }
+    if let Some(kind) = what.strip_prefix("condition=") {
+        let (kind, wanted) = kind.split_once('=').unwrap_or((kind, "True"));
+        let met = |name: &Name| {
+            let found = world
+                .conditions(name)
+                .into_iter()
+                .find(|condition| condition.kind.eq_ignore_ascii_case(kind));
+            let settled = world.units().get(name).is_some_and(|unit| {
+                unit.slots.values().all(|slot| !matches!(slot.drift, crate::plan::Drift::Replace(_)))
+            });
+            match found {
+                Some(condition) if condition.status.eq_ignore_ascii_case(wanted) && settled => None,
+                Some(condition) => Some(format!(
+                    "{name}: {kind} is {} ({}): {}",
+                    condition.status, condition.reason, condition.message
+                )),
+                None => Some(format!("{name} has no condition {kind}")),
+            }
+        };
+        return Ok(all.iter().filter_map(met).collect());
+    }
+    if what.starts_with("rollout=") {
+        let rolling = |name: &&Name| {
+            world.units().get(*name).is_some_and(|unit| {
+                unit.rollout.is_active() || (!unit.spec.policy.job && !unit_ready(engine, name))
+            })
+        };
+        let words = |name: &Name| format!("{name} is {}", world.status_word(name));
+        return Ok(all.iter().filter(rolling).map(words).collect());
+    }
+    if let Some(word) = what.strip_prefix("lifecycle=") {
+        let met = |name: &&Name| {
+            let slots = world.units().get(*name).into_iter().flat_map(|unit| unit.slots.values());
+            !slots.clone().all(|slot| slot.state.word().eq_ignore_ascii_case(word)) || slots.count() == 0
+        };
+        return Ok(all.iter().filter(met).map(|name| format!("{name} is not {word}")).collect());
+    }
+    let hint = "write --for=condition=Ready, --for=delete or --for=lifecycle=Done";
+    Err(refuse(StatusCode::BAD_REQUEST, format!("cannot wait for `{what}`"), hint))
+}
+
+fn unit_ready(engine: &Engine, name: &Name) -> bool {
+    let conditions = engine.world.conditions(name);
+    conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
+}
