@@ -34,8 +34,12 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
     }
 }
 
-/// `rollout=REVISION`: units whose rollout of that revision, or a later one, was given up.
+/// What nobody need wait for any longer. `rollout=REVISION`: units whose rollout of that revision, or a later one, was given
+/// up. `stopped`: processes that cannot be killed.
 fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
+    if what == "stopped" {
+        return names.iter().filter_map(|name| survivors(engine, name)).collect();
+    }
     let Some(revision) = what.strip_prefix("rollout=").and_then(|text| text.parse::<u64>().ok()) else {
         return Vec::new();
     };
@@ -66,6 +70,14 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
         all.iter().filter(|name| !world.units().contains_key(*name)).map(Name::to_string).collect();
     if !unknown.is_empty() {
         return Err(not_found(&unknown));
+    }
+    if what == "stopped" {
+        let occupied = |name: &&Name| {
+            let unit = world.units().get(*name);
+            unit.is_some_and(|unit| unit.slots.values().any(|slot| slot.state.is_occupied()))
+        };
+        let words = |name: &Name| format!("{name} is {}", world.status_word(name));
+        return Ok(all.iter().filter(occupied).map(words).collect());
     }
     if let Some(kind) = what.strip_prefix("condition=") {
         let (kind, wanted) = kind.split_once('=').unwrap_or((kind, "True"));
@@ -106,6 +118,16 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
     }
     let hint = "write --for=condition=Ready, --for=delete or --for=lifecycle=Done";
     Err(refuse(StatusCode::BAD_REQUEST, format!("cannot wait for `{what}`"), hint))
+}
+
+/// Of a unit that has been stopped: how many of its processes live on.
+fn survivors(engine: &Engine, name: &Name) -> Option<String> {
+    let unit = engine.world.units().get(name)?;
+    let rests = unit.slots.values().filter(|slot| !slot.state.is_occupied());
+    let count: u32 = rests.filter_map(|slot| Some(slot.last_end.as_ref()?.end.survivors)).sum();
+    (count > 0).then(|| {
+        format!("{name}: {count} of its processes could not be killed; `unisys events {name}` names them")
+    })
 }
 
 fn unit_ready(engine: &Engine, name: &Name) -> bool {

@@ -421,6 +421,9 @@ pub struct KeeperArgs {
     /// Descriptors that an earlier image of this process kept: list, lock
     #[arg(long)]
     pub resume: Option<String>,
+    /// Started by a daemon whose keeper, of this pid, was killed
+    #[arg(long)]
+    pub heir_of: Option<u32>,
 }
 
 impl Cli {

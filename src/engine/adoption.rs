@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::base::{Epoch, Incarnation, Part};
-use crate::keeper::protocol::{Held, HeldPart, Report};
+use crate::base::{Epoch, Incarnation, Part, Signal};
+use crate::keeper::protocol::{Down, Held, HeldPart, Report};
 use crate::os::{clock, process};
+use crate::unit::PartState;
 use crate::world::{Adopted, Event};
 
 use super::{Engine, Link, StartedWith};
@@ -17,6 +18,8 @@ pub struct Greeting {
     pub release: String,
     pub keeper: u32,
     pub state_id: String,
+    /// Everything was being stopped.
+    pub down: Option<Down>,
     pub held: Vec<(Held, Vec<OwnedFd>)>,
 }
 
@@ -26,8 +29,9 @@ pub async fn inventory(link: &mut Link) -> io::Result<Greeting> {
     let mut greeting: Option<Greeting> = None;
     loop {
         match link.receive().await.ok_or_else(gone)? {
-            (Report::Welcome { version: _, keeper, release, epoch, incarnation, state_id }, _) => {
-                greeting = Some(Greeting { epoch, incarnation, release, keeper, state_id, held: Vec::new() });
+            (Report::Welcome { version: _, keeper, release, epoch, incarnation, state_id, down }, _) => {
+                let held = Vec::new();
+                greeting = Some(Greeting { epoch, incarnation, release, keeper, state_id, down, held });
             }
             (Report::Instance(held), fds) => {
                 if let Some(greeting) = &mut greeting {
@@ -54,38 +58,26 @@ impl Engine {
         if let Some(attached) = self.attached.get_mut(&id) {
             attached.told.clone_from(&spec);
         }
-        let ports = std::sync::Arc::new(held.ports);
-        for part in telling_parts(&held.parts) {
-            let adopted = Adopted {
-                id: id.clone(),
-                spec: spec.clone(),
-                generation: held.generation,
-                started_wall: held.wall,
-                main: main.map(|main| (main.pid, main.at)),
-                part: part.part,
-                exit: part.exit,
-                mark: held.mark,
-                ports: ports.clone(),
-            };
-            self.world.handle(clock::now(), Event::Adopt(Box::new(adopted)));
-        }
+        let mut parts: Vec<(Part, PartState)> =
+            held.parts.iter().map(|part| (part.part, state(part))).collect();
+        parts.extend(held.spawning.iter().map(|part| (*part, PartState::Spawning)));
+        let adopted = Adopted {
+            id: id.clone(),
+            spec,
+            generation: held.generation,
+            started_wall: held.wall,
+            parts,
+            signalled: held.signalled.map(Signal),
+            mark: held.mark,
+            ports: std::sync::Arc::new(held.ports),
+        };
+        self.world.handle(clock::now(), Event::Adopt(Box::new(adopted)));
     }
 }
 
-/// The parts that say what state an instance is in: its main program and what runs beside or after it, or else the last hook.
-fn telling_parts(parts: &[HeldPart]) -> Vec<&HeldPart> {
-    let mut telling: Vec<&HeldPart> = Vec::new();
-    if let Some(after) =
-        parts.iter().filter(|part| matches!(part.part, Part::PostStop(_))).max_by_key(|part| part.part)
-    {
-        return vec![after];
+fn state(part: &HeldPart) -> PartState {
+    match part.exit {
+        Some(exit) => PartState::Ended { pid: part.pid, at: part.at, exit },
+        None => PartState::Running { pid: part.pid, at: part.at },
     }
-    match parts.iter().find(|part| part.part == Part::Main) {
-        Some(main) => {
-            telling.push(main);
-            telling.extend(parts.iter().filter(|part| part.part == Part::StopCommand && part.exit.is_none()));
-        }
-        None => telling.extend(parts.iter().max_by_key(|part| part.part)),
-    }
-    telling
 }

@@ -100,6 +100,7 @@ impl Engine {
                 self.faults.forget_unit(&name);
                 self.store.drop_unit(name);
             }
+            Effect::GoingDown { by } => self.link.send(&Request::Down { epoch, by }),
             Effect::Finished { .. } => {
                 self.finished = true;
                 self.end_if_finished();

@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::keeper::protocol::{Report, Request};
-use crate::os::{inherit, packet};
+use crate::os::{inherit, packet, signals};
 
 use super::Options;
 
@@ -116,10 +116,14 @@ fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
 }
 
 /// Starts a keeper that takes over from the journal of the one that was killed.
-pub fn start_keeper(options: &Options) -> io::Result<()> {
+pub fn start_keeper(options: &Options, former: u32) -> io::Result<()> {
     use std::os::unix::process::CommandExt;
     let options = serde_json::to_string(options)?;
     let mut command = std::process::Command::new(crate::cli::own_program());
-    command.args(["keeper", "--options", &options]).process_group(0).stdin(std::process::Stdio::null());
+    command
+        .args(["keeper", "--heir-of", &former.to_string(), "--options", &options])
+        .process_group(0)
+        .stdin(std::process::Stdio::null());
+    signals::block_in(&mut command, &crate::keeper::run::SIGNALS);
     command.spawn().map(drop)
 }

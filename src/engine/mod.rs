@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::base::{Epoch, InstanceId, Instant, Name, Revision, limits};
 use crate::faults::notifier::deliver::Courier;
-use crate::keeper::protocol::{Held, Report, Request};
+use crate::keeper::protocol::{Down, Held, Report, Request, signal_words};
 use crate::logs::{Collector, Told};
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, process};
@@ -235,7 +235,7 @@ impl Engine {
             state,
             options,
         };
-        engine.begin(restored, greeting.held)?;
+        engine.begin(restored, greeting.held, greeting.down)?;
         Ok(engine)
     }
 
@@ -243,6 +243,7 @@ impl Engine {
         &mut self,
         restored: Restored,
         held: Vec<(Held, Vec<std::os::fd::OwnedFd>)>,
+        down: Option<Down>,
     ) -> Result<(), EngineError> {
         let now = clock::now();
         let first = held.is_empty() && restored.revision.0 == 0;
@@ -276,6 +277,10 @@ impl Engine {
         }
         for (held, fds) in held {
             self.adopt(held, fds);
+        }
+        // Before anything is planned: what an earlier daemon has stopped already is not started again.
+        if let Some(down) = down {
+            self.goes_down(down);
         }
         self.world.handle(now, Event::Begin);
         self.remember_revision(&cause.detail);
@@ -501,14 +506,17 @@ impl Engine {
             }
             Report::Refused { why, .. } => tracing::warn!(%why, "the keeper refused a request"),
             Report::Terminate { immediate, signal } => {
-                let by = if signal == libc::SIGINT { "Ctrl-C (SIGINT)" } else { "SIGTERM" };
-                self.console.going_down(immediate);
-                self.world.handle(clock::now(), Event::ShutDown { by: by.into(), now: immediate });
+                self.goes_down(Down { by: signal_words(signal).into(), immediate });
             }
             Report::Reload => self.reload("SIGHUP"),
             Report::UpgradeAsked => self.upgrade_keeper(),
             Report::Welcome { .. } | Report::Instance(_) | Report::InventoryEnd => {}
         }
+    }
+
+    fn goes_down(&mut self, down: Down) {
+        self.console.going_down(down.immediate);
+        self.world.handle(clock::now(), Event::ShutDown { by: down.by, now: down.immediate });
     }
 
     /// The keeper becomes the binary on disk; then this daemon ends and the keeper starts the new one.
@@ -521,9 +529,14 @@ impl Engine {
     /// The keeper was killed: a new one takes over from its journal, and starts a daemon of its own.
     fn keeper_lost(&mut self) {
         self.store.flush();
+        Self::replace_keeper(&self.options, self.keeper_pid);
+    }
+
+    /// Starts a keeper in place of one that was killed.
+    pub fn replace_keeper(options: &Options, former: u32) {
         tracing::error!("the keeper is gone; starting a new one");
         eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
-        if let Err(error) = link::start_keeper(&self.options) {
+        if let Err(error) = link::start_keeper(options, former) {
             eprintln!(
                 "unisys: cannot start a new keeper: {error}; services run on, the next `unisys up` adopts them"
             );

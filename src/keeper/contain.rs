@@ -30,8 +30,13 @@ impl Strays {
     /// Looks at the keeper's children again.
     pub fn refresh(&mut self, table: &Table, own: &Owner<'_>) {
         let mut known = std::mem::take(&mut self.known);
+        let image = process::OwnImage::look();
         for pid in own.loose(table) {
             let Some(stat) = process::stat(pid).filter(process::Stat::is_alive) else { continue };
+            // One that a spawn thread is just starting holds everything that the keeper holds, and belongs to nobody else.
+            if image.as_ref().is_some_and(|image| image.is_of(&stat)) {
+                continue;
+            }
             let entry = match known.remove(&pid).filter(|(start, _)| *start == stat.start) {
                 Some(entry) => entry,
                 None => (stat.start, own.attribute(table, &stat)),

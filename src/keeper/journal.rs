@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Listen, Part};
 use crate::world::Mark;
 
-use super::protocol::{Held, HeldPart};
+use super::protocol::{Down, Held, HeldPart};
 
 /// One thing that became true.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ pub enum Entry {
     Closed {
         listen: Listen,
     },
+    /// Everything is being stopped.
+    Down(Down),
 }
 
 /// A journal that has grown by this much since it was last written whole is written whole again.

@@ -17,7 +17,7 @@ pub mod journal;
 mod listeners;
 pub mod protocol;
 mod resume;
-mod run;
+pub mod run;
 mod spawner;
 mod table;
 

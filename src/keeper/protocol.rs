@@ -19,6 +19,11 @@ pub const EXIT_NOT_FOUND: u8 = 83;
 /// The same for any other reason that another try will not mend.
 pub const EXIT_CANNOT: u8 = 82;
 
+/// Who wanted the end, where a signal says it.
+pub fn signal_words(signal: i32) -> &'static str {
+    if signal == libc::SIGINT { "Ctrl-C (SIGINT)" } else { "SIGTERM" }
+}
+
 /// Daemon → keeper. Everything but `Hello` carries the daemon's epoch; an older one than the keeper has seen is refused.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "camelCase")]
@@ -76,6 +81,11 @@ pub enum Request {
         epoch: Epoch,
         id: InstanceId,
         name: String,
+    },
+    /// Everything is being stopped: the next daemon, and the next keeper that one starts, go on with it.
+    Down {
+        epoch: Epoch,
+        by: String,
     },
     /// Everything has stopped, or nothing can be started: the keeper ends with this code.
     Exit {
@@ -146,8 +156,12 @@ pub enum Report {
         epoch: Epoch,
         incarnation: Incarnation,
         state_id: String,
+        /// Everything is being stopped.
+        #[serde(default)]
+        down: Option<Down>,
     },
-    /// One instance that it holds; with descriptors stdout, stderr, and notify if there is one.
+    /// One instance that it holds; with descriptors stdout, stderr, and notify if there is one, unless all of it is being
+    /// spawned.
     Instance(Box<Held>),
     InventoryEnd,
     /// With descriptors stdout, stderr, notify if there is one.
@@ -195,6 +209,16 @@ pub enum Report {
     UpgradeAsked,
 }
 
+/// Everything is being stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Down {
+    /// Who wanted it, in words.
+    pub by: String,
+    /// Without grace.
+    pub immediate: bool,
+}
+
 /// An instance as the keeper holds it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -212,6 +236,12 @@ pub struct Held {
     /// Listeners that it was given.
     #[serde(default)]
     pub listens: Vec<Listen>,
+    /// Parts that a spawn thread has: what becomes of them is told as of any other.
+    #[serde(default)]
+    pub spawning: Vec<Part>,
+    /// The last signal that its main program was sent on request.
+    #[serde(default)]
+    pub signalled: Option<i32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

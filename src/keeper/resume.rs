@@ -31,6 +31,9 @@ impl Keeper {
                     self.table.note_incarnation(*incarnation);
                 }
                 Entry::Epoch { epoch } => self.epoch = self.epoch.max(*epoch),
+                Entry::Down(down) if self.options.heir_of.is_some() || self.options.kept.is_some() => {
+                    self.down = Some(down.clone());
+                }
                 Entry::Instance(held) => self.table.note_incarnation(held.id.incarnation),
                 _ => {}
             }
@@ -88,7 +91,10 @@ impl Keeper {
                 PartState::Running(Running { pid: part.pid, start: part.start, at: part.at, pidfd, child })
             }
             None => {
-                let held = HeldPart { exit: Some(Exit::Unknown), remains: same_boot, ..part.clone() };
+                // Its new parent may not have collected it yet.
+                let exit = process::exit_of_zombie(part.pid, part.start).filter(|_| same_boot);
+                let exit = Some(exit.unwrap_or(Exit::Unknown));
+                let held = HeldPart { exit, remains: same_boot, ..part.clone() };
                 PartState::Ended { held }
             }
         }
@@ -121,6 +127,8 @@ impl Keeper {
                 notify: Default::default(),
                 ports: Default::default(),
                 listens: Vec::new(),
+                spawning: Vec::new(),
+                signalled: None,
             };
             let parts = BTreeMap::from([(Part::Main, PartState::Running(running))]);
             self.table.instances.insert(id, instance(held, pipes, parts));
@@ -189,5 +197,6 @@ fn instance(held: Held, pipes: super::table::Pipes, parts: BTreeMap<Part, PartSt
         parts,
         ports: held.ports,
         listens: held.listens,
+        signalled: held.signalled,
     }
 }

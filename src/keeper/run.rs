@@ -17,7 +17,7 @@ use super::contain::{Kill, Owner, Strays};
 use super::daemon::Daemon;
 use super::journal::{Entry, Journal};
 use super::listeners::{Listeners, Provided};
-use super::protocol::{self, HeldPart, Report, Request, Spawn};
+use super::protocol::{self, Down, HeldPart, Report, Request, Spawn};
 use super::spawner::{Gifts, Outcome, PipeNames, Spawner};
 use super::table::{Instance, PartState, Running, Table};
 
@@ -39,6 +39,9 @@ pub struct Options {
     pub daemon_arguments: Vec<String>,
     /// Descriptors that an earlier image of this process kept open: those of each instance.
     pub kept: Option<BTreeMap<String, Vec<i32>>>,
+    /// A daemon started it in place of one with this pid that was killed, and goes on with what that one was at; a person who
+    /// starts one means it.
+    pub heir_of: Option<u32>,
     /// Arguments with which this keeper was started, for its own `exec`.
     pub own_arguments: Vec<String>,
     pub nofile: (u64, u64),
@@ -69,7 +72,7 @@ pub struct Keeper {
     /// Ends of children that are not known yet: a program may end before its spawn is reported.
     early: BTreeMap<u32, Exit>,
     backlog: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
-    terminate: Option<(bool, i32)>,
+    pub(super) down: Option<Down>,
     kill_all_at: Option<Instant>,
     /// Whether the daemon has been told everything and hears reports.
     greeted: bool,
@@ -79,7 +82,8 @@ pub struct Keeper {
     trim_at: Option<Instant>,
 }
 
-const SIGNALS: [i32; 6] =
+/// What the keeper listens to.
+pub const SIGNALS: [i32; 6] =
     [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, libc::SIGPIPE];
 
 impl Keeper {
@@ -108,7 +112,7 @@ impl Keeper {
             doomed: Vec::new(),
             early: BTreeMap::new(),
             backlog: VecDeque::new(),
-            terminate: None,
+            down: None,
             kill_all_at: None,
             greeted: false,
             done: None,
@@ -134,7 +138,8 @@ impl Keeper {
     /// The state as journal entries.
     fn entries(&self) -> Vec<Entry> {
         let held = self.table.entries().chain(self.listeners.entries());
-        std::iter::once(self.begin_entry()).chain(held).collect()
+        let down = self.down.clone().map(Entry::Down);
+        std::iter::once(self.begin_entry()).chain(down).chain(held).collect()
     }
 
     /// Runs until everything has stopped; gives the exit code.
@@ -155,12 +160,7 @@ impl Keeper {
             self.progress_kills();
             self.read_requests();
             self.kill_everything_if_due();
-            if let Err(error) = self.journal.flush() {
-                eprintln!(
-                    "unisys: cannot write {}: {error}; a restart of the keeper would not know this",
-                    self.journal.path().display()
-                );
-            }
+            self.flush_journal();
             self.rewrite_journal_if_grown();
             self.flush_backlog();
             if self.trim_at.is_some_and(|at| at <= clock::mono()) {
@@ -219,18 +219,35 @@ impl Keeper {
         match signal {
             libc::SIGTERM | libc::SIGINT => {
                 // A second SIGINT kills; a second SIGTERM says nothing new.
-                let again = self.terminate.is_some() && signal == libc::SIGINT;
+                let again = self.down.is_some() && signal == libc::SIGINT;
                 if again {
                     self.kill_all_at.get_or_insert(clock::mono() + IMMEDIATE);
                 }
-                let immediate = again || self.terminate.is_some_and(|(immediate, _)| immediate);
-                self.terminate = Some((immediate, signal));
+                let immediate = again || self.down.as_ref().is_some_and(|down| down.immediate);
+                self.goes_down(Down { by: protocol::signal_words(signal).into(), immediate });
                 self.tell(&Report::Terminate { immediate, signal }, &[]);
             }
             libc::SIGHUP => self.tell(&Report::Reload, &[]),
             libc::SIGUSR2 => self.tell(&Report::UpgradeAsked, &[]),
             _ => {}
         }
+    }
+
+    fn flush_journal(&mut self) {
+        if let Err(error) = self.journal.flush() {
+            eprintln!(
+                "unisys: cannot write {}: {error}; a restart of the keeper would not know this",
+                self.journal.path().display()
+            );
+        }
+    }
+
+    /// Everything is to stop, whoever dies on the way.
+    fn goes_down(&mut self, down: Down) {
+        self.journal.write(&Entry::Down(down.clone()));
+        // Before anybody acts on it: whoever dies next, it is known.
+        self.flush_journal();
+        self.down = Some(down);
     }
 
     // ---------------------------------------------------------------- requests
@@ -296,6 +313,9 @@ impl Keeper {
             Request::Unstore { epoch, id, name } if self.fenced(epoch, Some(&id)) => {
                 self.listeners.unstore(&id, &name);
             }
+            Request::Down { epoch, by } if self.fenced(epoch, None) && self.down.is_none() => {
+                self.goes_down(Down { by, immediate: false });
+            }
             Request::Exit { epoch, code } if self.fenced(epoch, None) => self.done = Some(code),
             Request::Upgrade { epoch } if self.fenced(epoch, None) => {
                 if let Err(error) = self.upgrade() {
@@ -330,19 +350,19 @@ impl Keeper {
             epoch: self.epoch.max(epoch),
             incarnation: self.table.highest,
             state_id: self.state_id.clone(),
+            down: self.down.clone(),
         };
         self.tell(&welcome, &[]);
         let instances = std::mem::take(&mut self.table.instances);
         for (id, instance) in &instances {
             let fds = instance.pipes.as_ref().map(|pipes| pipes.fds()).unwrap_or_default();
-            if !fds.is_empty() {
-                self.tell(&Report::Instance(Box::new(instance.held(id))), &fds);
-            }
+            self.tell(&Report::Instance(Box::new(instance.held(id))), &fds);
         }
         self.table.instances = instances;
         self.tell(&Report::InventoryEnd, &[]);
-        if let Some((immediate, signal)) = self.terminate {
-            self.tell(&Report::Terminate { immediate, signal }, &[]);
+        // For daemons that do not know what the welcome says of it.
+        if let Some(Down { immediate, .. }) = self.down {
+            self.tell(&Report::Terminate { immediate, signal: libc::SIGTERM }, &[]);
         }
     }
 
@@ -381,6 +401,7 @@ impl Keeper {
             parts: BTreeMap::new(),
             ports: Default::default(),
             listens: Vec::new(),
+            signalled: None,
         });
         instance.spec.clone_from(&request.spec);
         let provided = match provided {
@@ -436,6 +457,9 @@ impl Keeper {
                 }
             }
             _ => drop(process::signal(&main.pidfd, signal)),
+        }
+        if let Some(instance) = self.table.instances.get_mut(id) {
+            instance.signalled = Some(signal);
         }
     }
 
@@ -520,9 +544,11 @@ impl Keeper {
         if self.heir {
             let foreign = self.table.instances.values().flat_map(Instance::running);
             ends.extend(
-                foreign
-                    .filter(|(_, running)| !running.child && process::has_ended(&running.pidfd))
-                    .map(|(_, running)| (running.pid, process::exit_by_handle(&running.pidfd))),
+                foreign.filter(|(_, running)| !running.child && process::has_ended(&running.pidfd)).map(
+                    |(_, running)| {
+                        (running.pid, process::exit_by_handle(&running.pidfd, running.pid, running.start))
+                    },
+                ),
             );
         }
         // Spawns whose outcome came while we looked belong to the table first.
@@ -545,6 +571,8 @@ impl Keeper {
     }
 
     fn daemon_ended(&mut self, exit: Exit) {
+        // What it asked for before it died is done: its successor would only ask again, and believe that it were the first.
+        self.read_requests();
         self.daemon.ended();
         self.greeted = false;
         // Another try would end the same; as exit codes of `up`.

@@ -22,6 +22,8 @@ pub struct Instance {
     pub ports: PortNumbers,
     /// Listeners that it was given.
     pub listens: Vec<Listen>,
+    /// The last signal that its main program was sent on request.
+    pub signalled: Option<i32>,
 }
 
 /// The keeper's ends of what an instance writes to.
@@ -75,13 +77,15 @@ impl Instance {
         }
     }
 
-    /// As it is told to a daemon and written to the journal. A part that is being spawned is told when it is.
+    /// As it is told to a daemon and written to the journal.
     pub fn held(&self, id: &InstanceId) -> Held {
         let parts = self.parts.iter().filter_map(|(part, state)| match state {
             PartState::Spawning => None,
             PartState::Running(running) => Some(running.held(*part)),
             PartState::Ended { held } => Some(held.clone()),
         });
+        let is_spawning = |state: &PartState| matches!(state, PartState::Spawning);
+        let spawning = self.parts.iter().filter(|(_, state)| is_spawning(state)).map(|(part, _)| *part);
         Held {
             id: id.clone(),
             spec: self.spec.clone(),
@@ -92,6 +96,8 @@ impl Instance {
             notify: self.notify,
             ports: self.ports.clone(),
             listens: self.listens.clone(),
+            spawning: spawning.collect(),
+            signalled: self.signalled,
         }
     }
 }
@@ -139,7 +145,8 @@ impl Table {
                 Entry::Begin { .. }
                 | Entry::Epoch { .. }
                 | Entry::Listening { .. }
-                | Entry::Closed { .. } => {}
+                | Entry::Closed { .. }
+                | Entry::Down(_) => {}
                 Entry::Instance(instance) => drop(held.insert(instance.id.clone(), *instance)),
                 Entry::Part { id, part } => {
                     if let Some(instance) = held.get_mut(&id) {

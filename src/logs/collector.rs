@@ -231,8 +231,10 @@ impl Work {
         let run = self.run.clone();
         let spool_path = |stream: Stream| run.join(format!("{id}.{}.spool", stream.as_str()));
         // Only an instance that an earlier daemon knew has anything in the index.
-        let known = Stream::BOTH.iter().any(|stream| spool_path(*stream).exists());
-        let consumed = if known { self.service(&id.unit).log.consumed(id.incarnation) } else { [0; 2] };
+        let spooled = Stream::BOTH.map(|stream| spool_path(stream).exists());
+        let known = spooled.contains(&true);
+        let consumed =
+            if known { self.service(&id.unit).log.consumed(id.incarnation, spooled) } else { [0; 2] };
         let [stdout, stderr] = pipes;
         for (pipe, bit) in [(&stdout, 0), (&stderr, 1)] {
             let data = epoll::EventData::new_u64(key | bit);

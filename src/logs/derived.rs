@@ -129,16 +129,16 @@ impl Log {
         Ok(())
     }
 
-    /// Up to where each stream of an instance is consumed, as the index knows.
-    pub fn consumed(&mut self, incarnation: Incarnation) -> [u64; 2] {
-        let mut found = [None; 2];
+    /// Up to where each stream of an instance is consumed, as the index knows; only the `wanted` ones are looked for. Instances
+    /// of a rollout write at the same time, so nothing but the record itself ends the search.
+    pub fn consumed(&self, incarnation: Incarnation, wanted: [bool; 2]) -> [u64; 2] {
+        let mut found = wanted.map(|wanted| (!wanted).then_some(0));
         let Ok(index) = File::open(&self.index) else { return [0; 2] };
         let _ = for_each_backwards(&index, |record| {
             if record.incarnation == incarnation {
                 found[record.stream as usize].get_or_insert(record.spool_end);
             }
-            // Incarnations ascend: the records of much older ones say nothing of this one.
-            found.contains(&None) && record.incarnation.0 + 1000 >= incarnation.0
+            found.contains(&None)
         });
         found.map(|end| end.unwrap_or(0))
     }

@@ -26,6 +26,10 @@ pub struct Stat {
     /// Ticks since boot; with the pid and the boot it identifies a process.
     pub start: u64,
     pub rss_pages: u64,
+    /// It was forked and has not executed anything since (PF_FORKNOEXEC).
+    pub not_executed: bool,
+    /// Where its arguments and its environment lie: with address randomisation, whose image it is.
+    image: (u64, u64),
 }
 
 pub fn stat(pid: u32) -> Option<Stat> {
@@ -47,7 +51,26 @@ fn parse_stat(text: &str) -> Option<Stat> {
         cpu_ticks: number(11)? + number(12)?,
         start: number(19)?,
         rss_pages: number(21)?,
+        not_executed: number(6)? & PF_FORKNOEXEC != 0,
+        image: (number(45).unwrap_or(0), number(47).unwrap_or(0)),
     })
+}
+
+/// Of `include/linux/sched.h`.
+const PF_FORKNOEXEC: u64 = 0x40;
+
+/// Children of this process that are about to become a program: they still are this process, with its descriptors and its
+/// environment.
+pub struct OwnImage((u64, u64));
+
+impl OwnImage {
+    pub fn look() -> Option<Self> {
+        stat(std::process::id()).map(|own| Self(own.image)).filter(|own| own.0.0 != 0)
+    }
+
+    pub fn is_of(&self, stat: &Stat) -> bool {
+        stat.not_executed && stat.image == self.0
+    }
 }
 
 impl Stat {
@@ -190,8 +213,34 @@ pub fn exit_of(status: i32) -> Exit {
     }
 }
 
-/// How the process of a handle ended, though it is nobody's child here (ioctl_pidfd(2), `PIDFD_GET_INFO`, Linux 6.15).
-pub fn exit_by_handle(pidfd: &OwnedFd) -> Exit {
+/// How the process of a handle ended, though it is nobody's child here. Until its parent has collected it, /proc tells
+/// (proc_pid_stat(5), `exit_code`: to root and to its own user); after that, the handle does (ioctl_pidfd(2), `PIDFD_GET_INFO`, Linux 6.15).
+pub fn exit_by_handle(pidfd: &OwnedFd, pid: u32, start: u64) -> Exit {
+    match exit_info(pidfd) {
+        // Collected between the two looks, it is known to the handle.
+        Exit::Unknown => exit_of_zombie(pid, start).unwrap_or_else(|| exit_info(pidfd)),
+        exit => exit,
+    }
+}
+
+/// The code of a process that has ended and waits for its parent.
+pub fn exit_of_zombie(pid: u32, start: u64) -> Option<Exit> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = parse_stat(&text)?;
+    let code = text.rsplit_once(')')?.1.split_whitespace().nth(49)?.parse().ok()?;
+    // Who may not know is shown 0; what ended well is 0 as well.
+    let may_know = rustix::process::geteuid().is_root() || code != 0 || owns(pid);
+    (stat.state == 'Z' && stat.start == start && may_know).then(|| exit_of(code))
+}
+
+/// The process is one of this user's.
+fn owns(pid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(format!("/proc/{pid}"));
+    meta.is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw())
+}
+
+fn exit_info(pidfd: &OwnedFd) -> Exit {
     #[repr(C)]
     #[derive(Default)]
     struct Info {

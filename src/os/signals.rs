@@ -37,6 +37,27 @@ pub fn read(fd: &OwnedFd) -> Vec<(i32, u32)> {
     }
 }
 
+/// The program of `command` begins with these signals blocked: none that arrives before it listens is lost, or ends it.
+pub fn block_in(command: &mut std::process::Command, signals: &'static [i32]) {
+    use std::os::unix::process::CommandExt;
+    let block = move || {
+        // SAFETY: the set is ours; between fork and exec only system calls are made.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            for signal in signals {
+                libc::sigaddset(&mut set, *signal);
+            }
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) {
+                0 => Ok(()),
+                error => Err(io::Error::from_raw_os_error(error)),
+            }
+        }
+    };
+    // SAFETY: `block` allocates nothing and takes no lock.
+    unsafe { command.pre_exec(block) };
+}
+
 /// The signal mask empty again, for a program that is executed in place of this one.
 pub fn unblock_all() {
     // SAFETY: as above.

@@ -5,8 +5,19 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::files;
+use super::{clock, files, process};
+
+/// A process that was killed lets go of its lock within this.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// One that has just been killed is seen as alive for a moment.
+const LOCK_LOOK: Duration = Duration::from_millis(300);
+const LOCK_AGAIN: Duration = Duration::from_millis(2);
+
+fn is_alive(pid: &str) -> bool {
+    pid.parse().is_ok_and(|pid| process::stat(pid).is_some_and(|stat| stat.is_alive()))
+}
 
 /// Paths of a state directory (architecture §5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,17 +107,46 @@ impl StateDir {
     }
 
     /// Takes the lock for as long as the descriptor lives (flock(2)); the file holds the owner's pid.
-    pub fn lock(&self) -> Result<OwnedFd, StateDirError> {
+    ///
+    /// A holder that was killed lets go a moment after it is seen to be dead: it is waited for, and one that seems to be alive
+    /// may just have been killed. An heir waits for the keeper of this pid, and gives way to whoever took over meanwhile.
+    pub fn lock(&self, heir_of: Option<u32>) -> Result<OwnedFd, StateDirError> {
+        let began = clock::mono();
+        let heir_of = heir_of.map(|pid| pid.to_string());
+        loop {
+            let holder = self.holder();
+            let locked = || StateDirError::Locked { path: self.root.clone(), pid: holder.clone() };
+            let superseded = heir_of.as_ref().is_some_and(|former| *former != holder);
+            match self.try_lock(superseded) {
+                Err(StateDirError::Locked { .. }) => {
+                    let dead = heir_of.is_some() || !is_alive(&holder);
+                    let patience = if dead { LOCK_PATIENCE } else { LOCK_LOOK };
+                    if superseded || clock::mono().since(began) >= patience {
+                        return Err(locked());
+                    }
+                    std::thread::sleep(LOCK_AGAIN);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The pid that the lock's file names.
+    fn holder(&self) -> String {
+        fs::read_to_string(self.root.join("lock")).unwrap_or_default().trim().to_owned()
+    }
+
+    /// `superseded`: another keeper has been there since, and whether it still is or not, its word stands.
+    fn try_lock(&self, superseded: bool) -> Result<OwnedFd, StateDirError> {
         use rustix::fs::{FlockOperation, Mode, OFlags};
         let path = self.root.join("lock");
         let fail = |error: io::Error| StateDirError::Lock { path: path.clone(), why: files::why(&error) };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|e| fail(e.into()))?;
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-                return Err(StateDirError::Locked { path: self.root.clone(), pid });
+            Ok(()) if !superseded => {}
+            Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(StateDirError::Locked { path: self.root.clone(), pid: self.holder() });
             }
             Err(error) => return Err(fail(error.into())),
         }

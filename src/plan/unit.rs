@@ -238,6 +238,10 @@ fn plan_down(unit: &ObservedUnit<'_>, verb: Verb, why: &str, around: &dyn Surrou
         let passing = seat.role != Role::Serving;
         let (step, waiting) = match slot.state {
             Lifecycle::Stopping(_) => continue,
+            // Nobody uses a program that has not been executed, and none is executed that is not wanted.
+            Lifecycle::Starting(_) if slot.state.process().is_none() => {
+                (Some(Step::Stop { seat, reason: StopReason::Unwanted }), None)
+            }
             Lifecycle::Starting(_) | Lifecycle::Up(_) => match stop_gate(around) {
                 Some(waiting) => (None, Some(waiting)),
                 None => (Some(Step::Stop { seat, reason: StopReason::Unwanted }), None),

@@ -44,6 +44,17 @@ pub enum Phase {
     Failed(Failure),
 }
 
+/// How far a rollout has got, for the next daemon: one that dies every minute must not give a bad version time without end.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Progress {
+    pub to: Generation,
+    pub deadline: Option<Instant>,
+    pub crashes: u32,
+    pub furthest: u32,
+    pub holding_since: Option<Instant>,
+    pub promoted: bool,
+}
+
 /// Why a rollout failed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
@@ -123,6 +134,29 @@ impl Rollout {
         }
     }
 
+    pub fn progress(&self) -> Option<Progress> {
+        matches!(self.phase, Phase::Progressing).then_some(Progress {
+            to: self.to,
+            deadline: self.deadline,
+            crashes: self.crashes,
+            furthest: self.furthest,
+            holding_since: self.holding_since,
+            promoted: self.promoted,
+        })
+    }
+
+    /// Goes on where an earlier daemon was, if it is the same rollout. The clock may have begun anew with the machine: nothing
+    /// is later than it can be.
+    pub fn resume(&mut self, progress: &Progress, update: &UpdatePolicy, now: Instant) {
+        if progress.to == self.to && matches!(self.phase, Phase::Progressing) {
+            self.deadline = progress.deadline.map(|at| at.min(now + update.progress_deadline));
+            self.crashes = progress.crashes;
+            self.furthest = progress.furthest;
+            self.holding_since = progress.holding_since.filter(|since| *since <= now);
+            self.promoted = progress.promoted;
+        }
+    }
+
     /// New instances are on their way in.
     pub fn is_active(&self) -> bool {
         matches!(self.phase, Phase::Progressing | Phase::RollingBack(_))
@@ -168,7 +202,7 @@ impl Rollout {
     /// Looks at the instances again.
     pub fn look(&mut self, update: &UpdatePolicy, counts: Counts, now: Instant) -> Turn {
         match self.phase {
-            Phase::Progressing => self.progress(update, counts, now),
+            Phase::Progressing => self.go_on(update, counts, now),
             Phase::RollingBack(ref failure) if counts.settled => {
                 self.phase = Phase::RolledBack(failure.clone());
                 Turn::WentBack
@@ -177,7 +211,7 @@ impl Rollout {
         }
     }
 
-    fn progress(&mut self, update: &UpdatePolicy, counts: Counts, now: Instant) -> Turn {
+    fn go_on(&mut self, update: &UpdatePolicy, counts: Counts, now: Instant) -> Turn {
         if counts.settled {
             self.phase = Phase::Complete { probation: now + update.progress_deadline };
             self.deadline = None;
@@ -307,6 +341,30 @@ mod tests {
             let expected = if auto { Turn::Promoted } else { Turn::Nothing };
             assert_eq!(roll.look(&update, counts(1, true), Instant(0) + SECOND), expected);
         }
+    }
+
+    #[test]
+    fn the_next_daemon_goes_on_with_what_is_left_of_the_deadline() {
+        let update = Policy::plain().update;
+        let at = |seconds: u64| Instant(0) + SECOND * seconds as u32;
+        let mut first = rollout(&update);
+        first.look(&update, counts(1, true), at(500));
+        first.crashed();
+        let progress = first.progress().unwrap();
+        let resumed = |progress: &Progress, now| {
+            let mut next = rollout(&update);
+            next.resume(progress, &update, now);
+            next
+        };
+        let mut next = resumed(&progress, at(550));
+        // Instances that were there already are no progress.
+        assert_eq!(next.look(&update, counts(1, true), at(550)), Turn::Nothing);
+        assert_eq!(next.due(&update), Some(at(560)));
+        assert_eq!([next.crashed(), next.crashed()], [false, true]);
+        // The machine was started again since, and its clock with it.
+        assert_eq!(resumed(&progress, at(3)).due(&update), Some(at(63)));
+        let other = Progress { to: Generation(9), ..progress };
+        assert_eq!(resumed(&other, at(550)).due(&update), None, "another rollout's");
     }
 
     #[test]

@@ -52,9 +52,14 @@ impl Breaker {
     }
 
     /// A breaker as an earlier daemon left it.
-    pub fn restored(open_until: Option<Instant>, open_for: Duration) -> Self {
+    pub fn restored(open_until: Option<Instant>, open_for: Duration, failures: VecDeque<Instant>) -> Self {
         let circuit = open_until.map_or(Circuit::Closed, |until| Circuit::Open { until });
-        Self { failures: VecDeque::new(), circuit, open_for }
+        Self { failures, circuit, open_for }
+    }
+
+    /// When the failures happened that count at present, oldest first.
+    pub fn failing(&self) -> impl Iterator<Item = Instant> + '_ {
+        self.failures.iter().copied()
     }
 
     pub fn open_for(&self) -> Duration {

@@ -95,16 +95,17 @@ pub enum StopPhase {
 const KILLED: u8 = u8::MAX - 1;
 
 /// Why unisys stops an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum StopReason {
-    /// No longer wanted: stopped, deleted, scaled down, going down.
-    Unwanted,
     /// A new one takes its place.
     Replaced,
     StartupFailed,
     LivenessFailed,
     /// A Job ran longer than its `activeDeadline`.
     DeadlineExceeded,
+    /// No longer wanted: stopped, deleted, scaled down, going down. So is read what a newer unisys calls otherwise.
+    #[serde(other)]
+    Unwanted,
 }
 
 /// Why an instance ended, or is about to.

@@ -1,6 +1,7 @@
 //! One instance's lifecycle and one unit's policy. Pure: facts and the time go in, requests come out.
 
 pub mod accepts;
+pub mod adopted;
 pub mod breaker;
 pub mod lifecycle;
 pub mod policy;
@@ -8,6 +9,7 @@ pub mod probes;
 pub mod restart;
 
 pub use accepts::AcceptWatch;
+pub use adopted::{HeldParts, PartState};
 pub use breaker::{Breaker, Circuit};
 pub use lifecycle::{End, EndReason, Fact, Illegal, Lifecycle, Process, Request, StopReason};
 pub use policy::{

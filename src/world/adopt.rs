@@ -1,13 +1,12 @@
 //! Instances that an earlier daemon started: they are taken over as they are (architecture §2).
 
-use crate::base::{Exit, Incarnation, Instant, Now, Part, Role, Seat};
-use crate::unit::lifecycle::{Process, StartPhase, Starting, StopPhase, Stopping};
-use crate::unit::{EndReason, Fact, Lifecycle, ProbeBoard, StopReason};
+use crate::base::{Incarnation, Now, Role, Seat};
+use crate::unit::{Fact, HeldParts, Lifecycle, PartState, ProbeBoard, StopReason};
 
 use super::World;
 use super::chronicle::Entry;
 use super::effect::Effect;
-use super::event::{Adopted, InstanceFact};
+use super::event::Adopted;
 use super::state::{Instance, Slot, Unit};
 
 impl World {
@@ -37,15 +36,14 @@ impl World {
             self.effects.push_back(Effect::Kill { id: older.clone() });
             self.effects.push_back(Effect::Forget { id: older });
         }
-        let merge = slot.instance.as_ref().is_some_and(|known| known.incarnation == adopted.id.incarnation);
-        slot.state = adopted_state(
-            &adopted,
-            std::mem::replace(&mut slot.state, Lifecycle::Idle),
-            merge,
-            &spec,
-            now.mono,
-        );
-        let board = slot.state.process().filter(|_| !adopted.mark.stopping).map(|process| {
+        let held = adopted.held_parts(spec.policy.stop.signal);
+        let Some((state, fact)) = held.state(&spec.policy, now.mono) else {
+            // Its start failed and nobody was there to hear it.
+            self.effects.push_back(Effect::Forget { id: adopted.id });
+            return;
+        };
+        slot.state = state;
+        let board = slot.state.process().filter(|_| held.stop.is_none()).map(|process| {
             if adopted.mark.through {
                 ProbeBoard::adopted(&spec.policy, process.executed_at, now.mono, adopted.mark.ready)
             } else {
@@ -66,7 +64,7 @@ impl World {
             seen: Default::default(),
             ports: adopted.ports.clone(),
         });
-        self.adopted_follow_up(now, &adopted);
+        self.adopted_follow_up(now, &adopted, &held, fact);
     }
 
     /// The daemon may have died before it could tell the keeper of a role: of two serving instances of an ordinal, a newer one
@@ -96,7 +94,7 @@ impl World {
         self.apply(now, &name, Seat::draining(ordinal), Fact::Stop { reason: StopReason::Replaced });
     }
 
-    fn adopted_follow_up(&mut self, now: Now, adopted: &Adopted) {
+    fn adopted_follow_up(&mut self, now: Now, adopted: &Adopted, held: &HeldParts, fact: Option<Fact>) {
         let name = &adopted.id.unit;
         let seat = Seat { ordinal: adopted.id.ordinal, role: adopted.mark.role };
         self.starting = self.count_starting();
@@ -125,17 +123,16 @@ impl World {
             }
         }
         let object = self.object(name);
-        let message = match adopted.main {
-            Some((pid, _)) if adopted.exit.is_none() => format!("{seat} adopted, pid {pid}"),
+        let message = match held.main() {
+            Some(PartState::Running { pid, .. }) => format!("{seat} adopted, pid {pid}"),
             _ => format!("{seat} adopted"),
         };
         let entry =
             Entry { warning: false, reason: "Adopted", object: &object, message, change: None, cause: None };
         let record = self.announce(now, entry);
         self.set_cause(name, seat, record);
-        if let Some(exit) = adopted.exit {
-            let fact = InstanceFact::Exited { part: adopted.part, exit, remains: true };
-            self.instance_fact(now, &adopted.id, fact);
+        if let Some(fact) = fact {
+            self.apply(now, name, seat, fact);
         }
         self.settle_board(now, name, seat);
         self.refresh(now, name);
@@ -145,49 +142,5 @@ impl World {
     fn count_starting(&self) -> u32 {
         let slots = self.units.values().flat_map(|unit| unit.slots.values());
         slots.filter(|slot| matches!(slot.state, Lifecycle::Starting(_))).count() as u32
-    }
-}
-
-/// The state that an adopted instance is in, from what the keeper holds of it.
-fn adopted_state(
-    adopted: &Adopted,
-    known: Lifecycle,
-    merge: bool,
-    spec: &crate::plan::UnitSpec,
-    now: Instant,
-) -> Lifecycle {
-    let timeout = |list: &[std::time::Duration], hook: u8| {
-        list.get(usize::from(hook)).map_or(Instant::NEVER, |timeout| now + *timeout)
-    };
-    let process = adopted.main.map(|(pid, executed_at)| Process { pid, executed_at });
-    match (adopted.part, process) {
-        (Part::Main, Some(process)) if adopted.mark.stopping => Lifecycle::Stopping(Stopping {
-            process: Some(process),
-            reason: EndReason::Stopped(StopReason::Unwanted),
-            phase: StopPhase::Signalled { kill_at: now + spec.policy.stop.grace },
-            exit: None,
-        }),
-        (Part::Main, Some(process)) if adopted.mark.through => Lifecycle::Up(process),
-        (Part::Main, Some(process)) => {
-            Lifecycle::Starting(Starting { since: process.executed_at, phase: StartPhase::Probing(process) })
-        }
-        (Part::PreStart(hook), _) => Lifecycle::Starting(Starting {
-            since: now,
-            phase: StartPhase::PreStart { hook, deadline: timeout(&spec.policy.pre_start, hook) },
-        }),
-        (Part::PostStop(hook), process) => Lifecycle::Stopping(Stopping {
-            process,
-            reason: EndReason::Stopped(StopReason::Unwanted),
-            phase: StopPhase::PostStop { hook, deadline: timeout(&spec.policy.post_stop, hook) },
-            exit: Some(adopted.exit.unwrap_or(Exit::Unknown)),
-        }),
-        // A stop command beside a main program: the main program is told separately.
-        (Part::StopCommand, _) if merge => known,
-        (Part::StopCommand | Part::Main, process) => Lifecycle::Stopping(Stopping {
-            process,
-            reason: EndReason::Stopped(StopReason::Unwanted),
-            phase: StopPhase::Signalled { kill_at: now + spec.policy.stop.grace },
-            exit: None,
-        }),
     }
 }

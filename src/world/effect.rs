@@ -100,6 +100,10 @@ pub enum Effect {
     DropUnit {
         name: Name,
     },
+    /// Everything is being stopped: the keeper learns it, so that the next daemon goes on with it.
+    GoingDown {
+        by: String,
+    },
     /// Everything has stopped.
     Finished {
         survivors: u32,

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{
     Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, PortNumbers, Revision, Role,
-    SpawnStage, Stamp,
+    Signal, SpawnStage, Stamp,
 };
 use crate::plan::{Desired, UnitSpec};
-use crate::rollout::Failure;
-use crate::unit::ProbeKind;
+use crate::rollout::{Failure, Progress};
+use crate::unit::{HeldParts, PartState, ProbeKind, StopReason};
 
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
 #[derive(Clone, Debug)]
@@ -150,14 +150,26 @@ pub struct Adopted {
     pub spec: Option<Arc<UnitSpec>>,
     pub generation: Generation,
     pub started_wall: Stamp,
-    /// The main program, if it has been executed.
-    pub main: Option<(u32, Instant)>,
-    /// The part that runs or has ended, if not the main program.
-    pub part: Part,
-    pub exit: Option<Exit>,
+    /// Its programs, running, ended or just being spawned.
+    pub parts: Vec<(Part, PartState)>,
+    /// The last signal that its main program was sent.
+    pub signalled: Option<Signal>,
     pub mark: Mark,
     /// Numbers of its `auto` ports.
     pub ports: Arc<PortNumbers>,
+}
+
+impl Adopted {
+    /// What its lifecycle follows from; `stop` is the signal that it is stopped with.
+    pub fn held_parts(&self, stop: Signal) -> HeldParts {
+        let old = self.mark.stopping.then_some(StopReason::Unwanted);
+        HeldParts {
+            parts: self.parts.clone(),
+            stop: self.mark.stop.or(old),
+            signalled: self.signalled == Some(stop),
+            through: self.mark.through,
+        }
+    }
 }
 
 /// What the keeper remembers of an instance for the next daemon, beside its spec.
@@ -165,8 +177,11 @@ pub struct Adopted {
 pub struct Mark {
     pub through: bool,
     pub ready: bool,
-    /// It was being stopped on purpose.
+    /// It was being stopped on purpose. Daemons that do not know `stop` look here.
     pub stopping: bool,
+    /// Why.
+    #[serde(default)]
+    pub stop: Option<StopReason>,
     #[serde(default)]
     pub role: Role,
 }
@@ -181,7 +196,7 @@ pub struct Checkpoint {
     pub attempt: u32,
     /// A Job has ended for this generation: how.
     pub done: Option<Exit>,
-    /// The breaker: open for so many milliseconds more, and how long it was open last.
+    /// The breaker: open for so many milliseconds more when this was saved, and how long it was open last.
     pub open_left_ms: Option<u64>,
     pub open_for_ms: u64,
     pub overrides: Overrides,
@@ -197,6 +212,14 @@ pub struct Checkpoint {
     /// The last version that was found well.
     #[serde(default)]
     pub good: Option<Known>,
+    /// How far its rollout has got.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// The breaker: open until then, on the clock of this boot; and the failures that count while it is closed.
+    #[serde(default)]
+    pub open_until: Option<Instant>,
+    #[serde(default)]
+    pub failures: Vec<Instant>,
 }
 
 impl Checkpoint {

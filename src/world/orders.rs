@@ -198,6 +198,7 @@ impl World {
             };
             let record = self.announce(now, entry);
             self.down = Some(by.to_owned());
+            self.effects.push_back(Effect::GoingDown { by: by.to_owned() });
             self.begun = true;
             let names: Vec<Name> = self.units.keys().cloned().collect();
             let rows = names
@@ -260,6 +261,12 @@ impl World {
                 (None, Some((known, _))) => Some(known.clone()),
                 (None, None) => None,
             },
+            progress: unit.rollout.progress().filter(|_| unit.good.is_some()),
+            open_until: match unit.breaker.circuit() {
+                crate::unit::Circuit::Open { until } => Some(until),
+                _ => None,
+            },
+            failures: unit.breaker.failing().collect(),
         };
         self.effects.push_back(Effect::SaveUnit { name: name.clone(), checkpoint: Box::new(checkpoint) });
     }

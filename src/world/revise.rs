@@ -103,6 +103,9 @@ impl World {
             unit.cause = Some(record);
             unit.rolled_by = Some(cause.clone());
             self.units.insert(name.clone(), unit);
+            if self.begun {
+                self.resume_rollout(now, name);
+            }
             self.save_unit(now, name);
             return Fate::New;
         };
@@ -317,8 +320,12 @@ fn restored_unit(
     }
     restore_slots(&mut unit, &checkpoint, same);
     if same && checkpoint.written_generation.is_none() {
-        let until = checkpoint.open_left_ms.map(|left| now.mono + std::time::Duration::from_millis(left));
-        unit.breaker = Breaker::restored(until, std::time::Duration::from_millis(checkpoint.open_for_ms));
+        // The time of this boot, unless the machine was started again since: then nothing is later than what was left.
+        let left = checkpoint.open_left_ms.map(|left| now.mono + std::time::Duration::from_millis(left));
+        let until = left.map(|left| checkpoint.open_until.map_or(left, |until| until.min(left)));
+        let failures = checkpoint.failures.iter().copied().filter(|at| *at <= now.mono);
+        let open_for = std::time::Duration::from_millis(checkpoint.open_for_ms);
+        unit.breaker = Breaker::restored(until, open_for, failures.collect());
     }
     match checkpoint.good {
         Some(good) if same && !standing && good.generation == generation => {
@@ -328,6 +335,7 @@ fn restored_unit(
         }
         good => unit.known_good = good.map(|good| (good, kept)),
     }
+    unit.progress = checkpoint.progress;
     unit
 }
 

@@ -77,7 +77,18 @@ impl World {
         let counts = counts(unit, replicas, running);
         let machine = unit.spec.machine.clone().filter(|_| unit.good.is_some());
         let update = unit.spec.policy.update.clone();
+        let before = unit.rollout.progress();
         let turn = unit.rollout.look(&update, counts, now.mono);
+        // The next daemon goes on from here.
+        if unit.good.is_some() && unit.rollout.progress() != before {
+            self.save_unit(now, name);
+        }
+        self.rollout_turned(now, name, turn, machine);
+    }
+
+    fn rollout_turned(&mut self, now: Now, name: &Name, turn: Turn, machine: Option<String>) {
+        let Some(unit) = self.units.get(name) else { return };
+        let (generation, limit) = (unit.generation, unit.spec.policy.update.progress_deadline);
         match (turn, machine) {
             (Turn::Nothing, Some(message)) if matches!(unit.rollout.phase, Phase::Progressing) => {
                 let failure = failure("CannotStart", message, None, now.wall);
@@ -96,14 +107,14 @@ impl World {
             }
             (Turn::Completed, _) => self.rollout_complete(now, name),
             (Turn::WentBack, _) => {
-                let message = format!("what was good runs again: generation {}", unit.generation);
+                let message = format!("what was good runs again: generation {generation}");
                 self.tell_rollout(now, name, false, "RollbackComplete", message);
                 self.save_unit(now, name);
                 self.save_rollout(now, name, "RolledBack");
                 self.rollout_over();
             }
             (Turn::DeadlineExceeded, _) => {
-                let limit = crate::base::format_duration(update.progress_deadline);
+                let limit = crate::base::format_duration(limit);
                 let (why, instance) = self.why_stuck(name);
                 let message = format!("it got no further for {limit}{why}");
                 self.rollout_failed(
@@ -121,8 +132,9 @@ impl World {
         unit.good = Some(unit.wanted());
         let tried = unit.overrides.rejected.take().is_some();
         if first && !tried {
-            // The first deployment is told by its instances; what is good is known from them again.
-            return;
+            // The first deployment is told by its instances. What is good outlives the daemon: an edit that comes while none is
+            // there must have something to go back to.
+            return self.save_unit(now, name);
         }
         let message =
             format!("generation {} is available, nothing of the former one is left", unit.generation);
@@ -417,7 +429,7 @@ impl World {
         }
     }
 
-    fn resume_rollout(&mut self, now: Now, name: &Name) {
+    pub(super) fn resume_rollout(&mut self, now: Now, name: &Name) {
         let Some(unit) = self.units.get_mut(name) else { return };
         let Some((known, kept)) = unit.known_good.take() else { return };
         let running = unit.slots.values().filter_map(|slot| slot.instance.as_ref());
@@ -448,6 +460,9 @@ impl World {
         } else {
             unit.before = Some(version.clone());
             unit.rollout.from = Some(version.generation);
+            if let Some(progress) = unit.progress.take() {
+                unit.rollout.resume(&progress, &unit.spec.policy.update, now.mono);
+            }
         }
         unit.good = Some(version);
         self.refresh_drift(name);

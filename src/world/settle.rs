@@ -3,7 +3,7 @@
 use crate::base::{InstanceId, Name, Now, Seat};
 use crate::plan::{Action, Pick, Plan, Step, UnitPlan, Verb, Waiting, plan_unit};
 use crate::unit::lifecycle::Rest;
-use crate::unit::{Circuit, Fact, Lifecycle, StopReason};
+use crate::unit::{Circuit, EndReason, Fact, Lifecycle, StopReason};
 
 use super::chronicle::{ChangeAction, Entry};
 use super::effect::Effect;
@@ -345,11 +345,20 @@ impl World {
         let Some(slot) = self.units.get(name).and_then(|unit| unit.slots.get(&seat)) else { return };
         let (Some(id), Some(instance)) = (slot.id(name), slot.instance.as_ref()) else { return };
         let board = instance.board.as_ref();
+        // An exit that nobody asked for passes through Stopping as well.
+        let stop = match &slot.state {
+            Lifecycle::Stopping(stopping) => match stopping.reason {
+                EndReason::Stopped(reason) => Some(reason),
+                _ => None,
+            },
+            _ => None,
+        };
         let mark = Mark {
             role: seat.role,
             through: board.is_some_and(crate::unit::ProbeBoard::is_through),
             ready: board.is_some_and(crate::unit::ProbeBoard::is_ready),
-            stopping: matches!(slot.state, Lifecycle::Stopping(_)),
+            stopping: stop.is_some(),
+            stop,
         };
         let (spec, generation) = (instance.spec.clone(), instance.generation);
         self.effects.push_back(Effect::Remember { id, spec, generation, mark });
@@ -443,6 +452,8 @@ impl World {
             self.dirty.extend(dependencies.filter(|dependency| self.units.contains_key(dependency)));
         }
         self.timers.set(name, None);
+        // What an earlier daemon knew of it ends with it.
+        self.restored.remove(name);
         self.waiting_for_start.remove(name);
         self.touched.insert(name.clone());
         if self.down.is_none() {

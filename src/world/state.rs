@@ -39,6 +39,8 @@ pub struct Unit {
     pub rolled_by: Option<Arc<super::Cause>>,
     /// A restored good version whose spec is not known yet: its identity, and the spec built from its revision.
     pub known_good: Option<(super::event::Known, Option<Arc<UnitSpec>>)>,
+    /// How far an earlier daemon got with its rollout.
+    pub progress: Option<crate::rollout::Progress>,
     /// Failures of an instance that a restart brought up.
     pub restart_crashes: u32,
     /// It is in the desired state; else it is on its way out.
@@ -148,6 +150,7 @@ impl Unit {
             rollout,
             rolled_by: None,
             known_good: None,
+            progress: None,
             restart_crashes: 0,
             declared: true,
             overrides: Overrides::default(),

@@ -171,6 +171,25 @@ impl Drop for System {
                 std::thread::park_timeout(Duration::from_millis(5));
             }
         }
+        self.end_heirs();
+    }
+}
+
+impl System {
+    /// A test that killed a keeper may leave the one that took over.
+    fn end_heirs(&self) {
+        let here = self.dir.path().display().to_string();
+        let is_ours = |pid: &u32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            alive(*pid) && String::from_utf8_lossy(&words).contains(&here)
+        };
+        let lock = self.path(".unified-system/lock");
+        let heir = || fs::read_to_string(&lock).ok()?.trim().parse::<u32>().ok().filter(is_ours);
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(pid) = heir() {
+            signal(pid, if Instant::now() > deadline { "KILL" } else { "TERM" });
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
     }
 }
 

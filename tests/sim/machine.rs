@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use unisys::base::{Exit, InstanceId, Instant, Part, Rng};
+use unisys::base::{Exit, InstanceId, Instant, Part, Rng, Signal};
 use unisys::plan::UnitSpec;
 use unisys::world::Mark;
 
@@ -11,6 +11,8 @@ use std::sync::Arc;
 /// How likely each fault is in this run.
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
+    /// Of those who die, the share of keepers.
+    pub keeper_dies: f64,
     pub exec_fails: f64,
     pub crashes: f64,
     pub never_ready: f64,
@@ -23,6 +25,7 @@ pub struct Faults {
 
 impl Faults {
     pub const NONE: Self = Self {
+        keeper_dies: 0.0,
         exec_fails: 0.0,
         crashes: 0.0,
         never_ready: 0.0,
@@ -36,6 +39,7 @@ impl Faults {
     pub fn draw(rng: &mut Rng) -> Self {
         let mut some = |most: f64| if rng.chance(0.5) { rng.unit() * most } else { 0.0 };
         Self {
+            keeper_dies: some(0.5),
             exec_fails: some(0.2),
             crashes: some(0.7),
             never_ready: some(0.3),
@@ -53,6 +57,8 @@ impl Faults {
 pub struct Process {
     pub pid: u32,
     pub at: Instant,
+    /// A spawn thread has it: it neither runs nor can be killed yet.
+    pub spawning: bool,
     pub exit: Option<Exit>,
     pub ignores_stop: bool,
     pub ready_at: Option<Instant>,
@@ -68,6 +74,9 @@ pub struct Held {
     pub mark: Mark,
     pub parts: BTreeMap<Part, Process>,
     pub descendants: bool,
+    /// Killed while a spawn thread had it: it is, once it has been spawned.
+    pub doomed: bool,
+    pub signalled: Option<Signal>,
 }
 
 impl Held {
@@ -89,4 +98,6 @@ impl Held {
 pub struct Keeper {
     pub held: BTreeMap<InstanceId, Held>,
     pub next_pid: u32,
+    /// Everything is being stopped: who wanted it.
+    pub down: Option<String>,
 }

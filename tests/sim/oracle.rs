@@ -113,11 +113,21 @@ pub fn before_signal(keeper: &Keeper, world: &World, id: &InstanceId) -> Result<
     Ok(())
 }
 
-/// Nothing of an instance may live when it is forgotten.
-pub fn before_forget(keeper: &Keeper, id: &InstanceId) -> Result<(), String> {
-    match keeper.held.get(id).is_some_and(super::machine::Held::is_alive) {
-        true => Err(format!("{id} is forgotten while something of it lives")),
-        false => Ok(()),
+/// Nothing of an instance may live when it is forgotten, and how it ended is known as the keeper knows it.
+pub fn before_forget(keeper: &Keeper, world: &World, id: &InstanceId) -> Result<(), String> {
+    let Some(held) = keeper.held.get(id) else { return Ok(()) };
+    if held.is_alive() {
+        return Err(format!("{id} is forgotten while something of it lives"));
+    }
+    let slots = world.units().get(&id.unit).into_iter().flat_map(|unit| unit.slots.values());
+    let told =
+        slots.filter_map(|slot| slot.last_end.as_ref()).find(|last| last.incarnation == id.incarnation);
+    let exit = held.parts.get(&Part::Main).and_then(|process| process.exit);
+    match (told, exit) {
+        (Some(told), Some(exit)) if told.end.exit != Some(exit) => {
+            Err(format!("{id} ended with {exit}, told is {:?}", told.end.exit))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use unisys::base::{
 };
 use unisys::manifest::load::ParseCache;
 use unisys::plan::Desired;
-use unisys::unit::ProbeKind;
+use unisys::unit::{PartState, ProbeKind};
 use unisys::world::{Adopted, Beginning, Cause, Checkpoint, Effect, Event, InstanceFact, Order, World};
 
 use super::machine::{Faults, Held, Keeper, Process};
@@ -19,6 +19,8 @@ use super::{oracle, system};
 #[derive(Clone, Debug)]
 enum Due {
     Fact(InstanceId, InstanceFact),
+    /// A spawn thread has started it.
+    Spawned(InstanceId, Part),
     /// The program of an instance ends by itself.
     Ends(InstanceId, Part, Exit),
 }
@@ -41,6 +43,8 @@ struct Sim {
     cache: ParseCache,
     turns: u64,
     loud: bool,
+    /// How often the daemon dies while everything goes down.
+    fate: f64,
     finished: bool,
 }
 
@@ -74,8 +78,10 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         cache,
         turns: 0,
         loud,
+        fate: 0.0,
         finished: false,
     };
+    sim.fate = sim.faults.daemon_dies;
     sim.begin()?;
     let trouble_ends = sim.now + TROUBLE;
     while sim.now < trouble_ends {
@@ -124,43 +130,58 @@ impl Sim {
         for (id, held) in self.keeper.held.clone() {
             self.adopt(&id, &held);
         }
+        if let Some(by) = self.keeper.down.clone() {
+            self.world.handle(now, Event::ShutDown { by, now: false });
+        }
         self.world.handle(now, Event::Begin);
         self.turn()
     }
 
     fn adopt(&mut self, id: &InstanceId, held: &Held) {
-        let main = held.parts.get(&Part::Main);
-        let part = match held.parts.keys().max() {
-            Some(part @ Part::PostStop(_)) => *part,
-            _ if main.is_some() => Part::Main,
-            Some(part) => *part,
-            None => return,
+        let state = |process: &Process| match process.exit {
+            _ if process.spawning => PartState::Spawning,
+            Some(exit) => PartState::Ended { pid: process.pid, at: process.at, exit },
+            None => PartState::Running { pid: process.pid, at: process.at },
         };
-        let adopted = |part: Part| Adopted {
+        let adopted = Adopted {
             id: id.clone(),
             spec: Some(held.spec.clone()),
             generation: held.generation,
             started_wall: Stamp(0),
-            main: main.map(|process| (process.pid, process.at)),
-            part,
-            exit: held.parts.get(&part).and_then(|process| process.exit),
+            parts: held.parts.iter().map(|(part, process)| (*part, state(process))).collect(),
+            signalled: held.signalled,
             ports: Default::default(),
             mark: held.mark,
         };
-        let now = self.clock();
-        self.world.handle(now, Event::Adopt(Box::new(adopted(part))));
-        let stop_runs = held.parts.get(&Part::StopCommand).is_some_and(|process| process.exit.is_none());
-        if part == Part::Main && stop_runs {
-            self.world.handle(now, Event::Adopt(Box::new(adopted(Part::StopCommand))));
+        self.world.handle(self.clock(), Event::Adopt(Box::new(adopted)));
+    }
+
+    /// The keeper is killed, and the daemon with it or after it: the next one finds by the journal what ran and what it was
+    /// told of. A spawn under way ends unheard, and what had been asked of it is gone.
+    fn keeper_dies(&mut self) -> Result<(), String> {
+        self.say(|| "the keeper dies".into());
+        for (id, held) in &mut self.keeper.held {
+            // A thread that was between the request and the process starts nothing any more; the journal has no word of it.
+            held.parts.retain(|part, process| {
+                !process.spawning || (*part == Part::Main && id.incarnation.0 % 2 == 0)
+            });
+            for process in held.parts.values_mut().filter(|process| process.spawning) {
+                // The process is there, found by its marker.
+                process.spawning = false;
+            }
+            (held.doomed, held.signalled) = (false, None);
         }
+        self.agenda.retain(|_, due| !matches!(due, Due::Spawned(..)));
+        self.daemon_dies()
     }
 
     /// The daemon is killed: everything that was on its way to it is lost, and told anew as a whole.
     fn daemon_dies(&mut self) -> Result<(), String> {
         self.say(|| "the daemon dies".into());
         // What a program said waits in the notify socket, which the keeper holds; all else is told anew as a whole.
-        self.agenda
-            .retain(|_, due| matches!(due, Due::Ends(..) | Due::Fact(_, InstanceFact::ToldReady { .. })));
+        self.agenda.retain(
+            |_, due| !matches!(due, Due::Fact(_, fact) if !matches!(fact, InstanceFact::ToldReady { .. })),
+        );
         for held in self.keeper.held.values_mut() {
             for process in held.parts.values_mut() {
                 process.end_told = process.exit.is_some();
@@ -170,6 +191,10 @@ impl Sim {
         let incarnation = Incarnation(self.incarnation.0 + 100);
         self.world = world(self.epoch, &mut self.rng, incarnation);
         self.begin()
+    }
+
+    fn somebody_dies(&mut self) -> Result<(), String> {
+        if self.rng.chance(self.faults.keeper_dies) { self.keeper_dies() } else { self.daemon_dies() }
     }
 
     fn later(&mut self, millis: u64, due: Due) {
@@ -194,6 +219,7 @@ impl Sim {
             match entry.remove() {
                 Due::Fact(id, fact) => self.deliver(&id, fact),
                 Due::Ends(id, part, exit) => self.process_ends(&id, part, exit),
+                Due::Spawned(id, part) => self.spawned(&id, part),
             }
         }
         if self.world.poll_deadline().is_some_and(|at| at <= self.now) {
@@ -234,7 +260,7 @@ impl Sim {
         while let Some(effect) = self.world.poll_effect() {
             self.effect(effect)?;
             if self.rng.chance(self.faults.daemon_dies / 4.0) {
-                return self.daemon_dies();
+                return self.somebody_dies();
             }
         }
         self.incarnation = self.world.next_incarnation();
@@ -254,7 +280,7 @@ impl Sim {
             }
             Effect::Kill { id } => self.kill(&id),
             Effect::Forget { id } => {
-                oracle::before_forget(&self.keeper, &id)?;
+                oracle::before_forget(&self.keeper, &self.world, &id)?;
                 self.keeper.held.remove(&id);
             }
             Effect::Remember { id, spec, generation, mark } => {
@@ -265,6 +291,7 @@ impl Sim {
             Effect::Probe { id, kind, seq, timeout, .. } => self.probe(&id, kind, seq, timeout),
             Effect::SaveUnit { name, checkpoint } => drop(self.store.insert(name, *checkpoint)),
             Effect::DropUnit { name } => drop(self.store.remove(&name)),
+            Effect::GoingDown { by } => self.keeper.down = Some(by),
             Effect::Finished { .. } => self.finished = true,
             Effect::Announce(record) => {
                 self.say(|| format!("  {} {}: {}", record.object, record.reason, record.message))
@@ -310,12 +337,12 @@ impl Sim {
         let process = Process {
             pid,
             at: self.now + Duration::from_millis(delay),
+            spawning: true,
             exit: None,
             ignores_stop: self.rng.chance(self.faults.ignores_stop),
             ready_at: ready,
             end_told: false,
         };
-        let at = process.at;
         let job = spec.policy.job;
         let notify = spec
             .policy
@@ -327,12 +354,14 @@ impl Sim {
             mark: Default::default(),
             parts: BTreeMap::new(),
             descendants: false,
+            doomed: false,
+            signalled: None,
         });
         if held.parts.contains_key(&part) {
             return;
         }
         held.parts.insert(part, process);
-        self.fact(delay, &id, InstanceFact::Spawned { part, pid, at, ports: Default::default() });
+        self.later(delay, Due::Spawned(id.clone(), part));
         if part != Part::Main {
             let code = i32::from(self.rng.chance(self.faults.crashes / 4.0));
             let after = delay + 1 + self.rng.below(800);
@@ -359,11 +388,28 @@ impl Sim {
         }
     }
 
+    /// The spawn thread is done; who was killed meanwhile is killed now.
+    fn spawned(&mut self, id: &InstanceId, part: Part) {
+        let Some(held) = self.keeper.held.get_mut(id) else { return };
+        let Some(process) = held.parts.get_mut(&part) else { return };
+        process.spawning = false;
+        let (pid, at) = (process.pid, process.at);
+        let doomed = std::mem::take(&mut held.doomed);
+        self.fact(0, id, InstanceFact::Spawned { part, pid, at, ports: Default::default() });
+        if doomed {
+            self.kill(id);
+        }
+    }
+
     fn signal(&mut self, id: &InstanceId, signal: Signal) {
         let Some(process) = self.keeper.held.get(id).and_then(|held| held.parts.get(&Part::Main)) else {
             return;
         };
-        if process.exit.is_none() && !process.ignores_stop {
+        let (there, ignores) = (process.exit.is_none() && !process.spawning, process.ignores_stop);
+        if there && let Some(held) = self.keeper.held.get_mut(id) {
+            held.signalled = Some(signal);
+        }
+        if there && !ignores {
             let after = 1 + self.rng.below(500);
             let exit = Exit::Signal { signal: signal.0, core: false };
             self.later(after, Due::Ends(id.clone(), Part::Main, exit));
@@ -373,6 +419,10 @@ impl Sim {
     fn kill(&mut self, id: &InstanceId) {
         let mut ended = Vec::new();
         if let Some(held) = self.keeper.held.get_mut(id) {
+            if held.parts.values().any(|process| process.spawning) {
+                held.doomed = true;
+                return;
+            }
             held.descendants = false;
             for (part, process) in held.parts.iter_mut().filter(|(_, process)| process.exit.is_none()) {
                 process.exit = Some(Exit::Signal { signal: 9, core: false });
@@ -401,7 +451,7 @@ impl Sim {
 
     fn trouble(&mut self) -> Result<(), String> {
         if self.rng.chance(self.faults.daemon_dies) {
-            self.daemon_dies()?;
+            self.somebody_dies()?;
         }
         if self.rng.chance(0.01) {
             let mut units = self.units.clone();
@@ -601,6 +651,8 @@ impl Sim {
     }
 
     fn go_down(&mut self) -> Result<u64, String> {
+        self.faults.daemon_dies = self.fate;
+        self.keeper.down = Some("sim".into());
         self.world.handle(self.clock(), Event::ShutDown { by: "sim".into(), now: false });
         self.turn()?;
         let until = self.now + PATIENCE;

@@ -33,8 +33,14 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
     runtime.block_on(async {
         let link = Link::inherited(args.keeper_fd).map_err(|error| Failure::other(error.to_string(), ""))?;
         let (inputs, receive) = Engine::channel();
+        let (again, keeper) = (options.clone(), std::os::unix::process::parent_id());
         let engine = match Engine::start(options, state.clone(), link, inputs.clone()).await {
             Ok(engine) => engine,
+            // The keeper was killed before it had told everything.
+            Err(EngineError::Link(_)) => {
+                Engine::replace_keeper(&again, keeper);
+                return Ok(Outcome::Done);
+            }
             Err(error) => return refuse_start(&error),
         };
         let (changed, grown) = (engine.changed.subscribe(), engine.collector.grown.clone());
@@ -86,7 +92,7 @@ fn log_to(state: &StateDir) -> Result<(), Failure> {
 pub fn keeper(args: &KeeperArgs) -> Result<Outcome, Failure> {
     let options = parse(&args.options)?;
     let resumed = args.resume.as_deref().map(resume).transpose()?;
-    up::keep(options, resumed)
+    up::keep(options, resumed, args.heir_of)
 }
 
 /// Descriptors that an earlier image left open: `LIST:LOCK`.

@@ -1,17 +1,40 @@
-use crate::api::types::{Done, Order};
+use crate::api::types::{Done, Order, WaitFor, Waited};
 
 use super::super::args::Global;
 use super::super::client::Client;
 use super::super::{Failure, Outcome};
 
+/// A stop is over before, by its grace and the kill after it, unless its dependents take long: milliseconds.
+const LONGEST_STOP: u64 = 24 * 3600 * 1000;
+
 /// `start`, `stop`, `restart`, `enable`, `disable`, `circuit reset`.
 pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> Result<Outcome, Failure> {
     let order = Order { verb: verb.into(), names: names.to_vec(), replicas: replicas.to_vec() };
-    let done: Done = Client::connect(global)?.post("/v1/orders", &order)?;
+    let client = Client::connect(global)?;
+    let done: Done = client.post("/v1/orders", &order)?;
+    if matches!(verb, "stop" | "disable") {
+        return stopped(&client, global, names, &done);
+    }
     if !global.quiet {
         println!("{}", done.message);
     }
     Ok(Outcome::Done)
+}
+
+/// Success is said when nothing of the units is alive (architecture §2, containment).
+fn stopped(client: &Client, global: &Global, names: &[String], done: &Done) -> Result<Outcome, Failure> {
+    let wanted = WaitFor { names: names.to_vec(), what: "stopped".into(), timeout_ms: LONGEST_STOP };
+    let waited: Waited = client.post("/v1/wait", &wanted)?;
+    if waited.met {
+        if !global.quiet {
+            println!("{}", done.message);
+        }
+        return Ok(Outcome::Done);
+    }
+    for line in waited.rolled_back.iter().chain(&waited.unmet) {
+        eprintln!("{}", super::super::render::neutral(line));
+    }
+    Ok(Outcome::No)
 }
 
 /// `scale NAME=N`.

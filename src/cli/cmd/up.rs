@@ -22,15 +22,21 @@ pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
     if args.detach {
         return detach(global, wait, &options);
     }
-    keep(options, None)
+    keep(options, None, None)
 }
 
 /// Runs the keeper on a state directory.
-pub fn keep(options: Options, resumed: Option<keeper::Resumed>) -> Result<Outcome, Failure> {
+///
+/// `heir_of`: see [`keeper::Options`].
+pub fn keep(
+    options: Options,
+    resumed: Option<keeper::Resumed>,
+    heir_of: Option<u32>,
+) -> Result<Outcome, Failure> {
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
     let (lock, kept) = match resumed {
         Some(resumed) => (resumed.lock, Some(resumed.kept)),
-        None => (state.lock().map_err(state_failure)?, None),
+        None => (state.lock(heir_of).map_err(state_failure)?, None),
     };
     let text = serde_json::to_string(&options).map_err(|error| Failure::other(error.to_string(), ""))?;
     let keeper_options = keeper::Options {
@@ -39,6 +45,7 @@ pub fn keep(options: Options, resumed: Option<keeper::Resumed>) -> Result<Outcom
         program: own_program(),
         daemon_arguments: vec!["daemon".into(), "--options".into(), text.clone()],
         kept,
+        heir_of,
         own_arguments: vec!["--options".into(), text],
         nofile: options.nofile,
     };
@@ -136,7 +143,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 /// Starts the keeper in a session of its own and returns once its daemon answers.
 fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<Outcome, Failure> {
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
-    drop(state.lock().map_err(state_failure)?);
+    drop(state.lock(None).map_err(state_failure)?);
     let log_path = state.logs().join("up.log");
     let log = std::fs::File::create(&log_path).map_err(|error| Failure::other(error.to_string(), ""))?;
     let copy = log.try_clone().map_err(|error| Failure::other(error.to_string(), ""))?;
