@@ -36,6 +36,12 @@ pub struct Listen {
     /// 0 for a unix socket.
     pub port: u16,
     pub transport: Transport,
+    /// Connections that may wait; absent: as many as [`super::limits::LISTEN_BACKLOG`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+    /// SO_REUSEPORT.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reuse_port: bool,
 }
 
 impl fmt::Display for Listen {

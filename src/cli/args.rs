@@ -396,7 +396,8 @@ pub enum Circuit {
 
 #[derive(Clone, Debug, Args)]
 pub struct Wait {
-    /// condition=Ready, delete, lifecycle=Done
+    /// condition=Ready, delete, lifecycle=Done. While a rollout is under way the condition Ready is met by what served before;
+    /// condition=Progressing=False waits for the rollout's end
     #[arg(long = "for", value_name = "WHAT")]
     pub what: String,
     /// Units; without any: all that are to run

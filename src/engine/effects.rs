@@ -1,6 +1,6 @@
 //! Carries out what the world asks for. No choice is made here: an effect carries every value.
 
-use crate::base::{InstanceId, Part, PortNumbers, SpawnStage, limits};
+use crate::base::{InstanceId, Part, PortNumbers, Role, SpawnStage, limits};
 use crate::keeper::protocol::Request;
 use crate::manifest::spec::probe::{Probe, ProbeAction};
 use crate::os::clock;
@@ -27,7 +27,9 @@ impl Engine {
     fn effect(&mut self, effect: Effect) -> bool {
         let epoch = self.epoch;
         match effect {
-            Effect::Spawn { id, part, spec, generation } => return self.spawn(id, part, &spec, generation),
+            Effect::Spawn { id, part, role, spec, generation } => {
+                return self.spawn(id, part, role, &spec, generation);
+            }
             Effect::Signal { id, signal } => {
                 let pid = self.attached.get(&id).and_then(|attached| attached.main_pid);
                 self.link.send(&Request::Signal { epoch, id, signal: signal.0, pid });
@@ -129,11 +131,13 @@ impl Engine {
         &mut self,
         id: InstanceId,
         part: Part,
+        role: Role,
         spec: &std::sync::Arc<UnitSpec>,
         generation: crate::base::Generation,
     ) -> bool {
         match launch::request(&id, part, spec, generation, self.epoch) {
-            Ok(request) => {
+            Ok(mut request) => {
+                request.role = role;
                 self.link.send(&Request::Spawn(request));
                 false
             }
@@ -230,6 +234,7 @@ fn external_question(launch: &Launch) -> Question {
                             incarnation: Default::default(),
                         },
                         part: Part::Main,
+                        role: Role::default(),
                         path: path.display().to_string(),
                         argv: exec.command.clone(),
                         env: Vec::new(),

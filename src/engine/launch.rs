@@ -72,6 +72,7 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
         epoch: Default::default(),
         id: id.clone(),
         part: Part::Main,
+        role: Default::default(),
         path: path.display().to_string(),
         argv: argv.to_vec(),
         env: launch.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect(),

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::{Incarnation, InstanceId, Instant, Listen, Name, Transport};
+use crate::base::{Incarnation, InstanceId, Instant, Listen, Name, Part, SpawnStage, Transport};
 use crate::keeper::protocol::Request;
 use crate::logs::read::{self, Query};
 use crate::os::clock;
-use crate::os::listeners::Diag;
+use crate::os::listeners::{self, Diag};
 use crate::unit::{AcceptWatch, Lifecycle};
-use crate::world::{Holdings, Unit};
+use crate::world::{Holdings, InstanceFact, Unit};
 
-use super::Engine;
+use super::{Engine, Input};
 
 /// The last lines of an instance that are searched for its reason to end.
 const LAST_LINES: usize = 20;
@@ -119,6 +119,36 @@ impl Engine {
             );
             self.listen_ignored(&id.unit.clone(), message);
         }
+    }
+
+    /// A start that failed. When the address of a listener is taken, its holder is named: that takes a look at every process (tens
+    /// of milliseconds where there are thousands), so neither the keeper nor a turn waits for it.
+    pub(super) fn spawn_failed(
+        &mut self,
+        id: InstanceId,
+        part: Part,
+        stage: SpawnStage,
+        errno: i32,
+        detail: String,
+    ) {
+        let held = self.listening.holdings.get(&id.unit).map(|held| held.listeners.clone());
+        let taken = held.unwrap_or_default().into_iter().find(|listen| {
+            stage == SpawnStage::Listeners
+                && errno == libc::EADDRINUSE
+                && detail.starts_with(&listen.to_string())
+        });
+        let Some(listen) = taken else {
+            return self.fact(id, InstanceFact::SpawnFailed { part, stage, errno, detail });
+        };
+        let (inputs, state_id) = (self.inputs.clone(), self.state_id.clone());
+        tokio::spawn(async move {
+            let (port, transport) = (listen.port, listen.transport);
+            let look = move || listeners::holder(port, transport, &state_id);
+            let holder = tokio::task::spawn_blocking(look).await.ok().flatten();
+            let detail = holder.map_or(detail, |holder| format!("{listen} is held by {holder}"));
+            let fact = InstanceFact::SpawnFailed { part, stage, errno, detail };
+            let _ = inputs.send(Input::Fact { id, fact }).await;
+        });
     }
 
     fn listen_ignored(&mut self, name: &Name, message: String) {

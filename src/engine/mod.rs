@@ -489,7 +489,7 @@ impl Engine {
                 self.fact(id, InstanceFact::Spawned { part, pid, at, ports });
             }
             Report::SpawnFailed { id, part, stage, errno, detail } => {
-                self.fact(id, InstanceFact::SpawnFailed { part, stage, errno, detail });
+                self.spawn_failed(id, part, stage, errno, detail);
             }
             Report::Exited { id, part, exit, remains } => {
                 self.fact(id, InstanceFact::Exited { part, exit, remains });

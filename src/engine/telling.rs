@@ -73,10 +73,17 @@ async fn datagram(id: &InstanceId, message: notify::Message, inputs: &Inputs) ->
     let mut facts = Vec::new();
     // Of a barrier: closed when this function ends.
     let _barrier = store(id, &message.words, message.fds, inputs).await;
+    let began = message.words.iter().find_map(|word| match word {
+        Word::Monotonic(micros) => Some(*micros),
+        _ => None,
+    });
     for word in message.words {
         match word {
             Word::Ready => facts.push(InstanceFact::ToldReady { how: "READY=1" }),
-            Word::Reloading => facts.push(InstanceFact::ToldReloading),
+            Word::Reloading => {
+                facts.push(InstanceFact::ToldReloading { since: began.map(clock::from_monotonic) })
+            }
+            Word::Monotonic(_) => {}
             Word::Stopping => facts.push(InstanceFact::ToldStopping),
             Word::Status(text) => facts.push(InstanceFact::ToldStatus(text)),
             Word::MainPid(pid) if belongs(pid, id) => facts.push(InstanceFact::MainPid(pid)),

@@ -8,9 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use crate::base::{InstanceId, Listen, Name, Ordinal, PortNeed, PortNumbers, limits};
+use crate::base::{InstanceId, Listen, Name, Ordinal, PortNeed, PortNumbers, Role, limits};
+use crate::os::inherit;
 use crate::os::sockets::{self, BindError};
-use crate::os::{inherit, listeners};
 
 use super::journal::Entry;
 
@@ -31,7 +31,8 @@ struct Stored {
 #[derive(Default)]
 pub struct Listeners {
     open: BTreeMap<Listen, Listener>,
-    stored: BTreeMap<(Name, Ordinal), Vec<Stored>>,
+    /// Of each seat: what an incoming instance gives to keep is not its predecessor's before it has taken the place.
+    stored: BTreeMap<(Name, Ordinal, Role), Vec<Stored>>,
     /// What the accepted revision wants; `None` until a daemon has said: nothing is closed before.
     wanted: Option<BTreeSet<Listen>>,
 }
@@ -49,22 +50,24 @@ pub struct Provided {
 /// Keys of what is kept open through an exec of this process.
 const KEPT_LISTENER: &str = "listener ";
 const KEPT_STORED: &str = "stored ";
+/// After the ordinal, of an incoming seat.
+const INCOMING: &str = ".incoming";
 
 impl Listeners {
     /// Sockets and numbers for a start of `id`. A number in `taken` is another instance's and not given out again.
     pub fn provide(
         &mut self,
         id: &InstanceId,
+        role: Role,
         needs: &[PortNeed],
         owner: FileOwner,
         taken: &BTreeSet<u16>,
-        state_id: &str,
     ) -> Result<Provided, BindError> {
         let mut provided = Provided::default();
         for need in needs {
             let listen = need.listen();
             let socket = match need {
-                PortNeed::Shared(listen) => self.shared(listen, owner, state_id, &mut provided.opened)?,
+                PortNeed::Shared(listen) => self.shared(listen, owner, &mut provided.opened)?,
                 PortNeed::Private(listen) | PortNeed::Number(listen) => fresh(listen, taken)?,
             };
             if !matches!(need, PortNeed::Shared(_)) {
@@ -74,7 +77,10 @@ impl Listeners {
                 provided.handed.push((listen.name.to_string(), socket));
             }
         }
-        for stored in self.stored.get(&(id.unit.clone(), id.ordinal)).into_iter().flatten() {
+        if role == Role::Incoming {
+            self.hand_down(id);
+        }
+        for stored in self.stored.get(&seat(id, role)).into_iter().flatten() {
             let fd = stored.fd.try_clone().map_err(|error| out_of_descriptors(&stored.name, &error))?;
             provided.handed.push((stored.name.clone(), fd));
         }
@@ -86,7 +92,6 @@ impl Listeners {
         &mut self,
         listen: &Listen,
         owner: FileOwner,
-        state_id: &str,
         opened: &mut Vec<Entry>,
     ) -> Result<OwnedFd, BindError> {
         if !self.open.contains_key(listen) {
@@ -94,7 +99,8 @@ impl Listeners {
                 Some(socket) => Ok(socket),
                 None => sockets::bind(listen, owner),
             };
-            let socket = bound.map_err(|error| name_holder(listen, error, state_id))?;
+            // Who holds it is the daemon's question: an answer takes a look at every process.
+            let socket = bound?;
             let inode = sockets::inode(&socket);
             opened.push(Entry::Listening { listen: listen.clone(), inode, owner });
             self.open.insert(listen.clone(), Listener { socket, owner });
@@ -109,14 +115,19 @@ impl Listeners {
     /// A copy of the socket that is held for the same address under another name: whoever renames a port or its unit keeps
     /// the connections that wait there.
     fn same_address(&self, listen: &Listen) -> Option<OwnedFd> {
-        let (_, listener) = self.open.iter().find(|(known, _)| is_same_address(known, listen))?;
-        listener.socket.try_clone().ok()
+        let (known, listener) = self.open.iter().find(|(known, _)| is_same_address(known, listen))?;
+        let socket = listener.socket.try_clone().ok()?;
+        if known.backlog != listen.backlog {
+            // A backlog that the kernel refuses is none that anybody could have.
+            let _ = sockets::relisten(&socket, listen);
+        }
+        Some(socket)
     }
 
     /// The daemon says what is wanted: listeners, and units whose stored descriptors are kept.
     pub fn want(&mut self, wanted: Vec<Listen>, storing: &[Name]) {
         self.wanted = Some(wanted.into_iter().collect());
-        self.stored.retain(|(unit, _), _| storing.contains(unit));
+        self.stored.retain(|(unit, _, _), _| storing.contains(unit));
     }
 
     /// Closes what nobody wants: not the accepted revision, and none of the instances that were given `in_use`.
@@ -155,8 +166,17 @@ impl Listeners {
     ///
     /// # Errors
     /// So many are kept already.
-    pub fn store(&mut self, id: &InstanceId, name: &str, fd: OwnedFd) -> Result<(), &'static str> {
-        let stored = self.stored.entry((id.unit.clone(), id.ordinal)).or_default();
+    pub fn store(
+        &mut self,
+        id: &InstanceId,
+        role: Role,
+        name: &str,
+        fd: OwnedFd,
+    ) -> Result<(), &'static str> {
+        if role == Role::Draining {
+            return Err("another instance has its place already");
+        }
+        let stored = self.stored.entry(seat(id, role)).or_default();
         if stored.iter().any(|known| known.name == name && is_same(&known.fd, &fd)) {
             return Ok(());
         }
@@ -168,10 +188,33 @@ impl Listeners {
     }
 
     /// `FDSTOREREMOVE=1`: every descriptor of this name goes.
-    pub fn unstore(&mut self, id: &InstanceId, name: &str) {
-        if let Some(stored) = self.stored.get_mut(&(id.unit.clone(), id.ordinal)) {
+    pub fn unstore(&mut self, id: &InstanceId, role: Role, name: &str) {
+        if let Some(stored) = self.stored.get_mut(&seat(id, role)) {
             stored.retain(|known| known.name != name);
         }
+    }
+
+    /// A new version begins with what the serving instance keeps at this moment, as if it were started in its place.
+    fn hand_down(&mut self, id: &InstanceId) {
+        let serving = self.stored.get(&seat(id, Role::Serving)).into_iter().flatten();
+        let copies = serving
+            .filter_map(|stored| {
+                let fd = stored.fd.try_clone().ok()?;
+                Some(Stored { name: stored.name.clone(), fd })
+            })
+            .collect();
+        self.stored.insert(seat(id, Role::Incoming), copies);
+    }
+
+    /// An incoming instance has become the serving one: what it keeps is what the ordinal keeps.
+    pub fn take_place(&mut self, id: &InstanceId) {
+        let own = self.stored.remove(&seat(id, Role::Incoming)).unwrap_or_default();
+        self.stored.insert(seat(id, Role::Serving), own);
+    }
+
+    /// An incoming instance is gone without having taken a place: the serving one's descriptors are as they were.
+    pub fn give_up(&mut self, id: &InstanceId) {
+        self.stored.remove(&seat(id, Role::Incoming));
     }
 
     /// As journal entries.
@@ -189,9 +232,10 @@ impl Listeners {
             let key = serde_json::to_string(listen).ok()?;
             Some((format!("{KEPT_LISTENER}{key}"), listener.socket.as_fd()))
         });
-        let stored = self.stored.iter().flat_map(|((unit, ordinal), list)| {
+        let stored = self.stored.iter().flat_map(|((unit, ordinal, role), list)| {
+            let role = if *role == Role::Incoming { INCOMING } else { "" };
             list.iter().map(move |stored| {
-                (format!("{KEPT_STORED}{unit}.{ordinal} {}", stored.name), stored.fd.as_fd())
+                (format!("{KEPT_STORED}{unit}.{ordinal}{role} {}", stored.name), stored.fd.as_fd())
             })
         });
         open.chain(stored).collect()
@@ -221,14 +265,22 @@ impl Listeners {
             let Some((of, name)) = key.strip_prefix(KEPT_STORED).and_then(|rest| rest.split_once(' ')) else {
                 continue;
             };
+            let (of, role) = match of.strip_suffix(INCOMING) {
+                Some(of) => (of, Role::Incoming),
+                None => (of, Role::Serving),
+            };
             let Ok(id) = format!("{of}.0").parse::<InstanceId>() else { continue };
             for number in numbers {
                 if let Ok(fd) = inherit::take(*number) {
-                    let _ = self.store(&id, name, fd);
+                    let _ = self.store(&id, role, name, fd);
                 }
             }
         }
     }
+}
+
+fn seat(id: &InstanceId, role: Role) -> (Name, Ordinal, Role) {
+    (id.unit.clone(), id.ordinal, role)
 }
 
 /// What the entries of a journal say is open.
@@ -256,16 +308,6 @@ fn fresh(listen: &Listen, taken: &BTreeSet<u16>) -> Result<OwnedFd, BindError> {
         passed_over.push(socket);
     }
     Err(BindError { errno: libc::EADDRINUSE, detail: format!("{}: there is no free port", listen.address) })
-}
-
-fn name_holder(listen: &Listen, error: BindError, state_id: &str) -> BindError {
-    if error.errno != libc::EADDRINUSE {
-        return error;
-    }
-    match listeners::holder(listen.port, listen.transport, state_id) {
-        Some(holder) => BindError { detail: format!("{listen} is held by {holder}"), ..error },
-        None => error,
-    }
 }
 
 fn out_of_descriptors(what: &str, error: &io::Error) -> BindError {
@@ -300,11 +342,13 @@ mod tests {
             address: "127.0.0.1".into(),
             port,
             transport,
+            backlog: None,
+            reuse_port: false,
         }
     }
 
     fn provide(listeners: &mut Listeners, need: PortNeed) -> Provided {
-        listeners.provide(&id(1), &[need], None, &BTreeSet::new(), "none").ok().unwrap()
+        listeners.provide(&id(1), Role::Serving, &[need], None, &BTreeSet::new()).ok().unwrap()
     }
 
     #[test]
@@ -370,20 +414,48 @@ mod tests {
     fn stored_descriptors_are_capped_kept_once_and_handed_to_the_next_instance() {
         let mut listeners = Listeners::default();
         let file = || std::fs::File::open("/dev/null").unwrap().into();
-        listeners.store(&id(1), "x", file()).unwrap();
-        listeners.store(&id(1), "x", file()).unwrap();
+        listeners.store(&id(1), Role::Serving, "x", file()).unwrap();
+        listeners.store(&id(1), Role::Serving, "x", file()).unwrap();
         for index in 1..limits::STORED_DESCRIPTORS {
-            listeners.store(&id(1), &format!("y{index}"), file()).unwrap();
+            listeners.store(&id(1), Role::Serving, &format!("y{index}"), file()).unwrap();
         }
-        assert!(listeners.store(&id(1), "z", file()).is_err());
-        let given = listeners.provide(&id(2), &[], None, &BTreeSet::new(), "").ok().unwrap();
+        assert!(listeners.store(&id(1), Role::Serving, "z", file()).is_err());
+        let given = listeners.provide(&id(2), Role::Serving, &[], None, &BTreeSet::new()).ok().unwrap();
         assert_eq!((given.handed.len(), given.handed[0].0.as_str()), (limits::STORED_DESCRIPTORS, "x"));
-        listeners.unstore(&id(2), "x");
+        listeners.unstore(&id(2), Role::Serving, "x");
         assert_eq!(
-            listeners.provide(&id(2), &[], None, &BTreeSet::new(), "").ok().unwrap().handed[0].0,
+            listeners.provide(&id(2), Role::Serving, &[], None, &BTreeSet::new()).ok().unwrap().handed[0].0,
             "y1"
         );
         listeners.want(Vec::new(), &[]);
-        assert!(listeners.provide(&id(2), &[], None, &BTreeSet::new(), "").ok().unwrap().handed.is_empty());
+        assert!(
+            listeners
+                .provide(&id(2), Role::Serving, &[], None, &BTreeSet::new())
+                .ok()
+                .unwrap()
+                .handed
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn an_incoming_instance_has_copies_of_its_own_until_it_takes_the_place_or_goes() {
+        let mut listeners = Listeners::default();
+        let file = || std::fs::File::open("/dev/null").unwrap().into();
+        let names = |listeners: &mut Listeners, role| {
+            let given = listeners.provide(&id(2), role, &[], None, &BTreeSet::new()).ok().unwrap();
+            given.handed.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+        };
+        listeners.store(&id(1), Role::Serving, "old", file()).unwrap();
+        assert_eq!(names(&mut listeners, Role::Incoming), "old");
+        listeners.store(&id(2), Role::Incoming, "new", file()).unwrap();
+        assert_eq!(names(&mut listeners, Role::Serving), "old", "it did not take the place");
+        listeners.give_up(&id(2));
+        assert_eq!(names(&mut listeners, Role::Incoming), "old", "another try begins as the first did");
+        listeners.unstore(&id(2), Role::Incoming, "old");
+        listeners.store(&id(2), Role::Incoming, "new", file()).unwrap();
+        listeners.take_place(&id(2));
+        assert!(listeners.store(&id(1), Role::Draining, "late", file()).is_err());
+        assert_eq!(names(&mut listeners, Role::Serving), "new");
     }
 }

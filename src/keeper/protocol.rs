@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{
     Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Name, Part, PortNeed, PortNumbers,
-    SpawnStage, Stamp,
+    Role, SpawnStage, Stamp,
 };
 use crate::world::Mark;
 
@@ -105,6 +105,9 @@ pub struct Spawn {
     pub epoch: Epoch,
     pub id: InstanceId,
     pub part: Part,
+    /// The seat of its ordinal that it is started for.
+    #[serde(default)]
+    pub role: Role,
     pub path: String,
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,

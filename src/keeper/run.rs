@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::base::{Epoch, Exit, InstanceId, Instant, Part, PortNeed, SpawnStage, limits};
+use crate::base::{Epoch, Exit, InstanceId, Instant, Part, PortNeed, Role, SpawnStage, limits};
 use crate::os::sockets::BindError;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, packet, process, signals};
+use crate::world::Mark;
 
 use super::contain::{Kill, Owner, Strays};
 use super::daemon::Daemon;
@@ -291,6 +292,9 @@ impl Keeper {
             Request::Forget { epoch, id } if self.fenced(epoch, Some(&id)) => self.forget(&id),
             Request::Remember { epoch, id, mark, generation, spec } if self.fenced(epoch, Some(&id)) => {
                 if let Some(instance) = self.table.instances.get_mut(&id) {
+                    if (instance.mark.role, mark.role) == (Role::Incoming, Role::Serving) {
+                        self.listeners.take_place(&id);
+                    }
                     instance.mark = mark;
                     instance.generation = generation;
                     if let Some(spec) = &spec {
@@ -304,14 +308,15 @@ impl Keeper {
                 self.close_unwanted();
             }
             Request::Store { epoch, id, name } if self.fenced(epoch, Some(&id)) => {
+                let role = self.role(&id);
                 for fd in fds {
-                    if let Err(why) = self.listeners.store(&id, &name, fd) {
+                    if let Err(why) = self.listeners.store(&id, role, &name, fd) {
                         self.refuse(Some(id.clone()), &format!("cannot keep its descriptor `{name}`: {why}"));
                     }
                 }
             }
             Request::Unstore { epoch, id, name } if self.fenced(epoch, Some(&id)) => {
-                self.listeners.unstore(&id, &name);
+                self.listeners.unstore(&id, self.role(&id), &name);
             }
             Request::Down { epoch, by } if self.fenced(epoch, None) && self.down.is_none() => {
                 self.goes_down(Down { by, immediate: false });
@@ -395,7 +400,7 @@ impl Keeper {
             spec: String::new(),
             generation: request.generation,
             wall: request.wall,
-            mark: Default::default(),
+            mark: Mark { role: request.role, ..Mark::default() },
             notify: request.notify,
             pipes: None,
             parts: BTreeMap::new(),
@@ -432,7 +437,7 @@ impl Keeper {
             .filter(|_| request.ports.iter().any(|need| !matches!(need, PortNeed::Shared(_))))
             .collect();
         let owner = request.user.as_ref().map(|(uid, gid, _)| (*uid, *gid));
-        let provided = self.listeners.provide(&request.id, &request.ports, owner, &taken, &self.state_id)?;
+        let provided = self.listeners.provide(&request.id, request.role, &request.ports, owner, &taken)?;
         for entry in &provided.opened {
             self.journal.write(entry);
         }
@@ -463,10 +468,17 @@ impl Keeper {
         }
     }
 
+    fn role(&self, id: &InstanceId) -> Role {
+        self.table.instances.get(id).map(|instance| instance.mark.role).unwrap_or_default()
+    }
+
     fn forget(&mut self, id: &InstanceId) {
         let Some(instance) = self.table.instances.get(id) else { return };
         if instance.is_spawning() || instance.running().next().is_some() {
             return self.refuse(Some(id.clone()), "it is alive");
+        }
+        if instance.mark.role == Role::Incoming {
+            self.listeners.give_up(id);
         }
         self.table.instances.remove(id);
         PipeNames::of(&self.options.state.run(), id).remove();

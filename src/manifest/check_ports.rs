@@ -24,6 +24,7 @@ pub(super) fn service(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec
         }
         number(port, &path, source, diagnostics);
         address(port, &path, source, diagnostics);
+        socket_options(port, &path, source, diagnostics);
     }
     let own_port = spec.ports.iter().any(|port| !port.listen && matches!(port.port, PortNumber::Number(_)));
     if spec.replicas > 1 && own_port && !spec.update.overlap && spec.update.strategy != UpdateStrategy::Canary
@@ -35,6 +36,24 @@ pub(super) fn service(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec
         ));
     }
     notify_descriptor(spec, source, diagnostics);
+}
+
+/// Options of a socket that unisys does not bind would be silently ignored.
+fn socket_options(port: &Port, path: &str, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    if port.listen {
+        return;
+    }
+    for (option, is_set) in [("backlog", port.backlog.is_some()), ("reusePort", port.reuse_port)] {
+        if is_set {
+            let path = format!("{path}.{option}");
+            let message = format!(
+                "`{option}` is for a socket that unisys binds, and the port `{}` is not one",
+                port.name
+            );
+            let diagnostic = Diagnostic::error("E1508", &source.span(&path), path, message);
+            diagnostics.push(diagnostic.hint("say `listen: true`, or leave it to the program"));
+        }
+    }
 }
 
 fn number(port: &Port, path: &str, source: &Source, diagnostics: &mut Vec<Diagnostic>) {

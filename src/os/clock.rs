@@ -12,6 +12,14 @@ pub fn mono() -> Instant {
     Instant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
+/// A moment of `CLOCK_MONOTONIC`, in microseconds, as programs tell it (sd_notify(3)), on our clock, which counts suspend as
+/// well. Rounded up: of two that follow each other within a microsecond the later one is not before the earlier.
+pub fn from_monotonic(micros: u64) -> Instant {
+    let time = clock_gettime(ClockId::Monotonic);
+    let ahead = mono().0.saturating_sub(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64);
+    Instant(micros.saturating_add(1).saturating_mul(1000).saturating_add(ahead))
+}
+
 pub fn wall() -> Stamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Stamp(since.as_millis() as i64)

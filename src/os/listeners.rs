@@ -17,6 +17,8 @@ pub struct Listener {
     pub inode: u32,
     /// Of TCP: connections that wait to be accepted.
     pub waiting: u32,
+    /// Of TCP: connections that may wait.
+    pub backlog: u32,
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -28,6 +30,8 @@ const HEADER: usize = 16;
 const REQUEST: usize = 56;
 /// Where `idiag_rqueue` and `idiag_inode` are in struct inet_diag_msg.
 const RQUEUE: usize = 56;
+/// `idiag_wqueue`: of a listening socket, its backlog.
+const WQUEUE: usize = 60;
 const INODE: usize = 68;
 
 /// An open question to the kernel; kept open by those who ask often.
@@ -116,7 +120,8 @@ fn parse(mut bytes: &[u8], found: &mut Vec<Listener>) -> io::Result<bool> {
                 ))
             };
             let (waiting, inode) = (u32::from_ne_bytes(word(RQUEUE)), u32::from_ne_bytes(word(INODE)));
-            found.push(Listener { address, port, inode, waiting });
+            let backlog = u32::from_ne_bytes(word(WQUEUE));
+            found.push(Listener { address, port, inode, waiting, backlog });
         }
         bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
     }

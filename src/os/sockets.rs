@@ -59,11 +59,26 @@ fn bind_ip(listen: &Listen, kind: SocketType) -> io::Result<OwnedFd> {
         // Connections of an earlier holder that are still in TIME_WAIT do not matter. Of UDP it would let others in.
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
+    if listen.reuse_port {
+        sockopt::set_socket_reuseport(&socket, true)?;
+    }
     rustix::net::bind(&socket, &address)?;
     if kind == SocketType::STREAM {
-        rustix::net::listen(&socket, limits::LISTEN_BACKLOG)?;
+        rustix::net::listen(&socket, backlog(listen))?;
     }
     Ok(socket)
+}
+
+fn backlog(listen: &Listen) -> i32 {
+    listen.backlog.map_or(limits::LISTEN_BACKLOG, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX))
+}
+
+/// Another backlog for a socket that listens already: listen(2) may be called again.
+pub fn relisten(socket: impl AsFd, listen: &Listen) -> io::Result<()> {
+    match listen.transport {
+        Transport::Tcp | Transport::Unix => Ok(rustix::net::listen(socket, backlog(listen))?),
+        Transport::Udp | Transport::UnixDatagram => Ok(()),
+    }
 }
 
 fn bind_path(listen: &Listen, kind: SocketType, owner: Option<(u32, u32)>) -> io::Result<OwnedFd> {
@@ -77,7 +92,7 @@ fn bind_path(listen: &Listen, kind: SocketType, owner: Option<(u32, u32)>) -> io
         std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
     }
     if kind == SocketType::STREAM {
-        rustix::net::listen(&socket, limits::LISTEN_BACKLOG)?;
+        rustix::net::listen(&socket, backlog(listen))?;
     }
     Ok(socket)
 }
@@ -166,6 +181,8 @@ mod tests {
             address: address.into(),
             port,
             transport,
+            backlog: None,
+            reuse_port: false,
         }
     }
 

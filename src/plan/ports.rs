@@ -19,7 +19,15 @@ fn need(unit: &Name, port: &Port, launch: &Launch) -> Option<PortNeed> {
         false => port.ip_text().to_owned(),
     };
     let number = if let PortNumber::Number(number) = port.port { number } else { 0 };
-    let listen = Listen { unit: unit.clone(), name: port.name.clone(), address, port: number, transport };
+    let listen = Listen {
+        unit: unit.clone(),
+        name: port.name.clone(),
+        address,
+        port: number,
+        transport,
+        backlog: port.backlog,
+        reuse_port: port.reuse_port,
+    };
     match (&port.port, port.listen) {
         (PortNumber::Number(_), true) => Some(PortNeed::Shared(listen)),
         (PortNumber::Auto(_), true) => Some(PortNeed::Private(listen)),

@@ -174,6 +174,10 @@ fn manner(unit: &ObservedUnit<'_>, clash: Option<&str>) -> String {
         (Strategy::Rolling, None) if unit.update.max_surge == 0 => {
             "; rolling (stop first): maxSurge is 0".into()
         }
+        (Strategy::Rolling, None) if unit.update.max_unavailable > 0 => format!(
+            "; rolling (new instances beside old ones, some stop first): maxUnavailable is {}",
+            unit.update.max_unavailable
+        ),
         (Strategy::Rolling, None) => "; rolling (new instance first)".into(),
         (Strategy::BlueGreen, None) => "; blue-green (all new instances first)".into(),
         (Strategy::Canary(_), None) => "; canary (a new instance beside the old ones first)".into(),

@@ -17,6 +17,8 @@ pub enum Word {
     Ready,
     Stopping,
     Reloading,
+    /// `MONOTONIC_USEC=`, of `RELOADING=1`: when the program began, in microseconds of CLOCK_MONOTONIC.
+    Monotonic(u64),
     Status(String),
     MainPid(u32),
     /// Microseconds from now.
@@ -50,6 +52,7 @@ pub fn parse(text: &[u8]) -> Vec<Word> {
             ("READY", "1") => Word::Ready,
             ("STOPPING", "1") => Word::Stopping,
             ("RELOADING", "1") => Word::Reloading,
+            ("MONOTONIC_USEC", value) => Word::Monotonic(value.parse().ok()?),
             ("BARRIER", "1") => Word::Barrier,
             ("FDSTORE", "1") => Word::Store,
             ("FDSTOREREMOVE", "1") => Word::Unstore,
@@ -118,6 +121,7 @@ mod tests {
             parse(b"FDSTORE=1\nFDNAME=a\nFDNAME=a:b\nFDSTOREREMOVE=1"),
             [Word::Store, Word::StoreName("a".into()), Word::Unstore]
         );
+        assert_eq!(parse(b"RELOADING=1\nMONOTONIC_USEC=77"), [Word::Reloading, Word::Monotonic(77)]);
         assert_eq!(parse(b"READY=0"), []);
         assert_eq!(parse(&[0xff, 0xfe]), []);
     }

@@ -93,7 +93,9 @@ pub fn moves(view: &View<'_>) -> Vec<Move> {
         }
         _ => {
             let brought = bring_ups(view);
-            if view.update.max_unavailable > 0 && view.promoted {
+            // Blue and green change together: nothing of the old version goes before all of the new one is there.
+            let one_by_one = view.update.strategy != Strategy::BlueGreen;
+            if view.update.max_unavailable > 0 && view.promoted && one_by_one {
                 let stops = stop_first(view, view.update.max_unavailable);
                 moves.extend(
                     stops.into_iter().filter(|stop| !brought.iter().any(|up| up.ordinal() == stop.ordinal())),
@@ -273,6 +275,11 @@ mod tests {
         {
             assert_eq!(run(&update, true, true, seats), expected, "{seats}");
         }
+        assert_eq!(
+            run(&policy(Strategy::BlueGreen, 1, 1), true, true, "a+U a+U"),
+            "",
+            "nothing old goes yet"
+        );
     }
 
     #[test]

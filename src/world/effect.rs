@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Generation, InstanceId, Name, Part, PortNumbers, Revision, Signal, Stamp};
+use crate::base::{Generation, InstanceId, Name, Part, PortNumbers, Revision, Role, Signal, Stamp};
 use crate::plan::{ExternalSpec, UnitSpec};
 use crate::unit::{End, ProbeKind};
 
@@ -16,6 +16,8 @@ pub enum Effect {
     Spawn {
         id: InstanceId,
         part: Part,
+        /// Which descriptors that programs gave to keep are its own (`FDSTORE=1`).
+        role: Role,
         spec: Arc<UnitSpec>,
         generation: Generation,
     },

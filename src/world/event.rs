@@ -111,8 +111,10 @@ pub enum InstanceFact {
     ToldStatus(String),
     /// `MAINPID=`, checked to be within the instance.
     MainPid(u32),
-    /// `RELOADING=1`.
-    ToldReloading,
+    /// `RELOADING=1`, and when by the program's `MONOTONIC_USEC=` it began.
+    ToldReloading {
+        since: Option<Instant>,
+    },
     /// What came of a reload command.
     Reloaded {
         ok: bool,

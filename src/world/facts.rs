@@ -51,7 +51,7 @@ impl World {
                     instance.status_text = Some(text);
                 }
             }
-            InstanceFact::ToldReloading => self.told_reloading(now, name, seat),
+            InstanceFact::ToldReloading { since } => self.told_reloading(name, seat, since),
             InstanceFact::Reloaded { ok, message } => self.reloaded(now, name, seat, ok, &message),
             InstanceFact::MainPid(pid) => self.apply(now, name, seat, Fact::MainPid { pid }),
             InstanceFact::Extend { until } => {
@@ -156,7 +156,7 @@ impl World {
             Request::Spawn(part) => {
                 let Some(instance) = self.instance_mut(name, seat) else { return };
                 let (spec, generation) = (instance.spec.clone(), instance.generation);
-                self.effects.push_back(Effect::Spawn { id, part, spec, generation });
+                self.effects.push_back(Effect::Spawn { id, part, role: seat.role, spec, generation });
             }
             Request::Signal(signal) => self.effects.push_back(Effect::Signal { id, signal }),
             Request::Kill => self.effects.push_back(Effect::Kill { id }),

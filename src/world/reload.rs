@@ -1,18 +1,12 @@
 //! Programs that read their files again instead of being replaced (manifest.md, `reload`).
 
-use std::time::Duration;
-
-use crate::base::{Name, Now, Seat, Signal};
+use crate::base::{Instant, Name, Now, Seat, Signal};
 use crate::plan::{Action, Drift};
 
 use super::World;
 use super::chronicle::Entry;
 use super::effect::Effect;
 use super::state::Reloading;
-
-/// A reload that is not over after this long has failed: the old configuration runs on (systemd's `TimeoutStartSec` for
-/// `notify-reload` is of the same order).
-const PATIENCE: Duration = Duration::from_secs(30);
 
 impl World {
     /// Tells a running program to read its files again; the spec is taken in place.
@@ -33,15 +27,22 @@ impl World {
             board.replace_policy(&spec.policy, at, now.mono);
         }
         let written = spec.launch.service.reload.as_deref().cloned().unwrap_or_default();
+        let timeout = written.timeout.0;
         let answered = written.command.is_some() || written.notify == Some(true);
         if answered {
-            slot.reloading = Some(Reloading { answered: false, deadline: now.mono + PATIENCE });
+            slot.reloading = Some(Reloading {
+                began: now.mono,
+                answered: false,
+                undated: false,
+                timeout,
+                deadline: now.mono + timeout,
+            });
         }
         let how = match (&written.command, written.notify, written.signal) {
             (Some(command), ..) => {
                 let command = command.clone();
                 let words = command.join(" ");
-                self.effects.push_back(Effect::RunReload { id, command, timeout: PATIENCE, spec, ports });
+                self.effects.push_back(Effect::RunReload { id, command, timeout, spec, ports });
                 words
             }
             (None, _, signal) => {
@@ -60,12 +61,15 @@ impl World {
         self.touch(name);
     }
 
-    /// `RELOADING=1`: its READY=1 will say that it is done.
-    pub(super) fn told_reloading(&mut self, _now: Now, name: &Name, seat: Seat) {
+    /// `RELOADING=1`: its READY=1 will say that it is done. One that began before it was told to answers an earlier signal, so
+    /// its READY=1 says nothing of this one; without a time it may be either and does not count, as in systemd
+    /// (`service_notify_message`, `SERVICE_RELOAD_SIGNAL`).
+    pub(super) fn told_reloading(&mut self, name: &Name, seat: Seat, since: Option<Instant>) {
         if let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat))
             && let Some(reloading) = &mut slot.reloading
         {
-            reloading.answered = true;
+            reloading.answered |= since.is_some_and(|since| since >= reloading.began);
+            reloading.undated |= since.is_none();
         }
     }
 
@@ -100,9 +104,15 @@ impl World {
     /// A reload whose time is over.
     pub(super) fn reload_due(&mut self, now: Now, name: &Name, seat: Seat) {
         let slot = self.units.get(name).and_then(|unit| unit.slots.get(&seat));
-        if slot.and_then(|slot| slot.reloading).is_some_and(|reloading| reloading.deadline <= now.mono) {
-            let limit = crate::base::format_duration(PATIENCE);
-            self.reloaded(now, name, seat, false, &format!("it did not say so within {limit}"));
-        }
+        let late = slot.and_then(|slot| slot.reloading).filter(|reloading| reloading.deadline <= now.mono);
+        let Some(late) = late else { return };
+        let limit = crate::base::format_duration(late.timeout);
+        let why = match late.undated && !late.answered {
+            true => format!(
+                "within {limit} it said RELOADING=1 only without MONOTONIC_USEC, which sd_notify(3) asks for"
+            ),
+            false => format!("it did not say so within {limit}"),
+        };
+        self.reloaded(now, name, seat, false, &why);
     }
 }

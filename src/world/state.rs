@@ -103,8 +103,14 @@ pub struct Slot {
 /// A reload that is not over.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reloading {
-    /// It says itself when it is done (`notify-reload`).
+    /// When it was told to.
+    pub began: Instant,
+    /// It has said RELOADING=1 to that, and its READY=1 is the end of it (`notify-reload`).
     pub answered: bool,
+    /// It has said RELOADING=1 without MONOTONIC_USEC, which could be the answer to anything.
+    pub undated: bool,
+    /// How long it may take.
+    pub timeout: std::time::Duration,
     pub deadline: Instant,
 }
 

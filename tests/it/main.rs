@@ -1,6 +1,7 @@
 //! Real processes, real files, real signals: each test starts the binary as a person would.
 
 mod bad_input;
+mod bad_rollouts;
 mod commands;
 mod faults;
 mod generated;

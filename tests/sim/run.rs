@@ -15,6 +15,8 @@ use unisys::world::{Adopted, Beginning, Cause, Checkpoint, Effect, Event, Instan
 use super::machine::{Faults, Held, Keeper, Process};
 use super::{oracle, system};
 
+mod truth;
+
 /// Something that will happen.
 #[derive(Clone, Debug)]
 enum Due {
@@ -46,6 +48,8 @@ struct Sim {
     /// How often the daemon dies while everything goes down.
     fate: f64,
     finished: bool,
+    /// What was done to main processes.
+    done: Vec<(InstanceId, truth::Done)>,
 }
 
 /// The virtual time in which faults happen.
@@ -80,6 +84,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         loud,
         fate: 0.0,
         finished: false,
+        done: Vec::new(),
     };
     sim.fate = sim.faults.daemon_dies;
     sim.begin()?;
@@ -98,6 +103,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         sim.step(patience_ends)?;
     }
     sim.rollouts()?;
+    sim.plan_tells_the_truth()?;
     sim.go_down()
 }
 
@@ -270,11 +276,20 @@ impl Sim {
 
     fn effect(&mut self, effect: Effect) -> Result<(), String> {
         match effect {
-            Effect::Spawn { id, part, spec, generation } => {
+            Effect::Spawn { id, part, spec, generation, .. } => {
                 oracle::before_spawn(&self.keeper, &self.world, &id, part, &spec)?;
+                match part {
+                    Part::Main => self.done.push((id.clone(), truth::Done::Started)),
+                    Part::StopCommand => self.done.push((id.clone(), truth::Done::ToldToStop)),
+                    Part::PreStart(_) | Part::PostStop(_) => {}
+                }
                 self.spawn(id, part, spec, generation);
             }
+            Effect::Signal { id, signal } if signal == Signal::HUP => {
+                self.done.push((id, truth::Done::ToldToReload));
+            }
             Effect::Signal { id, signal } => {
+                self.done.push((id.clone(), truth::Done::ToldToStop));
                 oracle::before_signal(&self.keeper, &self.world, &id)?;
                 self.signal(&id, signal);
             }

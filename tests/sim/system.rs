@@ -29,6 +29,11 @@ pub struct UnitText {
     pub update: &'static str,
     /// Its program ends at once, or never becomes ready.
     pub bad: Option<&'static str>,
+    /// Which of its files it reads again when they change.
+    pub conf: u64,
+    /// A port that it binds itself.
+    pub own_port: Option<u64>,
+    pub label: u64,
 }
 
 pub type Units = BTreeMap<String, UnitText>;
@@ -102,6 +107,41 @@ fn draw_unit(rng: &mut Rng, earlier: &Units) -> UnitText {
             ],
         ),
         bad: None,
+        conf: 0,
+        own_port: None,
+        label: 0,
+    }
+}
+
+/// Edits of some units, each of one kind: what a plan is compared with.
+pub fn edit(rng: &mut Rng, units: &mut Units, number: u64) {
+    let names: Vec<String> = units.keys().cloned().collect();
+    for (index, name) in names.iter().enumerate() {
+        let Some(unit) = units.get_mut(name).filter(|unit| !unit.job) else { continue };
+        match rng.below(10) {
+            0 | 1 => unit.version += 1,
+            2 => unit.grace = unit.grace % 10 + 1,
+            3 => unit.label += 1,
+            4 => unit.conf += 1,
+            5 if unit.own_port.is_none() => unit.replicas = unit.replicas % 3 + 1,
+            6 if unit.replicas == 1 => unit.own_port = Some(20_000 + index as u64),
+            7 => {
+                unit.version += 1;
+                unit.update = pick(rng, &["{}", "{strategy: Recreate}", "{strategy: BlueGreen}"]);
+            }
+            _ => {}
+        }
+    }
+    if rng.chance(0.3) {
+        let unit = draw_unit(rng, units);
+        units.insert(format!("w{number}"), UnitText { job: false, ..unit });
+    }
+    if rng.chance(0.3)
+        && let Some(last) = names.last()
+        && names.len() > 2
+        && !units.values().any(|unit| unit.depends_on.iter().any(|(on, _, _)| on == last))
+    {
+        units.remove(last);
     }
 }
 
@@ -179,6 +219,12 @@ fn text(name: &str, unit: &UnitText) -> String {
         spec.push_str("  backoffLimit: 1000\n");
         return format!("apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec:\n{spec}");
     }
+    if unit.conf > 0 {
+        spec.push_str(&format!("  reload: {{signal: SIGHUP}}\n  reloadOn: [conf-{}]\n", unit.conf));
+    }
+    if let Some(port) = unit.own_port {
+        spec.push_str(&format!("  ports: [{{name: own, port: {port}}}]\n"));
+    }
     spec.push_str(&format!("  replicas: {}\n  update: {}\n", unit.replicas, unit.update));
     let readiness = match unit.probe {
         "exec" => "readiness: {exec: {command: [check]}, period: 2s}",
@@ -192,7 +238,8 @@ fn text(name: &str, unit: &UnitText) -> String {
     spec.push_str(&format!("  restart: {{policy: {}, backoff: {{max: 20s}}}}\n", unit.policy));
     let breaker = if unit.breaker { "{openFor: 20s, maxOpen: 2m}" } else { "null" };
     spec.push_str(&format!("  circuitBreaker: {breaker}\n"));
-    format!("apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n{spec}")
+    let metadata = format!("{{name: {name}, labels: {{edit: \"{}\"}}}}", unit.label);
+    format!("apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {metadata}\nspec:\n{spec}")
 }
 
 /// The manifests through the real loader; `torn`: read in the middle of a write. `None`: rejected.

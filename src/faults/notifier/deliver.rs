@@ -126,6 +126,7 @@ fn execute(argv: &[String], dir: &Path, nofile: (u64, u64), message: &Value) -> 
     let path = find(word, dir).ok_or_else(missing)?;
     let kept = |name: &str| Some((name.to_owned(), std::env::var(name).ok()?));
     let request = Spawn {
+        role: Default::default(),
         epoch: Default::default(),
         id: InstanceId {
             unit: "notifier".parse().expect("a valid name"),

@@ -99,9 +99,18 @@ pub struct Port {
     pub address: String,
     #[serde(default, skip_serializing_if = "is_default")]
     pub protocol: Protocol,
-    /// unisys binds it, keeps it for good and hands it over (LISTEN_FDS).
+    /// unisys binds it, keeps it for good and hands it over (LISTEN_FDS). All instances share it, new ones from their first
+    /// instruction on: a program accepts only once it can answer, without blocking in accept(2), and finishes what it has accepted.
     #[serde(default, skip_serializing_if = "is_default")]
     pub listen: bool,
+    /// Of `listen: true` streams: connections that may wait to be accepted, as far as `net.core.somaxconn` allows. Default: 4096.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub backlog: Option<u32>,
+    /// Of `listen: true`: SO_REUSEPORT is set, so that programs of the same user outside of unisys may bind the address as well
+    /// if they set it too; the kernel then shares connections out among all sockets. Counts when the socket is bound: one that is
+    /// held already stays as it is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reuse_port: bool,
 }
 
 impl Port {
@@ -349,12 +358,27 @@ pub enum OnFreeze {
 }
 
 /// How a running program reads its files again: exactly one of `signal`, `command` and `notify`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Reload {
     pub signal: Option<Signal>,
+    /// Ends with 0 once the program has read its files again.
     pub command: Option<Vec<String>>,
+    /// The program gets SIGHUP, says `RELOADING=1` with `MONOTONIC_USEC=`, and `READY=1` when it is done (systemd's notify-reload).
     pub notify: Option<bool>,
+    /// A reload by `command` or `notify` that is not over by then has failed: what was read before stays in force.
+    pub timeout: HumanDuration,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self {
+            signal: None,
+            command: None,
+            notify: None,
+            timeout: HumanDuration(std::time::Duration::from_secs(30)),
+        }
+    }
 }
 
 /// How a new instance takes the place of an old one.

@@ -1,0 +1,221 @@
+//! Edits, orders and programs that a rollout or reload cannot carry out: what is healthy stays, and it is said why.
+
+use crate::support::{System, python, sleeper, until};
+
+const WELL: &str = "  update: {minReady: 100ms, progressDeadline: 5s}\n";
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Until a unit's latest rollout ended so; its record.
+fn outcome(system: &System, unit: &str, wanted: &str) -> serde_json::Value {
+    until(&format!("{unit} is {wanted}"), || {
+        (system.json(&["rollout", "status", unit])["state"] == wanted).then_some(())
+    });
+    system.json(&["rollout", "history", unit]).as_array().unwrap().last().unwrap().clone()
+}
+
+/// A unit that runs well, is edited, and is found to run on as it did.
+fn edit_that_changes_nothing(system: &System, text: &str) -> serde_json::Value {
+    outcome(system, "a", "Complete");
+    let pid = system.pid("a");
+    system.write("manifests/a.yaml", text);
+    let record = outcome(system, "a", "RolledBack");
+    assert_eq!(system.pid("a"), pid, "what was good was not touched");
+    record
+}
+
+#[test]
+fn a_listener_that_cannot_be_had_rolls_back_and_touches_nobody() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap().port();
+    let long = "x".repeat(120);
+    for (port, words) in [
+        (format!("{{name: p, port: {taken}, listen: true}}"), format!("held by pid {}", std::process::id())),
+        ("{name: p, protocol: unix, address: a.yaml, listen: true}".into(), "a.yaml".into()),
+        (format!("{{name: p, protocol: unix, address: {long}, listen: true}}"), long.clone()),
+    ] {
+        let system = System::up(&[("a.yaml", &sleeper("a", WELL))]);
+        let text = sleeper("a", &format!("{WELL}  ports: [{port}]\n"));
+        let record = edit_that_changes_nothing(&system, &text);
+        assert!(record["message"].to_string().contains(&words), "{record}");
+        assert_eq!(
+            std::fs::read_to_string(system.path("manifests/a.yaml")).unwrap(),
+            text,
+            "a file is a file"
+        );
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_after_the_look_at_the_machine_names_its_holder_and_rolls_back() {
+    // Nobody holds it when the edit is planned: a relative of the program does by the time of the start.
+    let port = free_port();
+    let system = System::up(&[("a.yaml", &sleeper("a", WELL))]);
+    outcome(&system, "a", "Complete");
+    let pid = system.pid("a");
+    system.ok(&["rollout", "pause", "a"]);
+    system.write(
+        "manifests/a.yaml",
+        &sleeper("a", &format!("{WELL}  ports: [{{name: p, port: {port}, listen: true}}]\n")),
+    );
+    until("the edit waits", || {
+        crate::support::text(&system.run(&["plan"]).stdout).contains("to be resumed").then_some(())
+    });
+    let held = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    system.ok(&["rollout", "resume", "a"]);
+    let record = outcome(&system, "a", "RolledBack");
+    let named = format!("held by pid {}", std::process::id());
+    assert!(system.ok(&["events", "a"]).contains(&named) || record.to_string().contains(&named), "{record}");
+    assert_eq!(system.pid("a"), pid);
+    drop(held);
+}
+
+#[test]
+fn a_new_version_that_ignores_its_listener_is_told_and_rolled_back() {
+    let port = free_port();
+    // Without a probe it is Ready until it fails to bind: that has to be within `minReady`.
+    let update = "  update: {minReady: 3s, progressDeadline: 30s}\n";
+    let ports = format!("{update}  ports: [{{name: http, port: {port}, listen: true}}]\n");
+    let well = "import socket\ns=socket.socket(fileno=3)\nwhile True: s.accept()[0].close()";
+    let system = System::up(&[("a.yaml", &python("a", well, &ports))]);
+    let ignores = format!("import socket\nsocket.create_server(('127.0.0.1', {port}))");
+    edit_that_changes_nothing(&system, &python("a", &ignores, &ports));
+    until("it is said", || system.ok(&["events"]).contains("ListenIgnored").then_some(()));
+}
+
+#[test]
+fn a_version_that_dies_a_second_after_it_was_ready_comes_back_by_itself() {
+    let dies = "import time; time.sleep(1); raise SystemExit(3)";
+    // Within `minReady` it never gets to replace anything.
+    let patient = "  update: {minReady: 2s, progressDeadline: 20s}\n";
+    let system = System::up(&[("a.yaml", &sleeper("a", patient))]);
+    edit_that_changes_nothing(&system, &python("a", dies, patient));
+    // After it, it has: what was good is started again.
+    let system = System::up(&[("a.yaml", &sleeper("a", WELL))]);
+    outcome(&system, "a", "Complete");
+    system.write("manifests/a.yaml", &python("a", dies, WELL));
+    outcome(&system, "a", "RolledBack");
+    system.ready(&["a"]);
+    let command = std::fs::read_to_string(format!("/proc/{}/cmdline", system.pid("a"))).unwrap();
+    assert!(command.starts_with("sleep"), "{command}");
+}
+
+#[test]
+fn a_flapping_edit_makes_few_plans_and_ends_with_the_last_one() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "  update: {minReady: 0s}\n"))]);
+    outcome(&system, "a", "Complete");
+    let revision = || system.json(&["get", "service", "a"])["metadata"]["revision"].as_u64().unwrap();
+    let before = revision();
+    let began = std::time::Instant::now();
+    for version in 1..=50 {
+        let text = sleeper("a", &format!("  update: {{minReady: 0s}}\n  env: {{VERSION: \"{version}\"}}\n"));
+        system.write("manifests/a.yaml", &text);
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    }
+    until("the last one runs", || {
+        let environment = std::fs::read(format!("/proc/{}/environ", system.pid("a"))).ok()?;
+        environment.split(|byte| *byte == 0).any(|line| line == b"VERSION=50").then_some(())
+    });
+    outcome(&system, "a", "Complete");
+    // 200 ms of quiet precede each look at the files.
+    let most = began.elapsed().as_millis() as u64 / 200 + 1;
+    let made = revision() - before;
+    assert!((1..=most).contains(&made), "{made} revisions of 50 saves, at most {most}");
+}
+
+#[test]
+fn undo_to_a_version_that_is_gone_or_whose_program_is_gone_changes_nothing_that_runs() {
+    let of = |program: &str| {
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command: [{program}, \"1000\"]\n{WELL}"
+        )
+    };
+    let mut system = System::new(&[("a.yaml", &of("./first"))]);
+    std::fs::copy("/bin/sleep", system.path("manifests/first")).unwrap();
+    system.start(&["-f", "manifests"]);
+    outcome(&system, "a", "Complete");
+    let first = system.json(&["get", "service", "a"])["metadata"]["revision"].as_u64().unwrap().to_string();
+    system.write("manifests/a.yaml", &of("sleep"));
+    until("the second is complete", || {
+        let status = system.json(&["rollout", "status", "a"]);
+        (status["state"] == "Complete" && status["toGeneration"] == 2).then_some(())
+    });
+    let pid = system.pid("a");
+    assert_eq!(system.fails(&["rollout", "undo", "a", "--to-revision", "999"]).0, 4);
+    std::fs::remove_file(system.path("manifests/first")).unwrap();
+    let output = system.run(&["rollout", "undo", "a", "--to-revision", &first]);
+    if output.status.success() {
+        until("it is given up", || system.ok(&["events", "a"]).contains("RolledBack").then_some(()));
+    } else {
+        assert!(crate::support::text(&output.stderr).contains("first"), "{output:?}");
+    }
+    assert_eq!(system.pid("a"), pid);
+    system.ready(&["a"]);
+}
+
+/// Reads `conf` again at SIGHUP, and tells so in the way that is written there.
+const RELOADS: &str = "import os, signal, socket, time
+def tell(text):
+  s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.sendto(text.encode(), os.environ['NOTIFY_SOCKET'])
+def again(*_):
+  how = open('conf').read()
+  began = {'good': f'\\nMONOTONIC_USEC={time.monotonic_ns() // 1000}', 'stale': '\\nMONOTONIC_USEC=1'}.get(how, '')
+  if how != 'silent': tell('RELOADING=1' + began)
+  print('read', how)
+  tell('READY=1')
+signal.signal(signal.SIGHUP, again)
+tell('READY=1')
+while True: signal.pause()
+";
+
+fn reloading(reload: &str) -> System {
+    let rest = format!(
+        "  workingDir: ..\n  reload: {reload}\n  reloadOn: [../conf]\n  probes: {{readiness: {{notify: systemd}}}}\n{WELL}"
+    );
+    let mut system = System::new(&[("a.yaml", &python("a", RELOADS, &rest))]);
+    system.write("conf", "first");
+    system.start(&[]);
+    outcome(&system, "a", "Complete");
+    system
+}
+
+#[test]
+fn a_reload_by_notify_is_over_when_the_program_says_so_of_this_very_reload() {
+    let system = reloading("{notify: true, timeout: 1s}");
+    let pid = system.pid("a");
+    for (conf, said) in [
+        ("good", "has read its files again (READY=1)"),
+        ("stale", "it did not say so within 1s"),
+        ("undated", "RELOADING=1 only without MONOTONIC_USEC"),
+        ("silent", "it did not say so within 1s"),
+    ] {
+        let count = || system.ok(&["events", "a"]).matches(said).count();
+        let before = count();
+        system.write("conf", conf);
+        until(&format!("{conf} is told"), || (count() > before).then_some(()));
+        assert!(system.ok(&["logs", "a"]).contains(&format!("read {conf}")));
+        assert_eq!(system.pid("a"), pid, "{conf}: the same process");
+    }
+    system.ready(&["a"]);
+}
+
+#[test]
+fn a_reload_command_that_hangs_or_fails_leaves_the_program_as_it_is_and_is_said() {
+    for (command, said) in [
+        ("[sleep, \"1000\"]", "ReloadFailed"),
+        ("[\"false\"]", "ReloadFailed"),
+        ("[./no-such-program]", "ReloadFailed"),
+        ("[\"true\"]", "has read its files again"),
+    ] {
+        let system = reloading(&format!("{{command: {command}, timeout: 1s}}"));
+        let pid = system.pid("a");
+        system.write("conf", "other");
+        until(&format!("{command} is told"), || system.ok(&["events", "a"]).contains(said).then_some(()));
+        let events = system.ok(&["events", "a"]);
+        assert!(said != "ReloadFailed" || events.contains("what it read before is in force"), "{events}");
+        assert_eq!(system.pid("a"), pid);
+        system.ready(&["a"]);
+    }
+}
