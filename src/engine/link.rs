@@ -26,6 +26,12 @@ impl Link {
         Ok(Self { socket, waiting: VecDeque::new(), closed: false })
     }
 
+    /// The pid of the keeper, whether it still lives: it made the socket (SO_PEERCRED, unix(7)).
+    pub fn keeper(&self) -> u32 {
+        let peer = rustix::net::sockopt::socket_peercred(self.socket.get_ref());
+        peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32)
+    }
+
     /// Sends, or keeps it until the keeper reads on.
     pub fn send(&mut self, request: &Request) {
         self.send_with(request, Vec::new());

@@ -208,7 +208,7 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
     }
 }
 
-/// Puts the handed descriptors at 3, 4, …, the extra one at its number, and closes every other above 2. The table is the
+/// Puts the handed descriptors at 3, 4, …, the extra one at its number, and has every other above 2 closed. The table is the
 /// child's own copy. Everything is moved out of the way first: a source may have the number of another's place.
 ///
 /// # Safety
@@ -247,7 +247,11 @@ unsafe fn arrange(child: &Child, moved: &mut [RawFd]) -> i32 {
             }
             first = first.max(to + 1);
         }
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, 0);
+        // By the exec itself: until then this child holds the keeper's lock, so that no other keeper can look for what runs
+        // while this one runs and cannot be recognised yet. Linux before 5.11 can only close them now.
+        if libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) < 0 {
+            libc::syscall(libc::SYS_close_range, first, u32::MAX, 0);
+        }
     }
     0
 }

@@ -142,12 +142,17 @@ impl Store {
     /// # Errors
     /// The file was written by a newer unisys, or nothing can be created there.
     pub fn open(path: &Path) -> Result<(Self, Restored), StoreError> {
-        let (connection, warning) = schema::open(path)?;
         let fail = |source| StoreError::Open { path: path.to_owned(), source };
-        let mut restored = load(&connection).map_err(fail)?;
+        let reserved = |restored: &Restored| Incarnation(restored.incarnation.0 + BLOCK);
+        // The first write is part of it: some damage shows only then.
+        let take = |connection: &Connection| {
+            let restored = load(connection)?;
+            set_meta(connection, "incarnation", reserved(&restored).0)?;
+            Ok(restored)
+        };
+        let (connection, mut restored, warning) = schema::open(path, take)?;
         restored.warning = warning;
-        let reserved = Incarnation(restored.incarnation.0 + BLOCK);
-        set_meta(&connection, "incarnation", reserved.0).map_err(fail)?;
+        let reserved = reserved(&restored);
         let (commands, queue) = channel();
         let thread = thread::Builder::new()
             .name("store".into())
@@ -454,6 +459,47 @@ mod tests {
         assert_eq!((second.epoch, second.revision, second.sets), (Epoch(7), Revision(4), vec![set]));
         assert_eq!(second.key, first.key);
         assert!(second.incarnation > first.incarnation);
+    }
+
+    /// A database with something of everything.
+    fn whole(path: &Path) -> Vec<u8> {
+        let (store, _) = Store::open(path).unwrap();
+        for index in 0..40 {
+            store.save_unit(format!("u{index}").parse().unwrap(), Box::default());
+        }
+        store.accept(Revision(1), "test".into(), Vec::new());
+        drop(store);
+        std::fs::read(path).unwrap()
+    }
+
+    /// It opens whatever its bytes are, says so when it had to be set aside, and can be written to.
+    fn opens(path: &Path, bytes: &[u8], what: &str) {
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+        }
+        std::fs::write(path, bytes).unwrap();
+        match Store::open(path) {
+            Ok((store, _)) => store.flush(),
+            // The byte that is damaged may be the version itself: a newer one is never touched.
+            Err(StoreError::Newer { .. }) => {}
+            Err(error) => panic!("{what}: {error}"),
+        }
+    }
+
+    /// `FAULTS=1000` looks at every byte; else at some of them, page boundaries among them.
+    fn places(length: usize) -> impl Iterator<Item = usize> {
+        let every = std::env::var("FAULTS").is_ok();
+        (0..length).filter(move |at| every || at % 509 == 0 || at % 4096 < 2 || *at < 110)
+    }
+
+    #[test]
+    fn a_database_that_is_cut_off_anywhere_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let bytes = whole(&path);
+        for cut in places(bytes.len()) {
+            opens(&path, &bytes[..cut], &format!("cut at {cut} of {}", bytes.len()));
+        }
     }
 
     #[test]

@@ -19,9 +19,19 @@ CREATE TABLE IF NOT EXISTS error (id INTEGER PRIMARY KEY, body TEXT NOT NULL) ST
 ";
 
 /// Opens the database; one that SQLite cannot read is renamed and a new one begun, with a warning.
-pub fn open(path: &Path) -> Result<(Connection, Option<String>), StoreError> {
-    match try_open(path) {
-        Err(StoreError::Open { source, .. }) if is_damage(&source) => {
+///
+/// `read` takes what is there: damage may lie anywhere in the file.
+pub fn open<T>(
+    path: &Path,
+    read: impl Fn(&Connection) -> rusqlite::Result<T>,
+) -> Result<(Connection, T, Option<String>), StoreError> {
+    let try_both = || {
+        let connection = try_open(path)?;
+        let found = read(&connection).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        Ok((connection, found))
+    };
+    match try_both() {
+        Err(StoreError::Open { source, .. }) if is_damage(&source) || says_read_only(&source, path) => {
             let aside = path.with_extension(format!("damaged-{}", crate::os::clock::wall().0));
             let warning = format!(
                 "{} is damaged ({source}); it was set aside as {}; overrides and history are lost",
@@ -35,9 +45,9 @@ pub fn open(path: &Path) -> Result<(Connection, Option<String>), StoreError> {
                 path: path.to_owned(),
                 source: rusqlite::Error::ToSqlConversionFailure(error.into()),
             })?;
-            try_open(path).map(|connection| (connection, Some(warning)))
+            try_both().map(|(connection, found)| (connection, found, Some(warning)))
         }
-        other => other.map(|connection| (connection, None)),
+        other => other.map(|(connection, found)| (connection, found, None)),
     }
 }
 
@@ -60,7 +70,25 @@ fn try_open(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// The header says that only a newer SQLite may write it, though the file itself can be written.
+fn says_read_only(error: &rusqlite::Error, path: &Path) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly)
+        && std::fs::OpenOptions::new().append(true).open(path).is_ok()
+}
+
 fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    matches!(error, rusqlite::Error::SqliteFailure(inner, _) if matches!(inner.code, DatabaseCorrupt | NotADatabase))
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure, TypeMismatch};
+    match error {
+        // SQLITE_IOERR_SHORT_READ among them: the file is shorter than its header says.
+        rusqlite::Error::SqliteFailure(inner, text) => {
+            let malformed = text.as_deref().is_some_and(|text| text.contains("malformed"));
+            matches!(inner.code, DatabaseCorrupt | NotADatabase | SystemIoFailure | TypeMismatch) || malformed
+        }
+        // A value that no version of unisys has written.
+        rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::Utf8Error(..) => true,
+        _ => false,
+    }
 }

@@ -33,7 +33,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
     runtime.block_on(async {
         let link = Link::inherited(args.keeper_fd).map_err(|error| Failure::other(error.to_string(), ""))?;
         let (inputs, receive) = Engine::channel();
-        let (again, keeper) = (options.clone(), std::os::unix::process::parent_id());
+        let (again, keeper) = (options.clone(), link.keeper());
         let engine = match Engine::start(options, state.clone(), link, inputs.clone()).await {
             Ok(engine) => engine,
             // The keeper was killed before it had told everything.
