@@ -60,8 +60,8 @@ async def main():
     tell(b"READY=1")
     await stopping.wait()
     tell(b"STOPPING=1")
-    # What the loop has accepted becomes a Conn only in its next turn, and asyncio drops it (an assertion in Server._attach) when
-    # the server was closed in between: 7 of 20,000 requests were reset by that. So accepting ends first.
+    # What the loop has accepted becomes a Conn only in its next turn, so accepting ends before the servers are closed. Whether this is
+    # what resets a few requests by hand is not known: they came with it as well.
     for s in sockets:
         loop.remove_reader(s)
     await asyncio.sleep(0.01)
