@@ -48,7 +48,6 @@ fn handle(stderr: &[String], patterns: &Patterns, book: &mut Book, n: usize) {
         reason: &EndReason::Exited,
         exit: Some(Exit::Code(1)),
         words: "ended: exit code 1",
-        oom_killed: false,
         permanent: false,
         success: false,
         probe: "",

@@ -117,6 +117,7 @@ impl Bench {
                                 pid: 1,
                                 at: self.now.mono,
                                 ports: Default::default(),
+                                left_out: Vec::new(),
                             },
                         )
                     }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::base::{Name, ObjectKind, ObjectRef, limits};
 use crate::engine::Engine;
+use crate::manifest::capabilities;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
 use super::status;
@@ -197,19 +198,27 @@ pub(super) async fn why(State(context): State<Context>, Path(name): Path<String>
 }
 
 pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String>) -> Answer<ExecContext> {
-    let unit = unit_name(&name)?;
+    let asked = unit_name(&name)?;
     let found = context
         .ask(move |engine| {
-            let unit = engine.world.units().get(&unit)?;
+            let name = asked;
+            let unit = engine.world.units().get(&name)?;
             let launch = &unit.spec.launch;
-            let running = unit.slots.values().find_map(|slot| slot.instance.as_ref());
+            let running = unit.slots.values().find(|slot| slot.instance.is_some());
+            let id = running.and_then(|slot| slot.id(&name)).map(|id| id.to_string());
+            let running = running.and_then(|slot| slot.instance.as_ref());
             let ports = running.map(|instance| instance.ports.clone()).unwrap_or_default();
             let first = crate::plan::ports::first_auto(&launch.service);
             let own = |name: &str| launch.env.iter().any(|var| var.name == name);
             let numbers = ports.variables(first).into_iter().filter(|(name, _)| !own(name));
             let numbers = numbers.map(|(name, number)| (name, number.to_string()));
             let user = launch.service.user.as_deref().and_then(crate::os::identity::user);
+            let security = &launch.service.security;
             Some(ExecContext {
+                no_new_privileges: security.no_new_privileges,
+                sandbox: capabilities::sandbox(security, &launch.base_dir),
+                run: engine.state.run().display().to_string(),
+                instance: id.unwrap_or_else(|| format!("{name}.exec")),
                 env: launch
                     .env
                     .iter()

@@ -230,6 +230,7 @@ fn last_exit(last: &LastEnd) -> LastExit {
     let (code, signal) = match last.end.exit {
         Some(Exit::Code(code)) => (Some(code), None),
         Some(Exit::Signal { signal, .. }) => (None, Some(signal)),
+        Some(Exit::OomKilled) => (None, Some(libc::SIGKILL)),
         Some(Exit::Unknown) | None => (None, None),
     };
     LastExit {

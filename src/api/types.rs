@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::base::Stamp;
+use crate::base::{Sandbox, Stamp};
 use crate::manifest::Diagnostic;
 use crate::store::StoredFile;
 
@@ -324,6 +324,17 @@ pub struct ExecContext {
     pub env: Vec<(String, String)>,
     pub dir: String,
     pub user: Option<(u32, u32, Vec<u32>)>,
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    /// What it is kept from, as its program is.
+    #[serde(default)]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub sandbox: Option<Sandbox>,
+    /// Where sandboxes have their private directories, and whose it shares.
+    #[serde(default)]
+    pub run: String,
+    #[serde(default)]
+    pub instance: String,
 }
 
 /// `wait`.

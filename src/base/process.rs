@@ -25,6 +25,8 @@ pub enum Exit {
         signal: i32,
         core: bool,
     },
+    /// SIGKILL from the kernel: its cgroup was over its memory limit, or the machine had none left (`memory.events`).
+    OomKilled,
     /// It is gone and nobody saw how: keeper and daemon were both dead when it ended.
     Unknown,
 }
@@ -36,9 +38,55 @@ impl fmt::Display for Exit {
             Self::Signal { signal, core } => {
                 write!(f, "{}{}", Signal(*signal), if *core { " (core dumped)" } else { "" })
             }
+            Self::OomKilled => f.write_str("SIGKILL, out of memory"),
             Self::Unknown => f.write_str("unknown exit"),
         }
     }
+}
+
+/// Limits of one instance's cgroup; `None` is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupLimits {
+    /// Bytes (`memory.max`).
+    pub memory_max: Option<u64>,
+    /// Bytes (`memory.high`).
+    pub memory_high: Option<u64>,
+    /// Processors (`cpu.max`).
+    pub cpu_max: Option<f64>,
+    /// Processes and threads (`pids.max`).
+    pub pids_max: Option<u64>,
+}
+
+/// What a program is kept from (`security`), resolved: absolute paths, capabilities as bits (capabilities(7)).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sandbox {
+    /// The capabilities that it may ever have; `None`: those that unisys has.
+    pub bounding: Option<u64>,
+    /// Those that it has from the start, whoever it runs as.
+    pub ambient: u64,
+    /// From the outermost to the innermost.
+    pub paths: Vec<(String, PathAccess)>,
+    pub private_tmp: bool,
+    pub restrict_network: bool,
+    /// What cannot be set up is left out, and told.
+    pub best_effort: bool,
+}
+
+impl Sandbox {
+    /// It sees mounts of its own.
+    pub fn has_namespace(&self) -> bool {
+        !self.paths.is_empty() || self.private_tmp
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PathAccess {
+    ReadOnly,
+    ReadWrite,
+    None,
 }
 
 /// The step of a start that failed, in the order in which the child takes them.

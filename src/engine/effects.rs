@@ -4,6 +4,7 @@ use crate::base::{InstanceId, Part, PortNumbers, Role, SpawnStage, limits};
 use crate::keeper::protocol::Request;
 use crate::manifest::spec::probe::{Probe, ProbeAction};
 use crate::os::clock;
+use crate::os::command::Place;
 use crate::plan::machine::working_dir;
 use crate::plan::ports::port_number;
 use crate::plan::{Launch, UnitSpec};
@@ -51,6 +52,7 @@ impl Engine {
                 }
                 self.link.send(&Request::Remember { epoch, id, mark, generation, spec: text });
             }
+            Effect::Limit { id, limits } => self.link.send(&Request::Limit { epoch, id, limits }),
             Effect::Probe { id, kind, seq, timeout, spec, ports } => {
                 let question = self.question(&id, kind, &spec, &ports);
                 let (http, inputs) = (self.http.clone(), self.inputs.clone());
@@ -179,7 +181,8 @@ impl Engine {
                 command.env.push(("UNISYS_INSTANCE".into(), format!("{}/{id}", self.state_id)));
                 let pid = self.main_pid(id).map(|pid| ("MAINPID".to_owned(), pid.to_string()));
                 command.env.extend(pid);
-                Question::Exec { command, nofile: self.options.nofile }
+                let place = Place { nofile: self.options.nofile, run: self.state.run() };
+                Question::Exec { command, place }
             }
             Err(fault) => Question::Impossible(fault.detail),
         }
@@ -245,13 +248,16 @@ fn external_question(launch: &Launch) -> Question {
                         nice: None,
                         oom_score_adjust: None,
                         no_new_privileges: true,
+                        cgroup_limits: Default::default(),
+                        sandbox: None,
                         notify: Default::default(),
                         ports: Vec::new(),
                         generation: Default::default(),
                         wall: clock::wall(),
                         spec: String::new(),
                     };
-                    Question::Exec { command: Box::new(command), nofile: (1024, 1024) }
+                    let place = Place { nofile: (1024, 1024), run: Default::default() };
+                    Question::Exec { command: Box::new(command), place }
                 }
                 Err(fault) => Question::Impossible(fault.to_string()),
             }

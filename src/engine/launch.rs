@@ -2,6 +2,7 @@
 
 use crate::base::{InstanceId, Part, PortNumbers};
 use crate::keeper::protocol::{Notify, Spawn};
+use crate::manifest::capabilities;
 use crate::manifest::spec::NotifyWay;
 use crate::manifest::spec::service::ServiceSpec;
 use crate::os::files::ThisMachine;
@@ -83,6 +84,8 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
         nice: service.resources.nice,
         oom_score_adjust: service.resources.oom_score_adjust,
         no_new_privileges: service.security.no_new_privileges,
+        cgroup_limits: service.resources.cgroup(),
+        sandbox: capabilities::sandbox(&service.security, &launch.base_dir).map(Box::new),
         notify: Notify::No,
         ports: Vec::new(),
         generation: Default::default(),

@@ -483,10 +483,10 @@ impl Engine {
 
     fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
         match report {
-            Report::Spawned { id, part, pid, at, ports } => {
+            Report::Spawned { id, part, pid, at, ports, left_out } => {
                 self.count_start();
                 self.attach_pipes(&id, fds);
-                self.fact(id, InstanceFact::Spawned { part, pid, at, ports });
+                self.fact(id, InstanceFact::Spawned { part, pid, at, ports, left_out });
             }
             Report::SpawnFailed { id, part, stage, errno, detail } => {
                 self.spawn_failed(id, part, stage, errno, detail);

@@ -94,6 +94,7 @@ impl StartedWith {
             policy,
             launch: Arc::new(launch),
             machine: None,
+            unenforced: None,
             switched_off: None,
         }))
     }

@@ -18,8 +18,6 @@ pub struct Evidence<'a> {
     pub exit: Option<Exit>,
     /// How it ended, in words: "ended: exit code 1".
     pub words: &'a str,
-    /// The kernel killed it for its memory (cgroup `memory.events`).
-    pub oom_killed: bool,
     /// It is not started again until something changes.
     pub permanent: bool,
     /// It ended with a code that means success, though it should have gone on.
@@ -105,9 +103,6 @@ fn port_field(line: &str) -> Option<u16> {
 }
 
 fn category(evidence: &Evidence<'_>, said: Option<Said>) -> Category {
-    if evidence.oom_killed {
-        return Category::Oom;
-    }
     let said = said.map(|said| said.category);
     match evidence.reason {
         EndReason::SpawnFailed { stage, errno, .. } => of_spawn(*stage, *errno),
@@ -118,6 +113,8 @@ fn category(evidence: &Evidence<'_>, said: Option<Said>) -> Category {
         EndReason::Exited => match evidence.exit {
             // Memory it touched and must not: whatever it wrote before is not why.
             Some(Exit::Signal { signal: 4 | 7 | 8 | 11 | 31, .. }) => Category::Crash,
+            // The kernel knows better than the last line.
+            Some(Exit::OomKilled) => Category::Oom,
             Some(exit) => said.unwrap_or_else(|| of_exit(exit)),
             None => said.unwrap_or(Category::Crash),
         },
@@ -141,6 +138,7 @@ fn of_exit(exit: Exit) -> Category {
         Exit::Code(66 | 73 | 74) => Category::Filesystem,
         Exit::Code(69) => Category::Dependency,
         Exit::Code(71) => Category::Resource,
+        Exit::OomKilled => Category::Oom,
         Exit::Signal { signal: 24 | 25, .. } => Category::Resource,
         _ => Category::Crash,
     }

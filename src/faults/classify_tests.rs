@@ -14,7 +14,6 @@ fn of(reason: EndReason, exit: Option<Exit>, stderr: &str) -> Classified {
         reason: &reason,
         exit,
         words: "ended: exit code 1",
-        oom_killed: false,
         permanent: false,
         success: false,
         probe: "",
@@ -325,7 +324,6 @@ fn a_failing_probe_says_what_it_was() {
             reason: &reason,
             exit: Some(Exit::Signal { signal: 15, core: false }),
             words: "was stopped because its liveness probe failed",
-            oom_killed: false,
             permanent: false,
             success: false,
             probe,
@@ -335,7 +333,7 @@ fn a_failing_probe_says_what_it_was() {
         let found = classify(&evidence, &Patterns::default());
         assert_eq!(found.category, category, "{probe}");
         assert!(found.message.ends_with(probe));
-        let killed = Evidence { oom_killed: true, ..evidence };
+        let killed = Evidence { reason: &EndReason::Exited, exit: Some(Exit::OomKilled), ..evidence };
         assert_eq!(classify(&killed, &Patterns::default()).category, Oom);
     }
 }
@@ -348,7 +346,6 @@ fn severity_follows_from_what_comes_next() {
         reason: &EndReason::Exited,
         exit: Some(Exit::Code(1)),
         words: "ended",
-        oom_killed: false,
         permanent: false,
         success: false,
         probe: "",

@@ -102,6 +102,7 @@ pub fn exit_value(exit: Option<Exit>, reason: &str) -> Value {
     let (code, signal, core) = match exit {
         Some(Exit::Code(code)) => (Some(code), None, false),
         Some(Exit::Signal { signal, core }) => (None, Some(signal), core),
+        Some(Exit::OomKilled) => (None, Some(libc::SIGKILL), false),
         Some(Exit::Unknown) | None => (None, None, false),
     };
     let name = signal.map(|signal| Signal(signal).to_string());

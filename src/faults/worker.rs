@@ -183,7 +183,6 @@ fn with(case: &Case, stderr: &[String]) -> Classified {
         reason: &failure.end.reason,
         exit: failure.end.exit,
         words: &words,
-        oom_killed: false,
         permanent: failure.permanent,
         success: case.success,
         probe: &case.redactor.text(&case.probe),

@@ -4,12 +4,15 @@
 //! descendant of one of its parts, or of a *stray*: a child of the keeper that it did not start. A stray is attributed by its
 //! session, by the `UNISYS_INSTANCE` marker in its environment, or by holding the instance's FIFO open. A program that
 //! leaves its session, clears its environment and closes its output cannot be attributed; it is counted, never hidden.
+//!
+//! Where there is a cgroup for each instance (`os/cgroup.rs`), it knows what belongs to it and is killed as one.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use crate::base::{InstanceId, Instant};
+use crate::os::cgroup::Tree;
 use crate::os::{clock, process};
 
 use super::spawner::PipeNames;
@@ -60,6 +63,7 @@ pub struct Owner<'a> {
     pub run: &'a Path,
     pub state_id: &'a str,
     pub daemon: Option<u32>,
+    pub cgroups: Option<&'a Tree>,
     /// Some instances are not our children (an earlier keeper started them): all processes have to be looked at.
     pub heir: bool,
 }
@@ -90,6 +94,10 @@ impl Owner<'_> {
     }
 
     fn attribute(&self, table: &Table, stat: &process::Stat) -> Option<InstanceId> {
+        let by_cgroup = self.cgroups.and_then(|tree| tree.instance_of(stat.pid));
+        if let Some(id) = by_cgroup.filter(|id| table.instances.contains_key(id)) {
+            return Some(id);
+        }
         let by_session = table.instances.iter().find(|(_, instance)| {
             instance.parts.values().any(|part| match part {
                 PartState::Running(running) => running.pid == stat.sid || running.pid == stat.pgid,
@@ -114,9 +122,10 @@ impl Owner<'_> {
 }
 
 /// Everything alive of an instance: pid and start.
-pub fn members(table: &Table, strays: &Strays, id: &InstanceId) -> BTreeMap<u32, u64> {
+fn members(table: &Table, strays: &Strays, owner: &Owner<'_>, id: &InstanceId) -> BTreeMap<u32, u64> {
     let parts = table.instances.get(id).into_iter().flat_map(|instance| instance.running());
-    let roots: Vec<u32> = parts.map(|(_, running)| running.pid).chain(strays.of(id)).collect();
+    let mut roots: Vec<u32> = parts.map(|(_, running)| running.pid).chain(strays.of(id)).collect();
+    roots.extend(owner.cgroups.into_iter().flat_map(|tree| tree.processes(id)));
     process::tree(&roots)
 }
 
@@ -138,7 +147,7 @@ impl Kill {
         for _ in 0..ROUNDS {
             strays.refresh(table, owner);
             let mut found_new = false;
-            for (pid, start) in members(table, strays, id) {
+            for (pid, start) in members(table, strays, owner, id) {
                 if self.victims.contains_key(&pid) {
                     continue;
                 }
@@ -152,6 +161,8 @@ impl Kill {
                 break;
             }
         }
+        // What has left the cgroup, if it could, was found by the walk.
+        owner.cgroups.map(|tree| tree.kill(id));
         for handle in self.victims.values() {
             let _ = process::signal(handle, libc::SIGKILL);
         }

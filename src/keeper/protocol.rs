@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Name, Part, PortNeed, PortNumbers,
-    Role, SpawnStage, Stamp,
+    CgroupLimits, Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Name, Part, PortNeed,
+    PortNumbers, Role, Sandbox, SpawnStage, Stamp,
 };
 use crate::world::Mark;
 
@@ -62,6 +62,12 @@ pub enum Request {
         mark: Mark,
         generation: Generation,
         spec: Option<String>,
+    },
+    /// The limits of an instance that runs are these now.
+    Limit {
+        epoch: Epoch,
+        id: InstanceId,
+        limits: CgroupLimits,
     },
     /// All listeners that the accepted revision wants, and the units whose stored descriptors are kept. Others are closed
     /// once no instance has them.
@@ -124,6 +130,11 @@ pub struct Spawn {
     pub oom_score_adjust: Option<i32>,
     #[serde(default)]
     pub no_new_privileges: bool,
+    /// Where the keeper has cgroups.
+    #[serde(default)]
+    pub cgroup_limits: CgroupLimits,
+    #[serde(default)]
+    pub sandbox: Option<Box<Sandbox>>,
     #[serde(default)]
     pub notify: Notify,
     /// Sockets and numbers that the main program is given, in the order in which they were written.
@@ -176,6 +187,9 @@ pub enum Report {
         /// Numbers of its `auto` ports.
         #[serde(default)]
         ports: PortNumbers,
+        /// Security settings that it runs without (`bestEffort`).
+        #[serde(default)]
+        left_out: Vec<String>,
     },
     SpawnFailed {
         id: InstanceId,

@@ -41,7 +41,7 @@ impl Keeper {
         let same_process = self.options.kept.is_some();
         for (id, held) in Table::replay(entries.clone()) {
             let kept = self.options.kept.as_mut().and_then(|kept| kept.remove(&id.to_string()));
-            let pipes = spawner::reopen(&self.options.state.run(), &id, kept)?;
+            let pipes = spawner::reopen(&self.options.state.run(), &id, held.notify, kept)?;
             let parts: BTreeMap<Part, PartState> = held
                 .parts
                 .iter()
@@ -111,7 +111,9 @@ impl Keeper {
                 continue;
             }
             let Some(pidfd) = process::open(stat.pid, stat.start) else { continue };
-            let Ok(pipes) = spawner::reopen(&self.options.state.run(), &id, None) else { continue };
+            let Ok(pipes) = spawner::reopen(&self.options.state.run(), &id, Default::default(), None) else {
+                continue;
+            };
             let at = stat.started_at();
             let running = Running { pid: stat.pid, start: stat.start, at, pidfd, child: false };
             self.heir = true;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::base::{Epoch, Exit, InstanceId, Instant, Part, PortNeed, Role, SpawnStage, limits};
+use crate::os::cgroup::Tree;
 use crate::os::sockets::BindError;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, packet, process, signals};
@@ -28,6 +29,19 @@ const KILL_POLL: Duration = Duration::from_millis(5);
 const IMMEDIATE: Duration = Duration::from_secs(8);
 /// Reports that wait for a daemon that does not read; more, and it is started anew.
 const BACKLOG: usize = 200_000;
+
+/// Who asks, for [`super::contain`]. No method: what is asked about is borrowed beside it.
+macro_rules! owner {
+    ($keeper:expr, $run:expr) => {
+        Owner {
+            run: $run,
+            state_id: &$keeper.state_id,
+            daemon: $keeper.daemon.pid,
+            cgroups: $keeper.cgroups.as_ref(),
+            heir: $keeper.heir,
+        }
+    };
+}
 
 /// What a keeper is started with.
 pub struct Options {
@@ -62,6 +76,8 @@ pub struct Keeper {
     pub(super) journal: Journal,
     pub(super) listeners: Listeners,
     pub(super) epoch: Epoch,
+    /// One for each instance, where a subtree was given to us.
+    cgroups: Option<Tree>,
     /// Some instances are not our children.
     pub(super) heir: bool,
     daemon: Daemon,
@@ -93,7 +109,9 @@ impl Keeper {
         process::become_subreaper()?;
         let signals = signals::descriptor(&SIGNALS)?;
         let state_id = options.state.identity()?;
-        let spawner = Spawner::new(&options.state.run(), &state_id, options.nofile)?;
+        // Why there is none is said where somebody wants limits (E2013) and by `doctor`.
+        let cgroups = Tree::claim(&state_id).ok();
+        let spawner = Spawner::new(&options.state.run(), &state_id, options.nofile, cgroups.as_ref())?;
         let daemon = Daemon::new(options.program.clone(), options.daemon_arguments.clone());
         let journal_path = options.state.run().join("journal");
         let old = Journal::read(&journal_path)?;
@@ -105,6 +123,7 @@ impl Keeper {
             listeners: Listeners::default(),
             strays: Strays::default(),
             epoch: Epoch(0),
+            cgroups,
             heir: false,
             daemon,
             spawner,
@@ -121,6 +140,9 @@ impl Keeper {
             trim_at: Some(clock::mono() + limits::TRIM_AFTER),
         };
         keeper.take_over(old)?;
+        if let Some(tree) = &keeper.cgroups {
+            tree.clean(|id| keeper.table.instances.contains_key(id));
+        }
         let entries: Vec<Entry> = keeper.entries();
         let _ = std::fs::remove_file(keeper.journal.path());
         keeper.journal = Journal::create(&journal_path, &entries)?;
@@ -303,6 +325,12 @@ impl Keeper {
                     self.journal.write(&Entry::Remember { id, mark, generation, spec });
                 }
             }
+            Request::Limit { epoch, id, limits } if self.fenced(epoch, Some(&id)) => {
+                let set = self.cgroups.as_ref().map(|tree| tree.limit(&id, &limits));
+                if let Some(Err(error)) = set {
+                    self.refuse(Some(id), &format!("its limits cannot be changed: {error}"));
+                }
+            }
             Request::Listeners { epoch, wanted, storing } if self.fenced(epoch, None) => {
                 self.listeners.want(wanted, &storing);
                 self.close_unwanted();
@@ -382,7 +410,8 @@ impl Keeper {
                 PartState::Spawning => return,
                 PartState::Running(running) => {
                     let ports = instance.ports.clone();
-                    Report::Spawned { id: id.clone(), part, pid: running.pid, at: running.at, ports }
+                    let (pid, at, left_out) = (running.pid, running.at, Vec::new());
+                    Report::Spawned { id: id.clone(), part, pid, at, ports, left_out }
                 }
                 PartState::Ended { held } => {
                     let exit = held.exit.unwrap_or(Exit::Unknown);
@@ -481,6 +510,9 @@ impl Keeper {
             self.listeners.give_up(id);
         }
         self.table.instances.remove(id);
+        if let Some(tree) = &self.cgroups {
+            tree.remove(id);
+        }
         PipeNames::of(&self.options.state.run(), id).remove();
         self.journal.write(&Entry::Forgot { id: id.clone() });
         self.close_unwanted();
@@ -509,6 +541,7 @@ impl Keeper {
         }
         match outcome.result {
             Ok(started) => {
+                let (pid, left_out) = (started.pid, started.left_out);
                 let running = Running {
                     pid: started.pid,
                     start: started.start,
@@ -526,8 +559,7 @@ impl Keeper {
                 self.journal.write(&entry);
                 self.table.by_pid.insert(started.pid, (id.clone(), part));
                 let ports = instance.ports.clone();
-                let report =
-                    Report::Spawned { id: id.clone(), part, pid: started.pid, at: started.at, ports };
+                let report = Report::Spawned { id: id.clone(), part, pid, at: started.at, ports, left_out };
                 self.tell_with_pipes(&report, &id);
                 if let Some(exit) = self.early.remove(&started.pid) {
                     self.ended(started.pid, exit);
@@ -605,8 +637,16 @@ impl Keeper {
 
     fn ended(&mut self, pid: u32, exit: Exit) {
         let Some((id, part)) = self.table.by_pid.get(&pid).cloned() else { return };
-        let remains =
-            part == Part::Main && (process::group_lives(pid) || self.strays.of(&id).next().is_some());
+        let tree = self.cgroups.as_ref();
+        let killed = matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. });
+        let exit = match tree.filter(|tree| killed && tree.oom_kills(&id) > 0) {
+            Some(_) => Exit::OomKilled,
+            None => exit,
+        };
+        let remains = part == Part::Main
+            && (process::group_lives(pid)
+                || self.strays.of(&id).next().is_some()
+                || tree.is_some_and(|tree| !tree.processes(&id).is_empty()));
         self.table.ended(pid, exit, remains);
         self.journal.write(&Entry::Exited { id: id.clone(), part, exit, remains });
         self.tell(&Report::Exited { id, part, exit, remains }, &[]);
@@ -615,7 +655,7 @@ impl Keeper {
     fn look_for_strays(&mut self) {
         let (table, strays) = (&self.table, &mut self.strays);
         let run = self.options.state.run();
-        let owner = Owner { run: &run, state_id: &self.state_id, daemon: self.daemon.pid, heir: self.heir };
+        let owner = owner!(self, &run);
         strays.refresh(table, &owner);
     }
 
@@ -629,7 +669,7 @@ impl Keeper {
             return;
         }
         let run = self.options.state.run();
-        let owner = Owner { run: &run, state_id: &self.state_id, daemon: self.daemon.pid, heir: self.heir };
+        let owner = owner!(self, &run);
         let kill = Kill::begin(&self.table, &mut self.strays, &owner, &id);
         self.kills.insert(id, kill);
     }
@@ -639,7 +679,7 @@ impl Keeper {
             return;
         }
         let run = self.options.state.run();
-        let owner = Owner { run: &run, state_id: &self.state_id, daemon: self.daemon.pid, heir: self.heir };
+        let owner = owner!(self, &run);
         let mut over = Vec::new();
         for (id, kill) in &mut self.kills {
             if let Some(survivors) = kill.progress(&self.table, &mut self.strays, &owner, id) {
@@ -731,17 +771,24 @@ impl Keeper {
     /// Nothing is left to keep: the daemon goes, then the files that only a running system has.
     fn leave(&mut self) {
         self.daemon.socket = None;
+        self.end_daemon();
+        if self.table.instances.is_empty() {
+            self.listeners.close_all();
+            let _ = std::fs::remove_file(self.journal.path());
+            let _ = std::fs::remove_file(self.options.state.socket());
+            if let Some(tree) = &self.cgroups {
+                tree.leave(std::process::id());
+            }
+        }
+    }
+
+    fn end_daemon(&self) {
         if let Some(handle) = self.daemon.pid.and_then(process::open_any) {
             let mut fds = [PollFd::new(&handle, PollFlags::IN)];
             let _ = poll(&mut fds, Some(&Timespec { tv_sec: 3, tv_nsec: 0 }));
             if !process::has_ended(&handle) {
                 let _ = process::signal(&handle, libc::SIGKILL);
             }
-        }
-        if self.table.instances.is_empty() {
-            self.listeners.close_all();
-            let _ = std::fs::remove_file(self.journal.path());
-            let _ = std::fs::remove_file(self.options.state.socket());
         }
     }
 }

@@ -13,6 +13,8 @@ use std::thread;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage};
+use crate::os::cgroup::Tree;
+use crate::os::sandbox::Prepared;
 use crate::os::{clock, inherit, process, spawn};
 
 use super::protocol::{Notify, Spawn};
@@ -35,6 +37,8 @@ pub struct Started {
     pub start: u64,
     pub at: Instant,
     pub pidfd: OwnedFd,
+    /// Security settings that it runs without (`bestEffort`).
+    pub left_out: Vec<String>,
 }
 
 pub struct Failed {
@@ -65,6 +69,7 @@ struct Common {
     marker: String,
     null: File,
     nofile: (u64, u64),
+    cgroups: Option<Tree>,
     done: Sender<Outcome>,
     wake: OwnedFd,
 }
@@ -99,8 +104,8 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// `nofile`: the limits that children get unless they have their own.
-    pub fn new(run: &Path, state_id: &str, nofile: (u64, u64)) -> io::Result<Self> {
+    /// `nofile`: the limits that children get unless they have their own. With `cgroups` each instance has one.
+    pub fn new(run: &Path, state_id: &str, nofile: (u64, u64), cgroups: Option<&Tree>) -> io::Result<Self> {
         let (jobs, queue) = channel::<Job>();
         let (done, outcomes) = channel();
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
@@ -112,6 +117,7 @@ impl Spawner {
                 marker: format!("UNISYS_INSTANCE={state_id}/"),
                 null: File::open("/dev/null")?,
                 nofile,
+                cgroups: cgroups.cloned(),
                 done: done.clone(),
                 wake: wake.try_clone()?,
             };
@@ -173,7 +179,9 @@ fn start(
         detail: crate::os::files::why(&error),
     };
     let pipe_fault = |error: io::Error| failed(SpawnStage::Pipes, error);
-    let names = PipeNames::of(&common.run, &request.id);
+    let mut names = PipeNames::of(&common.run, &request.id);
+    // The state directory is hidden from it.
+    names.unseen = request.sandbox.as_ref().is_some_and(|sandbox| sandbox.has_namespace());
     let mut extra = None;
     if job.needs_pipes {
         names.make().map_err(pipe_fault)?;
@@ -192,15 +200,28 @@ fn start(
         names.give_to(*uid, *gid).map_err(pipe_fault)?;
     }
     tools.put([&stdout, &stderr]).map_err(pipe_fault)?;
-    let child = prepare(common, job, &names, &tools.low, extra.as_ref())
+    let cgroup = common.cgroups.as_ref().map(|tree| tree.create(&request.id, &request.cgroup_limits));
+    let cgroup = cgroup.transpose().map_err(|error| failed(SpawnStage::Cgroup, error))?;
+    let mut child = prepare(common, job, &names, &tools.low, extra.as_ref())
         .map_err(|error| failed(SpawnStage::Exec, error))?;
+    child.cgroup = cgroup.as_ref().map(AsRawFd::as_raw_fd);
+    let prepare = |sandbox| Prepared::new(sandbox, &common.run, &request.id.to_string());
+    let sandbox = request.sandbox.as_deref().map(prepare).transpose();
+    child.sandbox = sandbox.map_err(|error| failed(SpawnStage::Security, error))?;
     let spawned = spawn::spawn(&child, &mut tools.stack);
     // The keeper holds no end of a program's output longer than it has to.
     let null = OwnedFd::from(common.null.try_clone().map_err(pipe_fault)?);
     let _ = tools.put([&null, &null]);
-    let spawned = spawned.map_err(|error| failed(error.stage, error.error))?;
+    let spawned = spawned.map_err(|error| {
+        let mut fault = failed(error.stage, error.error);
+        if let Some(what) = error.detail {
+            fault.detail = format!("{what}: {}", fault.detail);
+        }
+        fault
+    })?;
+    let left_out = spawned.left_out.iter().map(|&field| field.to_owned()).collect();
     let start = process::stat(spawned.pid).map_or(0, |stat| stat.start);
-    Ok(Started { pid: spawned.pid, start, at: clock::mono(), pidfd: spawned.pidfd })
+    Ok(Started { pid: spawned.pid, start, at: clock::mono(), pidfd: spawned.pidfd, left_out })
 }
 
 fn prepare(
@@ -256,6 +277,8 @@ fn prepare(
         nice: request.nice,
         oom_score_adjust: request.oom_score_adjust.map(|value| text(&value.to_string())).transpose()?,
         no_new_privileges: request.no_new_privileges,
+        cgroup: None,
+        sandbox: None,
     })
 }
 
@@ -264,12 +287,14 @@ pub struct PipeNames {
     pub stdout: PathBuf,
     pub stderr: PathBuf,
     pub notify: PathBuf,
+    /// The program does not see these paths: its notify socket has an abstract address.
+    unseen: bool,
 }
 
 impl PipeNames {
     pub fn of(run: &Path, id: &crate::base::InstanceId) -> Self {
         let name = |suffix: &str| run.join(format!("{id}.{suffix}"));
-        Self { stdout: name("out"), stderr: name("err"), notify: name("notify") }
+        Self { stdout: name("out"), stderr: name("err"), notify: name("notify"), unseen: false }
     }
 
     fn make(&self) -> io::Result<()> {
@@ -302,7 +327,7 @@ impl PipeNames {
     }
 
     fn is_short(&self) -> bool {
-        self.notify.as_os_str().len() <= 100
+        self.notify.as_os_str().len() <= 100 && !self.unseen
     }
 
     fn abstract_name(&self) -> String {
@@ -311,6 +336,11 @@ impl PipeNames {
     }
 
     pub fn remove(&self) {
+        let private = self.stdout.with_extension("tmp");
+        if private.exists() {
+            // It may hold a lot: nobody waits for it.
+            thread::spawn(move || std::fs::remove_dir_all(private));
+        }
         for path in [&self.stdout, &self.stderr, &self.notify] {
             let _ = std::fs::remove_file(path);
         }
@@ -353,16 +383,23 @@ fn notify_socket(names: &PipeNames) -> io::Result<OwnedFd> {
 }
 
 /// Opens the pipes of an instance that an earlier keeper made; descriptors that came along are taken as they are.
-pub fn reopen(run: &Path, id: &crate::base::InstanceId, kept: Option<Vec<i32>>) -> io::Result<Pipes> {
+pub fn reopen(
+    run: &Path,
+    id: &crate::base::InstanceId,
+    notify: Notify,
+    kept: Option<Vec<i32>>,
+) -> io::Result<Pipes> {
     if let Some(numbers) = kept.filter(|numbers| numbers.len() >= 2) {
         let mut fds = numbers.into_iter().filter_map(|number| inherit::take(number).ok());
         if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
             return Ok(Pipes { stdout, stderr, notify: fds.next() });
         }
     }
-    let names = PipeNames::of(run, id);
+    let mut names = PipeNames::of(run, id);
     names.make()?;
-    let notify = if names.notify.exists() { Some(notify_socket(&names)?) } else { None };
+    let seen = names.notify.exists();
+    names.unseen = !seen;
+    let notify = (seen || notify == Notify::Socket).then(|| notify_socket(&names)).transpose()?;
     Ok(Pipes {
         stdout: open_fifo(&names.stdout, OFlags::NONBLOCK)?,
         stderr: open_fifo(&names.stderr, OFlags::NONBLOCK)?,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::base::Name;
 use crate::graph::Graph;
 
+use super::capabilities;
 use super::check_ports;
 use super::diagnostic::{Diagnostic, nearest};
 use super::load::{Objects, Source};
@@ -22,11 +23,13 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
     for object in objects.services.values() {
         service(&object.spec, &object.source, diagnostics);
         environment(&object.spec, &object.source, objects, diagnostics);
+        capabilities::check(&object.spec.security, &object.source, diagnostics);
     }
     for object in objects.jobs.values() {
         let process = object.spec.process();
         hooks(&process.hooks, &object.source, diagnostics);
         program(&process, &object.source, diagnostics);
+        capabilities::check(&process.security, &object.source, diagnostics);
         environment(&process, &object.source, objects, diagnostics);
     }
     for object in objects.externals.values() {

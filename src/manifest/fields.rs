@@ -67,11 +67,13 @@ pub fn class_of(field: &str) -> FieldClass {
     CLASSES.iter().find(|(name, _)| *name == field).map_or(FieldClass::Replace, |(_, class)| *class)
 }
 
-/// Probes that are told through a descriptor or socket are arranged when the process starts.
+/// Probes that are told through a descriptor or socket are arranged when the process starts; a cgroup's limits can be set
+/// anew while it runs.
 fn class_at(path: &str) -> FieldClass {
     let steps: Vec<&str> = path.split('.').collect();
     match steps.as_slice() {
         ["spec", "probes", _, "notify", ..] => FieldClass::Replace,
+        ["spec", "resources", "memory" | "cpu" | "pids", ..] => FieldClass::InPlace,
         ["spec", first, ..] => class_of(first),
         _ => FieldClass::Replace,
     }

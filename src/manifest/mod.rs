@@ -9,6 +9,7 @@
 //! Nothing fails fast: every step gives what it could make and what was wrong with the rest.
 
 mod bounds;
+pub mod capabilities;
 pub mod check;
 mod check_ports;
 pub mod diagnostic;

@@ -4,18 +4,18 @@
 use super::diagnostic::Diagnostic;
 use super::load::{Objects, Source};
 use super::spec::service::ServiceSpec;
-use super::spec::{JobSpec, Logging, Resources, SecretSource, Security};
+use super::spec::{JobSpec, Logging, SecretSource};
 
 /// All of E1900.
 pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
     for object in objects.services.values() {
         let mut found = service(&object.spec);
-        found.extend(process(&object.spec.resources, &object.spec.security, &object.spec.logging));
+        found.extend(process(&object.spec.logging));
         report(&object.source, found, diagnostics);
     }
     for object in objects.jobs.values() {
         let mut found = job(&object.spec);
-        found.extend(process(&object.spec.resources, &object.spec.security, &object.spec.logging));
+        found.extend(process(&object.spec.logging));
         report(&object.source, found, diagnostics);
     }
     for object in objects.secrets.values() {
@@ -47,20 +47,9 @@ fn job(spec: &JobSpec) -> Vec<String> {
     ])
 }
 
-fn process(resources: &Resources, security: &Security, logging: &Logging) -> Vec<String> {
-    let default = Security::default();
+fn process(logging: &Logging) -> Vec<String> {
     let log = Logging::default();
     chosen([
-        (resources.memory != Default::default(), "spec.resources.memory"),
-        (resources.cpu != Default::default(), "spec.resources.cpu"),
-        (resources.pids != Default::default(), "spec.resources.pids"),
-        (security.capabilities != default.capabilities, "spec.security.capabilities"),
-        (!security.read_only_paths.is_empty(), "spec.security.readOnlyPaths"),
-        (!security.read_write_paths.is_empty(), "spec.security.readWritePaths"),
-        (!security.inaccessible_paths.is_empty(), "spec.security.inaccessiblePaths"),
-        (security.private_tmp, "spec.security.privateTmp"),
-        (security.restrict_network, "spec.security.restrictNetwork"),
-        (security.best_effort, "spec.security.bestEffort"),
         (logging.format != log.format, "spec.logging.format"),
         (logging.max_size != log.max_size, "spec.logging.maxSize"),
         (logging.max_files != log.max_files, "spec.logging.maxFiles"),

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::base::Exit;
 use crate::keeper::protocol::Spawn;
 
+use super::sandbox::{self, Prepared};
 use super::{process, spawn};
 
 /// How it ended and what it said (both streams, up to the limit).
@@ -23,16 +25,61 @@ pub struct Ran {
     pub output: Vec<u8>,
 }
 
+/// Becomes a command: as this user, in this directory, kept from the same things. Returns only when it cannot.
+pub fn become_it(
+    mut command: std::process::Command,
+    dir: &str,
+    user: Option<(u32, u32, Vec<u32>)>,
+    no_new_privileges: bool,
+    sandbox: Option<Prepared>,
+) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    let Ok(dir) = CString::new(dir) else { return io::Error::other("a NUL byte in a path") };
+    let enter = move || {
+        let check = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        let kept = |fault: sandbox::Fault| io::Error::from_raw_os_error(fault.errno);
+        let mut left_out = 0;
+        // SAFETY: only system calls, in the order in which `spawn` makes them; nobody else shares this process by now.
+        unsafe {
+            if let Some(sandbox) = &sandbox {
+                sandbox.before_user(&mut left_out).map_err(kept)?;
+            }
+            if let Some((uid, gid, groups)) = &user {
+                check(libc::setgroups(groups.len(), groups.as_ptr()).into())?;
+                check(libc::setresgid(*gid, *gid, *gid).into())?;
+                check(libc::setresuid(*uid, *uid, *uid).into())?;
+            }
+            check(libc::chdir(dir.as_ptr()).into())?;
+            if no_new_privileges {
+                check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+            }
+            sandbox.as_ref().map_or(Ok(()), |sandbox| sandbox.after_user(&mut left_out).map_err(kept))
+        }
+    };
+    // SAFETY: the closure allocates only where it fails, and there is no other thread.
+    unsafe { command.pre_exec(enter) };
+    command.exec()
+}
+
+/// Where commands run.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Soft and hard limit of open files, for those without one of their own.
+    pub nofile: (u64, u64),
+    /// Where sandboxes have their private directories.
+    pub run: PathBuf,
+}
+
 /// Runs a command to its end; blocks the calling thread.
-pub fn run(request: &Spawn, nofile: (u64, u64), timeout: Duration, limit: usize) -> io::Result<Ran> {
-    run_from(request, File::open("/dev/null")?, nofile, timeout, limit)
+pub fn run(request: &Spawn, place: &Place, timeout: Duration, limit: usize) -> io::Result<Ran> {
+    run_from(request, File::open("/dev/null")?, place, timeout, limit)
 }
 
 /// The same with a text to read: from a file without a name, so that nothing waits for the command to read it.
 pub fn run_with_input(
     request: &Spawn,
     input: &[u8],
-    nofile: (u64, u64),
+    place: &Place,
     timeout: Duration,
     limit: usize,
 ) -> io::Result<Ran> {
@@ -40,16 +87,10 @@ pub fn run_with_input(
     let mut file = File::from(fd);
     file.write_all(input)?;
     file.rewind()?;
-    run_from(request, file, nofile, timeout, limit)
+    run_from(request, file, place, timeout, limit)
 }
 
-fn run_from(
-    request: &Spawn,
-    stdin: File,
-    nofile: (u64, u64),
-    timeout: Duration,
-    limit: usize,
-) -> io::Result<Ran> {
+fn run_from(request: &Spawn, stdin: File, place: &Place, timeout: Duration, limit: usize) -> io::Result<Ran> {
     let text = |text: &str| CString::new(text).map_err(|_| io::Error::other("a NUL byte in a text"));
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     let child = spawn::Child {
@@ -68,15 +109,26 @@ fn run_from(
         handed: Vec::new(),
         user: request.user.clone(),
         umask: request.umask,
-        nofile: request.nofile.map_or(nofile, |limit| (limit, limit)),
+        nofile: request.nofile.map_or(place.nofile, |limit| (limit, limit)),
         nice: request.nice,
         oom_score_adjust: None,
         no_new_privileges: request.no_new_privileges,
+        cgroup: None,
+        sandbox: request
+            .sandbox
+            .as_deref()
+            .map(|sandbox| Prepared::new(sandbox, &place.run, &request.id.to_string()))
+            .transpose()?,
     };
     let spawned = spawn::spawn(&child, &mut spawn::Stack::default()).map_err(|failed| {
         io::Error::new(
             failed.error.kind(),
-            format!("could not {}: {}", failed.stage, super::files::why(&failed.error)),
+            format!(
+                "could not {}{}: {}",
+                failed.stage,
+                failed.detail.map_or(String::new(), |what| format!(" ({what})")),
+                super::files::why(&failed.error)
+            ),
         )
     })?;
     drop(write);

@@ -205,6 +205,19 @@ impl Machine for ThisMachine {
         use std::os::unix::fs::FileTypeExt;
         fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
     }
+
+    fn capabilities(&self) -> u64 {
+        super::sandbox::own_capabilities()
+    }
+
+    fn mount_namespace(&self) -> Result<(), String> {
+        super::sandbox::mount_namespace()
+    }
+
+    fn controllers(&self) -> (Vec<String>, String) {
+        let super::cgroup::Offer { controllers, lacking } = super::cgroup::offer();
+        (controllers, lacking)
+    }
 }
 
 /// Writes a file whole or not at all: a temporary beside it, then rename(2).

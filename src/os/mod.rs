@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod cgroup;
 pub mod clock;
 pub mod command;
 pub mod files;
@@ -10,6 +11,7 @@ pub mod inherit;
 pub mod listeners;
 pub mod packet;
 pub mod process;
+pub mod sandbox;
 pub mod signals;
 pub mod sockets;
 pub mod spawn;

@@ -12,6 +12,8 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use crate::base::SpawnStage;
 
+use super::sandbox::{PathRule, Prepared, Step};
+
 /// Everything that a child is, prepared so that the child itself allocates nothing.
 pub struct Child {
     pub path: CString,
@@ -31,12 +33,17 @@ pub struct Child {
     pub nice: Option<i32>,
     pub oom_score_adjust: Option<CString>,
     pub no_new_privileges: bool,
+    /// The directory of the cgroup (v2) that it begins in.
+    pub cgroup: Option<RawFd>,
+    pub sandbox: Option<Prepared>,
 }
 
 /// What a new process is known by.
 pub struct Spawned {
     pub pid: u32,
     pub pidfd: OwnedFd,
+    /// Fields of `security` that were left out (`bestEffort`).
+    pub left_out: Vec<&'static str>,
 }
 
 /// Why there is no new process.
@@ -44,12 +51,18 @@ pub struct Spawned {
 pub struct SpawnError {
     pub stage: SpawnStage,
     pub error: io::Error,
+    /// What exactly, where the stage is not enough.
+    pub detail: Option<String>,
 }
 
 /// Written by the child in the parent's memory.
 struct Report {
     stage: u32,
     errno: i32,
+    /// Of a sandbox: the step, and the path one above its index.
+    step: u32,
+    path: u32,
+    left_out: u32,
 }
 
 struct Shared<'a> {
@@ -100,7 +113,7 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
         above: child.above(),
         moved: vec![-1; child.handed.len()],
         listen_pid: [0; LISTEN_PID],
-        report: Report { stage: 0, errno: 0 },
+        report: Report { stage: 0, errno: 0, step: 0, path: 0, left_out: 0 },
     };
     if !child.handed.is_empty() {
         let end = shared.envp.len() - 1;
@@ -113,10 +126,23 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
     // SAFETY: the stack is ours, aligned, and used by nobody else; CLONE_VFORK keeps this thread (and with it `shared`)
     // where it is until the child has executed or ended; the child keeps to async-signal-safe calls.
     let pid = unsafe {
-        libc::clone(in_child, top as *mut libc::c_void, flags, argument, std::ptr::from_mut(&mut pidfd))
+        match child.cgroup {
+            None => libc::clone(
+                in_child,
+                top as *mut libc::c_void,
+                flags,
+                argument,
+                std::ptr::from_mut(&mut pidfd),
+            ),
+            Some(cgroup) => into_cgroup(cgroup, stack, flags, argument, &mut pidfd),
+        }
     };
     if pid < 0 {
-        return Err(SpawnError { stage: SpawnStage::Clone, error: io::Error::last_os_error() });
+        let error = io::Error::last_os_error();
+        // clone(2) has no other use for these two.
+        let refused = matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENODEV | libc::EOPNOTSUPP));
+        let stage = if child.cgroup.is_some() && refused { SpawnStage::Cgroup } else { SpawnStage::Clone };
+        return Err(SpawnError { stage, error, detail: None });
     }
     // SAFETY: the kernel stored a new descriptor there.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -129,9 +155,102 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
         // SAFETY: plain call on our own child.
         unsafe { libc::waitpid(pid, &mut status, 0) };
         let stage = SpawnStage::ALL.get(report.stage as usize).copied().unwrap_or(SpawnStage::Exec);
-        return Err(SpawnError { stage, error: io::Error::from_raw_os_error(report.errno) });
+        let detail = child.sandbox.as_ref().filter(|_| report.step != 0).map(|sandbox| {
+            let path = sandbox.paths.get((report.path as usize).wrapping_sub(1));
+            path.map_or_else(|| Step::fields(report.step).join(", "), PathRule::shown)
+        });
+        return Err(SpawnError { stage, error: io::Error::from_raw_os_error(report.errno), detail });
     }
-    Ok(Spawned { pid: pid as u32, pidfd })
+    Ok(Spawned { pid: pid as u32, pidfd, left_out: Step::fields(report.left_out) })
+}
+
+/// clone3(2) with CLONE_INTO_CGROUP: the child begins in its cgroup. A process that moves itself there waits for every
+/// other start on the machine to pause (`cgroup_threadgroup_rwsem`), ten milliseconds and more. -1 and errno on failure.
+///
+/// # Safety
+/// As for `libc::clone` with a stack of its own; `argument` is passed to [`in_child`].
+unsafe fn into_cgroup(
+    cgroup: RawFd,
+    stack: &mut Stack,
+    flags: libc::c_int,
+    argument: *mut libc::c_void,
+    pidfd: &mut RawFd,
+) -> libc::pid_t {
+    /// `struct clone_args` of linux/sched.h, version 2.
+    #[repr(C)]
+    struct CloneArgs {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    let bottom = (stack.0.as_mut_ptr() as usize + 15) & !15;
+    let arguments = CloneArgs {
+        flags: (flags & !libc::SIGCHLD) as u64 | CLONE_INTO_CGROUP,
+        pidfd: std::ptr::from_mut(pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: bottom as u64,
+        stack_size: (STACK - 16) as u64,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup as u64,
+    };
+    let entry: extern "C" fn(*mut libc::c_void) -> libc::c_int = in_child;
+    let size = size_of::<CloneArgs>();
+    let result: isize;
+    // SAFETY: the C library has no clone3 for a function on another stack. The child comes out of the system call with
+    // the new stack and these registers, calls `in_child`, and never returns here; the parent goes on after it.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") &raw const arguments,
+            in("rsi") size,
+            in("r12") argument,
+            in("r13") entry,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+        #[cfg(target_arch = "aarch64")]
+        std::arch::asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x20",
+            "blr x21",
+            "brk 1",
+            "2:",
+            inlateout("x0") &raw const arguments => result,
+            in("x1") size,
+            in("x8") libc::SYS_clone3,
+            in("x20") argument,
+            in("x21") entry,
+        );
+        if result < 0 {
+            *libc::__errno_location() = -result as libc::c_int;
+            return -1;
+        }
+    }
+    result as libc::pid_t
 }
 
 extern "C" fn in_child(argument: *mut libc::c_void) -> libc::c_int {
@@ -157,6 +276,17 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
             }
         };
     }
+    macro_rules! sandbox {
+        ($call:ident) => {
+            if let Some(sandbox) = &shared.child.sandbox
+                && let Err(fault) = sandbox.$call(&mut shared.report.left_out)
+            {
+                shared.report.step = fault.step.bit();
+                shared.report.path = fault.path.map_or(0, |index| index as u32 + 1);
+                return (SpawnStage::Security, fault.errno);
+            }
+        };
+    }
     let child = shared.child;
     // SAFETY: every pointer refers to `child`, prepared by the parent; see the caller.
     unsafe {
@@ -176,6 +306,7 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
             stage!(Scheduling, fd);
             stage!(Scheduling, libc::write(fd, adjust.as_ptr().cast(), adjust.as_bytes().len()));
         }
+        sandbox!(before_user);
         if let Some((uid, gid, groups)) = &child.user {
             stage!(Groups, libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()));
             stage!(Groups, libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid));
@@ -203,6 +334,7 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
         if child.no_new_privileges {
             stage!(Security, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
         }
+        sandbox!(after_user);
         libc::execve(child.path.as_ptr(), shared.argv.as_ptr(), shared.envp.as_ptr());
         (SpawnStage::Exec, *libc::__errno_location())
     }

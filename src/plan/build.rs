@@ -128,6 +128,11 @@ fn unit(
     let fault =
         found.iter().find(|diagnostic| diagnostic.severity == Severity::Error && !diagnostic.rejects());
     let fault = fault.map(|diagnostic| format!("{} [{}]", diagnostic.message, diagnostic.code));
+    let unenforced = found.iter().filter(|found| {
+        ["E2013", "E2014"].contains(&found.code.as_str()) && found.severity == Severity::Warning
+    });
+    let unenforced = unenforced.map(|diagnostic| diagnostic.message.as_str()).collect::<Vec<_>>().join("; ");
+    let unenforced = Some(unenforced).filter(|text| !text.is_empty());
     built.diagnostics.extend(found);
     UnitSpec {
         object: source.object.clone(),
@@ -136,6 +141,7 @@ fn unit(
         policy,
         launch: Arc::new(launch),
         machine: fault,
+        unenforced,
         switched_off: off,
     }
 }

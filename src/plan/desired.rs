@@ -37,6 +37,8 @@ pub struct UnitSpec {
     pub launch: Arc<Launch>,
     /// Why it cannot run on this machine (E2xxx), if so.
     pub machine: Option<String>,
+    /// What this machine does not enforce of it, though it runs (E2013).
+    pub unenforced: Option<String>,
     /// Why its switch (`enabledWhen`) keeps it off, if so.
     pub switched_off: Option<String>,
 }

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::base::limits;
 use crate::manifest::Objects;
+use crate::manifest::capabilities;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::load::Source;
+use crate::manifest::spec::Security;
 use crate::manifest::spec::service::{Port, PortNumber, Protocol};
 
 use super::launch::Launch;
@@ -27,6 +29,12 @@ pub trait Machine {
     fn has_address(&self, address: &str) -> bool;
     /// A path is a socket.
     fn is_socket(&self, path: &Path) -> bool;
+    /// Capabilities that unisys has (capabilities(7), permitted), one bit each.
+    fn capabilities(&self) -> u64;
+    /// A program can be given mounts of its own; `Err` says why not.
+    fn mount_namespace(&self) -> Result<(), String>;
+    /// The cgroup controllers that limits can be set with, and why there are not all of them.
+    fn controllers(&self) -> (Vec<String>, String);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +142,8 @@ pub fn machine_faults(
         diagnostics.push(Diagnostic::error(code, &source.span(path), path, message).hint(hint));
     }
     users(launch, source, machine, diagnostics);
+    limits_fault(launch, source, machine, diagnostics);
+    security_faults(launch, source, machine, diagnostics);
     for (index, port) in spec.ports.iter().enumerate() {
         let found = match port.protocol.is_unix() {
             true => socket_fault(port, launch, machine),
@@ -144,6 +154,85 @@ pub fn machine_faults(
             let message = format!("cannot start {}: {why}", source.object);
             diagnostics.push(Diagnostic::error(code, &source.span(&path), path, message).hint(hint));
         }
+    }
+}
+
+/// Limits that nothing on this machine enforces: the unit runs without them, and it is said.
+fn limits_fault(launch: &Launch, source: &Source, machine: &dyn Machine, diagnostics: &mut Vec<Diagnostic>) {
+    let resources = &launch.service.resources;
+    let asked = [
+        (resources.memory != Default::default(), "memory"),
+        (resources.cpu != Default::default(), "cpu"),
+        (resources.pids != Default::default(), "pids"),
+    ];
+    if asked.iter().all(|(asked, _)| !asked) {
+        return;
+    }
+    let (has, lacking) = machine.controllers();
+    let without = asked.iter().filter(|(asked, name)| *asked && !has.iter().any(|has| has == name));
+    let without: Vec<&str> = without.map(|(_, name)| *name).collect();
+    if let Some(first) = without.first() {
+        let path = format!("spec.resources.{first}");
+        let message =
+            format!("{} runs without its limit of {}: {lacking}", source.object, without.join(", "));
+        let diagnostic = Diagnostic::error("E2013", &source.span(&path), path, message).warning();
+        diagnostics.push(diagnostic.hint(
+            "start unisys where it is given a cgroup v2 subtree (`systemd-run --user --scope -p Delegate=yes unisys up`; in a unit: `Delegate=yes`)",
+        ));
+    }
+}
+
+/// Security settings that cannot be enforced here: the unit is not started, or with `bestEffort` runs without them.
+fn security_faults(
+    launch: &Launch,
+    source: &Source,
+    machine: &dyn Machine,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let security = &launch.service.security;
+    let Some(sandbox) = capabilities::sandbox(security, &launch.base_dir) else { return };
+    let mut tell = |field: &str, why: String, hint: &str| {
+        let path = format!("spec.security.{field}");
+        let verb = if sandbox.best_effort { "runs without" } else { "is not started without" };
+        let message = format!("{} {verb} `{field}`: {why}", source.object);
+        let diagnostic = Diagnostic::error("E2014", &source.span(&path), path, message).hint(hint);
+        diagnostics.push(if sandbox.best_effort { diagnostic.warning() } else { diagnostic });
+    };
+    let lacking = sandbox.ambient & !machine.capabilities();
+    if lacking != 0 {
+        let names = capabilities::names(lacking).join(", ");
+        tell(
+            "capabilities",
+            format!("unisys itself does not have {names}"),
+            "run unisys as root, or with them",
+        );
+    }
+    if sandbox.has_namespace()
+        && let Err(why) = machine.mount_namespace()
+    {
+        let field = if sandbox.private_tmp { "privateTmp" } else { "readOnlyPaths" };
+        let field =
+            if sandbox.paths.is_empty() || sandbox.private_tmp { field } else { paths_field(security) };
+        return tell(field, why, "run unisys as root, or allow user namespaces (user_namespaces(7))");
+    }
+    for (path, _) in &sandbox.paths {
+        if machine.file(Path::new(path)) == FileKind::Missing {
+            tell(paths_field(security), format!("{path} does not exist"), "create it, or correct the path");
+        }
+    }
+    let program = find_program(launch, machine).unwrap_or_default();
+    let hidden = |path: &Path| path.starts_with("/tmp") || path.starts_with("/var/tmp");
+    if sandbox.private_tmp && (hidden(&working_dir(launch)) || hidden(&program)) {
+        let why = "the program or its working directory lies in /tmp, which it would not see".to_owned();
+        tell("privateTmp", why, "put it elsewhere");
+    }
+}
+
+fn paths_field(security: &Security) -> &'static str {
+    match (security.read_only_paths.is_empty(), security.read_write_paths.is_empty()) {
+        (false, _) => "readOnlyPaths",
+        (true, false) => "readWritePaths",
+        (true, true) => "inaccessiblePaths",
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::base::limits;
 use crate::keeper::protocol::Spawn;
 use crate::manifest::spec::HttpProbe;
+use crate::os::command::Place;
 
 /// A question with every value that asking it needs.
 pub enum Question {
@@ -26,10 +27,10 @@ pub enum Question {
         port: u16,
         service: String,
     },
-    /// A command, in the service's environment; `nofile` are the limits it gets unless it has its own.
+    /// A command, in the service's environment.
     Exec {
         command: Box<Spawn>,
-        nofile: (u64, u64),
+        place: Place,
     },
     File {
         path: PathBuf,
@@ -68,7 +69,7 @@ async fn put(http: &reqwest::Client, question: Question, timeout: Duration) -> A
         Question::Http { port, probe } => ask_http(http, port, &probe).await,
         Question::Tcp { host, port } => ask_tcp(&host, port).await,
         Question::Grpc { port, service } => grpc::ask(port, &service).await,
-        Question::Exec { command, nofile } => ask_command(*command, nofile, timeout).await,
+        Question::Exec { command, place } => ask_command(*command, place, timeout).await,
         Question::File { path } => match path.exists() {
             true => Answer::yes("the file exists"),
             false => Answer::no(format!("{} does not exist", path.display())),
@@ -127,9 +128,9 @@ async fn ask_tcp(host: &str, port: u16) -> Answer {
     }
 }
 
-async fn ask_command(command: Spawn, nofile: (u64, u64), timeout: Duration) -> Answer {
+async fn ask_command(command: Spawn, place: Place, timeout: Duration) -> Answer {
     let ran = tokio::task::spawn_blocking(move || {
-        crate::os::command::run(&command, nofile, timeout, limits::COMMAND_OUTPUT_BYTES)
+        crate::os::command::run(&command, &place, timeout, limits::COMMAND_OUTPUT_BYTES)
     });
     match ran.await {
         Ok(Ok(ran)) => {

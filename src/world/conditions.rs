@@ -78,6 +78,10 @@ impl World {
             findings.push(held);
         }
         findings.extend(rolled_back_finding(unit));
+        if let Some(message) = &unit.spec.unenforced {
+            let (kind, reason) = ("Enforced", "NotOnThisMachine");
+            findings.push(Finding { kind, status: false, reason, message: message.clone() });
+        }
         findings
     }
 

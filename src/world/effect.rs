@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Generation, InstanceId, Name, Part, PortNumbers, Revision, Role, Signal, Stamp};
+use crate::base::{
+    CgroupLimits, Generation, InstanceId, Name, Part, PortNumbers, Revision, Role, Signal, Stamp,
+};
 use crate::plan::{ExternalSpec, UnitSpec};
 use crate::unit::{End, ProbeKind};
 
@@ -40,6 +42,11 @@ pub enum Effect {
         spec: Arc<UnitSpec>,
         generation: Generation,
         mark: Mark,
+    },
+    /// The limits of its cgroup are these now (in place).
+    Limit {
+        id: InstanceId,
+        limits: CgroupLimits,
     },
     Probe {
         id: InstanceId,

@@ -79,6 +79,8 @@ pub enum InstanceFact {
         at: Instant,
         /// Numbers of its `auto` ports.
         ports: PortNumbers,
+        /// Security settings that it runs without (`bestEffort`).
+        left_out: Vec<String>,
     },
     SpawnFailed {
         part: Part,

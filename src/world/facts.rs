@@ -21,7 +21,10 @@ impl World {
         };
         let name = &id.unit;
         match fact {
-            InstanceFact::Spawned { part: Part::Main, pid, at, ports } => {
+            InstanceFact::Spawned { part: Part::Main, pid, at, ports, left_out } => {
+                if !left_out.is_empty() {
+                    self.not_enforced(now, name, seat, &left_out);
+                }
                 if let Some(instance) = self.instance_mut(name, seat) {
                     instance.ports = ports.into();
                 }
@@ -411,6 +414,15 @@ impl World {
         if let Some(unit) = self.units.get_mut(name) {
             unit.cause = cause;
         }
+    }
+
+    fn not_enforced(&mut self, now: Now, name: &Name, seat: Seat, left_out: &[String]) {
+        let object = self.object(name);
+        let cause = self.slot_cause(name, seat);
+        let change = self.units.get(name).and_then(|unit| unit.change);
+        let message = format!("{seat} runs without {}", left_out.join(", "));
+        let entry = Entry { warning: true, reason: "NotEnforced", object: &object, message, change, cause };
+        self.announce(now, entry);
     }
 
     fn announce_end(&mut self, now: Now, name: &Name, seat: Seat, end: &End, words: &str) {

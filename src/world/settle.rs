@@ -319,6 +319,8 @@ impl World {
         let executed_at = slot.state.process().map(|process| process.executed_at);
         let Some(instance) = slot.instance.as_mut() else { return };
         let probes_changed = instance.spec.policy.probes != spec.policy.probes;
+        let limits = spec.launch.service.resources.cgroup();
+        let limits_changed = instance.spec.launch.service.resources.cgroup() != limits;
         instance.spec = spec;
         instance.generation = generation;
         if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
@@ -329,6 +331,8 @@ impl World {
             now,
             Entry { warning: false, reason: "Updated", object: &object, message, change, cause },
         );
+        let id = limits_changed.then(|| self.units.get(name)?.slots.get(&seat)?.id(name)).flatten();
+        self.effects.extend(id.map(|id| Effect::Limit { id, limits }));
         self.remember(name, seat);
         self.settle_board(now, name, seat);
         self.touched.insert(name.clone());

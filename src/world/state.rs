@@ -330,6 +330,7 @@ pub fn end_reason(end: &End) -> &'static str {
         (EndReason::Stopped(StopReason::DeadlineExceeded), _) => "DeadlineExceeded",
         (EndReason::Exited, Some(Exit::Code(_))) => "ExitCode",
         (EndReason::Exited, Some(Exit::Signal { .. })) => "Signal",
+        (EndReason::Exited, Some(Exit::OomKilled)) => "OOMKilled",
         (EndReason::Exited, Some(Exit::Unknown) | None) => "Unknown",
     }
 }

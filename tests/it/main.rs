@@ -9,5 +9,6 @@ mod listeners;
 mod lives;
 mod readme;
 mod rollouts;
+mod sandbox;
 mod support;
 mod tidy;

@@ -28,18 +28,43 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 pub struct System {
     pub dir: TempDir,
+    /// Whom everything runs as, if not as us.
+    user: Option<u32>,
+    binary: PathBuf,
+    /// Where the keeper is put before it begins.
+    pub cgroup: Option<PathBuf>,
     keeper: Option<Child>,
 }
 
 impl System {
     /// A directory with manifests; nothing runs yet.
     pub fn new(manifests: &[(&str, &str)]) -> Self {
-        let system = Self { dir: tempfile::tempdir().unwrap(), keeper: None };
-        fs::create_dir(system.path("manifests")).unwrap();
+        let system = Self::with(tempfile::tempdir().unwrap());
         for (name, text) in manifests {
             system.write(&format!("manifests/{name}"), text);
         }
         system
+    }
+
+    /// One without manifests, in a directory of its own there.
+    pub fn new_in(dir: &Path) -> Self {
+        Self::with(tempfile::tempdir_in(dir).unwrap())
+    }
+
+    fn with(dir: TempDir) -> Self {
+        let system = Self { dir, user: None, binary: BINARY.into(), cgroup: None, keeper: None };
+        fs::create_dir(system.path("manifests")).unwrap();
+        system
+    }
+
+    /// Everything in it, and every command from now on, is another user's.
+    pub fn belong_to(&mut self, uid: u32) {
+        self.binary = self.path("unisys");
+        fs::copy(BINARY, &self.binary).unwrap();
+        let status =
+            Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(self.dir.path()).status();
+        assert!(status.unwrap().success());
+        self.user = Some(uid);
     }
 
     /// The same, running and answering.
@@ -56,8 +81,15 @@ impl System {
     /// The same with something in its own environment.
     pub fn start_in(&mut self, extra: &[&str], env: &[(&str, &Path)]) {
         let log = fs::File::create(self.path("up.log")).unwrap();
-        let child = self
-            .command(&["up"])
+        let mut command = self.command(&["up"]);
+        if let Some(dir) = self.cgroup.clone() {
+            // As an init does it: the process is there before the program begins.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"]);
+            shell.arg(dir).arg(&self.binary).arg("up").current_dir(self.dir.path());
+            command = shell;
+        }
+        let child = command
             .args(extra)
             .envs(env.iter().copied())
             .stdout(log.try_clone().unwrap())
@@ -90,7 +122,11 @@ impl System {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(&self.binary);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
             .args(args)
             .current_dir(self.dir.path())

@@ -298,6 +298,7 @@ impl Sim {
                 oracle::before_forget(&self.keeper, &self.world, &id)?;
                 self.keeper.held.remove(&id);
             }
+            Effect::Limit { .. } => {}
             Effect::Remember { id, spec, generation, mark } => {
                 if let Some(held) = self.keeper.held.get_mut(&id) {
                     (held.spec, held.generation, held.mark) = (spec, generation, mark);
@@ -410,7 +411,11 @@ impl Sim {
         process.spawning = false;
         let (pid, at) = (process.pid, process.at);
         let doomed = std::mem::take(&mut held.doomed);
-        self.fact(0, id, InstanceFact::Spawned { part, pid, at, ports: Default::default() });
+        self.fact(
+            0,
+            id,
+            InstanceFact::Spawned { part, pid, at, ports: Default::default(), left_out: Vec::new() },
+        );
         if doomed {
             self.kill(id);
         }

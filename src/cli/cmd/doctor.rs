@@ -51,11 +51,7 @@ fn checks(global: &Global) -> Vec<Check> {
     });
     let children =
         Path::new("/proc/self/task").join(std::process::id().to_string()).join("children").exists();
-    let delegated = std::fs::read_to_string("/proc/self/cgroup")
-        .ok()
-        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)))
-        .map(|path| Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join("cgroup.procs"))
-        .is_some_and(|path| rustix::fs::access(&path, rustix::fs::Access::WRITE_OK).is_ok());
+    let cgroups = crate::os::cgroup::offer();
     let check = |name, ok, words: String| Check { name, ok, words };
     vec![
         check("kernel", Some(version >= (5, 9)), format!("{release}; 5.9 is needed (pidfd, close_range)")),
@@ -70,13 +66,12 @@ fn checks(global: &Global) -> Vec<Check> {
             "/proc/PID/task/TID/children (CONFIG_PROC_CHILDREN)".into(),
         ),
         check(
-            "cgroup v2, delegated",
-            delegated.then_some(true),
-            match delegated {
-                true => "this process may make cgroups".into(),
-                false => {
-                    "not writable; instances are contained by session, marker and pipes instead".to_owned()
-                }
+            "limits by cgroup v2",
+            (!cgroups.controllers.is_empty()).then_some(true),
+            match (cgroups.controllers.is_empty(), cgroups.lacking.is_empty()) {
+                (_, true) => "limits of memory, cpu and pids are enforced".into(),
+                (true, _) => format!("no limits of memory, cpu and pids: {}", cgroups.lacking),
+                (false, _) => format!("limits of {}; {}", cgroups.controllers.join(", "), cgroups.lacking),
             },
         ),
         check(

@@ -144,6 +144,8 @@ fn execute(argv: &[String], dir: &Path, nofile: (u64, u64), message: &Value) -> 
         nice: None,
         oom_score_adjust: None,
         no_new_privileges: false,
+        cgroup_limits: Default::default(),
+        sandbox: None,
         notify: Default::default(),
         ports: Vec::new(),
         generation: Default::default(),
@@ -152,7 +154,8 @@ fn execute(argv: &[String], dir: &Path, nofile: (u64, u64), message: &Value) -> 
     };
     let input = format!("{message}\n");
     let limit = limits::COMMAND_OUTPUT_BYTES;
-    let ran = command::run_with_input(&request, input.as_bytes(), nofile, limits::NOTIFIER_TIMEOUT, limit)?;
+    let place = command::Place { nofile, run: PathBuf::new() };
+    let ran = command::run_with_input(&request, input.as_bytes(), &place, limits::NOTIFIER_TIMEOUT, limit)?;
     let said = String::from_utf8_lossy(&ran.output);
     let said = said.trim().lines().last().unwrap_or_default();
     match ran.exit {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{ByteSize, Name, Signal};
+use crate::base::{ByteSize, CgroupLimits, Name, Signal};
 
 use super::{HumanDuration, is_default};
 
@@ -121,6 +121,18 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -20, max = 19))]
     pub nice: Option<i32>,
+}
+
+impl Resources {
+    /// What a cgroup limits.
+    pub fn cgroup(&self) -> CgroupLimits {
+        CgroupLimits {
+            memory_max: self.memory.max.map(|size| size.0),
+            memory_high: self.memory.high.map(|size| size.0),
+            cpu_max: self.cpu.max,
+            pids_max: self.pids.max,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

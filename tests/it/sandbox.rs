@@ -1,0 +1,256 @@
+//! Cgroups and `security`, seen from inside a program.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::support::*;
+
+/// Tries things and says what became of them, a line each, then waits.
+const TRY: &str = r"
+import os, socket, time
+def t(name, f):
+    try: f(); print(name, 'ok')
+    except OSError as e: print(name, e.errno)
+t('read-only', lambda: open('fixed/x', 'w'))
+t('read-write', lambda: open('fixed/data/x', 'w'))
+t('inaccessible', lambda: os.listdir('secret'))
+t('file', lambda: open('key').read())
+t('state', lambda: os.listdir('.unified-system'))
+t('inet', lambda: socket.socket())
+t('unix', lambda: socket.socket(socket.AF_UNIX))
+t('device', lambda: open('/dev/null', 'w').write('x'))
+t('stdout again', lambda: open('/dev/stdout', 'w').write(''))
+if os.environ.get('TRY_TMP'): print('tmp', os.listdir('/tmp')); open('/tmp/mine', 'w')
+for line in open('/proc/self/status'):
+    if line.startswith(('Cap', 'NoNewPrivs')): print(line.split()[0], line.split()[1])
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+a = os.environ['NOTIFY_SOCKET']
+s.connect('\0' + a[1:] if a[0] == '@' else a)
+s.send(b'READY=1')
+print('done', flush=True)
+time.sleep(1000)
+";
+
+fn manifest(security: &str, rest: &str) -> String {
+    let code = TRY.trim().lines().map(|line| format!("      {line}\n")).collect::<String>();
+    format!(
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command:\n  - python3\n  - -uc\n  - |\n{code}  workingDir: ..\n  probes: {{readiness: {{notify: systemd}}}}\n  restart: {{policy: Never}}\n  security: {security}\n{rest}"
+    )
+}
+
+fn files(system: &System) {
+    for dir in ["fixed/data", "secret"] {
+        std::fs::create_dir_all(system.path(dir)).unwrap();
+    }
+    std::fs::write(system.path("key"), "secret").unwrap();
+}
+
+fn said(system: &System) -> String {
+    until("it has tried everything", || {
+        let text = system.run(&["logs", "a", "--tail", "100"]);
+        let text = String::from_utf8_lossy(&text.stdout).into_owned();
+        (text.contains("done\n") || text.contains("Traceback")).then_some(text)
+    })
+}
+
+fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
+const EACCES: i32 = 13;
+const EROFS: i32 = 30;
+const EAFNOSUPPORT: i32 = 97;
+
+const KEPT: &str = "{readOnlyPaths: [../fixed], readWritePaths: [../fixed/data], inaccessiblePaths: [../secret, ../key], restrictNetwork: true, capabilities: {drop: [ALL]}}";
+
+/// What every program in [`KEPT`] says.
+fn is_kept(text: &str) {
+    for (what, result) in [
+        ("read-only", EROFS.to_string()),
+        ("read-write", "ok".into()),
+        ("inaccessible", EACCES.to_string()),
+        ("file", EACCES.to_string()),
+        ("state", EACCES.to_string()),
+        ("inet", EAFNOSUPPORT.to_string()),
+        ("unix", "ok".into()),
+        ("device", "ok".into()),
+        ("stdout again", "ok".into()),
+    ] {
+        assert!(text.contains(&format!("{what} {result}\n")), "{what} should be {result}: {text}");
+    }
+    for set in ["CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(text.contains(&format!("{set}: 0000000000000000")), "{text}");
+    }
+    assert!(text.contains("NoNewPrivs: 1"), "{text}");
+}
+
+#[test]
+fn a_program_is_kept_from_what_its_manifest_says_and_so_are_its_commands() {
+    if unisys::os::sandbox::mount_namespace().is_err() {
+        eprintln!("skipped: no mount namespaces for this user");
+        return;
+    }
+    // Not in /tmp, which a private /tmp would hide.
+    let mut system = System::new_in(Path::new("/dev/shm"));
+    files(&system);
+    let security = KEPT.replace("{readOnly", "{privateTmp: true, readOnly");
+    let probe = "  hooks: {preStart: [{command: [sh, -c, 'ls secret || touch fixed/data/hook']}]}\n  env: {TRY_TMP: '1'}\n";
+    system.write("manifests/a.yaml", &manifest(&security, probe));
+    system.start(&[]);
+    system.ready(&["a"]);
+    let words = said(&system);
+    is_kept(&words);
+    assert!(words.contains("tmp []\n"), "{words}");
+    assert!(system.path("fixed/data/hook").exists(), "the hook is in the sandbox too");
+    // `exec` is where the program is: the same /tmp, the same walls.
+    let output = system.run(&["exec", "a", "--", "sh", "-c", "ls /tmp; ls secret; touch fixed/y"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), "mine\n".into()));
+    assert_eq!(
+        text(&output.stderr).matches("denied").count() + text(&output.stderr).matches("Read-only").count(),
+        2
+    );
+    system.ok(&["down"]);
+}
+
+#[test]
+fn an_ordinary_user_is_kept_as_well() {
+    if !is_root() {
+        eprintln!("skipped: every test runs as an ordinary user here");
+        return;
+    }
+    let mut system = System::new(&[("a.yaml", &manifest(KEPT, ""))]);
+    files(&system);
+    system.belong_to(65534);
+    let works = Command::new("unshare").args(["--user", "--mount", "true"]).uid(65534).gid(65534).status();
+    if !works.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: ordinary users have no user namespaces here");
+        return;
+    }
+    system.start(&[]);
+    is_kept(&said(&system));
+    // What it cannot give is said beforehand, and not left out.
+    system.write("manifests/a.yaml", &manifest("{capabilities: {add: [NET_ADMIN]}}", ""));
+    let (code, words) = system.fails(&["validate", "--machine", "manifests"]);
+    assert_eq!(code, 1);
+    assert!(words.contains("E2014") && words.contains("does not have NET_ADMIN"), "{words}");
+}
+
+#[test]
+fn what_cannot_be_enforced_fails_the_start_or_is_said() {
+    let missing = "inaccessiblePaths: [../nowhere]";
+    let mut system = System::new(&[("a.yaml", &manifest(&format!("{{{missing}}}"), ""))]);
+    files(&system);
+    system.start(&[]);
+    let conditions = |word: &str| system.ok(&["describe", "service/a"]).contains(word).then_some(());
+    until("it is refused", || conditions("nowhere does not exist [E2014]"));
+    assert_eq!(system.json(&["get", "service", "a"])["status"]["readyReplicas"], 0);
+    system.write("manifests/a.yaml", &manifest(&format!("{{{missing}, bestEffort: true}}"), ""));
+    system.ready(&["a"]);
+    conditions("runs without `inaccessiblePaths`").expect("a condition says so");
+    assert!(system.ok(&["events", "a"]).contains("NotEnforced"));
+    assert!(said(&system).contains("inaccessible ok"));
+}
+
+#[test]
+fn security_that_cannot_be_meant_is_refused() {
+    for (security, expected) in [
+        ("{capabilities: {drop: [NET_RWA]}}", "did you mean `NET_RAW`?"),
+        ("{capabilities: {add: [ALL]}}", "`ALL` cannot be added"),
+        ("{readOnlyPaths: [/srv], inaccessiblePaths: [/srv/.]}", "two rules for the path /srv"),
+        ("{restrictNetwork: true, noNewPrivileges: false}", "set-user-ID"),
+    ] {
+        let system = System::new(&[("a.yaml", &manifest(security, ""))]);
+        let (code, words) = system.fails(&["validate", "manifests"]);
+        assert_eq!(code, 1, "{security}");
+        assert!(words.contains("E1609") && words.contains(expected), "{security}: {words}");
+    }
+}
+
+/// A cgroup (v2) of our own below the root, into which a system is put as an init would. `None` where there is none to have.
+struct Subtree(std::path::PathBuf);
+
+impl Subtree {
+    fn new() -> Option<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let dir =
+            unisys::os::cgroup::own_dir(&mounts, &own)?.join(format!("unisys-test-{}", std::process::id()));
+        std::fs::create_dir(&dir).ok().map(|()| Self(dir))
+    }
+}
+
+impl Drop for Subtree {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn in_a_cgroup_of_its_own_nothing_of_an_instance_survives_its_stop() {
+    let subtree = Subtree::new().filter(|_| is_root() && !Path::new("/run/systemd/system").exists());
+    let Some(subtree) = subtree else {
+        eprintln!("skipped: no cgroup v2 that may be written");
+        return;
+    };
+    // It leaves its session, clears its environment and closes its output: without a cgroup nobody could say whose it is.
+    let code = "setsid env -i sleep 98765 >/dev/null 2>&1 & disown 2>/dev/null; exec sleep 98764";
+    let service = |limit: &str| {
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command: [bash, -c, '{code}']\n  resources: {{pids: {{max: {limit}}}}}\n"
+        )
+    };
+    let mut system = System::new(&[("a.yaml", &service("50"))]);
+    system.cgroup = Some(subtree.0.clone());
+    system.start(&[]);
+    system.ready(&["a"]);
+    let pid = system.pid("a");
+    let of = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    assert!(of(pid).contains("/a.0."), "{}", of(pid));
+    assert!(of(system.keeper_pid()).contains("/supervisor"));
+    let dir = subtree.0.join(of(pid).split_once("unisys-test-").unwrap().1.trim().split_once('/').unwrap().1);
+    let members = || -> Vec<u32> {
+        let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    let both = until("both are there", || Some(members()).filter(|members| members.len() == 2));
+    // Limits change in place.
+    system.write("manifests/a.yaml", &service("60"));
+    until("the change is there", || system.ok(&["events", "a"]).contains("Updated").then_some(()));
+    assert_eq!(system.pid("a"), pid);
+    // A new keeper comes to the same tree.
+    let keeper = system.keeper_pid();
+    signal(keeper, "KILL");
+    until("another keeper", || {
+        (system.json(&["get", "system"])["status"]["keeperPid"].as_u64()? != u64::from(keeper)).then_some(())
+    });
+    system.ok(&["stop", "a"]);
+    until("nothing is left", || both.iter().all(|pid| !alive(*pid)).then_some(()));
+    until("its cgroup is gone", || (!dir.exists()).then_some(()));
+    system.ok(&["down"]);
+    until("the tree is gone", || {
+        (std::fs::read_dir(&subtree.0).unwrap().flatten().filter(|e| e.path().is_dir()).count() == 0)
+            .then_some(())
+    });
+}
+
+#[test]
+fn limits_that_nothing_enforces_are_said_and_stop_nothing() {
+    let (controllers, _) =
+        unisys::plan::machine::Machine::controllers(&unisys::os::files::ThisMachine::default());
+    if !controllers.is_empty() {
+        eprintln!("skipped: this machine enforces them");
+        return;
+    }
+    let system =
+        System::up(&[("a.yaml", &sleeper("a", "  resources: {memory: {max: 64Mi}, cpu: {max: 0.5}}\n"))]);
+    system.ready(&["a"]);
+    assert!(system.ok(&["describe", "service/a"]).contains("runs without its limit of memory, cpu"));
+    let output = system.run(&["validate", "--machine", "manifests"]);
+    assert!(
+        output.status.success() && text(&output.stderr).contains("warning[E2013]"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(system.ok(&["plan", "-f", "manifests"]).is_empty() || !text(&output.stderr).is_empty());
+}
