@@ -184,7 +184,7 @@ fn probes(probes: &Probes, ports: &[Port], source: &Source, diagnostics: &mut Ve
             let message = "a program cannot tell once that it is alive: liveness has to be asked";
             diagnostics.push(
                 Diagnostic::error("E1603", &source.span(&path), path.clone(), message)
-                    .hint("use http, tcp, grpc, exec or file, or `watchdog`"),
+                    .hint("use http, tcp, grpc, exec or file"),
             );
         }
         if probe.period.0.is_zero() || probe.timeout.0.is_zero() {

@@ -503,6 +503,18 @@ mod tests {
     }
 
     #[test]
+    fn a_database_with_any_byte_turned_over_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let bytes = whole(&path);
+        for at in places(bytes.len()) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0xff;
+            opens(&path, &damaged, &format!("byte {at} of {}", bytes.len()));
+        }
+    }
+
+    #[test]
     fn a_revision_that_a_standing_override_needs_outlives_the_others() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(&dir.path().join("state.db")).unwrap();

@@ -76,19 +76,29 @@ fn says_read_only(error: &rusqlite::Error, path: &Path) -> bool {
         && std::fs::OpenOptions::new().append(true).open(path).is_ok()
 }
 
+/// Whatever is not the machine's fault is the file's: nothing else speaks of what it holds.
 fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure, TypeMismatch};
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly,
+        SystemIoFailure,
+    };
+    // The file is shorter than its header says.
+    const SHORT_READ: i32 = 522;
     match error {
-        // SQLITE_IOERR_SHORT_READ among them: the file is shorter than its header says.
-        rusqlite::Error::SqliteFailure(inner, text) => {
-            let malformed = text.as_deref().is_some_and(|text| text.contains("malformed"));
-            matches!(inner.code, DatabaseCorrupt | NotADatabase | SystemIoFailure | TypeMismatch) || malformed
-        }
-        // A value that no version of unisys has written.
-        rusqlite::Error::InvalidColumnType(..)
-        | rusqlite::Error::FromSqlConversionFailure(..)
-        | rusqlite::Error::IntegralValueOutOfRange(..)
-        | rusqlite::Error::Utf8Error(..) => true,
-        _ => false,
+        rusqlite::Error::SqliteFailure(inner, _) if inner.extended_code == SHORT_READ => true,
+        rusqlite::Error::SqliteFailure(inner, _) => !matches!(
+            inner.code,
+            CannotOpen
+                | DatabaseBusy
+                | DatabaseLocked
+                | DiskFull
+                | OutOfMemory
+                | PermissionDenied
+                | ReadOnly
+                | SystemIoFailure
+        ),
+        // private_file failed: the machine said why.
+        rusqlite::Error::ToSqlConversionFailure(_) => false,
+        _ => true,
     }
 }
