@@ -44,6 +44,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "LogsBlocked" => (Category::Filesystem, Severity::Recoverable),
         "StateSetAside" => (Category::Database, Severity::Recoverable),
         "Survivors" => (Category::Resource, Severity::Recoverable),
+        "CannotStart" => (said().unwrap_or(Category::Config), Severity::Recoverable),
         "NotWatching" => (Category::Resource, Severity::Warning),
         "CrashDumpFailed" => (Category::Filesystem, Severity::Warning),
         "NotifierFailed" => (said().unwrap_or(Category::Network), Severity::Warning),

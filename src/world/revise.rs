@@ -51,6 +51,7 @@ impl World {
                 }
                 Fate::Turned => {}
             }
+            self.tell_fault(now, name, record);
             changed.insert(name.clone());
         }
         let gone: Vec<Name> =
@@ -79,6 +80,24 @@ impl World {
         self.dirty.extend(changed.into_iter().chain(followers).filter(|name| self.units.contains_key(name)));
         if old_limit != desired.max_concurrent_starts {
             self.dirty.extend(std::mem::take(&mut self.waiting_for_start));
+        }
+    }
+
+    /// What this machine lacks for a unit (E2xxx) is why it does not run.
+    fn tell_fault(&mut self, now: Now, name: &Name, revised: RecordId) {
+        let object = self.object(name);
+        let Some(message) = self.units.get(name).and_then(|unit| unit.spec.machine.clone()) else { return };
+        let entry = Entry {
+            warning: true,
+            reason: "CannotStart",
+            object: &object,
+            message,
+            change: None,
+            cause: Some(revised),
+        };
+        let told = self.announce(now, entry);
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.cause = Some(told);
         }
     }
 

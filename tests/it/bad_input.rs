@@ -95,6 +95,10 @@ fn what_the_machine_lacks_fails_that_unit_only() {
     system.ready(&["ok"]);
     let held = system.json(&["get", "service", "port"]);
     assert_eq!(held["status"]["summary"], "CannotStart");
+    for (unit, code) in [("missing", "E2001"), ("plain", "E2002"), ("dir", "E2003"), ("user", "E2006")] {
+        let why = system.ok(&["why", unit]);
+        assert!(why.contains(code) && why.contains("revision 1 accepted"), "{why}");
+    }
     // What is mended is noticed.
     drop(listener);
     until("the port is free for it", || {
