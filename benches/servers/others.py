@@ -1,6 +1,9 @@
 """Other ways to replace a program: pm2 reload, systemd socket activation and restart, nginx' own reload, supervisord restart."""
-import os, shutil, signal, subprocess, time
+import os, shutil, signal, subprocess, sys, time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "peers"))
+
+from pb.systemd_box import scripts
 from bench import PARTS, PATIENCE, Subject, Unisys, alive, answers, nginx_conf, program, server, wait
 
 NGINX = program("nginx", ("/usr/sbin/nginx",))
@@ -114,20 +117,9 @@ class Systemd(Subject):
                 f.write(text)
         for name in ("web.socket", "web.service"):
             os.symlink(f"../{name}", f"{self.work}/units/pb.target.wants/{name}")
-        script = f"""mount --make-rprivate /
-mount -t tmpfs tmpfs /run; mkdir -p /run/lock /run/systemd
-cp -r {self.work}/units /run/systemd/system
-mount -t tmpfs tmpfs /sys/fs/cgroup; mkdir /sys/fs/cgroup/systemd /sys/fs/cgroup/unified
-mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd; mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified
-for u in /etc/systemd/system /lib/systemd/system-generators; do mount -t tmpfs tmpfs $u; done
-export container=other
-exec /lib/systemd/systemd --system --unit=pb.target --log-target=null --show-status=0
-"""
+        inside, run = scripts(self.work, self.tag)
         with open(self.work + "/sd.sh", "w") as f:
-            f.write(script)
-        run = f"""for h in systemd unified; do mkdir -p /sys/fs/cgroup/$h/{self.tag}; echo 0 > /sys/fs/cgroup/$h/{self.tag}/cgroup.procs; done
-exec unshare --cgroup --pid --fork --kill-child --mount --mount-proc --uts --ipc sh {self.work}/sd.sh
-"""
+            f.write(inside)
         out = open(self.work + "/out", "ab")
         self.process = subprocess.Popen(["sh", "-c", run], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
 

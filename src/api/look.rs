@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::base::{Name, ObjectKind, ObjectRef, limits};
 use crate::engine::Engine;
+use crate::engine::launch::user;
 use crate::manifest::capabilities;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
@@ -202,7 +203,9 @@ pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String
     let found = context
         .ask(move |engine| {
             let name = asked;
-            let unit = engine.world.units().get(&name)?;
+            let Some(unit) = engine.world.units().get(&name) else {
+                return Err(not_found(&[name.to_string()]));
+            };
             let launch = &unit.spec.launch;
             let running = unit.slots.values().find(|slot| slot.instance.is_some());
             let id = running.and_then(|slot| slot.id(&name)).map(|id| id.to_string());
@@ -212,13 +215,10 @@ pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String
             let own = |name: &str| launch.env.iter().any(|var| var.name == name);
             let numbers = ports.variables(first).into_iter().filter(|(name, _)| !own(name));
             let numbers = numbers.map(|(name, number)| (name, number.to_string()));
-            let user = launch.service.user.as_deref().and_then(crate::os::identity::user);
+            let user = user(&launch.service)
+                .map_err(|fault| refuse(StatusCode::CONFLICT, fault.detail, "see `unisys doctor`"))?;
             let security = &launch.service.security;
-            Some(ExecContext {
-                no_new_privileges: security.no_new_privileges,
-                sandbox: capabilities::sandbox(security, &launch.base_dir),
-                run: engine.state.run().display().to_string(),
-                instance: id.unwrap_or_else(|| format!("{name}.exec")),
+            Ok(ExecContext {
                 env: launch
                     .env
                     .iter()
@@ -226,11 +226,16 @@ pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String
                     .chain(numbers)
                     .collect(),
                 dir: crate::plan::machine::working_dir(launch).display().to_string(),
-                user: user.map(|user| (user.uid, user.gid, user.groups)),
+                user,
+                umask: launch.service.file_mask(),
+                no_new_privileges: security.no_new_privileges,
+                sandbox: capabilities::sandbox(security, &launch.base_dir),
+                run: engine.state.run().display().to_string(),
+                instance: id.unwrap_or_else(|| format!("{name}.exec")),
             })
         })
-        .await?;
-    found.map(Json).ok_or_else(|| not_found(&[name]))
+        .await??;
+    Ok(Json(found))
 }
 
 pub(super) async fn graph(State(context): State<Context>) -> Answer<Value> {

@@ -325,6 +325,8 @@ pub struct ExecContext {
     pub dir: String,
     pub user: Option<(u32, u32, Vec<u32>)>,
     #[serde(default)]
+    pub umask: Option<u32>,
+    #[serde(default)]
     pub no_new_privileges: bool,
     /// What it is kept from, as its program is.
     #[serde(default)]

@@ -50,25 +50,7 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
     let service = &launch.service;
     let path = find_in(argv, launch, &ThisMachine::default())
         .map_err(|fault| Unlaunchable { errno: libc::ENOENT, detail: fault.to_string() })?;
-    let missing = |what: &str, name: &str| Unlaunchable {
-        errno: libc::ENOENT,
-        detail: format!("there is no {what} `{name}` on this machine"),
-    };
-    let user = match &service.user {
-        None => None,
-        Some(name) => {
-            let user = identity::user(name).ok_or_else(|| missing("user", name))?;
-            let gid = match &service.group {
-                Some(group) => identity::group(group).ok_or_else(|| missing("group", group))?,
-                None => user.gid,
-            };
-            let mut groups = user.groups;
-            for group in &service.supplementary_groups {
-                groups.push(identity::group(group).ok_or_else(|| missing("group", group))?);
-            }
-            Some((user.uid, gid, groups))
-        }
-    };
+    let user = user(service)?;
     Ok(Box::new(Spawn {
         epoch: Default::default(),
         id: id.clone(),
@@ -79,7 +61,7 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
         env: launch.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect(),
         dir: working_dir(launch).display().to_string(),
         user,
-        umask: service.umask.as_ref().and_then(|text| u32::from_str_radix(text, 8).ok()),
+        umask: service.file_mask(),
         nofile: service.resources.nofile,
         nice: service.resources.nice,
         oom_score_adjust: service.resources.oom_score_adjust,
@@ -92,6 +74,20 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
         wall: clock::wall(),
         spec: String::new(),
     }))
+}
+
+/// Whom a service runs as: user, group, and supplementary groups. `None`: as unisys.
+pub fn user(service: &ServiceSpec) -> Result<Option<(u32, u32, Vec<u32>)>, Unlaunchable> {
+    let missing = |what: &str, name: &str| Unlaunchable {
+        errno: libc::ENOENT,
+        detail: format!("there is no {what} `{name}` on this machine"),
+    };
+    let Some(name) = &service.user else { return Ok(None) };
+    let user = identity::user(name).ok_or_else(|| missing("user", name))?;
+    let group = |name: &String| identity::group(name).ok_or_else(|| missing("group", name));
+    let gid = service.group.as_ref().map_or(Ok(user.gid), group)?;
+    let more: Vec<u32> = service.supplementary_groups.iter().map(group).collect::<Result<_, _>>()?;
+    Ok(Some((user.uid, gid, [user.groups, more].concat())))
 }
 
 /// A command that runs beside the instance knows its numbers: PORT and PORT_<NAME>, as the program itself does.

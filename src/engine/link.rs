@@ -130,6 +130,6 @@ pub fn start_keeper(options: &Options, former: u32) -> io::Result<()> {
         .args(["keeper", "--heir-of", &former.to_string(), "--options", &options])
         .process_group(0)
         .stdin(std::process::Stdio::null());
-    signals::block_in(&mut command, &crate::keeper::run::SIGNALS);
+    signals::block_in(&mut command, &crate::keeper::SIGNALS);
     command.spawn().map(drop)
 }

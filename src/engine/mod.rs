@@ -6,13 +6,15 @@ mod adoption;
 mod console;
 mod effects;
 mod failures;
-mod launch;
+pub mod launch;
 mod link;
 mod listening;
 mod ports;
+mod reports;
 pub mod sets;
 mod started_with;
 mod telling;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -22,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::base::{Epoch, InstanceId, Instant, Name, Revision, limits};
 use crate::faults::notifier::deliver::Courier;
-use crate::keeper::protocol::{Down, Held, Report, Request, signal_words};
+use crate::keeper::protocol::{Down, Held, Request};
 use crate::logs::{Collector, Told};
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, process};
@@ -481,68 +483,6 @@ impl Engine {
         }
     }
 
-    fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
-        match report {
-            Report::Spawned { id, part, pid, at, ports, left_out } => {
-                self.count_start();
-                self.attach_pipes(&id, fds);
-                self.fact(id, InstanceFact::Spawned { part, pid, at, ports, left_out });
-            }
-            Report::SpawnFailed { id, part, stage, errno, detail } => {
-                self.spawn_failed(id, part, stage, errno, detail);
-            }
-            Report::Exited { id, part, exit, remains } => {
-                self.fact(id, InstanceFact::Exited { part, exit, remains });
-            }
-            Report::Gone { id, survivors } => {
-                if !survivors.is_empty() {
-                    let object = format!("{}", id.unit);
-                    let message = format!(
-                        "cannot kill {survivors:?} of instance {id}: they are in an uninterruptible wait"
-                    );
-                    self.note(true, "Survivors", &object, message);
-                }
-                self.fact(id, InstanceFact::Gone { survivors: survivors.len() as u32 });
-            }
-            Report::Refused { why, .. } => tracing::warn!(%why, "the keeper refused a request"),
-            Report::Terminate { immediate, signal } => {
-                self.goes_down(Down { by: signal_words(signal).into(), immediate });
-            }
-            Report::Reload => self.reload("SIGHUP"),
-            Report::UpgradeAsked => self.upgrade_keeper(),
-            Report::Welcome { .. } | Report::Instance(_) | Report::InventoryEnd => {}
-        }
-    }
-
-    fn goes_down(&mut self, down: Down) {
-        self.console.going_down(down.immediate);
-        self.world.handle(clock::now(), Event::ShutDown { by: down.by, now: down.immediate });
-    }
-
-    /// The keeper becomes the binary on disk; then this daemon ends and the keeper starts the new one.
-    pub fn upgrade_keeper(&mut self) {
-        let epoch = self.epoch;
-        self.note(false, "Upgrading", "system", "keeper and daemon become the binary on disk".into());
-        self.link.send(&Request::Upgrade { epoch });
-    }
-
-    /// The keeper was killed: a new one takes over from its journal, and starts a daemon of its own.
-    fn keeper_lost(&mut self) {
-        self.store.flush();
-        Self::replace_keeper(&self.options, self.keeper_pid);
-    }
-
-    /// Starts a keeper in place of one that was killed.
-    pub fn replace_keeper(options: &Options, former: u32) {
-        tracing::error!("the keeper is gone; starting a new one");
-        eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
-        if let Err(error) = link::start_keeper(options, former) {
-            eprintln!(
-                "unisys: cannot start a new keeper: {error}; services run on, the next `unisys up` adopts them"
-            );
-        }
-    }
-
     /// Settles the world, carries out what it asks for, wakes watchers.
     fn turn_ends(&mut self) {
         self.world.settle(clock::now());
@@ -604,100 +544,6 @@ impl Engine {
         }
         self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
         self.reload("MachineChanged");
-    }
-
-    // ---------------------------------------------------------------- files
-
-    fn file_touched(&mut self, path: &std::path::Path) {
-        if !self.options.watch || !self.sets.concerns(path) {
-            return;
-        }
-        let now = clock::mono();
-        match &mut self.files_due {
-            Some(due) => due.latest = now,
-            None => self.files_due = Some(FilesDue { first: now, latest: now }),
-        }
-    }
-
-    /// Watches what the sets are read from, exactly.
-    pub(crate) fn watch_files(&mut self) {
-        if !self.options.watch {
-            return;
-        }
-        if self.files.is_none() {
-            let inputs = self.inputs.clone();
-            let touched = move |path: &std::path::Path| {
-                let _ = inputs.blocking_send(Input::Touched(path.to_owned()));
-            };
-            match crate::os::watch::Watch::new(touched) {
-                Ok(watch) => self.files = Some(watch),
-                Err(error) => {
-                    let message =
-                        format!("files are not watched: {error}; `unisys apply` and SIGHUP still read them");
-                    return self.note(true, "NotWatching", "system", message);
-                }
-            }
-        }
-        let dirs = self.sets.dirs();
-        let failed = self.files.as_mut().map(|watch| watch.set(dirs)).unwrap_or_default();
-        for (dir, why) in failed.into_iter().filter(|(dir, _)| dir.exists()) {
-            self.note(true, "NotWatching", "system", format!("{} is not watched: {why}", dir.display()));
-        }
-    }
-
-    /// Reads the sets again; what is well is accepted, what is not is told and changes nothing.
-    pub fn reload(&mut self, kind: &str) {
-        let busy = self.busy_ports();
-        let outcome = self.sets.reload(&busy);
-        for (set, warning, message) in outcome.notes {
-            let reason = if warning { "ManifestInvalid" } else { "ManifestValid" };
-            self.note(warning, reason, &format!("set/{set}"), message);
-        }
-        if outcome.newly_rejected {
-            let pending = self.sets.pending();
-            self.console.rejected(&pending, false);
-        }
-        if let Some(desired) = outcome.desired {
-            let mut cause = Cause::new(kind, outcome.what.clone());
-            cause.files = outcome.files;
-            self.world.handle(clock::now(), Event::Desired { desired, cause });
-            self.remember_revision(&outcome.what);
-            self.trim_soon();
-        }
-        self.faults_revised();
-        if kind != "MachineChanged" {
-            self.watch_files();
-        }
-        self.saw_events = true;
-    }
-
-    /// Ports that running instances of ours were started with.
-    pub fn busy_ports(&self) -> BTreeSet<u16> {
-        let slots = self.world.units().values().flat_map(|unit| unit.slots.values());
-        let running = slots.filter(|slot| slot.state.is_occupied()).filter_map(|slot| slot.instance.as_ref());
-        running
-            .flat_map(|instance| &instance.spec.launch.service.ports)
-            .filter_map(|port| match port.port {
-                crate::manifest::spec::service::PortNumber::Number(number) => Some(number),
-                crate::manifest::spec::service::PortNumber::Auto(_) => None,
-            })
-            .collect()
-    }
-
-    /// Takes in a proposal that was found well.
-    pub fn accept(&mut self, proposal: Proposal, cause: Cause) {
-        let desired = self.sets.accept(proposal);
-        let detail = cause.detail.clone();
-        self.world.handle(clock::now(), Event::Desired { desired, cause });
-        self.remember_revision(&detail);
-        self.watch_files();
-        self.saw_events = true;
-        self.trim_soon();
-    }
-
-    fn remember_revision(&mut self, detail: &str) {
-        self.faults_revised();
-        self.store.accept(self.world.revision(), detail.to_owned(), self.sets.stored());
     }
 }
 

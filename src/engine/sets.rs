@@ -407,7 +407,7 @@ impl Sets {
             profile: self.options.profile.as_deref(),
             machine: true,
         };
-        let machine = ThisMachine { holders: self.holders(&objects, busy) };
+        let machine = ThisMachine::new(self.holders(&objects, busy));
         let mut built = build(&context, self.revision.next(), &self.key, Some(&machine));
         diagnostics.append(&mut built.diagnostics);
         self.keep_wanted(&mut built.desired);

@@ -33,8 +33,12 @@ impl Strays {
     /// Looks at the keeper's children again.
     pub fn refresh(&mut self, table: &Table, own: &Owner<'_>) {
         let mut known = std::mem::take(&mut self.known);
+        let loose = own.loose(table);
+        if loose.is_empty() {
+            return;
+        }
         let image = process::OwnImage::look();
-        for pid in own.loose(table) {
+        for pid in loose {
             let Some(stat) = process::stat(pid).filter(process::Stat::is_alive) else { continue };
             // One that a spawn thread is just starting holds everything that the keeper holds, and belongs to nobody else.
             if image.as_ref().is_some_and(|image| image.is_of(&stat)) {
@@ -162,7 +166,9 @@ impl Kill {
             }
         }
         // What has left the cgroup, if it could, was found by the walk.
-        owner.cgroups.map(|tree| tree.kill(id));
+        if let Some(tree) = owner.cgroups {
+            tree.kill(id);
+        }
         for handle in self.victims.values() {
             let _ = process::signal(handle, libc::SIGKILL);
         }

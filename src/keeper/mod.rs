@@ -13,12 +13,15 @@
 
 pub mod contain;
 mod daemon;
+mod ends;
 pub mod journal;
 mod listeners;
 pub mod protocol;
+mod requests;
 mod resume;
-pub mod run;
+mod run;
 mod spawner;
 mod table;
+mod telling;
 
-pub use run::{Keeper, Options, Resumed};
+pub use run::{Keeper, Options, Resumed, SIGNALS};

@@ -336,14 +336,34 @@ impl PipeNames {
     }
 
     pub fn remove(&self) {
-        let private = self.stdout.with_extension("tmp");
+        let private = self.stdout.with_extension(PRIVATE);
         if private.exists() {
-            // It may hold a lot: nobody waits for it.
-            thread::spawn(move || std::fs::remove_dir_all(private));
+            away(vec![private]);
         }
         for path in [&self.stdout, &self.stderr, &self.notify] {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+/// The end of the name of a private directory (`os/sandbox.rs`).
+const PRIVATE: &str = "tmp";
+
+/// They may hold a lot: nobody waits for it.
+fn away(dirs: Vec<PathBuf>) {
+    thread::spawn(move || dirs.iter().for_each(|dir| drop(std::fs::remove_dir_all(dir))));
+}
+
+/// Private directories of instances that nobody knows any more: a keeper was killed, or `unisys exec` made one.
+pub fn clean_private(run: &Path, known: impl Fn(&crate::base::InstanceId) -> bool) {
+    let entries = std::fs::read_dir(run).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of = |path: &Path| path.file_stem()?.to_str()?.parse().ok();
+    let unknown = |path: &PathBuf| {
+        path.extension().is_some_and(|end| end == PRIVATE) && !of(path).is_some_and(|id| known(&id))
+    };
+    let found: Vec<PathBuf> = entries.filter(unknown).collect();
+    if !found.is_empty() {
+        away(found);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::base::{CgroupLimits, InstanceId};
 
 /// What limits need.
 pub const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+const PREFIX: &str = "unisys-";
 const SUPERVISOR: &str = "supervisor";
 /// The period of `cpu.max`, in microseconds: the kernel's default.
 const CPU_PERIOD: u64 = 100_000;
@@ -83,6 +84,13 @@ fn delegated(dir: &Path) -> Result<(), String> {
     }
 }
 
+/// The tree of which `own` is the leaf for unisys itself; `state_id` is empty for that of any system.
+fn base_of<'a>(own: &'a Path, state_id: &str) -> Option<&'a Path> {
+    let base = own.parent().filter(|_| own.file_name().is_some_and(|leaf| leaf == SUPERVISOR))?;
+    let of = base.file_name()?.to_str()?.strip_prefix(PREFIX)?;
+    (state_id.is_empty() || of == state_id).then_some(base)
+}
+
 fn words(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
@@ -103,9 +111,7 @@ pub fn offer() -> Offer {
         Ok(dir) => dir,
         Err(why) => return lacking(why),
     };
-    if dir.file_name().is_some_and(|name| name == SUPERVISOR)
-        && let Some(base) = dir.parent()
-    {
+    if let Some(base) = base_of(&dir, "") {
         return Tree { base: base.to_owned() }.offer();
     }
     if let Err(why) = delegated(&dir) {
@@ -142,16 +148,11 @@ impl Tree {
     }
 
     fn claim_in(own: &Path, state_id: &str, pid: u32) -> Result<Self, String> {
-        let name = format!("unisys-{state_id}");
-        let above = own.parent().filter(|above| {
-            own.file_name().is_some_and(|leaf| leaf == SUPERVISOR)
-                && above.file_name().is_some_and(|dir| dir.to_string_lossy() == name)
-        });
-        if let Some(base) = above {
+        if let Some(base) = base_of(own, state_id) {
             return Ok(Self { base: base.to_owned() });
         }
         delegated(own)?;
-        let tree = Self { base: own.join(name) };
+        let tree = Self { base: own.join(format!("{PREFIX}{state_id}")) };
         let leaf = tree.base.join(SUPERVISOR);
         fs::create_dir_all(&leaf).map_err(|error| format!("cannot make {}: {error}", leaf.display()))?;
         write(&leaf.join("cgroup.procs"), &pid.to_string())
@@ -261,13 +262,10 @@ impl Tree {
         }
     }
 
-    /// Back to where this process came from, and the tree away, as far as the kernel lets it.
+    /// Back to where this process came from, and the tree away. Where the kernel refuses, since controllers are handed on there
+    /// (perhaps to others as well), the empty tree stays for the next `up`.
     pub fn leave(&self, pid: u32) {
         let Some(own) = self.base.parent() else { return };
-        for name in CONTROLLERS {
-            let _ = write(&self.base.join("cgroup.subtree_control"), &format!("-{name}"));
-            let _ = write(&own.join("cgroup.subtree_control"), &format!("-{name}"));
-        }
         if write(&own.join("cgroup.procs"), &pid.to_string()).is_ok() {
             let _ = fs::remove_dir(self.base.join(SUPERVISOR));
             let _ = fs::remove_dir(&self.base);

@@ -25,16 +25,21 @@ pub struct Ran {
     pub output: Vec<u8>,
 }
 
-/// Becomes a command: as this user, in this directory, kept from the same things. Returns only when it cannot.
-pub fn become_it(
-    mut command: std::process::Command,
-    dir: &str,
-    user: Option<(u32, u32, Vec<u32>)>,
-    no_new_privileges: bool,
-    sandbox: Option<Prepared>,
-) -> io::Error {
+/// What makes a command one of a service's own.
+pub struct Own {
+    pub dir: String,
+    /// User, group, and supplementary groups.
+    pub user: Option<(u32, u32, Vec<u32>)>,
+    pub umask: Option<u32>,
+    pub no_new_privileges: bool,
+    pub sandbox: Option<Prepared>,
+}
+
+/// Becomes a command of a service's own. Returns only when it cannot.
+pub fn become_it(mut command: std::process::Command, own: Own) -> io::Error {
     use std::os::unix::process::CommandExt;
-    let Ok(dir) = CString::new(dir) else { return io::Error::other("a NUL byte in a path") };
+    let Ok(dir) = CString::new(own.dir) else { return io::Error::other("a NUL byte in a path") };
+    let (user, sandbox) = (own.user, own.sandbox);
     let enter = move || {
         let check = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
         let kept = |fault: sandbox::Fault| io::Error::from_raw_os_error(fault.errno);
@@ -49,8 +54,11 @@ pub fn become_it(
                 check(libc::setresgid(*gid, *gid, *gid).into())?;
                 check(libc::setresuid(*uid, *uid, *uid).into())?;
             }
+            if let Some(umask) = own.umask {
+                libc::umask(umask);
+            }
             check(libc::chdir(dir.as_ptr()).into())?;
-            if no_new_privileges {
+            if own.no_new_privileges {
                 check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
             }
             sandbox.as_ref().map_or(Ok(()), |sandbox| sandbox.after_user(&mut left_out).map_err(kept))

@@ -1,5 +1,6 @@
 //! Files: bounded reads, atomic writes, a directory as a snapshot, who may write where.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -162,7 +163,17 @@ fn digest(path: &Path) -> io::Result<u64> {
 #[derive(Default)]
 pub struct ThisMachine {
     /// Listening TCP ports with the pid and command that hold them.
-    pub holders: std::collections::BTreeMap<u16, String>,
+    holders: std::collections::BTreeMap<u16, String>,
+    /// Looked up once: every unit of a revision asks.
+    controllers: OnceCell<super::cgroup::Offer>,
+    capabilities: OnceCell<u64>,
+    namespace: OnceCell<Result<(), String>>,
+}
+
+impl ThisMachine {
+    pub fn new(holders: std::collections::BTreeMap<u16, String>) -> Self {
+        Self { holders, ..Self::default() }
+    }
 }
 
 impl Machine for ThisMachine {
@@ -207,16 +218,16 @@ impl Machine for ThisMachine {
     }
 
     fn capabilities(&self) -> u64 {
-        super::sandbox::own_capabilities()
+        *self.capabilities.get_or_init(super::sandbox::own_capabilities)
     }
 
     fn mount_namespace(&self) -> Result<(), String> {
-        super::sandbox::mount_namespace()
+        self.namespace.get_or_init(super::sandbox::mount_namespace).clone()
     }
 
     fn controllers(&self) -> (Vec<String>, String) {
-        let super::cgroup::Offer { controllers, lacking } = super::cgroup::offer();
-        (controllers, lacking)
+        let offer = self.controllers.get_or_init(super::cgroup::offer);
+        (offer.controllers.clone(), offer.lacking.clone())
     }
 }
 

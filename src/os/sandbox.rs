@@ -400,8 +400,8 @@ pub fn mount_namespace() -> Result<(), String> {
     Ok(())
 }
 
-/// The private directories of an instance.
-pub fn private_tmp(run: &Path, name: &str) -> std::path::PathBuf {
+/// The private directories of an instance; the keeper takes them away with it.
+fn private_tmp(run: &Path, name: &str) -> std::path::PathBuf {
     run.join(format!("{name}.tmp"))
 }
 

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::base::limits;
+use crate::base::{PathAccess, limits};
 use crate::manifest::Objects;
 use crate::manifest::capabilities;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::load::Source;
-use crate::manifest::spec::Security;
 use crate::manifest::spec::service::{Port, PortNumber, Protocol};
 
 use super::launch::Launch;
@@ -189,8 +188,8 @@ fn security_faults(
     machine: &dyn Machine,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let security = &launch.service.security;
-    let Some(sandbox) = capabilities::sandbox(security, &launch.base_dir) else { return };
+    let sandbox = capabilities::sandbox(&launch.service.security, &launch.base_dir);
+    let Some(sandbox) = sandbox else { return };
     let mut tell = |field: &str, why: String, hint: &str| {
         let path = format!("spec.security.{field}");
         let verb = if sandbox.best_effort { "runs without" } else { "is not started without" };
@@ -210,14 +209,12 @@ fn security_faults(
     if sandbox.has_namespace()
         && let Err(why) = machine.mount_namespace()
     {
-        let field = if sandbox.private_tmp { "privateTmp" } else { "readOnlyPaths" };
-        let field =
-            if sandbox.paths.is_empty() || sandbox.private_tmp { field } else { paths_field(security) };
+        let field = sandbox.paths.first().map_or("privateTmp", |(_, access)| field_of(*access));
         return tell(field, why, "run unisys as root, or allow user namespaces (user_namespaces(7))");
     }
-    for (path, _) in &sandbox.paths {
+    for (path, access) in &sandbox.paths {
         if machine.file(Path::new(path)) == FileKind::Missing {
-            tell(paths_field(security), format!("{path} does not exist"), "create it, or correct the path");
+            tell(field_of(*access), format!("{path} does not exist"), "create it, or correct the path");
         }
     }
     let program = find_program(launch, machine).unwrap_or_default();
@@ -228,11 +225,11 @@ fn security_faults(
     }
 }
 
-fn paths_field(security: &Security) -> &'static str {
-    match (security.read_only_paths.is_empty(), security.read_write_paths.is_empty()) {
-        (false, _) => "readOnlyPaths",
-        (true, false) => "readWritePaths",
-        (true, true) => "inaccessiblePaths",
+fn field_of(access: PathAccess) -> &'static str {
+    match access {
+        PathAccess::ReadOnly => "readOnlyPaths",
+        PathAccess::ReadWrite => "readWritePaths",
+        PathAccess::None => "inaccessiblePaths",
     }
 }
 

@@ -99,6 +99,10 @@ fn what_the_machine_lacks_fails_that_unit_only() {
         let why = system.ok(&["why", unit]);
         assert!(why.contains(code) && why.contains("revision 1 accepted"), "{why}");
     }
+    // A user that is not there is nobody, not us.
+    let (code, words) = system.fails(&["exec", "user", "--", "id"]);
+    assert_eq!(code, 5, "{words}");
+    assert!(words.contains("there is no user `nobody-like-that`"), "{words}");
     // What is mended is noticed.
     drop(listener);
     until("the port is free for it", || {

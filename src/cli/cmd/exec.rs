@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use crate::api::types::ExecContext;
-use crate::os::command::become_it;
+use crate::os::command::{Own, become_it};
 use crate::os::sandbox::Prepared;
 
 use super::super::args::Global;
@@ -19,7 +19,16 @@ pub fn run(global: &Global, name: &str, command: &[String]) -> Result<Outcome, F
     let prepare = |sandbox| Prepared::new(sandbox, Path::new(&context.run), &context.instance);
     let sandbox = context.sandbox.as_ref().map(prepare);
     let error = match sandbox.transpose() {
-        Ok(sandbox) => become_it(process, &context.dir, context.user, context.no_new_privileges, sandbox),
+        Ok(sandbox) => {
+            let own = Own {
+                dir: context.dir,
+                user: context.user,
+                umask: context.umask,
+                no_new_privileges: context.no_new_privileges,
+                sandbox,
+            };
+            become_it(process, own)
+        }
         Err(error) => error,
     };
     Err(Failure::NotFound {

@@ -66,7 +66,7 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
         profile: None,
         machine: args.machine,
     };
-    let machine = args.machine.then(|| ThisMachine { holders: holders(&objects) });
+    let machine = args.machine.then(|| ThisMachine::new(holders(&objects)));
     let machine = machine.as_ref().map(|machine| machine as &dyn Machine);
     diagnostics.extend(build(&context, Revision(0), b"", machine).diagnostics);
     diagnostics.truncate(limits::DIAGNOSTICS);

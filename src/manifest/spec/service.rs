@@ -85,6 +85,13 @@ pub struct ServiceSpec {
     pub enabled_when: Option<Switch>,
 }
 
+impl ServiceSpec {
+    /// `umask` as a number.
+    pub fn file_mask(&self) -> Option<u32> {
+        self.umask.as_ref().and_then(|text| u32::from_str_radix(text, 8).ok())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Port {

@@ -1,0 +1,71 @@
+//! What the keeper reports, and what becomes of it when it is gone.
+
+use crate::keeper::protocol::{Down, Report, Request, signal_words};
+use crate::os::clock;
+use crate::world::{Event, InstanceFact};
+
+use super::{Engine, Options, link};
+
+impl Engine {
+    pub(super) fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
+        match report {
+            Report::Spawned { id, part, pid, at, ports, left_out } => {
+                self.count_start();
+                self.attach_pipes(&id, fds);
+                self.fact(id, InstanceFact::Spawned { part, pid, at, ports, left_out });
+            }
+            Report::SpawnFailed { id, part, stage, errno, detail } => {
+                self.spawn_failed(id, part, stage, errno, detail);
+            }
+            Report::Exited { id, part, exit, remains } => {
+                self.fact(id, InstanceFact::Exited { part, exit, remains });
+            }
+            Report::Gone { id, survivors } => {
+                if !survivors.is_empty() {
+                    let object = format!("{}", id.unit);
+                    let message = format!(
+                        "cannot kill {survivors:?} of instance {id}: they are in an uninterruptible wait"
+                    );
+                    self.note(true, "Survivors", &object, message);
+                }
+                self.fact(id, InstanceFact::Gone { survivors: survivors.len() as u32 });
+            }
+            Report::Refused { why, .. } => tracing::warn!(%why, "the keeper refused a request"),
+            Report::Terminate { immediate, signal } => {
+                self.goes_down(Down { by: signal_words(signal).into(), immediate });
+            }
+            Report::Reload => self.reload("SIGHUP"),
+            Report::UpgradeAsked => self.upgrade_keeper(),
+            Report::Welcome { .. } | Report::Instance(_) | Report::InventoryEnd => {}
+        }
+    }
+
+    pub(super) fn goes_down(&mut self, down: Down) {
+        self.console.going_down(down.immediate);
+        self.world.handle(clock::now(), Event::ShutDown { by: down.by, now: down.immediate });
+    }
+
+    /// The keeper becomes the binary on disk; then this daemon ends and the keeper starts the new one.
+    pub fn upgrade_keeper(&mut self) {
+        let epoch = self.epoch;
+        self.note(false, "Upgrading", "system", "keeper and daemon become the binary on disk".into());
+        self.link.send(&Request::Upgrade { epoch });
+    }
+
+    /// The keeper was killed: a new one takes over from its journal, and starts a daemon of its own.
+    pub(super) fn keeper_lost(&mut self) {
+        self.store.flush();
+        Self::replace_keeper(&self.options, self.keeper_pid);
+    }
+
+    /// Starts a keeper in place of one that was killed.
+    pub fn replace_keeper(options: &Options, former: u32) {
+        tracing::error!("the keeper is gone; starting a new one");
+        eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
+        if let Err(error) = link::start_keeper(options, former) {
+            eprintln!(
+                "unisys: cannot start a new keeper: {error}; services run on, the next `unisys up` adopts them"
+            );
+        }
+    }
+}

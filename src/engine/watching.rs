@@ -1,0 +1,102 @@
+//! Manifests and what they read: watched, read again, accepted.
+
+use std::collections::BTreeSet;
+
+use crate::os::clock;
+use crate::world::{Cause, Event};
+
+use super::{Engine, FilesDue, Input, Proposal};
+
+impl Engine {
+    pub(super) fn file_touched(&mut self, path: &std::path::Path) {
+        if !self.options.watch || !self.sets.concerns(path) {
+            return;
+        }
+        let now = clock::mono();
+        match &mut self.files_due {
+            Some(due) => due.latest = now,
+            None => self.files_due = Some(FilesDue { first: now, latest: now }),
+        }
+    }
+
+    /// Watches what the sets are read from, exactly.
+    pub(crate) fn watch_files(&mut self) {
+        if !self.options.watch {
+            return;
+        }
+        if self.files.is_none() {
+            let inputs = self.inputs.clone();
+            let touched = move |path: &std::path::Path| {
+                let _ = inputs.blocking_send(Input::Touched(path.to_owned()));
+            };
+            match crate::os::watch::Watch::new(touched) {
+                Ok(watch) => self.files = Some(watch),
+                Err(error) => {
+                    let message =
+                        format!("files are not watched: {error}; `unisys apply` and SIGHUP still read them");
+                    return self.note(true, "NotWatching", "system", message);
+                }
+            }
+        }
+        let dirs = self.sets.dirs();
+        let failed = self.files.as_mut().map(|watch| watch.set(dirs)).unwrap_or_default();
+        for (dir, why) in failed.into_iter().filter(|(dir, _)| dir.exists()) {
+            self.note(true, "NotWatching", "system", format!("{} is not watched: {why}", dir.display()));
+        }
+    }
+
+    /// Reads the sets again; what is well is accepted, what is not is told and changes nothing.
+    pub fn reload(&mut self, kind: &str) {
+        let busy = self.busy_ports();
+        let outcome = self.sets.reload(&busy);
+        for (set, warning, message) in outcome.notes {
+            let reason = if warning { "ManifestInvalid" } else { "ManifestValid" };
+            self.note(warning, reason, &format!("set/{set}"), message);
+        }
+        if outcome.newly_rejected {
+            let pending = self.sets.pending();
+            self.console.rejected(&pending, false);
+        }
+        if let Some(desired) = outcome.desired {
+            let mut cause = Cause::new(kind, outcome.what.clone());
+            cause.files = outcome.files;
+            self.world.handle(clock::now(), Event::Desired { desired, cause });
+            self.remember_revision(&outcome.what);
+            self.trim_soon();
+        }
+        self.faults_revised();
+        if kind != "MachineChanged" {
+            self.watch_files();
+        }
+        self.saw_events = true;
+    }
+
+    /// Ports that running instances of ours were started with.
+    pub fn busy_ports(&self) -> BTreeSet<u16> {
+        let slots = self.world.units().values().flat_map(|unit| unit.slots.values());
+        let running = slots.filter(|slot| slot.state.is_occupied()).filter_map(|slot| slot.instance.as_ref());
+        running
+            .flat_map(|instance| &instance.spec.launch.service.ports)
+            .filter_map(|port| match port.port {
+                crate::manifest::spec::service::PortNumber::Number(number) => Some(number),
+                crate::manifest::spec::service::PortNumber::Auto(_) => None,
+            })
+            .collect()
+    }
+
+    /// Takes in a proposal that was found well.
+    pub fn accept(&mut self, proposal: Proposal, cause: Cause) {
+        let desired = self.sets.accept(proposal);
+        let detail = cause.detail.clone();
+        self.world.handle(clock::now(), Event::Desired { desired, cause });
+        self.remember_revision(&detail);
+        self.watch_files();
+        self.saw_events = true;
+        self.trim_soon();
+    }
+
+    pub(super) fn remember_revision(&mut self, detail: &str) {
+        self.faults_revised();
+        self.store.accept(self.world.revision(), detail.to_owned(), self.sets.stored());
+    }
+}

@@ -1,0 +1,221 @@
+//! Outcomes of spawns, ends of processes, and kills.
+
+use crate::base::{Exit, InstanceId, Part, limits};
+use crate::os::{clock, process};
+
+use super::contain::{Kill, Owner};
+use super::journal::Entry;
+use super::protocol::{self, HeldPart, Report};
+use super::run::{KILL_POLL, Keeper};
+use super::spawner::Outcome;
+use super::table::{Instance, PartState, Running};
+
+/// Who asks, for [`super::contain`]. No method: what is asked about is borrowed beside it.
+macro_rules! owner {
+    ($keeper:expr, $run:expr) => {
+        Owner {
+            run: $run,
+            state_id: &$keeper.state_id,
+            daemon: $keeper.daemon.pid,
+            cgroups: $keeper.cgroups.as_ref(),
+            heir: $keeper.heir,
+        }
+    };
+}
+
+impl Keeper {
+    pub(super) fn take_outcomes(&mut self) {
+        for outcome in self.spawner.outcomes() {
+            self.starts += 1;
+            if self.starts >= limits::MANY_STARTS {
+                self.trim_at = Some(clock::mono() + limits::TRIM_AFTER);
+            }
+            self.outcome(outcome);
+        }
+        if self.spawner.in_flight == 0 && !self.early.is_empty() {
+            self.early.clear();
+        }
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        let (id, part) = (outcome.request.id.clone(), outcome.request.part);
+        let Some(instance) = self.table.instances.get_mut(&id) else { return };
+        if outcome.pipes.is_some() {
+            instance.pipes = outcome.pipes;
+        }
+        match outcome.result {
+            Ok(started) => {
+                let (pid, left_out) = (started.pid, started.left_out);
+                let running = Running {
+                    pid: started.pid,
+                    start: started.start,
+                    at: started.at,
+                    pidfd: started.pidfd,
+                    child: true,
+                };
+                let held: HeldPart = running.held(part);
+                instance.parts.insert(part, PartState::Running(running));
+                let entry = match (part, instance.parts.len()) {
+                    // With the numbers and listeners that only the main program has.
+                    (Part::Main, _) | (_, 1) => Entry::Instance(Box::new(instance.held(&id))),
+                    _ => Entry::Part { id: id.clone(), part: held },
+                };
+                self.journal.write(&entry);
+                self.table.by_pid.insert(started.pid, (id.clone(), part));
+                let ports = instance.ports.clone();
+                let report = Report::Spawned { id: id.clone(), part, pid, at: started.at, ports, left_out };
+                self.tell_with_pipes(&report, &id);
+                if let Some(exit) = self.early.remove(&started.pid) {
+                    self.ended(started.pid, exit);
+                }
+            }
+            Err(failed) => {
+                instance.parts.remove(&part);
+                let report = Report::SpawnFailed {
+                    id: id.clone(),
+                    part,
+                    stage: failed.stage,
+                    errno: failed.errno,
+                    detail: failed.detail,
+                };
+                self.tell(&report, &[]);
+            }
+        }
+        if let Some(at) = self.doomed.iter().position(|doomed| *doomed == id) {
+            self.doomed.swap_remove(at);
+            self.kill(id);
+        }
+    }
+
+    pub(super) fn collect_ends(&mut self) {
+        let mut ends = process::reap();
+        if self.heir {
+            let foreign = self.table.instances.values().flat_map(Instance::running);
+            ends.extend(
+                foreign.filter(|(_, running)| !running.child && process::has_ended(&running.pidfd)).map(
+                    |(_, running)| {
+                        (running.pid, process::exit_by_handle(&running.pidfd, running.pid, running.start))
+                    },
+                ),
+            );
+        }
+        // Spawns whose outcome came while we looked belong to the table first.
+        if !ends.is_empty() {
+            self.take_outcomes();
+        }
+        let mut looked = false;
+        for (pid, exit) in ends {
+            if self.daemon.pid == Some(pid) {
+                self.daemon_ended(exit);
+            } else if self.table.by_pid.contains_key(&pid) {
+                if !std::mem::replace(&mut looked, true) {
+                    self.look_for_strays();
+                }
+                self.ended(pid, exit);
+            } else if self.spawner.in_flight > 0 {
+                self.early.insert(pid, exit);
+            }
+        }
+    }
+
+    fn daemon_ended(&mut self, exit: Exit) {
+        // What it asked for before it died is done: its successor would only ask again, and believe that it were the first.
+        self.read_requests();
+        self.daemon.ended();
+        self.greeted = false;
+        // Another try would end the same; as exit codes of `up`.
+        let hopeless =
+            [(protocol::EXIT_INVALID, 1), (protocol::EXIT_CANNOT, 1), (protocol::EXIT_NOT_FOUND, 4)];
+        if self.table.instances.is_empty() {
+            let found = hopeless.iter().find(|(code, _)| exit == Exit::Code((*code).into()));
+            self.done = found.map(|(_, code)| *code).or(self.done);
+        }
+        if self.done.is_none() {
+            let when = match self.daemon.start_at {
+                Some(at) if at > clock::mono() => "it is started again soon",
+                _ => "it is started again",
+            };
+            eprintln!("unisys: the daemon ended ({exit}); {when}, services are not touched");
+        }
+    }
+
+    pub(super) fn ended(&mut self, pid: u32, exit: Exit) {
+        let Some((id, part)) = self.table.by_pid.get(&pid).cloned() else { return };
+        let tree = self.cgroups.as_ref();
+        let killed = matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. });
+        let exit = match tree.filter(|tree| killed && tree.oom_kills(&id) > 0) {
+            Some(_) => Exit::OomKilled,
+            None => exit,
+        };
+        let remains = part == Part::Main
+            && (process::group_lives(pid)
+                || self.strays.of(&id).next().is_some()
+                || tree.is_some_and(|tree| !tree.processes(&id).is_empty()));
+        self.table.ended(pid, exit, remains);
+        self.journal.write(&Entry::Exited { id: id.clone(), part, exit, remains });
+        self.tell(&Report::Exited { id, part, exit, remains }, &[]);
+    }
+
+    fn look_for_strays(&mut self) {
+        let (table, strays) = (&self.table, &mut self.strays);
+        let run = self.options.state.run();
+        let owner = owner!(self, &run);
+        strays.refresh(table, &owner);
+    }
+
+    pub(super) fn kill(&mut self, id: InstanceId) {
+        match self.table.instances.get(&id) {
+            None => return self.tell(&Report::Gone { id, survivors: Vec::new() }, &[]),
+            Some(instance) if instance.is_spawning() => return self.doomed.push(id),
+            Some(_) => {}
+        }
+        if self.kills.contains_key(&id) {
+            return;
+        }
+        let run = self.options.state.run();
+        let owner = owner!(self, &run);
+        let kill = Kill::begin(&self.table, &mut self.strays, &owner, &id);
+        self.kills.insert(id, kill);
+    }
+
+    pub(super) fn progress_kills(&mut self) {
+        if self.kills.is_empty() {
+            return;
+        }
+        let run = self.options.state.run();
+        let owner = owner!(self, &run);
+        let mut over = Vec::new();
+        for (id, kill) in &mut self.kills {
+            if let Some(survivors) = kill.progress(&self.table, &mut self.strays, &owner, id) {
+                over.push((id.clone(), survivors));
+            }
+        }
+        if over.is_empty() {
+            return;
+        }
+        // Ends that are already there are told before the word that nothing is left.
+        self.collect_ends();
+        for (id, survivors) in over {
+            self.kills.remove(&id);
+            self.tell(&Report::Gone { id, survivors }, &[]);
+        }
+    }
+
+    pub(super) fn kill_everything_if_due(&mut self) {
+        if self.kill_all_at.is_some_and(|at| at <= clock::mono()) {
+            let ids: Vec<InstanceId> = self.table.instances.keys().cloned().collect();
+            for id in &ids {
+                self.kill(id.clone());
+            }
+            for _ in 0..200 {
+                self.progress_kills();
+                self.collect_ends();
+                if self.kills.is_empty() {
+                    break;
+                }
+                std::thread::sleep(KILL_POLL);
+            }
+            self.done = Some(130);
+        }
+    }
+}

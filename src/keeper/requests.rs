@@ -1,0 +1,262 @@
+//! What a daemon asks of the keeper, and what it is told of the state when it comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::base::{Epoch, Exit, InstanceId, Part, PortNeed, Role, SpawnStage};
+use crate::os::sockets::BindError;
+use crate::os::{packet, process};
+use crate::world::Mark;
+
+use super::journal::Entry;
+use super::listeners::Provided;
+use super::protocol::{self, Down, Report, Request, Spawn};
+use super::run::Keeper;
+use super::spawner::{Gifts, PipeNames};
+use super::table::{Instance, PartState};
+
+impl Keeper {
+    pub(super) fn read_requests(&mut self) {
+        while let Some(socket) = &self.daemon.socket {
+            match packet::receive(socket) {
+                Ok(Some(packet)) => match serde_json::from_slice(&packet.bytes) {
+                    Ok(request) => self.request(request, packet.fds),
+                    Err(error) => {
+                        self.tell(
+                            &Report::Refused { id: None, why: format!("not understood: {error}") },
+                            &[],
+                        );
+                    }
+                },
+                // The daemon is gone or going; its end is told by SIGCHLD.
+                Ok(None) => {
+                    self.daemon.socket = None;
+                    self.greeted = false;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request, fds: Vec<OwnedFd>) {
+        match request {
+            Request::Hello { version: _, epoch } => self.greet(epoch),
+            Request::Begin { epoch } if epoch > self.epoch => {
+                self.epoch = epoch;
+                self.journal.write(&Entry::Epoch { epoch });
+            }
+            Request::Begin { epoch } => self.refuse(None, &format!("epoch {epoch} is not new")),
+            Request::Spawn(spawn) if self.fenced(spawn.epoch, Some(&spawn.id)) => self.spawn(spawn),
+            Request::Signal { epoch, id, signal, pid } if self.fenced(epoch, Some(&id)) => {
+                self.signal_instance(&id, signal, pid);
+            }
+            Request::Kill { epoch, id } if self.fenced(epoch, Some(&id)) => self.kill(id),
+            Request::Forget { epoch, id } if self.fenced(epoch, Some(&id)) => self.forget(&id),
+            Request::Remember { epoch, id, mark, generation, spec } if self.fenced(epoch, Some(&id)) => {
+                if let Some(instance) = self.table.instances.get_mut(&id) {
+                    if (instance.mark.role, mark.role) == (Role::Incoming, Role::Serving) {
+                        self.listeners.take_place(&id);
+                    }
+                    instance.mark = mark;
+                    instance.generation = generation;
+                    if let Some(spec) = &spec {
+                        instance.spec.clone_from(spec);
+                    }
+                    self.journal.write(&Entry::Remember { id, mark, generation, spec });
+                }
+            }
+            Request::Limit { epoch, id, limits } if self.fenced(epoch, Some(&id)) => {
+                let set = self.cgroups.as_ref().map(|tree| tree.limit(&id, &limits));
+                if let Some(Err(error)) = set {
+                    self.refuse(Some(id), &format!("its limits cannot be changed: {error}"));
+                }
+            }
+            Request::Listeners { epoch, wanted, storing } if self.fenced(epoch, None) => {
+                self.listeners.want(wanted, &storing);
+                self.close_unwanted();
+            }
+            Request::Store { epoch, id, name } if self.fenced(epoch, Some(&id)) => {
+                let role = self.role(&id);
+                for fd in fds {
+                    if let Err(why) = self.listeners.store(&id, role, &name, fd) {
+                        self.refuse(Some(id.clone()), &format!("cannot keep its descriptor `{name}`: {why}"));
+                    }
+                }
+            }
+            Request::Unstore { epoch, id, name } if self.fenced(epoch, Some(&id)) => {
+                self.listeners.unstore(&id, self.role(&id), &name);
+            }
+            Request::Down { epoch, by } if self.fenced(epoch, None) && self.down.is_none() => {
+                self.goes_down(Down { by, immediate: false });
+            }
+            Request::Exit { epoch, code } if self.fenced(epoch, None) => self.done = Some(code),
+            Request::Upgrade { epoch } if self.fenced(epoch, None) => {
+                if let Err(error) = self.upgrade() {
+                    self.refuse(None, &format!("cannot become {}: {error}", self.options.program.display()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A request of an older daemon than the latest does nothing.
+    fn fenced(&mut self, epoch: Epoch, id: Option<&InstanceId>) -> bool {
+        if epoch == self.epoch {
+            return true;
+        }
+        let why = format!("epoch {epoch} is not the current one ({})", self.epoch);
+        self.refuse(id.cloned(), &why);
+        false
+    }
+
+    fn refuse(&mut self, id: Option<InstanceId>, why: &str) {
+        self.tell(&Report::Refused { id, why: why.to_owned() }, &[]);
+    }
+
+    fn greet(&mut self, epoch: Epoch) {
+        self.greeted = true;
+        self.backlog.clear();
+        let welcome = Report::Welcome {
+            version: protocol::VERSION,
+            keeper: std::process::id(),
+            release: env!("CARGO_PKG_VERSION").into(),
+            epoch: self.epoch.max(epoch),
+            incarnation: self.table.highest,
+            state_id: self.state_id.clone(),
+            down: self.down.clone(),
+        };
+        self.tell(&welcome, &[]);
+        let instances = std::mem::take(&mut self.table.instances);
+        for (id, instance) in &instances {
+            let fds = instance.pipes.as_ref().map(|pipes| pipes.fds()).unwrap_or_default();
+            self.tell(&Report::Instance(Box::new(instance.held(id))), &fds);
+        }
+        self.table.instances = instances;
+        self.tell(&Report::InventoryEnd, &[]);
+        // For daemons that do not know what the welcome says of it.
+        if let Some(Down { immediate, .. }) = self.down {
+            self.tell(&Report::Terminate { immediate, signal: libc::SIGTERM }, &[]);
+        }
+    }
+
+    pub(super) fn spawn(&mut self, request: Box<Spawn>) {
+        self.table.note_incarnation(request.id.incarnation);
+        let (id, part) = (request.id.clone(), request.part);
+        if let Some(instance) = self.table.instances.get(&id)
+            && let Some(state) = instance.parts.get(&part)
+        {
+            // Asked again: say again what became of it.
+            let report = match state {
+                PartState::Spawning => return,
+                PartState::Running(running) => {
+                    let ports = instance.ports.clone();
+                    let (pid, at, left_out) = (running.pid, running.at, Vec::new());
+                    Report::Spawned { id: id.clone(), part, pid, at, ports, left_out }
+                }
+                PartState::Ended { held } => {
+                    let exit = held.exit.unwrap_or(Exit::Unknown);
+                    Report::Exited { id: id.clone(), part, exit, remains: held.remains }
+                }
+            };
+            self.tell_with_pipes(&report, &id);
+            return;
+        }
+        let provided = match part {
+            Part::Main => self.provide(&request),
+            _ => Ok(Provided::default()),
+        };
+        let instance = self.table.instances.entry(id.clone()).or_insert_with(|| Instance {
+            spec: String::new(),
+            generation: request.generation,
+            wall: request.wall,
+            mark: Mark { role: request.role, ..Mark::default() },
+            notify: request.notify,
+            pipes: None,
+            parts: BTreeMap::new(),
+            ports: Default::default(),
+            listens: Vec::new(),
+            signalled: None,
+        });
+        instance.spec.clone_from(&request.spec);
+        let provided = match provided {
+            Ok(provided) => provided,
+            Err(BindError { errno, detail }) => {
+                let stage = SpawnStage::Listeners;
+                return self.tell(&Report::SpawnFailed { id, part, stage, errno, detail }, &[]);
+            }
+        };
+        if part == Part::Main {
+            let shared = request.ports.iter().filter(|need| matches!(need, PortNeed::Shared(_)));
+            instance.listens = shared.map(|need| need.listen().clone()).collect();
+            instance.ports = provided.numbers;
+        }
+        instance.parts.insert(part, PartState::Spawning);
+        let needs_pipes = instance.pipes.is_none();
+        let gifts = Gifts { handed: provided.handed, ports: instance.ports.clone() };
+        self.spawner.start(request, needs_pipes, gifts);
+    }
+
+    /// The sockets and numbers that a main program is given.
+    pub(super) fn provide(&mut self, request: &Spawn) -> Result<Provided, BindError> {
+        let taken: BTreeSet<u16> = self
+            .table
+            .instances
+            .values()
+            .flat_map(|instance| instance.ports.0.values().copied())
+            .filter(|_| request.ports.iter().any(|need| !matches!(need, PortNeed::Shared(_))))
+            .collect();
+        let owner = request.user.as_ref().map(|(uid, gid, _)| (*uid, *gid));
+        let provided = self.listeners.provide(&request.id, request.role, &request.ports, owner, &taken)?;
+        for entry in &provided.opened {
+            self.journal.write(entry);
+        }
+        Ok(provided)
+    }
+
+    /// Closes the listeners that neither the accepted revision nor any instance has a use for.
+    pub(super) fn close_unwanted(&mut self) {
+        let in_use = self.table.instances.values().flat_map(|instance| &instance.listens).collect();
+        for entry in self.listeners.close_unwanted(&in_use) {
+            self.journal.write(&entry);
+        }
+    }
+
+    fn signal_instance(&mut self, id: &InstanceId, signal: i32, pid: Option<u32>) {
+        let Some(main) = self.table.instances.get(id).and_then(Instance::main) else { return };
+        match pid.filter(|pid| *pid != main.pid) {
+            // A main process that the program named itself; only one of the instance is reached.
+            Some(pid) if process::descends(pid, main.pid) || self.strays.of(id).any(|stray| stray == pid) => {
+                if let Some(handle) = process::open_any(pid) {
+                    let _ = process::signal(&handle, signal);
+                }
+            }
+            _ => drop(process::signal(&main.pidfd, signal)),
+        }
+        if let Some(instance) = self.table.instances.get_mut(id) {
+            instance.signalled = Some(signal);
+        }
+    }
+
+    fn role(&self, id: &InstanceId) -> Role {
+        self.table.instances.get(id).map(|instance| instance.mark.role).unwrap_or_default()
+    }
+
+    fn forget(&mut self, id: &InstanceId) {
+        let Some(instance) = self.table.instances.get(id) else { return };
+        if instance.is_spawning() || instance.running().next().is_some() {
+            return self.refuse(Some(id.clone()), "it is alive");
+        }
+        if instance.mark.role == Role::Incoming {
+            self.listeners.give_up(id);
+        }
+        self.table.instances.remove(id);
+        if let Some(tree) = &self.cgroups {
+            tree.remove(id);
+        }
+        PipeNames::of(&self.options.state.run(), id).remove();
+        self.journal.write(&Entry::Forgot { id: id.clone() });
+        self.close_unwanted();
+    }
+}
