@@ -3,14 +3,33 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::keeper::protocol::{Report, Request};
-use crate::os::{inherit, packet, signals};
+use crate::os::{inherit, packet, process, signals};
 
 use super::Options;
+
+/// The keeper's process.
+pub struct Peer {
+    pid: u32,
+    /// `None`: it was gone before we looked.
+    handle: Option<OwnedFd>,
+}
+
+/// A process that was killed has closed its files and ends within this.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
+impl Peer {
+    /// Its end of the link is closed. Either it was killed, or it became the binary on disk (execve(2)) and starts a daemon of
+    /// its own: who lives on needs no heir.
+    pub fn was_killed(&self) -> bool {
+        self.handle.as_ref().is_none_or(|handle| process::ends_within(handle, LAST_BREATH))
+    }
+}
 
 pub struct Link {
     socket: AsyncFd<OwnedFd>,
@@ -26,10 +45,11 @@ impl Link {
         Ok(Self { socket, waiting: VecDeque::new(), closed: false })
     }
 
-    /// The pid of the keeper, whether it still lives: it made the socket (SO_PEERCRED, unix(7)).
-    pub fn keeper(&self) -> u32 {
+    /// The keeper, whether it still lives: it made the socket (SO_PEERCRED, unix(7)).
+    pub fn keeper(&self) -> Peer {
         let peer = rustix::net::sockopt::socket_peercred(self.socket.get_ref());
-        peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32)
+        let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32);
+        Peer { pid, handle: process::open_any(pid) }
     }
 
     /// Sends, or keeps it until the keeper reads on.
@@ -122,12 +142,12 @@ fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
 }
 
 /// Starts a keeper that takes over from the journal of the one that was killed.
-pub fn start_keeper(options: &Options, former: u32) -> io::Result<()> {
+pub fn start_keeper(options: &Options, former: &Peer) -> io::Result<()> {
     use std::os::unix::process::CommandExt;
     let options = serde_json::to_string(options)?;
     let mut command = std::process::Command::new(crate::cli::own_program());
     command
-        .args(["keeper", "--heir-of", &former.to_string(), "--options", &options])
+        .args(["keeper", "--heir-of", &former.pid.to_string(), "--options", &options])
         .process_group(0)
         .stdin(std::process::Stdio::null());
     signals::block_in(&mut command, &crate::keeper::SIGNALS);

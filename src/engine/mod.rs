@@ -120,6 +120,7 @@ pub struct Engine {
     pub started: crate::base::Stamp,
     pub keeper_release: String,
     pub keeper_pid: u32,
+    keeper: link::Peer,
     pub faults: Faults,
     /// Grows with every turn in which something changed: watchers look again.
     pub changed: watch::Sender<u64>,
@@ -214,6 +215,7 @@ impl Engine {
             started: clock::wall(),
             keeper_release: greeting.release,
             keeper_pid: greeting.keeper,
+            keeper: link.keeper(),
             faults,
             changed: watch::channel(0).0,
             link,

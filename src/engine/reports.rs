@@ -4,7 +4,8 @@ use crate::keeper::protocol::{Down, Report, Request, signal_words};
 use crate::os::clock;
 use crate::world::{Event, InstanceFact};
 
-use super::{Engine, Options, link};
+use super::link::{self, Peer};
+use super::{Engine, Options};
 
 impl Engine {
     pub(super) fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
@@ -52,14 +53,17 @@ impl Engine {
         self.link.send(&Request::Upgrade { epoch });
     }
 
-    /// The keeper was killed: a new one takes over from its journal, and starts a daemon of its own.
+    /// The keeper has closed the link. If it was killed, a new one takes over from its journal and starts a daemon of its own.
     pub(super) fn keeper_lost(&mut self) {
         self.store.flush();
-        Self::replace_keeper(&self.options, self.keeper_pid);
+        Self::replace_keeper(&self.options, &self.keeper);
     }
 
-    /// Starts a keeper in place of one that was killed.
-    pub fn replace_keeper(options: &Options, former: u32) {
+    /// Starts a keeper in place of one that was killed; does nothing when it became another image of itself.
+    pub fn replace_keeper(options: &Options, former: &Peer) {
+        if !former.was_killed() {
+            return;
+        }
         tracing::error!("the keeper is gone; starting a new one");
         eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
         if let Err(error) = link::start_keeper(options, former) {

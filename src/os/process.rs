@@ -180,9 +180,15 @@ pub fn signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
 
 /// The handle's process has ended (it may be a zombie).
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
+    ends_within(pidfd, std::time::Duration::ZERO)
+}
+
+/// The same, waiting for it.
+pub fn ends_within(pidfd: &OwnedFd, time: std::time::Duration) -> bool {
     let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
-    let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut fds, Some(&zero)).is_ok_and(|ready| ready > 0)
+    let time =
+        rustix::event::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+    rustix::event::poll(&mut fds, Some(&time)).is_ok_and(|ready| ready > 0)
 }
 
 /// A process group has a member.

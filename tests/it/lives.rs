@@ -217,11 +217,16 @@ fn keeper_and_daemon_killed_at_once_and_the_next_up_adopts() {
 
 #[test]
 fn the_keeper_becomes_the_binary_on_disk_and_no_service_notices() {
-    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let (a, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
     system.ok(&["upgrade"]);
     until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
     assert_eq!(system.pid("a"), a);
     signal(a, "KILL");
     until("it is started again", || (system.instance("a")["lastExit"]["signal"] == 9).then_some(()));
+    // The end is the end: the daemon that was replaced has left nobody who waits to take over.
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    until("nothing of it runs", || system.processes().is_empty().then_some(()));
+    assert!(!system.path(".unified-system/unisys.sock").exists());
 }

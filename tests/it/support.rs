@@ -195,6 +195,20 @@ impl System {
     }
 }
 
+impl System {
+    /// Keepers and daemons of it that run.
+    pub fn processes(&self) -> Vec<u32> {
+        let here = self.dir.path().display().to_string();
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let is_ours = |pid: &u32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            alive(*pid) && String::from_utf8_lossy(&words).contains(&here)
+        };
+        pids.filter(is_ours).collect()
+    }
+}
+
 impl Drop for System {
     fn drop(&mut self) {
         if let Some(mut keeper) = self.keeper.take() {
@@ -214,13 +228,11 @@ impl Drop for System {
 impl System {
     /// A test that killed a keeper may leave the one that took over.
     fn end_heirs(&self) {
-        let here = self.dir.path().display().to_string();
-        let is_ours = |pid: &u32| {
-            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            alive(*pid) && String::from_utf8_lossy(&words).contains(&here)
-        };
         let lock = self.path(".unified-system/lock");
-        let heir = || fs::read_to_string(&lock).ok()?.trim().parse::<u32>().ok().filter(is_ours);
+        let heir = || {
+            let pid = fs::read_to_string(&lock).ok()?.trim().parse::<u32>().ok()?;
+            self.processes().contains(&pid).then_some(pid)
+        };
         let deadline = Instant::now() + PATIENCE;
         while let Some(pid) = heir() {
             signal(pid, if Instant::now() > deadline { "KILL" } else { "TERM" });

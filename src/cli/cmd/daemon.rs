@@ -38,7 +38,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
             Ok(engine) => engine,
             // The keeper was killed before it had told everything.
             Err(EngineError::Link(_)) => {
-                Engine::replace_keeper(&again, keeper);
+                Engine::replace_keeper(&again, &keeper);
                 return Ok(Outcome::Done);
             }
             Err(error) => return refuse_start(&error),
