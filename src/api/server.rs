@@ -67,7 +67,7 @@ pub async fn serve(
 /// The owner of the daemon, and root.
 fn allowed(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    process::peer_uid(stream).is_some_and(|uid| uid == own || uid == 0)
+    process::peer(stream).is_some_and(|(_, uid)| uid == own || uid == 0)
 }
 
 async fn connection(stream: UnixStream, router: Router) {

@@ -60,7 +60,7 @@ impl Client {
         let (short, dir) = short_socket(path).map_err(|error| Failure::other(error.to_string(), ""))?;
         let stream =
             std::os::unix::net::UnixStream::connect(&short).map_err(|error| unreachable(path, &error))?;
-        if let Some(uid) = process::peer_uid(&stream).filter(|uid| !trusted(*uid)) {
+        if let Some((_, uid)) = process::peer(&stream).filter(|(_, uid)| !trusted(*uid)) {
             return Err(forbidden(uid));
         }
         drop(stream);

@@ -47,8 +47,7 @@ impl Link {
 
     /// The keeper, whether it still lives: it made the socket (SO_PEERCRED, unix(7)).
     pub fn keeper(&self) -> Peer {
-        let peer = rustix::net::sockopt::socket_peercred(self.socket.get_ref());
-        let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32);
+        let pid = process::peer(self.socket.get_ref()).map_or(0, |(pid, _)| pid);
         Peer { pid, handle: process::open_any(pid) }
     }
 

@@ -372,9 +372,22 @@ pub fn few_arenas() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }
 
-/// The user id of the peer of a unix socket (SO_PEERCRED).
-pub fn peer_uid(socket: impl AsFd) -> Option<u32> {
-    Some(rustix::net::sockopt::socket_peercred(socket).ok()?.uid.as_raw())
+/// Pid and user of who made the other end of a unix socket (unix(7), SO_PEERCRED). The pid is 0 where it cannot be named: a
+/// client outside of the pid namespace that this process is in. (rustix takes 0 for no answer at all.)
+pub fn peer(socket: impl AsFd) -> Option<(u32, u32)> {
+    let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes of a structure that any bytes are good for.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            std::ptr::from_mut(&mut found).cast(),
+            &mut length,
+        )
+    };
+    (result == 0).then_some((found.pid as u32, found.uid))
 }
 
 #[cfg(test)]

@@ -230,3 +230,39 @@ fn the_keeper_becomes_the_binary_on_disk_and_no_service_notices() {
     until("nothing of it runs", || system.processes().is_empty().then_some(()));
     assert!(!system.path(".unified-system/unisys.sock").exists());
 }
+
+#[test]
+fn as_pid_1_it_reaps_what_is_left_to_it_and_ends_in_order() {
+    let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let works = std::process::Command::new(unshare[0]).args(&unshare[1..]).arg("true").status();
+    if !works.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no pid namespace for this user");
+        return;
+    }
+    let orphans = "for i in 1 2 3 4 5; do (setsid sleep 0.01 &); done; exec sleep 1000";
+    let first = format!(
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command: [sh, -c, '{orphans}']\n"
+    );
+    let mut system = System::new(&[("a.yaml", &first), ("b.yaml", &sleeper("b", "  dependsOn: [a]\n"))]);
+    system.within = unshare.map(str::to_owned).into();
+    system.start(&[]);
+    system.ready(&["a", "b"]);
+    let children = |pid: u32| -> Vec<u32> {
+        // Each thread has its own.
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let texts =
+            tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+        let words = texts.collect::<Vec<_>>().join(" ");
+        words.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    };
+    let init = children(system.keeper_pid())[0];
+    // Its daemon and two services; no orphan, dead or alive.
+    until("the orphans are gone", || (children(init).len() == 3).then_some(()));
+    signal(init, "TERM");
+    assert_eq!(system.ended(), 0);
+    let (b, a) = (
+        system.terminal().find("service/b          instance 0 was stopped").expect("b is stopped"),
+        system.terminal().find("service/a          instance 0 was stopped").expect("a is stopped"),
+    );
+    assert!(b < a, "in reverse order: {}", system.terminal());
+}

@@ -201,7 +201,9 @@ fn in_a_cgroup_of_its_own_nothing_of_an_instance_survives_its_stop() {
         )
     };
     let mut system = System::new(&[("a.yaml", &service("50"))]);
-    system.cgroup = Some(subtree.0.clone());
+    // As an init does it: the process is there before the program begins.
+    let enter = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
+    system.within = ["sh", "-c", enter, subtree.0.to_str().unwrap()].map(str::to_owned).into();
     system.start(&[]);
     system.ready(&["a"]);
     let pid = system.pid("a");

@@ -31,8 +31,8 @@ pub struct System {
     /// Whom everything runs as, if not as us.
     user: Option<u32>,
     binary: PathBuf,
-    /// Where the keeper is put before it begins.
-    pub cgroup: Option<PathBuf>,
+    /// A command that becomes `up`, which is appended to it.
+    pub within: Vec<String>,
     keeper: Option<Child>,
 }
 
@@ -52,7 +52,7 @@ impl System {
     }
 
     fn with(dir: TempDir) -> Self {
-        let system = Self { dir, user: None, binary: BINARY.into(), cgroup: None, keeper: None };
+        let system = Self { dir, user: None, binary: BINARY.into(), within: Vec::new(), keeper: None };
         fs::create_dir(system.path("manifests")).unwrap();
         system
     }
@@ -82,12 +82,9 @@ impl System {
     pub fn start_in(&mut self, extra: &[&str], env: &[(&str, &Path)]) {
         let log = fs::File::create(self.path("up.log")).unwrap();
         let mut command = self.command(&["up"]);
-        if let Some(dir) = self.cgroup.clone() {
-            // As an init does it: the process is there before the program begins.
-            let mut shell = Command::new("sh");
-            shell.args(["-c", "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"]);
-            shell.arg(dir).arg(&self.binary).arg("up").current_dir(self.dir.path());
-            command = shell;
+        if let Some((program, words)) = self.within.split_first() {
+            command = Command::new(program);
+            command.args(words).arg(&self.binary).arg("up").current_dir(self.dir.path());
         }
         let child = command
             .args(extra)

@@ -63,6 +63,11 @@ fn kills(name: &str, victim: Victim, faults: u64, rng: &mut Rng) -> bool {
                 sum.kills,
                 round.machine.terminal()
             );
+            for question in [&["get", "services"][..], &["get", "sets"], &["events"]] {
+                let answer = round.machine.ask(question).unwrap_or_else(|why| why);
+                let lines: Vec<&str> = answer.lines().rev().take(60).collect();
+                eprintln!("unisys {question:?}:\n{}", lines.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
             eprintln!("its directory is kept: {}", round.machine.keep().display());
             failed = true;
         }
