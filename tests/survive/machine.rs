@@ -49,6 +49,8 @@ pub fn is_alive(pid: u32) -> bool {
 pub struct Life {
     pub name: String,
     pub pid: u32,
+    /// When it started, on the clock of this boot: no other life of this name has it.
+    pub mark: u64,
     pub version: String,
     /// Code, lines of stdout, lines of stderr.
     pub end: Option<(i32, u32, u32)>,
@@ -153,11 +155,14 @@ impl Machine {
             };
             let version = words.get(3).map_or_else(String::new, |word| (*word).to_owned());
             match *kind {
-                "start" => lives.push(Life { name: (*name).to_owned(), pid, version, end: None }),
+                "start" => {
+                    let mark = words.get(4).and_then(|word| word.parse().ok()).unwrap_or(0);
+                    lives.push(Life { name: (*name).to_owned(), pid, mark, version, end: None });
+                }
                 "end" => {
                     let life = lives.iter_mut().rev().find(|life| life.pid == pid && life.name == *name);
                     if let (Some(life), Some(code), Some(out), Some(err)) =
-                        (life, number(4), number(5), number(6))
+                        (life, number(5), number(6), number(7))
                     {
                         life.end = Some((code as i32, out, err));
                     }
@@ -184,7 +189,7 @@ impl Machine {
 
     /// Lines of the logs that did not arrive, and lines that arrived more than once.
     pub fn compare_logs(&self, lives: &[Life]) -> (u64, u64) {
-        let mut logs: BTreeMap<String, BTreeMap<(u32, String), Vec<u32>>> = BTreeMap::new();
+        let mut logs: BTreeMap<String, BTreeMap<(u64, String), Vec<u32>>> = BTreeMap::new();
         let names: BTreeSet<&String> = lives.iter().map(|life| &life.name).collect();
         for name in names {
             let path = self.path(&format!(".unified-system/logs/services/{name}.log"));
@@ -192,10 +197,10 @@ impl Machine {
             let found = logs.entry(name.clone()).or_default();
             for line in text.lines() {
                 let words: Vec<&str> = line.split(' ').collect();
-                if let [pid, stream, number] = words[..]
-                    && let (Ok(pid), Ok(number)) = (pid.parse(), number.parse())
+                if let [mark, stream, number] = words[..]
+                    && let (Ok(mark), Ok(number)) = (mark.parse(), number.parse())
                 {
-                    found.entry((pid, stream.to_owned())).or_default().push(number);
+                    found.entry((mark, stream.to_owned())).or_default().push(number);
                 }
             }
         }
@@ -203,7 +208,7 @@ impl Machine {
         for life in lives {
             let Some((_, out, err)) = life.end else { continue };
             for (stream, count) in [("out", out), ("err", err)] {
-                let key = (life.pid, stream.to_owned());
+                let key = (life.mark, stream.to_owned());
                 let found = logs.get(&life.name).and_then(|log| log.get(&key)).cloned().unwrap_or_default();
                 let different: BTreeSet<u32> = found.iter().copied().collect();
                 repeated += (found.len() - different.len()) as u64;

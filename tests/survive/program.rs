@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
-use unisys::os::signals;
+use unisys::os::{clock, signals};
 
 /// Between two lines.
 const PACE: Duration = Duration::from_millis(20);
@@ -53,18 +53,20 @@ fn claim(dir: &Path, name: &str, version: &str) -> Option<File> {
 fn serve(dir: &Path, name: &str, version: &str, lines: Option<u32>) -> ! {
     let signals = signals::descriptor(&[SIGTERM]).unwrap_or_else(|_| std::process::exit(96));
     let pid = std::process::id();
+    // Numbers of processes come again within one round: lines are told apart by when their program started.
+    let mark = clock::mono().0;
     let claimed = claim(dir, name, version);
-    report(dir, &format!("start {name} {pid} {version}"));
+    report(dir, &format!("start {name} {pid} {version} {mark}"));
     if claimed.is_none() {
         report(dir, &format!("duplicate {name} {pid} {version}"));
     }
     let (mut out, mut err) = (0u32, 0u32);
     let code = loop {
         out += 1;
-        println!("{pid} out {out}");
+        println!("{mark} out {out}");
         if out % 4 == 0 {
             err += 1;
-            eprintln!("{pid} err {err}");
+            eprintln!("{mark} err {err}");
         }
         if lines.is_some_and(|lines| out >= lines) {
             break 1 + (pid % 100) as i32;
@@ -73,7 +75,7 @@ fn serve(dir: &Path, name: &str, version: &str, lines: Option<u32>) -> ! {
             break 0;
         }
     };
-    report(dir, &format!("end {name} {pid} {version} {code} {out} {err}"));
+    report(dir, &format!("end {name} {pid} {version} {mark} {code} {out} {err}"));
     std::process::exit(code)
 }
 
@@ -90,7 +92,7 @@ fn tree(dir: &Path, name: &str) -> ! {
     for way in ["plain", "ignores", "group", "session", "orphan", "daemon"] {
         start(dir, name, way);
     }
-    report(dir, &format!("start {name} {} tree", std::process::id()));
+    report(dir, &format!("start {name} {} tree 0", std::process::id()));
     while !waits(&signals, Duration::from_secs(3600)) {}
     std::process::exit(0)
 }
