@@ -17,6 +17,13 @@ pub const ENV_FILE_BYTES: u64 = 1 << 20;
 /// Diagnostics shown of one revision; the rest is counted.
 pub const DIAGNOSTICS: usize = 1_000;
 
+/// Descriptors that the keeper leaves free: what it needs to start a daemon, write its journal and look into `/proc`. A start
+/// that would take one of them is refused. Of an instance the keeper holds one more than the daemon does, and both have the same limit, so
+/// the daemon has at least a quarter of it for itself.
+pub const FREE_DESCRIPTORS: u64 = 16;
+/// Logs kept open, two files each; the one used longest ago is closed for another.
+pub const OPEN_LOGS: u64 = 512;
+
 /// One log line; longer ones are split, as `docker logs` and journald do.
 pub const LOG_LINE_BYTES: usize = 1 << 20;
 /// Facts handled in one turn of the engine before effects are carried out: keeps the control API answering in an event storm.

@@ -19,7 +19,10 @@ impl Engine {
             return;
         }
         let mut fds = fds.into_iter();
-        let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else { return };
+        let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else {
+            // The kernel drops what there is no number for (unix(7), MSG_CTRUNC).
+            return tracing::error!(%id, "its output did not arrive: too many open files");
+        };
         self.collector.open(id.clone(), stdout, stderr);
         let notify = fds.next().map(|fd| tokio::spawn(listen(id.clone(), fd, self.inputs.clone())));
         self.attached.insert(id.clone(), Attached { notify, main_pid: None, told: None });

@@ -13,6 +13,7 @@ use crate::os::inherit;
 use crate::os::sockets::{self, BindError};
 
 use super::journal::Entry;
+use super::spawner;
 
 /// Who a unix socket's file belongs to, if not to unisys.
 pub type FileOwner = Option<(u32, u32)>;
@@ -101,6 +102,7 @@ impl Listeners {
             };
             // Who holds it is the daemon's question: an answer takes a look at every process.
             let socket = bound?;
+            spawner::leaves_some(&socket).map_err(|error| out_of_descriptors(&listen.to_string(), &error))?;
             let inode = sockets::inode(&socket);
             opened.push(Entry::Listening { listen: listen.clone(), inode, owner });
             self.open.insert(listen.clone(), Listener { socket, owner });
@@ -182,6 +184,9 @@ impl Listeners {
         }
         if stored.len() >= limits::STORED_DESCRIPTORS {
             return Err("it keeps as many descriptors as it may already");
+        }
+        if spawner::leaves_some(&fd).is_err() {
+            return Err("unisys has as many files open as it may");
         }
         stored.push(Stored { name: name.to_owned(), fd });
         Ok(())
@@ -303,6 +308,7 @@ fn fresh(listen: &Listen, taken: &BTreeSet<u16>) -> Result<OwnedFd, BindError> {
     for _ in 0..limits::AUTO_PORT_TRIES {
         let socket = sockets::bind(listen, None)?;
         if !taken.contains(&sockets::number(&socket)) {
+            spawner::leaves_some(&socket).map_err(|error| out_of_descriptors(&listen.to_string(), &error))?;
             return Ok(socket);
         }
         passed_over.push(socket);
@@ -311,7 +317,7 @@ fn fresh(listen: &Listen, taken: &BTreeSet<u16>) -> Result<OwnedFd, BindError> {
 }
 
 fn out_of_descriptors(what: &str, error: &io::Error) -> BindError {
-    let detail = format!("{what}: {}", crate::os::files::why(error));
+    let detail = format!("{what}: {}", spawner::why_not(error));
     BindError { errno: error.raw_os_error().unwrap_or(0), detail }
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
-use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage};
+use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage, limits};
 use crate::os::cgroup::Tree;
 use crate::os::sandbox::Prepared;
 use crate::os::{clock, inherit, process, spawn};
@@ -176,7 +176,7 @@ fn start(
     let failed = |stage, error: io::Error| Failed {
         stage,
         errno: error.raw_os_error().unwrap_or(0),
-        detail: crate::os::files::why(&error),
+        detail: why_not(&error),
     };
     let pipe_fault = |error: io::Error| failed(SpawnStage::Pipes, error);
     let mut names = PipeNames::of(&common.run, &request.id);
@@ -187,11 +187,13 @@ fn start(
         names.make().map_err(pipe_fault)?;
         let (notify, child_end) = notify_ends(&names, request.notify).map_err(pipe_fault)?;
         extra = child_end;
-        *pipes = Some(Pipes {
+        let made = Pipes {
             stdout: open_fifo(&names.stdout, OFlags::NONBLOCK).map_err(pipe_fault)?,
             stderr: open_fifo(&names.stderr, OFlags::NONBLOCK).map_err(pipe_fault)?,
             notify,
-        });
+        };
+        leaves_some(&made.stderr).map_err(pipe_fault)?;
+        *pipes = Some(made);
     }
     // A description of its own: whatever the program does to its stdout (O_NONBLOCK) does not reach the keeper's end.
     let stdout = open_fifo(&names.stdout, OFlags::empty()).map_err(pipe_fault)?;
@@ -202,6 +204,7 @@ fn start(
     tools.put([&stdout, &stderr]).map_err(pipe_fault)?;
     let cgroup = common.cgroups.as_ref().map(|tree| tree.create(&request.id, &request.cgroup_limits));
     let cgroup = cgroup.transpose().map_err(|error| failed(SpawnStage::Cgroup, error))?;
+    fits(job, common.nofile)?;
     let mut child = prepare(common, job, &names, &tools.low, extra.as_ref())
         .map_err(|error| failed(SpawnStage::Exec, error))?;
     child.cgroup = cgroup.as_ref().map(AsRawFd::as_raw_fd);
@@ -214,6 +217,13 @@ fn start(
     let _ = tools.put([&null, &null]);
     let spawned = spawned.map_err(|error| {
         let mut fault = failed(error.stage, error.error);
+        if let (SpawnStage::Rlimits, Some(asked)) = (fault.stage, request.nofile) {
+            let most = process::file_limit();
+            fault.detail = format!(
+                "`resources.nofile` is {asked}, and unisys may give {most} at most: {}; ask for less, or raise its own limit",
+                fault.detail
+            );
+        }
         if let Some(what) = error.detail {
             fault.detail = format!("{what}: {}", fault.detail);
         }
@@ -222,6 +232,43 @@ fn start(
     let left_out = spawned.left_out.iter().map(|&field| field.to_owned()).collect();
     let start = process::stat(spawned.pid).map_or(0, |stat| stat.start);
     Ok(Started { pid: spawned.pid, start, at: clock::mono(), pidfd: spawned.pidfd, left_out })
+}
+
+/// A program needs numbers for what it is given, and at least one for a file that it opens.
+fn fits(job: &Job, general: (u64, u64)) -> Result<(), Failed> {
+    let given = 3 + job.gifts.handed.len() as u64;
+    let limit = job.request.nofile.unwrap_or(general.0);
+    if limit > given {
+        return Ok(());
+    }
+    let field = if job.request.nofile.is_some() { "`resources.nofile`" } else { "the limit of open files" };
+    let detail = format!(
+        "{field} is {limit}, and the program has {given} open when it begins (stdin, stdout, stderr and what it is handed): it has to be higher"
+    );
+    Err(Failed { stage: SpawnStage::Rlimits, errno: libc::EINVAL, detail })
+}
+
+/// The lowest free number is what a new descriptor gets, so one above this says that all below it are taken.
+///
+/// # Errors
+/// EMFILE: the rest is the keeper's own (`limits::FREE_DESCRIPTORS`).
+pub fn leaves_some(new: &OwnedFd) -> io::Result<()> {
+    let limit = process::file_limit();
+    match new.as_raw_fd() as u64 + limits::FREE_DESCRIPTORS < limit {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+    }
+}
+
+/// Why something could not be opened or started; what a person does when it was one too many.
+pub fn why_not(error: &io::Error) -> String {
+    if error.raw_os_error() != Some(libc::EMFILE) {
+        return crate::os::files::why(error);
+    }
+    format!(
+        "unisys may have {} files open and needs four for each instance; raise its limit (`LimitNOFILE=` in a unit of systemd, `ulimit -Hn` in a shell) and start `unisys up` again",
+        process::file_limit()
+    )
 }
 
 fn prepare(

@@ -12,16 +12,14 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 
 use crate::base::{InstanceId, Name, limits};
-use crate::os::clock;
 use crate::os::state_dir::StateDir;
+use crate::os::{clock, process};
 
 use super::derived::{Log, Record, Stream};
-use super::spool::{Moved, Spool};
+use super::spool::{Moved, Spool, is_readable};
 
 /// A disk that is full is asked again after this long; meanwhile programs that write wait (`overflow: block`).
 const STUCK_RETRY: Duration = Duration::from_secs(1);
-/// Logs kept open; the one used longest ago is closed for another.
-const OPEN_LOGS: usize = 512;
 /// Bytes moved of one stream before the next one has its turn.
 const TURN: usize = 16;
 
@@ -72,6 +70,8 @@ impl Collector {
             ids: BTreeMap::new(),
             next_key: 2,
             services: BTreeMap::new(),
+            room: Room::of(process::file_limit()),
+            spools_open: 0,
             buffer: Vec::new(),
             stuck: None,
             tell,
@@ -132,6 +132,23 @@ struct Captured {
     pattern: Option<Regex>,
 }
 
+/// How many files are kept open. The daemon has a quarter of its descriptors beside those that instances take (see
+/// `limits::FREE_DESCRIPTORS`); what logs and spools leave of it is for clients and probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    logs: usize,
+    spools: usize,
+}
+
+impl Room {
+    fn of(limit: u64) -> Self {
+        let logs = (limit / 32).clamp(2, limits::OPEN_LOGS);
+        let clients = (limit / 8).min(limits::CONNECTIONS as u64);
+        let spools = (limit / 4).saturating_sub(2 * logs + clients).max(4);
+        Self { logs: logs as usize, spools: usize::try_from(spools).unwrap_or(usize::MAX) }
+    }
+}
+
 struct Service {
     log: Log,
     used: u64,
@@ -147,6 +164,8 @@ struct Work {
     ids: BTreeMap<u64, InstanceId>,
     next_key: u64,
     services: BTreeMap<Name, Service>,
+    room: Room,
+    spools_open: usize,
     buffer: Vec<u8>,
     /// Output cannot be written; tried again then.
     stuck: Option<Instant>,
@@ -244,12 +263,16 @@ impl Work {
             Spool::open(spool_path(Stream::Stdout), stdout, consumed[0]),
             Spool::open(spool_path(Stream::Stderr), stderr, consumed[1]),
         ];
+        self.spools_open += streams.iter().filter(|spool| spool.is_open()).count();
         self.ids.insert(key, id.clone());
         self.instances.insert(id.clone(), Captured { streams, key, pattern: None });
         if known {
             for stream in Stream::BOTH {
                 self.derive(&id, stream, false);
             }
+        }
+        if self.spools_open > self.room.spools {
+            self.rest_spools();
         }
     }
 
@@ -264,6 +287,7 @@ impl Work {
             self.ids.remove(&captured.key);
             for spool in captured.streams {
                 let _ = epoll::delete(&self.epoll, spool.pipe().as_fd());
+                self.spools_open -= usize::from(spool.is_open());
                 // What could not become lines (the disk is full) is kept for a person to look at.
                 if spool.consumed == spool.moved {
                     spool.remove();
@@ -277,9 +301,14 @@ impl Work {
     /// Moves what there is, a bounded while, and derives lines; true if anything was moved.
     fn pump(&mut self, id: &InstanceId, stream: Stream) -> bool {
         let mut any = false;
+        self.make_room(id, stream);
         for _ in 0..TURN {
             let Some(captured) = self.instances.get_mut(id) else { break };
-            match captured.streams[stream as usize].fill() {
+            let spool = &mut captured.streams[stream as usize];
+            let was_open = spool.is_open();
+            let moved = spool.fill();
+            self.spools_open += usize::from(!was_open && spool.is_open());
+            match moved {
                 Moved::Bytes => any = true,
                 Moved::Nothing => break,
                 Moved::Stuck(error) => {
@@ -290,6 +319,26 @@ impl Work {
             self.derive(id, stream, false);
         }
         any
+    }
+
+    /// Before a spool is opened that would be one too many, another one that has nothing in it is closed.
+    fn make_room(&mut self, id: &InstanceId, stream: Stream) {
+        let needs = |captured: &Captured| {
+            let spool = &captured.streams[stream as usize];
+            !spool.is_open() && is_readable(spool.pipe())
+        };
+        if self.spools_open < self.room.spools || !self.instances.get(id).is_some_and(needs) {
+            return;
+        }
+        self.rest_spools();
+    }
+
+    fn rest_spools(&mut self) {
+        for spool in self.instances.values_mut().flat_map(|captured| &mut captured.streams) {
+            spool.rest();
+        }
+        let spools = self.instances.values().flat_map(|captured| &captured.streams);
+        self.spools_open = spools.filter(|spool| spool.is_open()).count();
     }
 
     /// Turns unread bytes into lines; `all`: an unfinished last line too.
@@ -329,7 +378,7 @@ impl Work {
     }
 
     fn service(&mut self, name: &Name) -> &mut Service {
-        if self.services.len() >= OPEN_LOGS && !self.services.contains_key(name) {
+        if self.services.len() >= self.room.logs && !self.services.contains_key(name) {
             let oldest =
                 self.services.iter().min_by_key(|(_, service)| service.used).map(|(name, _)| name.clone());
             if let Some(oldest) = oldest {
@@ -406,6 +455,13 @@ fn matches_a_line(pattern: &Regex, lines: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quarter_of_the_descriptors_is_shared_by_logs_spools_and_clients() {
+        for (limit, logs, spools) in [(64, 2, 4), (1024, 32, 64), (4096, 128, 512), (524_288, 512, 129_792)] {
+            assert_eq!(Room::of(limit), Room { logs, spools }, "{limit}");
+        }
+    }
 
     #[test]
     fn only_whole_lines_are_taken_until_the_end_or_the_limit() {

@@ -19,7 +19,7 @@ const PUNCH: u64 = 1 << 20;
 pub struct Spool {
     path: PathBuf,
     pipe: OwnedFd,
-    /// Created with the first byte: a silent service costs no file.
+    /// Created with the first byte: a silent service costs no file. Closed while others need its descriptor more.
     file: Option<File>,
     /// Bytes moved so far: the file's length.
     pub moved: u64,
@@ -46,6 +46,17 @@ impl Spool {
 
     pub fn pipe(&self) -> &OwnedFd {
         &self.pipe
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Gives its descriptor back, if nothing in it waits to become lines; it is opened again with the next byte.
+    pub fn rest(&mut self) {
+        if self.consumed == self.moved {
+            self.file = None;
+        }
     }
 
     /// Moves what is in the pipe to the end of the spool.
@@ -103,7 +114,7 @@ impl Spool {
     }
 
     pub fn remove(self) {
-        if self.file.is_some() {
+        if self.file.is_some() || self.moved > 0 {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -113,7 +124,8 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-fn is_readable(fd: impl AsFd) -> bool {
+/// Bytes wait in a pipe.
+pub fn is_readable(fd: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)

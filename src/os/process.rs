@@ -314,6 +314,16 @@ pub fn raise_nofile() -> (u64, u64) {
     }
 }
 
+/// How many files this process may have open (getrlimit(2)): their numbers are below this.
+pub fn file_limit() -> u64 {
+    // SAFETY: the structure is ours.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur
+    }
+}
+
 /// Freed memory goes back to the system; pages of the program go with the next [`forget_program_if_asked`].
 pub fn trim_memory() {
     // SAFETY: plain call.

@@ -296,8 +296,10 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
             libc::syscall(libc::SYS_close_range, shared.above, u32::MAX, libc::CLOSE_RANGE_UNSHARE)
         );
         stage!(Session, libc::setsid());
-        let limit = libc::rlimit { rlim_cur: child.nofile.0, rlim_max: child.nofile.1 };
-        stage!(Rlimits, libc::setrlimit(libc::RLIMIT_NOFILE, &limit));
+        stage!(Descriptors, libc::dup2(child.stdin, 0));
+        stage!(Descriptors, libc::dup2(child.stdout, 1));
+        stage!(Descriptors, libc::dup2(child.stderr, 2));
+        stage!(Descriptors, arrange(child, &mut shared.moved));
         if let Some(nice) = child.nice {
             stage!(Scheduling, libc::setpriority(libc::PRIO_PROCESS, 0, nice));
         }
@@ -307,6 +309,10 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
             stage!(Scheduling, libc::write(fd, adjust.as_ptr().cast(), adjust.as_bytes().len()));
         }
         sandbox!(before_user);
+        // Of what the program has open, which is not before its descriptors have their places: until then the table has the
+        // keeper's numbers, and how many those are is no business of the program's limit. A higher one needs to be still root.
+        let limit = libc::rlimit { rlim_cur: child.nofile.0, rlim_max: child.nofile.1 };
+        stage!(Rlimits, libc::setrlimit(libc::RLIMIT_NOFILE, &limit));
         if let Some((uid, gid, groups)) = &child.user {
             stage!(Groups, libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()));
             stage!(Groups, libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid));
@@ -316,10 +322,6 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
             libc::umask(umask);
         }
         stage!(WorkingDir, libc::chdir(child.dir.as_ptr()));
-        stage!(Descriptors, libc::dup2(child.stdin, 0));
-        stage!(Descriptors, libc::dup2(child.stdout, 1));
-        stage!(Descriptors, libc::dup2(child.stderr, 2));
-        stage!(Descriptors, arrange(child, &mut shared.moved));
         if !child.handed.is_empty() {
             write_pid(&mut shared.listen_pid, libc::getpid() as u32);
         }

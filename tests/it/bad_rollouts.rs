@@ -1,6 +1,6 @@
 //! Edits, orders and programs that a rollout or reload cannot carry out: what is healthy stays, and it is said why.
 
-use crate::support::{System, python, sleeper, until};
+use crate::support::{System, python, signal, sleeper, until};
 
 const WELL: &str = "  update: {minReady: 100ms, progressDeadline: 5s}\n";
 
@@ -153,6 +153,74 @@ fn undo_to_a_version_that_is_gone_or_whose_program_is_gone_changes_nothing_that_
     }
     assert_eq!(system.pid("a"), pid);
     system.ready(&["a"]);
+}
+
+#[test]
+fn a_limit_of_open_files_that_is_too_low_for_one_more_touches_nobody_and_says_what_to_do() {
+    let others = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: others}\nspec:\n  command: [sh, -c, \"echo out; echo err >&2; exec sleep 1000\"]\n  replicas: 20\n  dependsOn: [a]\n";
+    let mut system = System::new(&[("a.yaml", &sleeper("a", WELL)), ("others.yaml", others)]);
+    system.within = vec!["prlimit".into(), "--nofile=64:64".into()];
+    system.start(&[]);
+    // There is no room for all of them: what runs is heard, and so is whoever asks.
+    let pids = || -> Vec<u64> {
+        let instances = system.json(&["get", "service", "others"])["status"]["instances"].clone();
+        instances.as_array().unwrap().iter().filter_map(|instance| instance["pid"].as_u64()).collect()
+    };
+    until("others are refused", || system.ok(&["events", "others"]).contains("SpawnFailed").then_some(()));
+    until("each that runs is heard", || {
+        let logs = system.ok(&["logs", "others", "--tail", "1000"]);
+        let heard = |text: &str| logs.lines().filter(|line| line.ends_with(text)).count();
+        (heard("out") >= pids().len() && heard("err") >= pids().len()).then_some(())
+    });
+    let before = pids();
+    assert!(before.len() > 3, "{before:?}");
+    let changed = sleeper("a", &format!("{WELL}  env: {{A: b}}\n"));
+    let record = edit_that_changes_nothing(&system, &changed);
+    for words in ["unisys may have 64 files open", "LimitNOFILE"] {
+        assert!(record["message"].to_string().contains(words), "{record}");
+    }
+    // The next daemon finds descriptors too.
+    let (pid, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), pid);
+    let after = pids();
+    assert!(before.iter().all(|pid| after.contains(pid)), "{before:?} {after:?}");
+}
+
+#[test]
+fn a_limit_of_open_files_of_a_service_counts_what_it_has_open_and_what_does_not_fit_is_said() {
+    let (one, two) = (free_port(), free_port());
+    // Each of these has three or four descriptors in the keeper: numbers that are above the limit below.
+    let others = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: others}\nspec: {command: [sleep, \"1000\"], replicas: 20}\n";
+    let ports = format!(
+        "{WELL}  ports: [{{name: one, port: {one}, listen: true}}, {{name: two, port: {two}, listen: true}}]\n"
+    );
+    let limited = |limit: u64| sleeper("a", &format!("{ports}  resources: {{nofile: {limit}}}\n"));
+    let system = System::up(&[("a.yaml", &sleeper("a", &ports)), ("others.yaml", others)]);
+    system.ready(&["others"]);
+    let record = edit_that_changes_nothing(&system, &limited(5));
+    assert!(
+        record["message"].to_string().contains("`resources.nofile` is 5, and the program has 5 open"),
+        "{record}"
+    );
+    let pid = system.pid("a");
+    system.write("manifests/a.yaml", &limited(1 << 40));
+    until("more than the kernel allows is said", || {
+        let record = system.json(&["rollout", "history", "a"]).as_array()?.last()?.to_string();
+        (record.contains("`resources.nofile` is 1099511627776, and unisys may give")
+            && record.contains("RolledBack"))
+        .then_some(())
+    });
+    assert_eq!(system.pid("a"), pid);
+    system.write("manifests/a.yaml", &limited(16));
+    until("one that fits is complete", || {
+        let last = system.json(&["rollout", "history", "a"]).as_array()?.last()?.clone();
+        (last["outcome"] == "Complete" && system.pid("a") != pid).then_some(())
+    });
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", system.pid("a"))).unwrap();
+    let open = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(open.split_whitespace().nth(3), Some("16"), "{open}");
 }
 
 /// Reads `conf` again at SIGHUP, and tells so in the way that is written there.
