@@ -1,0 +1,220 @@
+//! When has a rollout failed, and who goes back with it?
+
+use crate::base::{Generation, InstanceId, Name, Now, ObjectRef, Revision, Role, Seat, Stamp};
+use crate::plan::Verb;
+use crate::rollout::{Failure, Phase};
+use crate::unit::{AfterEnd, End};
+
+use crate::world::World;
+use crate::world::chronicle::{ChangeAction, Entry};
+use crate::world::effect::Effect;
+use crate::world::event::{Cause, Rejection};
+use crate::world::state::end_words;
+
+impl World {
+    /// An instance ended and counts as a failure: is that the end of its rollout?
+    pub(in crate::world) fn count_crash(
+        &mut self,
+        now: Now,
+        id: &InstanceId,
+        of: Generation,
+        seat: Seat,
+        end: &End,
+        after: &AfterEnd,
+    ) {
+        let Some(unit) = self.units.get_mut(&id.unit) else { return };
+        let permanent = matches!(after, AfterEnd::Failed(_));
+        let words = end_words(end);
+        if of != unit.generation || !unit.rollout.on_trial(now.mono) {
+            return self.count_restart_crash(now, &id.unit, seat, permanent, &words);
+        }
+        let third = unit.rollout.crashed();
+        if !permanent && !third {
+            return;
+        }
+        let (reason, message) = match permanent {
+            true => ("PermanentFailure", format!("{seat} {words}")),
+            false => ("CrashLoop", format!("{seat} {words}, the {} time", nth(unit.rollout.crashes))),
+        };
+        self.rollout_failed(now, &id.unit, failure(reason, message, Some(id.clone()), now.wall));
+    }
+
+    /// A restart that somebody asked for brings up the same version: when it does not get well, the old instance stays.
+    fn count_restart_crash(&mut self, now: Now, name: &Name, seat: Seat, permanent: bool, words: &str) {
+        let Some(unit) = self.units.get_mut(name).filter(|_| seat.role == Role::Incoming) else { return };
+        unit.restart_crashes += 1;
+        if !permanent && unit.restart_crashes < 3 {
+            return;
+        }
+        unit.restart_crashes = 0;
+        for slot in unit.slots.values_mut() {
+            slot.restart_asked = None;
+        }
+        let message = format!("the restart is given up, the former instance stays: {seat} {words}");
+        self.tell_rollout(now, name, true, "RestartFailed", message);
+    }
+
+    /// A rollout has failed: everything that the same revision changed goes back to what was good.
+    pub(in crate::world) fn rollout_failed(&mut self, now: Now, name: &Name, failure: Failure) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let revision = unit.rollout.revision;
+        if unit.before.is_none() {
+            // Nothing to go back to: the unit follows its restart policy.
+            return;
+        }
+        if !unit.spec.policy.update.auto_rollback {
+            unit.rollout.phase = Phase::Failed(failure.clone());
+            unit.rollout.deadline = None;
+            let message = format!(
+                "the rollout of revision {revision} has failed and stays as it is (autoRollback: false): {}",
+                failure.message
+            );
+            self.tell_rollout(now, name, true, "RolloutFailed", message);
+            self.save_rollout(now, name, "Failed");
+            return;
+        }
+        let object = unit.spec.object.clone();
+        let together: Vec<Name> = match self.desired.rollback_scope_unit {
+            true => vec![name.clone()],
+            false => self
+                .units
+                .iter()
+                .filter(|(_, unit)| unit.rollout.revision == revision && unit.before.is_some())
+                .filter(|(_, unit)| matches!(unit.rollout.phase, Phase::Progressing | Phase::Complete { .. }))
+                .map(|(name, _)| name.clone())
+                .collect(),
+        };
+        let cause = Cause::new("Rollback", format!("{object} of revision {revision}: {}", failure.message));
+        let rows = together
+            .iter()
+            .map(|name| {
+                let reason =
+                    if *name == object.name { failure.message.clone() } else { sibling(&object, &failure) };
+                (name.clone(), ChangeAction { verb: Verb::Rollback, unit: self.object(name), reason })
+            })
+            .collect();
+        let change = self.open_change(now, cause, rows);
+        // The one that failed first: it is the cause of what follows for the others.
+        let mut record = None;
+        let order = std::iter::once(name.clone()).chain(together.into_iter().filter(|other| other != name));
+        for one in order {
+            let own = match one == *name {
+                true => failure.clone(),
+                false => Failure {
+                    reason: "Sibling".into(),
+                    message: sibling(&object, &failure),
+                    instance: None,
+                    ..failure.clone()
+                },
+            };
+            let id = self.go_back(now, &one, own, change, record);
+            record = record.or(id);
+        }
+    }
+
+    /// One unit goes back to the version that was good.
+    fn go_back(
+        &mut self,
+        now: Now,
+        name: &Name,
+        failure: Failure,
+        change: u64,
+        cause: Option<u64>,
+    ) -> Option<u64> {
+        let object = self.object(name);
+        let unit = self.units.get_mut(name)?;
+        let back = unit.before.clone()?;
+        let revision = unit.rollout.revision;
+        let own_cause = unit.slots.values().filter_map(|slot| slot.cause).max().or(unit.cause);
+        if unit.overrides.pinned.take().is_none() {
+            unit.overrides.rejected = Some(Rejection {
+                digest: unit.written.spec.launch.digest(),
+                revision,
+                runs: back.revision,
+                failure: failure.clone(),
+            });
+        }
+        let replicas = unit.spec.policy.replicas;
+        if replicas != back.spec.policy.replicas {
+            unit.scaled_from = Some(replicas);
+        }
+        (unit.spec, unit.generation) = (back.spec.clone(), back.generation);
+        unit.good = Some(back);
+        unit.rollout.phase = Phase::RollingBack(failure.clone());
+        unit.rollout.deadline = None;
+        unit.rollout.promoted = true;
+        unit.breaker.reset();
+        for slot in unit.slots.values_mut() {
+            slot.former = None;
+            slot.restart.attempt = 0;
+        }
+        self.refresh_drift(name);
+        let message = format!(
+            "revision {revision} is given up, what was good before it takes its place: {}",
+            failure.message
+        );
+        let entry = Entry {
+            warning: true,
+            reason: "RolledBack",
+            object: &object,
+            message,
+            change: Some(change),
+            cause: cause.or(own_cause),
+        };
+        let record = self.announce(now, entry);
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.cause = Some(record);
+        }
+        if let Some(id) = failure.instance {
+            self.effects.push_back(Effect::TailLog { id, revision });
+        }
+        self.save_unit(now, name);
+        self.save_rollout(now, name, "RolledBack");
+        self.touch(name);
+        self.touch_followers(name);
+        Some(record)
+    }
+
+    /// The last lines of the instance that ended a rollout.
+    pub(in crate::world) fn failing_lines(
+        &mut self,
+        now: Now,
+        name: &Name,
+        revision: Revision,
+        lines: Vec<String>,
+    ) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        if unit.rollout.revision != revision || lines.is_empty() {
+            return;
+        }
+        match &mut unit.rollout.phase {
+            Phase::RollingBack(failure) | Phase::RolledBack(failure) | Phase::Failed(failure) => {
+                failure.lines.clone_from(&lines);
+            }
+            Phase::Progressing | Phase::Complete { .. } => return,
+        }
+        if let Some(rejected) = &mut unit.overrides.rejected {
+            rejected.failure.lines = lines;
+        }
+        self.save_unit(now, name);
+        self.save_rollout(now, name, "RolledBack");
+        self.touched.insert(name.clone());
+    }
+}
+
+pub(super) fn failure(reason: &str, message: String, instance: Option<InstanceId>, at: Stamp) -> Failure {
+    Failure { reason: reason.into(), message, instance, lines: Vec::new(), at }
+}
+
+fn sibling(object: &ObjectRef, failure: &Failure) -> String {
+    format!("{object}, changed by the same revision, failed: {}", failure.message)
+}
+
+fn nth(count: u32) -> String {
+    match count {
+        1 => "first".into(),
+        2 => "second".into(),
+        3 => "third".into(),
+        count => format!("{count}th"),
+    }
+}

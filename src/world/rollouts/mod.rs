@@ -1,0 +1,232 @@
+//! Rollouts of the units: one begins, is looked at, goes on, is complete. Each other question has a file of its own.
+
+mod failing;
+mod history;
+mod resume;
+mod take_over;
+
+use std::sync::Arc;
+
+use crate::base::{InstanceId, Name, Now, Ordinal, Revision, Role, Seat};
+use crate::plan::{Drift, Wish};
+use crate::rollout::{Counts, Phase, Rollout, Turn};
+
+use super::World;
+use super::chronicle::Entry;
+use super::event::{Cause, Known};
+use super::state::{Slot, Unit, Version};
+
+pub use history::RolloutRecord;
+
+use failing::failure;
+use history::outcome;
+
+impl World {
+    /// Another version of a unit is wanted: its rollout begins, and one that is under way is superseded.
+    pub(super) fn begin_rollout(
+        &mut self,
+        now: Now,
+        name: &Name,
+        revision: Revision,
+        cause: &Arc<Cause>,
+    ) {
+        let Some(unit) = self.units.get(name) else { return };
+        if unit.good.is_some() {
+            let outcome = if unit.rollout.is_active() { "Superseded" } else { outcome(&unit.rollout) };
+            self.save_rollout(now, name, outcome);
+        }
+        let Some(unit) = self.units.get_mut(name) else { return };
+        unit.before.clone_from(&unit.good);
+        let from = unit.good.as_ref().map(|good| good.generation);
+        let update = &unit.spec.policy.update;
+        unit.rollout = Rollout::begin(revision, from, unit.generation, update, now.wall);
+        unit.rolled_by = Some(cause.clone());
+        unit.restart_crashes = 0;
+        for slot in unit.slots.values_mut() {
+            slot.former = None;
+        }
+        self.timers.set(name, self.units.get(name).and_then(Unit::deadline));
+    }
+
+    /// Looks how far a unit has come: who is available, whether its rollout goes on, is over or has failed.
+    pub(super) fn look_at_rollout(&mut self, now: Now, name: &Name) {
+        let Some(unit) = self.units.get(name) else { return };
+        let wish = self.wish(name, unit);
+        let running = matches!(wish, Wish::Up { .. }) && unit.overrides.paused.is_none();
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let min_ready = unit.spec.policy.update.min_ready;
+        for slot in unit.slots.values_mut() {
+            slot.available = slot.ready_since.is_some_and(|since| now.mono.since(since) >= min_ready);
+        }
+        if !unit.rollout.is_active() || unit.spec.policy.job {
+            return;
+        }
+        let Wish::Up { replicas } = wish else {
+            unit.rollout.suspend();
+            return;
+        };
+        let counts = counts(unit, replicas, running);
+        let machine = unit.spec.machine.clone().filter(|_| unit.good.is_some());
+        let update = unit.spec.policy.update.clone();
+        let before = unit.rollout.progress();
+        let turn = unit.rollout.look(&update, counts, now.mono);
+        // The next daemon goes on from here.
+        if unit.good.is_some() && unit.rollout.progress() != before {
+            self.save_unit(now, name);
+        }
+        self.rollout_turned(now, name, turn, machine);
+    }
+
+    fn rollout_turned(&mut self, now: Now, name: &Name, turn: Turn, machine: Option<String>) {
+        let Some(unit) = self.units.get(name) else { return };
+        let (generation, limit) = (unit.generation, unit.spec.policy.update.progress_deadline);
+        match (turn, machine) {
+            (Turn::Nothing, Some(message)) if matches!(unit.rollout.phase, Phase::Progressing) => {
+                let failure = failure("CannotStart", message, None, now.wall);
+                self.rollout_failed(now, name, failure);
+            }
+            (Turn::Nothing, _) => {}
+            (Turn::Holds, _) => self.tell_rollout(
+                now,
+                name,
+                false,
+                "CanaryReady",
+                "its canaries are available and hold".into(),
+            ),
+            (Turn::Promoted, _) => {
+                self.tell_rollout(now, name, false, "Promoted", "its canaries held: the rest follows".into())
+            }
+            (Turn::Completed, _) => self.rollout_complete(now, name),
+            (Turn::WentBack, _) => {
+                let message = format!("what was good runs again: generation {generation}");
+                self.tell_rollout(now, name, false, "RollbackComplete", message);
+                self.save_unit(now, name);
+                self.save_rollout(now, name, "RolledBack");
+                self.rollout_over();
+            }
+            (Turn::DeadlineExceeded, _) => {
+                let limit = crate::base::format_duration(limit);
+                let (why, instance) = self.why_stuck(name);
+                let message = format!("it got no further for {limit}{why}");
+                self.rollout_failed(
+                    now,
+                    name,
+                    failure("ProgressDeadlineExceeded", message, instance, now.wall),
+                );
+            }
+        }
+    }
+
+    fn rollout_complete(&mut self, now: Now, name: &Name) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let first = unit.good.is_none();
+        unit.good = Some(unit.wanted());
+        let tried = unit.overrides.rejected.take().is_some();
+        if first && !tried {
+            // The first deployment is told by its instances. What is good outlives the daemon: an edit that comes while none is
+            // there must have something to go back to.
+            return self.save_unit(now, name);
+        }
+        let message =
+            format!("generation {} is available, nothing of the former one is left", unit.generation);
+        self.tell_rollout(now, name, false, "RolloutComplete", message);
+        self.save_unit(now, name);
+        self.save_rollout(now, name, "Complete");
+        self.rollout_over();
+    }
+
+    /// A rollout that is over lets another one begin (`maxConcurrentRollouts`).
+    fn rollout_over(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting_for_roll);
+        self.dirty.extend(waiting);
+    }
+
+    /// The unwell new instance that a rollout waits for, and what is wrong with it.
+    fn why_stuck(&self, name: &Name) -> (String, Option<InstanceId>) {
+        let Some(unit) = self.units.get(name) else { return (String::new(), None) };
+        let new = |slot: &&Slot| {
+            slot.seat.role != Role::Draining
+                && slot.former.is_none()
+                && !matches!(slot.drift, Drift::Replace(_))
+                && !slot.available
+        };
+        let Some(slot) = unit.slots.values().map(Box::as_ref).find(new) else { return (String::new(), None) };
+        let answer = slot.instance.as_ref().and_then(|instance| {
+            let board = instance.board.as_ref()?;
+            [crate::unit::ProbeKind::Startup, crate::unit::ProbeKind::Readiness].into_iter().find_map(
+                |kind| {
+                    Some(format!(
+                        "its {} probe: {}",
+                        kind.as_str(),
+                        board.last(kind).filter(|a| !a.ok)?.message
+                    ))
+                },
+            )
+        });
+        let words = answer.or_else(|| slot.last_end.as_ref().map(|last| format!("it {}", last.words)));
+        let words = words.map_or_else(
+            || format!(": {} is {}", slot.seat, slot.state.word()),
+            |words| format!(": {} is {}, {words}", slot.seat, slot.state.word()),
+        );
+        let id = slot.id(name).or_else(|| {
+            let incarnation = slot.last_end.as_ref()?.incarnation;
+            Some(InstanceId { unit: name.clone(), ordinal: slot.seat.ordinal, incarnation })
+        });
+        (words, id)
+    }
+
+    pub(super) fn tell_rollout(
+        &mut self,
+        now: Now,
+        name: &Name,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
+        let object = self.object(name);
+        let Some(unit) = self.units.get(name) else { return };
+        let (change, cause) = (unit.change, unit.cause);
+        let record = self.announce(now, Entry { warning, reason, object: &object, message, change, cause });
+        if let (true, Some(unit)) = (warning, self.units.get_mut(name)) {
+            unit.cause = Some(record);
+        }
+    }
+}
+
+fn counts(unit: &Unit, replicas: u32, running: bool) -> Counts {
+    let new = |slot: &Slot| {
+        slot.state.is_occupied()
+            && slot.instance.as_ref().is_some_and(|instance| instance.generation == unit.generation)
+            && !matches!(slot.drift, Drift::Replace(_) | Drift::Reload(_))
+    };
+    // The first deployment is over when its instances are Ready: nothing old waits to be replaced.
+    let first = unit.good.is_none();
+    let well = |slot: &Slot| new(slot) && (slot.available || (first && slot.is_ready()));
+    let at = |ordinal: u32, role: Role| unit.slots.get(&Seat { ordinal: Ordinal(ordinal), role });
+    let available = (0..replicas).filter(|ordinal| {
+        [Role::Serving, Role::Incoming]
+            .into_iter()
+            .any(|role| at(*ordinal, role).is_some_and(|slot| well(slot)))
+    });
+    let in_place = (0..replicas).all(|ordinal| at(ordinal, Role::Serving).is_some_and(|slot| well(slot)));
+    let leftovers = unit.slots.values().any(|slot| {
+        slot.state.is_occupied() && (slot.seat.role != Role::Serving || slot.seat.ordinal.0 >= replicas)
+    });
+    Counts {
+        replicas,
+        available: available.count() as u32,
+        settled: in_place && !leftovers,
+        started: unit
+            .slots
+            .values()
+            .any(|slot| new(slot) || (slot.rested_at == unit.generation && slot.last_end.is_some())),
+        running,
+    }
+}
+
+impl Version {
+    /// What the store remembers of it.
+    pub fn known(&self) -> Known {
+        Known { generation: self.generation, revision: self.revision, digest: self.spec.launch.digest() }
+    }
+}

@@ -1,0 +1,61 @@
+//! Where an earlier daemon left the rollouts.
+
+use crate::base::{Name, Now};
+use crate::rollout::{Phase, Rollout};
+
+use crate::world::World;
+use crate::world::state::Version;
+
+impl World {
+    /// What was restored of versions that are not the declared one, once everything that runs is known.
+    pub(in crate::world) fn resume_rollouts(&mut self, now: Now) {
+        let names: Vec<Name> = self
+            .units
+            .iter()
+            .filter(|(_, unit)| unit.known_good.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            self.resume_rollout(now, &name);
+        }
+    }
+
+    pub(in crate::world) fn resume_rollout(&mut self, now: Now, name: &Name) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let Some((known, kept)) = unit.known_good.take() else { return };
+        let running = unit.slots.values().filter_map(|slot| slot.instance.as_ref());
+        let spec = running
+            .filter(|instance| instance.generation == known.generation)
+            .map(|instance| instance.spec.clone())
+            .next()
+            .or(kept);
+        let Some(spec) = spec else {
+            // What was good is nowhere any more: the declared version is all there is.
+            if unit.overrides.rejected.take().is_some() || unit.overrides.pinned.take().is_some() {
+                let message = "the version that ran in place of the declared one is not kept any more; the declared one is tried".to_owned();
+                self.tell_rollout(now, name, true, "VersionLost", message);
+                self.save_unit(now, name);
+            }
+            return;
+        };
+        let version = Version { spec, generation: known.generation, revision: known.revision };
+        let standing = unit.overrides.rejected.is_some() || unit.overrides.pinned.is_some();
+        if standing {
+            (unit.spec, unit.generation) = (version.spec.clone(), version.generation);
+            unit.rollout = Rollout::complete(version.revision, version.generation, now.wall);
+            if let Some(rejected) = &unit.overrides.rejected {
+                unit.rollout.revision = rejected.revision;
+                unit.rollout.to = unit.written.generation;
+                unit.rollout.phase = Phase::RolledBack(rejected.failure.clone());
+            }
+        } else {
+            unit.before = Some(version.clone());
+            unit.rollout.from = Some(version.generation);
+            if let Some(progress) = unit.progress.take() {
+                unit.rollout.resume(&progress, &unit.spec.policy.update, now.mono);
+            }
+        }
+        unit.good = Some(version);
+        self.refresh_drift(name);
+    }
+}
