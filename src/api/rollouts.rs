@@ -58,11 +58,13 @@ pub async fn history(State(context): State<Context>, Path(name): Path<String>) -
     let found = context
         .ask(move |engine| {
             let present = engine.world.rollout_record(&unit)?;
+            let recorded = engine.world.units().get(&unit)?.rollout.recorded;
             let mut kept = engine.store.rollouts(&unit);
+            let untold = !recorded || kept.is_empty();
             match kept.iter_mut().find(|record| record.at == present.at) {
                 Some(record) if record.outcome == "Active" => *record = present,
-                Some(_) => {}
-                None => kept.push(present),
+                None if untold => kept.push(present),
+                _ => {}
             }
             Some(kept)
         })

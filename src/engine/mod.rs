@@ -251,8 +251,14 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let now = clock::now();
         let first = held.is_empty() && restored.revision.0 == 0;
+        let rolling = restored.units.iter().filter_map(|(_, checkpoint)| checkpoint.rolling()).collect();
+        let mut read = BTreeMap::new();
         for (unit, checkpoint) in restored.units {
-            let kept = checkpoint.kept_revision().and_then(|revision| self.version_at(revision, &unit).ok());
+            let kept = checkpoint.kept_revision(&rolling, now.mono).and_then(|revision| {
+                // Many units may go back to one revision: it is read once.
+                let desired = read.entry(revision).or_insert_with(|| self.desired_at(revision).ok());
+                desired.as_ref()?.units.get(&unit).cloned()
+            });
             self.world.handle(now, Event::Restore { unit, checkpoint, kept });
         }
         if let Some(warning) = &restored.warning {
@@ -423,11 +429,16 @@ impl Engine {
     /// # Errors
     /// The revision is not kept, does not have the unit, or cannot be built any more: what is missing.
     pub fn version_at(&mut self, revision: Revision, name: &Name) -> Result<Arc<UnitSpec>, String> {
+        let spec = self.desired_at(revision)?.units.get(name).cloned();
+        spec.ok_or_else(|| format!("{name} was not declared in it"))
+    }
+
+    fn desired_at(&mut self, revision: Revision) -> Result<crate::plan::Desired, String> {
         let stored = self.store.revision(revision).ok_or_else(|| {
             format!("revision {revision} is not kept (the last {} are)", limits::REVISIONS_KEPT)
         })?;
         let busy = self.busy_ports();
-        self.sets.version_from(&stored, name, &busy)
+        self.sets.desired_from(&stored, &busy)
     }
 
     /// The last lines of an instance, told once they are all written.

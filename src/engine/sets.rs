@@ -10,10 +10,10 @@ use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load};
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::{clock, listeners};
+use crate::plan::Desired;
 use crate::plan::build::{Built, build};
 use crate::plan::machine::fixed_ports;
 use crate::plan::notifier::NotifierPlan;
-use crate::plan::{Desired, UnitSpec};
 use crate::store::{Restored, StoredFile, StoredSet};
 
 use super::Options;
@@ -350,16 +350,11 @@ impl Sets {
         self.propose_all(candidates, busy)
     }
 
-    /// A unit as earlier manifests had it, with the files that they refer to as they are now.
+    /// Everything as earlier manifests had it, with the files that they refer to as they are now.
     ///
     /// # Errors
-    /// They do not have the unit, or are not valid any more.
-    pub fn version_from(
-        &mut self,
-        stored: &[StoredSet],
-        name: &Name,
-        busy: &BTreeSet<u16>,
-    ) -> Result<Arc<UnitSpec>, String> {
+    /// They are not valid any more.
+    pub fn desired_from(&mut self, stored: &[StoredSet], busy: &BTreeSet<u16>) -> Result<Desired, String> {
         let candidates = stored.iter().map(|kept| Candidate {
             name: kept.name.clone(),
             path: kept.path.clone(),
@@ -374,8 +369,7 @@ impl Sets {
                 first.message
             ));
         }
-        let spec = proposal.built.desired.units.get(name).cloned();
-        spec.ok_or_else(|| format!("{name} was not declared in it"))
+        Ok(proposal.built.desired)
     }
 
     /// What it would be without a set.

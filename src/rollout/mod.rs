@@ -17,4 +17,4 @@ pub mod moves;
 pub mod state;
 
 pub use moves::{Group, Move, Place, Standing, View, moves};
-pub use state::{Counts, Failure, Phase, Progress, Rollout, Turn};
+pub use state::{Counts, Failure, Phase, Progress, Rollout, Span, Turn};

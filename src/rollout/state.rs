@@ -18,6 +18,9 @@ pub struct Rollout {
     pub to: Generation,
     pub phase: Phase,
     pub began: Stamp,
+    pub ended: Option<Stamp>,
+    /// The history knows how it ended.
+    pub recorded: bool,
     /// It fails unless it gets further until then; absent while it waits, is paused or holds.
     pub deadline: Option<Instant>,
     /// Failures of new instances.
@@ -53,6 +56,15 @@ pub struct Progress {
     pub furthest: u32,
     pub holding_since: Option<Instant>,
     pub promoted: bool,
+}
+
+/// When a rollout was, for the next daemon: the same one is not told twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Span {
+    pub to: Generation,
+    pub began: Stamp,
+    pub ended: Option<Stamp>,
+    pub recorded: bool,
 }
 
 /// Why a rollout failed.
@@ -110,6 +122,8 @@ impl Rollout {
             to,
             phase: Phase::Progressing,
             began,
+            ended: None,
+            recorded: false,
             deadline: None,
             crashes: 0,
             furthest: 0,
@@ -118,7 +132,7 @@ impl Rollout {
         }
     }
 
-    /// One that was over before this daemon began.
+    /// One that was over before this daemon began; when that was is told by [`Self::recall`].
     pub fn complete(revision: Revision, generation: Generation, began: Stamp) -> Self {
         Self {
             revision,
@@ -126,12 +140,27 @@ impl Rollout {
             to: generation,
             phase: Phase::Complete { probation: Instant::default() },
             began,
+            ended: Some(began),
+            recorded: true,
             deadline: None,
             crashes: 0,
             furthest: 0,
             holding_since: None,
             promoted: true,
         }
+    }
+
+    pub fn span(&self) -> Span {
+        Span { to: self.to, began: self.began, ended: self.ended, recorded: self.recorded }
+    }
+
+    /// It is the one that an earlier daemon knew, if it leads to the same version.
+    pub fn recall(&mut self, span: &Span) -> bool {
+        let same = span.to == self.to;
+        if same {
+            (self.began, self.ended, self.recorded) = (span.began, span.ended, span.recorded);
+        }
+        same
     }
 
     pub fn progress(&self) -> Option<Progress> {
@@ -168,6 +197,14 @@ impl Rollout {
             Phase::Progressing => true,
             Phase::Complete { probation } => now < probation,
             _ => false,
+        }
+    }
+
+    /// Until when it is complete on trial.
+    pub fn probation(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Complete { probation } => Some(probation),
+            _ => None,
         }
     }
 
@@ -365,6 +402,18 @@ mod tests {
         assert_eq!(resumed(&progress, at(3)).due(&update), Some(at(63)));
         let other = Progress { to: Generation(9), ..progress };
         assert_eq!(resumed(&other, at(550)).due(&update), None, "another rollout's");
+    }
+
+    #[test]
+    fn the_next_daemon_knows_when_it_was() {
+        let update = Policy::plain().update;
+        let mut first = rollout(&update);
+        (first.ended, first.recorded) = (Some(Stamp(7)), true);
+        let mut next = Rollout::begin(Revision(7), None, Generation(2), &update, Stamp(100));
+        assert!(next.recall(&first.span()));
+        assert_eq!((next.began, next.ended, next.recorded), (Stamp(0), Some(Stamp(7)), true));
+        let mut other = Rollout::begin(Revision(8), None, Generation(3), &update, Stamp(100));
+        assert!(!other.recall(&first.span()) && other.began == Stamp(100));
     }
 
     #[test]

@@ -403,8 +403,9 @@ fn load(connection: &Connection) -> rusqlite::Result<Restored> {
     })
 }
 
-/// Forgets the revisions that are older than those that are kept, but for those that a unit runs in place of the declared one: a
-/// rollback or an `undo` stands for as long as it takes, and the next daemon may have to read its manifests.
+/// Forgets the revisions that are older than those that are kept, but for those that a unit runs in place of the declared one, or
+/// may have to go back to: a rollback or an `undo` stands for as long as it takes, and the next daemon may have to read its
+/// manifests.
 fn forget_revisions(connection: &Connection, latest: Revision) -> rusqlite::Result<()> {
     let oldest = latest.0 as i64 - limits::REVISIONS_KEPT as i64;
     let mut statement = connection.prepare_cached("SELECT id FROM revision WHERE id <= ?1")?;
@@ -414,9 +415,10 @@ fn forget_revisions(connection: &Connection, latest: Revision) -> rusqlite::Resu
         return Ok(());
     }
     let mut statement = connection.prepare_cached("SELECT checkpoint FROM unit")?;
+    let (rolling, now) = (BTreeSet::new(), clock::mono());
     let needed: BTreeSet<i64> = statement
         .query_map([], |row| row.get::<_, String>(0))?
-        .filter_map(|text| serde_json::from_str::<Checkpoint>(&text.ok()?).ok()?.kept_revision())
+        .filter_map(|text| serde_json::from_str::<Checkpoint>(&text.ok()?).ok()?.kept_revision(&rolling, now))
         .map(|revision| revision.0 as i64)
         .collect();
     for id in outdated.into_iter().filter(|id| !needed.contains(id)) {

@@ -1,5 +1,6 @@
 //! What can happen to the world: a closed list.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use crate::base::{
     Signal, SpawnStage, Stamp,
 };
 use crate::plan::{Desired, UnitSpec};
-use crate::rollout::{Failure, Progress};
+use crate::rollout::{Failure, Progress, Span};
 use crate::unit::{HeldParts, PartState, ProbeKind, StopReason};
 
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
@@ -216,9 +217,18 @@ pub struct Checkpoint {
     /// The last version that was found well.
     #[serde(default)]
     pub good: Option<Known>,
+    /// The one before it, which comes back if it turns out bad after all; its own instances end that until this time, those of
+    /// other units that the same revision changed for as long as they roll.
+    #[serde(default)]
+    pub before: Option<(Known, Instant)>,
     /// How far its rollout has got.
     #[serde(default)]
     pub progress: Option<Progress>,
+    /// When that rollout was, and what brought it about.
+    #[serde(default)]
+    pub rollout: Option<Span>,
+    #[serde(default)]
+    pub rolled_by: Option<Cause>,
     /// The breaker: open until then, on the clock of this boot; and the failures that count while it is closed.
     #[serde(default)]
     pub open_until: Option<Instant>,
@@ -228,10 +238,19 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// The revision whose version of the unit is needed beside the declared one: what was good, while something else is wanted
-    /// or tried.
-    pub fn kept_revision(&self) -> Option<Revision> {
+    /// or tried; or what was good before it, while it may still come back. `rolling`: revisions that some unit is on its way to.
+    pub fn kept_revision(&self, rolling: &BTreeSet<Revision>, now: Instant) -> Option<Revision> {
         let good = self.good.as_ref()?;
-        (self.written_generation.is_some() || good.digest != self.digest).then_some(good.revision)
+        if self.written_generation.is_some() || good.digest != self.digest {
+            return Some(good.revision);
+        }
+        let (before, trial) = self.before.as_ref()?;
+        (now < *trial || rolling.contains(&good.revision)).then_some(before.revision)
+    }
+
+    /// The revision that the unit is on its way to.
+    pub fn rolling(&self) -> Option<Revision> {
+        self.progress.as_ref().and(self.written_revision)
     }
 }
 

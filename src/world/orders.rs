@@ -8,7 +8,7 @@ use crate::unit::{Fact, Lifecycle};
 use super::chronicle::{ChangeAction, Entry};
 use super::effect::Effect;
 use super::event::{Cause, Checkpoint, Order, Signature};
-use super::{Unit, World};
+use super::{Unit, Version, World};
 
 impl World {
     /// Carries out an order on units that exist; a name that does not is the API's business (it answers 404 first).
@@ -261,7 +261,14 @@ impl World {
                 (None, Some((known, _))) => Some(known.clone()),
                 (None, None) => None,
             },
-            progress: unit.rollout.progress().filter(|_| unit.good.is_some()),
+            before: unit.before.as_ref().map(Version::known).zip(unit.rollout.probation()),
+            // What an earlier daemon left stands until everything that runs is known.
+            progress: match unit.known_good {
+                Some(_) => unit.progress.clone(),
+                None => unit.rollout.progress().filter(|_| unit.good.is_some()),
+            },
+            rollout: Some(unit.span.as_ref().map_or_else(|| unit.rollout.span(), |(span, _)| *span)),
+            rolled_by: unit.span.as_ref().map_or(&unit.rolled_by, |(_, cause)| cause).as_deref().cloned(),
             open_until: match unit.breaker.circuit() {
                 crate::unit::Circuit::Open { until } => Some(until),
                 _ => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::base::{Generation, Name, Now, Revision, Seat};
 use crate::plan::{Desired, Drift, UnitSpec, Verb};
-use crate::rollout::Rollout;
+use crate::rollout::{Phase, Rollout};
 use crate::unit::{Breaker, Lifecycle};
 
 use super::World;
@@ -351,10 +351,20 @@ fn restored_unit(
             unit.rollout = Rollout::complete(good.revision, generation, now.wall);
             unit.written.revision = good.revision;
             unit.good = Some(unit.written.clone());
+            unit.before = checkpoint.before.as_ref().zip(kept).map(|((known, probation), spec)| {
+                let latest = now.mono + unit.spec.policy.update.progress_deadline;
+                unit.rollout.phase = Phase::Complete { probation: (*probation).min(latest) };
+                unit.rollout.from = Some(known.generation);
+                Version { spec, generation: known.generation, revision: known.revision }
+            });
         }
         good => unit.known_good = good.map(|good| (good, kept)),
     }
     unit.progress = checkpoint.progress;
+    unit.span = checkpoint.rollout.map(|span| (span, checkpoint.rolled_by.map(Arc::new)));
+    if unit.known_good.is_none() {
+        unit.recall_rollout();
+    }
     unit
 }
 

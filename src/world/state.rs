@@ -41,6 +41,7 @@ pub struct Unit {
     pub known_good: Option<(super::event::Known, Option<Arc<UnitSpec>>)>,
     /// How far an earlier daemon got with its rollout.
     pub progress: Option<crate::rollout::Progress>,
+    pub span: Option<(crate::rollout::Span, Option<Arc<super::Cause>>)>,
     /// Failures of an instance that a restart brought up.
     pub restart_crashes: u32,
     /// It is in the desired state; else it is on its way out.
@@ -157,6 +158,7 @@ impl Unit {
             rolled_by: None,
             known_good: None,
             progress: None,
+            span: None,
             restart_crashes: 0,
             declared: true,
             overrides: Overrides::default(),

@@ -11,6 +11,8 @@ use crate::world::effect::Effect;
 use crate::world::event::{Cause, Rejection};
 use crate::world::state::end_words;
 
+use super::history::outcome;
+
 impl World {
     /// An instance ended and counts as a failure: is that the end of its rollout?
     pub(in crate::world) fn count_crash(
@@ -70,6 +72,9 @@ impl World {
                 failure.message
             );
             self.tell_rollout(now, name, true, "RolloutFailed", message);
+            if let Some(id) = failure.instance {
+                self.effects.push_back(Effect::TailLog { id, revision });
+            }
             self.save_rollout(now, name, "Failed");
             return;
         }
@@ -141,7 +146,7 @@ impl World {
         (unit.spec, unit.generation) = (back.spec.clone(), back.generation);
         unit.good = Some(back);
         unit.rollout.phase = Phase::RollingBack(failure.clone());
-        unit.rollout.deadline = None;
+        (unit.rollout.deadline, unit.rollout.ended) = (None, None);
         unit.rollout.promoted = true;
         unit.breaker.reset();
         for slot in unit.slots.values_mut() {
@@ -168,8 +173,8 @@ impl World {
         if let Some(id) = failure.instance {
             self.effects.push_back(Effect::TailLog { id, revision });
         }
-        self.save_unit(now, name);
         self.save_rollout(now, name, "RolledBack");
+        self.save_unit(now, name);
         self.touch(name);
         self.touch_followers(name);
         Some(record)
@@ -196,8 +201,9 @@ impl World {
         if let Some(rejected) = &mut unit.overrides.rejected {
             rejected.failure.lines = lines;
         }
+        let outcome = outcome(&unit.rollout);
         self.save_unit(now, name);
-        self.save_rollout(now, name, "RolledBack");
+        self.save_rollout(now, name, outcome);
         self.touched.insert(name.clone());
     }
 }

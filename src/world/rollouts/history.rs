@@ -31,10 +31,15 @@ pub struct RolloutRecord {
 
 impl World {
     pub(super) fn save_rollout(&mut self, now: Now, name: &Name, outcome: &str) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        // One that goes back is told already; it is over when what was good runs again.
+        if !unit.rollout.is_active() {
+            unit.rollout.ended.get_or_insert(now.wall);
+        }
+        unit.rollout.recorded = true;
         let Some(mut record) = self.rollout_record(name) else { return };
         record.outcome = outcome.to_owned();
-        let ended = crate::rollout::state::duration(record.at, now.wall);
-        record.duration_ms = (outcome != "Active").then_some(ended.as_millis() as u64);
+        record.duration_ms.get_or_insert(milliseconds(record.at, now.wall));
         self.effects.push_back(Effect::SaveRollout { name: name.clone(), rollout: Box::new(record) });
     }
 
@@ -48,7 +53,7 @@ impl World {
             at: rollout.began,
             cause: cause.map_or_else(|| "up".into(), |cause| cause.detail.clone()),
             files: cause.map(|cause| cause.files.clone()).unwrap_or_default(),
-            duration_ms: None,
+            duration_ms: rollout.ended.map(|ended| milliseconds(rollout.began, ended)),
             outcome: outcome(rollout).into(),
             message: rollout.failure().map(|failure| failure.message.clone()),
             lines: rollout.failure().map(|failure| failure.lines.clone()).unwrap_or_default(),
@@ -65,4 +70,8 @@ pub(super) fn outcome(rollout: &Rollout) -> &'static str {
         Phase::RollingBack(_) | Phase::RolledBack(_) => "RolledBack",
         Phase::Failed(_) => "Failed",
     }
+}
+
+fn milliseconds(began: Stamp, ended: Stamp) -> u64 {
+    crate::rollout::state::duration(began, ended).as_millis() as u64
 }

@@ -23,17 +23,14 @@ use history::outcome;
 
 impl World {
     /// Another version of a unit is wanted: its rollout begins, and one that is under way is superseded.
-    pub(super) fn begin_rollout(
-        &mut self,
-        now: Now,
-        name: &Name,
-        revision: Revision,
-        cause: &Arc<Cause>,
-    ) {
+    pub(super) fn begin_rollout(&mut self, now: Now, name: &Name, revision: Revision, cause: &Arc<Cause>) {
         let Some(unit) = self.units.get(name) else { return };
-        if unit.good.is_some() {
-            let outcome = if unit.rollout.is_active() { "Superseded" } else { outcome(&unit.rollout) };
-            self.save_rollout(now, name, outcome);
+        match unit.rollout.phase {
+            _ if unit.good.is_none() => {}
+            Phase::Progressing => self.save_rollout(now, name, "Superseded"),
+            // A first deployment is not told before there is another one: most never have one.
+            _ if !unit.rollout.recorded => self.save_rollout(now, name, outcome(&unit.rollout)),
+            _ => {}
         }
         let Some(unit) = self.units.get_mut(name) else { return };
         unit.before.clone_from(&unit.good);
@@ -100,8 +97,8 @@ impl World {
             (Turn::WentBack, _) => {
                 let message = format!("what was good runs again: generation {generation}");
                 self.tell_rollout(now, name, false, "RollbackComplete", message);
-                self.save_unit(now, name);
                 self.save_rollout(now, name, "RolledBack");
+                self.save_unit(now, name);
                 self.rollout_over();
             }
             (Turn::DeadlineExceeded, _) => {
@@ -121,6 +118,7 @@ impl World {
         let Some(unit) = self.units.get_mut(name) else { return };
         let first = unit.good.is_none();
         unit.good = Some(unit.wanted());
+        unit.rollout.ended = Some(now.wall);
         let tried = unit.overrides.rejected.take().is_some();
         if first && !tried {
             // The first deployment is told by its instances. What is good outlives the daemon: an edit that comes while none is
@@ -130,8 +128,8 @@ impl World {
         let message =
             format!("generation {} is available, nothing of the former one is left", unit.generation);
         self.tell_rollout(now, name, false, "RolloutComplete", message);
-        self.save_unit(now, name);
         self.save_rollout(now, name, "Complete");
+        self.save_unit(now, name);
         self.rollout_over();
     }
 

@@ -4,7 +4,7 @@ use crate::base::{Name, Now};
 use crate::rollout::{Phase, Rollout};
 
 use crate::world::World;
-use crate::world::state::Version;
+use crate::world::state::{Unit, Version};
 
 impl World {
     /// What was restored of versions that are not the declared one, once everything that runs is known.
@@ -56,6 +56,22 @@ impl World {
             }
         }
         unit.good = Some(version);
+        unit.recall_rollout();
+        if let (Phase::RolledBack(failure), None) = (&unit.rollout.phase, unit.rollout.ended) {
+            // It was still on its way back.
+            unit.rollout.phase = Phase::RollingBack(failure.clone());
+        }
         self.refresh_drift(name);
+    }
+}
+
+impl Unit {
+    /// Its rollout is the one that the earlier daemon told of, if it leads to the same version.
+    pub(in crate::world) fn recall_rollout(&mut self) {
+        if let Some((span, cause)) = self.span.take()
+            && self.rollout.recall(&span)
+        {
+            self.rolled_by = cause;
+        }
     }
 }
