@@ -1,12 +1,12 @@
 //! What has to hold at every turn, looked at from outside: by what the fake keeper knows, not by what the world says of itself.
 
-use unisys::base::{InstanceId, Name, Now, Part};
+use unisys::base::{InstanceId, Instant, Name, Now, Part};
 use unisys::plan::UnitSpec;
 
-use unisys::unit::{Condition, EndReason, Lifecycle, StopReason, Strategy};
-use unisys::world::{Effect, Event, InstanceFact, World};
+use unisys::unit::{Condition, EndReason, Lifecycle, ProbeKind, StopReason, Strategy};
+use unisys::world::{Effect, Event, InstanceFact, Unit, World};
 
-use super::machine::Keeper;
+use super::machine::{Held, Keeper};
 
 /// Invariant 6: at most one live instance an ordinal (replacements are stop-first). Invariant 7: hard dependencies hold.
 pub fn before_spawn(
@@ -73,6 +73,36 @@ fn seats(keeper: &Keeper, world: &World, id: &InstanceId, spec: &UnitSpec) -> Re
         true => {
             Err(format!("{id} is started: {live} live, {replicas} replicas and {extra} extra (invariant 6)"))
         }
+        false => Ok(()),
+    }
+}
+
+/// How many instances a rollout has to leave available.
+pub fn needed(unit: &Unit) -> u32 {
+    let update = &unit.spec.policy.update;
+    match update.strategy {
+        Strategy::Recreate => 0,
+        _ if update.max_surge == 0 => unit.replicas().saturating_sub(update.max_unavailable.max(1)),
+        _ => unit.replicas().saturating_sub(update.max_unavailable),
+    }
+}
+
+/// A rollout never leaves fewer than that which run, are ready and have not been told to stop: in truth, whatever the world
+/// knows of them.
+pub fn available(keeper: &Keeper, world: &World, name: &Name, now: Instant) -> Result<(), String> {
+    let Some(unit) = world.units().get(name) else { return Ok(()) };
+    let well = |held: &Held| {
+        let probed = held.spec.policy.probe(ProbeKind::Readiness).is_some();
+        held.signalled.is_none()
+            && held.parts.get(&Part::Main).is_some_and(|main| {
+                main.exit.is_none()
+                    && !main.spawning
+                    && (!probed || main.ready_at.is_some_and(|at| at <= now))
+            })
+    };
+    let available = keeper.held.iter().filter(|(id, held)| id.unit == *name && well(held)).count() as u32;
+    match available < needed(unit) {
+        true => Err(format!("{name}: {available} available, {} needed", needed(unit))),
         false => Ok(()),
     }
 }

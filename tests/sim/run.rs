@@ -16,6 +16,7 @@ use super::machine::{Faults, Held, Keeper, Process};
 use super::{oracle, system};
 
 mod people;
+mod rollouts;
 mod truth;
 
 /// Something that will happen.
@@ -104,6 +105,8 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         sim.step(patience_ends)?;
     }
     sim.rollouts()?;
+    sim.edits_on_edits()?;
+    sim.units_that_change_together()?;
     sim.plan_tells_the_truth()?;
     sim.go_down()
 }
@@ -126,9 +129,10 @@ impl Sim {
     /// A new daemon: from the store, the manifests, and what the keeper holds.
     fn begin(&mut self) -> Result<(), String> {
         let now = self.clock();
+        let rolling = self.store.values().filter_map(Checkpoint::rolling).collect();
         for (unit, checkpoint) in self.store.clone() {
             let kept = checkpoint
-                .kept_revision()
+                .kept_revision(&rolling, self.now)
                 .and_then(|revision| self.history.get(&revision)?.units.get(&unit).cloned());
             self.world.handle(now, Event::Restore { unit, checkpoint, kept });
         }

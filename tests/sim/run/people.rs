@@ -1,13 +1,11 @@
-//! People, accidents and rollouts: what is done to a system, and how it has to end.
+//! People and accidents: what is done to a system, and how it has to end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use unisys::base::Name;
 use unisys::plan::Desired;
 use unisys::world::{Cause, Event, Order};
 
-use super::super::machine::Faults;
 use super::system;
 use super::{PATIENCE, Sim};
 
@@ -85,103 +83,6 @@ impl Sim {
             self.world.handle(self.clock(), Event::Order { order, by: "sim".into() });
         }
         self.turn()
-    }
-
-    /// Without faults: a bad revision always goes back and touches nobody, a good one always arrives, and neither takes more
-    /// instances away than it may.
-    pub(super) fn rollouts(&mut self) -> Result<(), String> {
-        let faults = Faults { daemon_dies: if self.rng.chance(0.3) { 0.01 } else { 0.0 }, ..Faults::NONE };
-        let mut name = String::new();
-        for fate in [Some("crashes"), None, Some("hangs"), None] {
-            // What was bad is mended in the next revision: one unit changes at a time.
-            let mends = self.units.get(&name).is_some_and(|unit| unit.bad.is_some());
-            if !mends {
-                let services = self.units.iter().filter(|(_, unit)| !unit.job);
-                let names: Vec<&String> = services.map(|(name, _)| name).collect();
-                if names.is_empty() {
-                    return Ok(());
-                }
-                name.clone_from(system::pick(&mut self.rng, &names));
-            }
-            let key: Name = name.parse().map_err(|_| "a name")?;
-            let Some(unit) = self.units.get_mut(&name) else { continue };
-            // Without a probe, a program that only hangs is Ready.
-            let noticed = fate != Some("hangs") || unit.probe != "none";
-            // A well one of `policy: OnFailure` may have ended.
-            if !mends && (!noticed || self.has_ended(&key) || self.wanted_gone(&key)) {
-                continue;
-            }
-            let Some(unit) = self.units.get_mut(&name) else { continue };
-            (unit.bad, unit.version) = (fate, unit.version + 1);
-            let before = self.serving(&key);
-            let revision = self.desired.revision.next();
-            let desired = system::desired(&self.units, revision, None, &mut self.cache).ok_or("rejected")?;
-            self.accept(desired);
-            self.faults = faults;
-            self.turn()?;
-            self.roll(&key, fate.is_some())?;
-            self.faults = Faults::NONE;
-            let update = &self.desired.units.get(&key).ok_or("gone")?.policy.update;
-            let apart = match update.strategy {
-                unisys::unit::Strategy::Recreate => false,
-                unisys::unit::Strategy::Rolling => update.max_surge > 0 && update.max_unavailable == 0,
-                _ => update.max_unavailable == 0,
-            };
-            // What only dies after it was available has taken its place before.
-            let unnoticed =
-                fate == Some("crashes") && self.units.get(&name).is_some_and(|unit| unit.probe == "none");
-            if fate.is_some() && apart && !unnoticed && self.serving(&key) != before {
-                return Err(format!(
-                    "the bad revision of {name} touched what was good: {before:?} {:?}",
-                    self.serving(&key)
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn wanted_gone(&self, name: &Name) -> bool {
-        self.world.wanted_replicas(name) == 0
-            || self.world.units().get(name).is_none_or(|unit| unit.good.is_none())
-    }
-
-    fn serving(&self, name: &Name) -> Vec<u32> {
-        let unit = self.world.units().get(name);
-        unit.into_iter()
-            .flat_map(|unit| unit.serving())
-            .filter_map(|slot| Some(slot.state.process()?.pid))
-            .collect()
-    }
-
-    /// Until the rollout of a unit is over, as it should be.
-    fn roll(&mut self, name: &Name, bad: bool) -> Result<(), String> {
-        let until = self.now + Duration::from_secs(600);
-        loop {
-            let unit = self.world.units().get(name).ok_or("it is gone")?;
-            let word = unit.rollout.word(false);
-            let update = &unit.spec.policy.update;
-            let ready = unisys::world::conditions::ready_count(unit);
-            let needed = match update.strategy {
-                unisys::unit::Strategy::Recreate => 0,
-                _ if update.max_surge == 0 => unit.replicas().saturating_sub(update.max_unavailable.max(1)),
-                _ => unit.replicas().saturating_sub(update.max_unavailable),
-            };
-            // A restart of the daemon learns again who is Ready.
-            if ready < needed && self.faults.daemon_dies == 0.0 {
-                return Err(format!("{name}: {ready} Ready, {needed} needed, its rollout is {word}"));
-            }
-            match (word, bad) {
-                ("RolledBack", true) | ("Complete", false) if !unit.rollout.is_active() => return Ok(()),
-                _ if self.now >= until => {
-                    return Err(format!(
-                        "the rollout of {name} (bad: {bad}) is {word}: {:?}",
-                        self.world.pending()
-                    ));
-                }
-                _ => {}
-            }
-            self.step(until)?;
-        }
     }
 
     /// What is not as it should be.
