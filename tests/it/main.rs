@@ -8,6 +8,7 @@ mod generated;
 mod listeners;
 mod lives;
 mod readme;
+mod rollout_ways;
 mod rollouts;
 mod sandbox;
 mod support;

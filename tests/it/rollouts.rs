@@ -162,3 +162,53 @@ fn a_changed_file_reloads_the_program_and_a_rebuilt_one_replaces_it() {
     until("it is replaced", || (system.instance("a")["pid"].as_u64()? != u64::from(pid)).then_some(()));
     assert_eq!(system.fails(&["reload", "nothing"]).0, 4);
 }
+
+#[test]
+fn a_file_that_is_saved_over_and_over_good_and_bad_ends_as_its_last_content_and_loses_no_request() {
+    let port = free_port();
+    let text = |version: &str, fate: &str| server(version, fate).replace("PORT", &port.to_string());
+    let system = System::up(&[("web.yaml", &text("first", "well"))]);
+    system.ready(&["web"]);
+    until("it is good", || (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(()));
+    let began = std::time::Instant::now();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (asked, faults) = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let (mut asked, mut faults) = (0, Vec::new());
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                match ask(port) {
+                    Ok(answer) if answer != "bad" => asked += 1,
+                    other => faults.push(format!("{other:?}")),
+                }
+            }
+            (asked, faults)
+        });
+        for save in 0..100 {
+            let (name, fate) = match save % 4 {
+                0 => ("bad", "exits"),
+                2 => ("bad", "hangs"),
+                3 => ("bad", "cannot"),
+                _ => ("good", "well"),
+            };
+            system.write(
+                "manifests/web.yaml",
+                &text(&format!("{name}{}", if name == "good" { "!" } else { "" }), fate),
+            );
+            // Some are followed by quiet enough to be tried.
+            let pause = if save % 10 == 9 { 400 } else { 70 };
+            std::thread::park_timeout(std::time::Duration::from_millis(pause));
+        }
+        system.write("manifests/web.yaml", &text("last", "well"));
+        until("the last one serves", || (ask(port).ok()? == "last").then_some(()));
+        until("it is complete", || {
+            (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(())
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        client.join().unwrap()
+    });
+    assert!(faults.is_empty() && asked > 0, "{asked} well, {faults:?}");
+    // 200 ms of quiet precede each look at the files, 2 s at most.
+    let most = began.elapsed().as_millis() as usize / 200 + 2;
+    let made = system.json(&["rollout", "history", "web"]).as_array().unwrap().len();
+    assert!((2..=most).contains(&made), "{made} rollouts of 101 saves, at most {most}");
+}
