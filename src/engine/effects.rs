@@ -31,9 +31,9 @@ impl Engine {
             Effect::Spawn { id, part, role, spec, generation } => {
                 return self.spawn(id, part, role, &spec, generation);
             }
-            Effect::Signal { id, signal } => {
+            Effect::Signal { id, signal, wake } => {
                 let pid = self.attached.get(&id).and_then(|attached| attached.main_pid);
-                self.link.send(&Request::Signal { epoch, id, signal: signal.0, pid });
+                self.link.send(&Request::Signal { epoch, id, signal: signal.0, pid, wake });
             }
             Effect::Kill { id } => self.link.send(&Request::Kill { epoch, id }),
             Effect::Forget { id } => {
@@ -61,6 +61,7 @@ impl Engine {
                     let _ = inputs.send(Input::Probe { id, kind, seq, answer }).await;
                 });
             }
+            Effect::LookAt { id, pid, work, closely } => self.look_at(id, pid, work, closely),
             Effect::ProbeExternal { name, seq, timeout, spec } => {
                 let question = external_question(&spec.launch);
                 let (http, inputs) = (self.http.clone(), self.inputs.clone());
@@ -251,6 +252,7 @@ fn external_question(launch: &Launch) -> Question {
                         cgroup_limits: Default::default(),
                         sandbox: None,
                         notify: Default::default(),
+                        watchdog: false,
                         ports: Vec::new(),
                         generation: Default::default(),
                         wall: clock::wall(),

@@ -12,11 +12,13 @@ use crate::faults::notifier::{self, Notifiers};
 use crate::faults::quota::Quota;
 use crate::faults::worker::{self, Case, ProbeSeen, Worker};
 use crate::faults::{Book, ErrorRecord, Patterns};
+use crate::os::freeze::Thread;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, process};
 use crate::plan::UnitSpec;
 use crate::probe::Answer;
 use crate::unit::policy::Condition;
+use crate::unit::watchdog::OnFreeze;
 use crate::unit::{EndReason, ProbeKind, StopReason};
 use crate::world::conditions::ready_count;
 use crate::world::{Failure, Record};
@@ -43,6 +45,8 @@ pub struct Faults {
     /// Failed instances whose last output is not in the log yet.
     pending: BTreeMap<InstanceId, Box<Failure>>,
     probes: BTreeMap<InstanceId, VecDeque<ProbeSeen>>,
+    /// Each thread of an instance, when its watchdog last looked closely.
+    threads: BTreeMap<InstanceId, Vec<Thread>>,
     /// The latest spec with which each unit was Ready.
     last_good: BTreeMap<Name, Good>,
     redactor: Redactor,
@@ -81,6 +85,7 @@ impl Faults {
             worker: Worker::start(state, state_id.to_owned(), tell)?,
             pending: BTreeMap::new(),
             probes: BTreeMap::new(),
+            threads: BTreeMap::new(),
             last_good: BTreeMap::new(),
             redactor: Redactor::default(),
             patterns: Arc::default(),
@@ -103,10 +108,16 @@ impl Faults {
         });
     }
 
+    /// Its watchdog looked closely: for a crash dump, if one follows.
+    pub fn looked_at(&mut self, id: &InstanceId, threads: Vec<Thread>) {
+        self.threads.insert(id.clone(), threads);
+    }
+
     /// Nothing of the instance is left.
     pub fn ended(&mut self, id: &InstanceId) {
         if !self.pending.contains_key(id) {
             self.probes.remove(id);
+            self.threads.remove(id);
         }
     }
 
@@ -187,6 +198,7 @@ impl Engine {
 
     fn case(&mut self, failure: Box<Failure>, skipped: u64) -> Case {
         let probes = self.faults.probes.remove(&failure.id).unwrap_or_default();
+        let threads = self.faults.threads.remove(&failure.id);
         let spec = &failure.spec;
         let own = spec.launch.env.iter().filter(|var| var.secret).map(|var| var.value.as_str());
         Case {
@@ -195,6 +207,7 @@ impl Engine {
             probe: failed_probe(&failure, &probes),
             dependency_down: self.dependency_down(spec),
             probes: probes.into(),
+            threads: threads_of(&failure, threads),
             last_good: self.last_good(&failure),
             nofile: spec.launch.service.resources.nofile.unwrap_or(self.options.nofile.0),
             skipped,
@@ -297,6 +310,14 @@ impl Engine {
         let body = |record: &ErrorRecord| serde_json::to_string(record).unwrap_or_default();
         self.store.save_errors(records.iter().map(|record| (record.id, body(record))).collect(), dropped);
     }
+}
+
+/// What the threads did of one that its watchdog ended, if that was to be kept.
+fn threads_of(failure: &Failure, threads: Option<Vec<Thread>>) -> Vec<Thread> {
+    let ended = failure.end.reason == EndReason::Stopped(StopReason::Watchdog);
+    let watchdog = failure.spec.policy.watchdog.as_deref();
+    let kept = watchdog.is_some_and(|policy| policy.on_freeze == OnFreeze::DumpAndRestart);
+    threads.filter(|_| ended && kept).unwrap_or_default()
 }
 
 /// What the probe said that an instance was stopped for.

@@ -1,5 +1,7 @@
 //! A spec as a request to the keeper.
 
+use std::time::Duration;
+
 use crate::base::{InstanceId, Part, PortNumbers};
 use crate::keeper::protocol::{Notify, Spawn};
 use crate::manifest::capabilities;
@@ -39,6 +41,11 @@ pub fn request(
     request.part = part;
     request.generation = generation;
     request.notify = notify(service);
+    if let (Part::Main, Some(within)) = (part, heartbeat(service)) {
+        request.watchdog = true;
+        request.env.retain(|(name, _)| name != WATCHDOG_USEC && name != "WATCHDOG_PID");
+        request.env.push((WATCHDOG_USEC.into(), within.as_micros().to_string()));
+    }
     request.ports = needs(&id.unit, &spec.launch);
     request.spec = StartedWith::encode(spec);
     Ok(request)
@@ -69,6 +76,7 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
         cgroup_limits: service.resources.cgroup(),
         sandbox: capabilities::sandbox(&service.security, &launch.base_dir).map(Box::new),
         notify: Notify::No,
+        watchdog: false,
         ports: Vec::new(),
         generation: Default::default(),
         wall: clock::wall(),
@@ -103,11 +111,19 @@ pub fn fill(command: &mut Spawn, ports: &PortNumbers, service: &ServiceSpec) {
     }
 }
 
+/// sd_watchdog_enabled(3).
+const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+
+fn heartbeat(service: &ServiceSpec) -> Option<Duration> {
+    service.watchdog.as_ref()?.heartbeat.map(|within| within.0)
+}
+
 fn notify(service: &ServiceSpec) -> Notify {
     let ways = [&service.probes.startup, &service.probes.readiness];
     let mut ways = ways.into_iter().filter_map(|probe| probe.as_deref()?.notify);
     match ways.next() {
         None if service.reload.as_ref().is_some_and(|reload| reload.notify == Some(true)) => Notify::Socket,
+        None if heartbeat(service).is_some() => Notify::Socket,
         None => Notify::No,
         Some(NotifyWay::Systemd) => Notify::Socket,
         Some(NotifyWay::Fd(number)) => Notify::Descriptor(number),

@@ -6,6 +6,7 @@ mod adoption;
 mod console;
 mod effects;
 mod failures;
+mod frozen;
 pub mod launch;
 mod link;
 mod listening;
@@ -91,6 +92,8 @@ pub enum Input {
     Touched(PathBuf),
     /// A question or wish of the control API.
     Call(Box<dyn FnOnce(&mut Engine) + Send>),
+    /// To be answered when everything before it has been acted upon.
+    Heard(tokio::sync::oneshot::Sender<()>),
 }
 
 /// Inputs that wait; who sends more waits.
@@ -139,6 +142,8 @@ pub struct Engine {
     console: console::Console,
     /// Instances whose last output is being written.
     closing: BTreeSet<InstanceId>,
+    /// To be answered when what was heard before has been acted upon.
+    heard: Vec<tokio::sync::oneshot::Sender<()>>,
     /// Of these the last lines are wanted once they are written.
     tails: BTreeMap<InstanceId, Revision>,
     /// Everything has stopped; the last outputs are waited for.
@@ -230,6 +235,7 @@ impl Engine {
             looked_at: (Arc::default(), false),
             console: console::Console::new(options.quiet, !greeting.held.is_empty()),
             closing: BTreeSet::new(),
+            heard: Vec::new(),
             tails: BTreeMap::new(),
             finished: false,
             ending: false,
@@ -387,7 +393,8 @@ impl Engine {
         match input {
             Input::Probe { id, kind, seq, answer } => {
                 self.faults.probed(&id, kind, &answer, self.main_pid(&id));
-                self.fact(id, InstanceFact::Probe { kind, seq, ok: answer.ok, message: answer.message });
+                let probe::Answer { ok, late, message } = answer;
+                self.fact(id, InstanceFact::Probe { kind, seq, ok, late, message });
             }
             Input::External { name, seq, answer } => {
                 let event = Event::External { name, seq, ok: answer.ok, message: answer.message };
@@ -412,6 +419,7 @@ impl Engine {
                 self.link.send(&Request::Unstore { epoch, id, name });
             }
             Input::Touched(path) => self.file_touched(&path),
+            Input::Heard(heard) => self.heard.push(heard),
             Input::Call(call) => call(self),
         }
     }
@@ -512,6 +520,10 @@ impl Engine {
             self.changed.send_modify(|count| *count += 1);
         }
         self.wait_for_machine(&touched);
+        // What came of it is on its way to the keeper.
+        for heard in self.heard.drain(..) {
+            let _ = heard.send(());
+        }
     }
 
     /// Memory is given back once it has been quiet for a moment: then nothing waits for that millisecond.

@@ -44,9 +44,16 @@ async fn listen(id: InstanceId, fd: OwnedFd, inputs: Inputs) {
     let Ok(fd) = inherit::watched(fd, Interest::READABLE) else { return };
     loop {
         let Ok(mut ready) = fd.readable().await else { return };
+        let mut is_ready = false;
         let facts = if is_socket {
-            match ready.try_io(notify::receive) {
-                Ok(Ok(message)) => datagram(&id, message, &inputs).await,
+            match ready.try_io(notify::peek) {
+                Ok(Ok(message)) => {
+                    is_ready = message.words.contains(&Word::Ready);
+                    if !is_ready {
+                        let _ = notify::receive(&fd);
+                    }
+                    datagram(&id, message, &inputs).await
+                }
                 Ok(Err(_)) => return,
                 Err(_) => continue,
             }
@@ -62,6 +69,15 @@ async fn listen(id: InstanceId, fd: OwnedFd, inputs: Inputs) {
             if inputs.send(Input::Fact { id: id.clone(), fact }).await.is_err() {
                 return;
             }
+        }
+        // A program says once that it is ready. It is in the socket, which the keeper holds, until the keeper has been told: a
+        // daemon that is killed between the two leaves it to the next one.
+        if is_ready {
+            let (heard, told) = tokio::sync::oneshot::channel();
+            if inputs.send(Input::Heard(heard)).await.is_err() || told.await.is_err() {
+                return;
+            }
+            let _ = notify::receive(&fd);
         }
     }
 }
@@ -93,6 +109,11 @@ async fn datagram(id: &InstanceId, message: notify::Message, inputs: &Inputs) ->
             Word::MainPid(pid) => tracing::warn!(%id, pid, "MAINPID of a foreign process is ignored"),
             Word::ExtendTimeout(micros) => {
                 facts.push(InstanceFact::Extend { until: clock::mono() + Duration::from_micros(micros) });
+            }
+            Word::Heartbeat => facts.push(InstanceFact::Heartbeat),
+            Word::Frozen => facts.push(InstanceFact::ToldFrozen),
+            Word::HeartbeatWithin(micros) => {
+                facts.push(InstanceFact::HeartbeatWithin(Duration::from_micros(micros)));
             }
             Word::Store | Word::Unstore | Word::StoreName(_) => {}
             Word::Barrier => {

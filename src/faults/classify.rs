@@ -108,7 +108,7 @@ fn category(evidence: &Evidence<'_>, said: Option<Said>) -> Category {
         EndReason::SpawnFailed { stage, errno, .. } => of_spawn(*stage, *errno),
         EndReason::HookFailed { exit: None, .. } => Category::Timeout,
         EndReason::HookFailed { exit: Some(exit), .. } => said.unwrap_or_else(|| of_exit(*exit)),
-        EndReason::Stopped(StopReason::DeadlineExceeded) => Category::Timeout,
+        EndReason::Stopped(StopReason::DeadlineExceeded | StopReason::Watchdog) => Category::Timeout,
         EndReason::Stopped(_) => said.unwrap_or(Category::Crash),
         EndReason::Exited => match evidence.exit {
             // Memory it touched and must not: whatever it wrote before is not why.

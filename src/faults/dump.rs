@@ -21,8 +21,10 @@ use super::worker::Case;
 /// Directories that are being written begin with this.
 const TEMPORARY: &str = ".new-";
 /// The share of each log in the bytes of a dump; what is left is for the description.
-const LOG_BYTES: usize = (limits::CRASH_DUMP_BYTES as usize) * 2 / 5;
-const DESCRIPTION_BYTES: usize = limits::CRASH_DUMP_BYTES as usize - 2 * LOG_BYTES - 4096;
+const LOG_BYTES: usize = (limits::CRASH_DUMP_BYTES as usize) * 3 / 10;
+/// That of the threads of a frozen program.
+const THREADS_BYTES: usize = (limits::CRASH_DUMP_BYTES as usize) / 5;
+const DESCRIPTION_BYTES: usize = limits::CRASH_DUMP_BYTES as usize - 2 * LOG_BYTES - THREADS_BYTES - 4096;
 
 /// `20260101T000000.000Z-api-5`: sorts by time, then names the crash.
 pub fn id(at: Stamp, service: &Name, incarnation: Incarnation) -> String {
@@ -74,6 +76,15 @@ fn fill(
         description["environment"] = json!("left out: the dump would be too large");
         description["spec"] = Value::Null;
         text = format!("{description:#}\n");
+    }
+    if !case.threads.is_empty() {
+        let mut threads = json!(case.threads);
+        case.redactor.json(&mut threads);
+        let text = format!("{threads:#}\n");
+        put(
+            &dir.join("threads.json"),
+            if text.len() > THREADS_BYTES { b"\"too many to be kept\"\n" } else { text.as_bytes() },
+        )?;
     }
     put(&dir.join("crash.json"), text.as_bytes())?;
     put(&dir.join("stdout.log"), log(stdout).as_bytes())?;

@@ -12,6 +12,7 @@ use crate::base::{Redactor, Stamp, limits};
 use crate::logs::derived::Stream;
 use crate::logs::read::{Query, read};
 use crate::manifest::spec::service::PortNumber;
+use crate::os::freeze::Thread;
 use crate::os::listeners::foreign_holders;
 use crate::os::state_dir::StateDir;
 use crate::plan::UnitSpec;
@@ -33,6 +34,8 @@ pub struct Case {
     pub dependency_down: Option<String>,
     /// Latest last.
     pub probes: Vec<ProbeSeen>,
+    /// Of one that its watchdog ended: each thread, when it was found frozen.
+    pub threads: Vec<Thread>,
     /// The latest spec with which the unit was Ready.
     pub last_good: Option<Arc<UnitSpec>>,
     /// Open files that it could have.

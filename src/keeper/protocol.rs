@@ -44,6 +44,9 @@ pub enum Request {
         id: InstanceId,
         signal: i32,
         pid: Option<u32>,
+        /// SIGCONT follows.
+        #[serde(default)]
+        wake: bool,
     },
     /// SIGKILL to whatever belongs to the instance; answered by `Gone`.
     Kill {
@@ -137,6 +140,9 @@ pub struct Spawn {
     pub sandbox: Option<Box<Sandbox>>,
     #[serde(default)]
     pub notify: Notify,
+    /// Its heartbeat is expected: `WATCHDOG_PID` says that it is meant (sd_watchdog_enabled(3)).
+    #[serde(default)]
+    pub watchdog: bool,
     /// Sockets and numbers that the main program is given, in the order in which they were written.
     #[serde(default)]
     pub ports: Vec<PortNeed>,

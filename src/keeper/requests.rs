@@ -49,8 +49,8 @@ impl Keeper {
             }
             Request::Begin { epoch } => self.refuse(None, &format!("epoch {epoch} is not new")),
             Request::Spawn(spawn) if self.fenced(spawn.epoch, Some(&spawn.id)) => self.spawn(spawn),
-            Request::Signal { epoch, id, signal, pid } if self.fenced(epoch, Some(&id)) => {
-                self.signal_instance(&id, signal, pid);
+            Request::Signal { epoch, id, signal, pid, wake } if self.fenced(epoch, Some(&id)) => {
+                self.signal_instance(&id, signal, pid, wake);
             }
             Request::Kill { epoch, id } if self.fenced(epoch, Some(&id)) => self.kill(id),
             Request::Forget { epoch, id } if self.fenced(epoch, Some(&id)) => self.forget(&id),
@@ -223,16 +223,20 @@ impl Keeper {
         }
     }
 
-    fn signal_instance(&mut self, id: &InstanceId, signal: i32, pid: Option<u32>) {
+    fn signal_instance(&mut self, id: &InstanceId, signal: i32, pid: Option<u32>, wake: bool) {
+        let send = |handle: &OwnedFd| {
+            let _ = process::signal(handle, signal);
+            if wake {
+                let _ = process::signal(handle, libc::SIGCONT);
+            }
+        };
         let Some(main) = self.table.instances.get(id).and_then(Instance::main) else { return };
         match pid.filter(|pid| *pid != main.pid) {
             // A main process that the program named itself; only one of the instance is reached.
             Some(pid) if process::descends(pid, main.pid) || self.strays.of(id).any(|stray| stray == pid) => {
-                if let Some(handle) = process::open_any(pid) {
-                    let _ = process::signal(&handle, signal);
-                }
+                process::open_any(pid).iter().for_each(send);
             }
-            _ => drop(process::signal(&main.pidfd, signal)),
+            _ => send(&main.pidfd),
         }
         if let Some(instance) = self.table.instances.get_mut(id) {
             instance.signalled = Some(signal);

@@ -324,6 +324,7 @@ fn prepare(
         nice: request.nice,
         oom_score_adjust: request.oom_score_adjust.map(|value| text(&value.to_string())).transpose()?,
         no_new_privileges: request.no_new_privileges,
+        watchdog: request.watchdog,
         cgroup: None,
         sandbox: None,
     })

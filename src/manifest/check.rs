@@ -9,9 +9,10 @@ use super::capabilities;
 use super::check_ports;
 use super::diagnostic::{Diagnostic, nearest};
 use super::load::{Objects, Source};
+use super::spec::NotifyWay;
 use super::spec::probe::{PortRef, Probe, ProbeAction};
 use super::spec::process::{EnvSource, EnvValue};
-use super::spec::service::{DependencyCondition, Port, ServiceSpec};
+use super::spec::service::{DependencyCondition, Port, ServiceSpec, Watchdog};
 use super::spec::{Hooks, Probes};
 
 /// Checks everything that is declared, across all sets.
@@ -153,7 +154,50 @@ fn service(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec<Diagnostic
             Diagnostic::error("E1207", &source.span(path), path, "openFor is longer than maxOpen");
         diagnostics.push(diagnostic.hint("make maxOpen at least as long"));
     }
+    if let Some(written) = &spec.watchdog {
+        watchdog(written, spec, source, diagnostics);
+    }
     check_ports::service(spec, source, diagnostics);
+}
+
+/// One that cannot find anything would be silently no watchdog.
+fn watchdog(watchdog: &Watchdog, spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let mut report = |path: &str, message: String, hint: &str| {
+        diagnostics.push(Diagnostic::error("E1610", &source.span(path), path, message).hint(hint));
+    };
+    let freeze = watchdog.freeze.as_ref();
+    let (soft, hard) = (freeze.and_then(|freeze| freeze.soft), freeze.and_then(|freeze| freeze.hard));
+    if watchdog.heartbeat.is_none() && soft.is_none() && hard.is_none() {
+        let hint =
+            "say `heartbeat: 30s` for a program that sends WATCHDOG=1, or `freeze: {soft: 60s, hard: 5m}`";
+        report("spec.watchdog", "this watchdog watches nothing".into(), hint);
+    }
+    let times = [("heartbeat", watchdog.heartbeat), ("freeze.soft", soft), ("freeze.hard", hard)];
+    for (name, _) in times.into_iter().filter(|(_, time)| time.is_some_and(|time| time.0.is_zero())) {
+        let path = format!("spec.watchdog.{name}");
+        report(&path, format!("`{name}` has to be longer than nothing"), "leave it out to do without");
+    }
+    if let (Some(soft), Some(hard)) = (soft, hard)
+        && soft > hard
+    {
+        report(
+            "spec.watchdog.freeze.soft",
+            "`soft` is longer than `hard`: it would be ended before it is told".into(),
+            "make `hard` at least as long",
+        );
+    }
+    let descriptor = [("startup", &spec.probes.startup), ("readiness", &spec.probes.readiness)]
+        .into_iter()
+        .find(|(_, probe)| matches!(probe.as_deref().and_then(|probe| probe.notify), Some(NotifyWay::Fd(_))));
+    if let (Some(_), Some((kind, _))) = (watchdog.heartbeat, descriptor) {
+        report(
+            "spec.watchdog.heartbeat",
+            format!(
+                "a heartbeat comes through NOTIFY_SOCKET, and the {kind} probe has the program notify a descriptor"
+            ),
+            "write `notify: systemd` in the probe, or leave the heartbeat out",
+        );
+    }
 }
 
 /// A command has to name a program.

@@ -67,16 +67,30 @@ pub fn class_of(field: &str) -> FieldClass {
     CLASSES.iter().find(|(name, _)| *name == field).map_or(FieldClass::Replace, |(_, class)| *class)
 }
 
-/// Probes that are told through a descriptor or socket are arranged when the process starts; a cgroup's limits can be set
-/// anew while it runs.
+/// Probes that are told through a descriptor or socket are arranged when the process starts, and a program reads its
+/// WATCHDOG_USEC once; a cgroup's limits can be set anew while it runs.
 fn class_at(path: &str) -> FieldClass {
     let steps: Vec<&str> = path.split('.').collect();
     match steps.as_slice() {
         ["spec", "probes", _, "notify", ..] => FieldClass::Replace,
+        ["spec", "watchdog", "heartbeat", ..] => FieldClass::Replace,
         ["spec", "resources", "memory" | "cpu" | "pids", ..] => FieldClass::InPlace,
         ["spec", first, ..] => class_of(first),
         _ => FieldClass::Replace,
     }
+}
+
+/// The class of a change at a path: where a whole part came or went, the greatest of what is in it.
+fn class_of_change(path: &str, old: &Value, new: &Value) -> FieldClass {
+    let inner: Vec<&String> =
+        [old, new].into_iter().filter_map(Value::as_object).flat_map(|part| part.keys()).collect();
+    let own = class_at(path);
+    let within = |key: &String| {
+        let of = |part: &Value| part.get(key).cloned().unwrap_or(Value::Null);
+        let (old, new) = (of(old), of(new));
+        (old != new).then(|| class_of_change(&format!("{path}.{key}"), &old, &new))
+    };
+    inner.into_iter().filter_map(within).max().unwrap_or(own)
 }
 
 /// The fields that differ. A field differs when it was *written* differently and *means* something different: a new unisys
@@ -89,11 +103,9 @@ pub fn changed_fields(old: (&Value, &Value), new: (&Value, &Value)) -> Vec<Field
     written
         .into_iter()
         .filter(|path| effective.iter().any(|other| within(path, other) || within(other, path)))
-        .map(|path| FieldChange {
-            class: class_at(&path),
-            old: value_at(old.0, &path),
-            new: value_at(new.0, &path),
-            path,
+        .map(|path| {
+            let (old, new) = (value_at(old.0, &path), value_at(new.0, &path));
+            FieldChange { class: class_of_change(&path, &old, &new), old, new, path }
         })
         .collect()
 }

@@ -34,7 +34,7 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
 }
 
 fn service(spec: &ServiceSpec) -> Vec<String> {
-    chosen([(spec.watchdog.is_some(), "spec.watchdog"), (spec.metrics.is_some(), "spec.metrics")])
+    chosen([(spec.metrics.is_some(), "spec.metrics")])
 }
 
 fn job(spec: &JobSpec) -> Vec<String> {

@@ -44,6 +44,12 @@ pub fn boot_id() -> String {
     text.trim().to_owned()
 }
 
+/// Processor time in ticks (proc_pid_stat(5), `utime`).
+pub fn ticks(ticks: u64) -> std::time::Duration {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    std::time::Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second))
+}
+
 /// When a process started, on the clock of [`mono`]: /proc's `starttime` counts ticks since boot (proc_pid_stat(5)).
 pub fn of_ticks(ticks: u64) -> Instant {
     let per_second = rustix::param::clock_ticks_per_second().max(1);

@@ -120,6 +120,7 @@ fn run_from(request: &Spawn, stdin: File, place: &Place, timeout: Duration, limi
         nofile: request.nofile.map_or(place.nofile, |limit| (limit, limit)),
         nice: request.nice,
         oom_score_adjust: None,
+        watchdog: false,
         no_new_privileges: request.no_new_privileges,
         cgroup: None,
         sandbox: request

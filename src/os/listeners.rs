@@ -9,19 +9,23 @@ use crate::base::Transport;
 
 use super::process;
 
-/// A listening socket.
+/// A listening socket, or one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub address: IpAddr,
     pub port: u16,
+    /// The other end's.
+    pub peer_port: u16,
+    /// 0: a connection that nobody has accepted.
     pub inode: u32,
-    /// Of TCP: connections that wait to be accepted.
+    /// Of TCP: connections that wait to be accepted; of a connection, bytes that wait to be read.
     pub waiting: u32,
     /// Of TCP: connections that may wait.
     pub backlog: u32,
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const TCP_ESTABLISHED: u32 = 1;
 const TCP_LISTEN: u32 = 10;
 /// The state of every bound UDP socket (TCP_CLOSE).
 const UDP_BOUND: u32 = 7;
@@ -50,6 +54,11 @@ impl Diag {
     /// All TCP listeners of this network namespace, IPv4 and IPv6.
     pub fn tcp_listeners(&self) -> io::Result<Vec<Listener>> {
         self.sockets(libc::IPPROTO_TCP, TCP_LISTEN)
+    }
+
+    /// All TCP connections.
+    pub fn tcp_connections(&self) -> io::Result<Vec<Listener>> {
+        self.sockets(libc::IPPROTO_TCP, TCP_ESTABLISHED)
     }
 
     /// All bound UDP sockets.
@@ -108,6 +117,7 @@ fn parse(mut bytes: &[u8], found: &mut Vec<Listener>) -> io::Result<bool> {
         if body.len() >= INODE + 4 {
             // idiag_sport, in network order, after family, state, timer and retrans.
             let port = u16::from_be_bytes([body[4], body[5]]);
+            let peer_port = u16::from_be_bytes([body[6], body[7]]);
             let word = |at: usize| [body[at], body[at + 1], body[at + 2], body[at + 3]];
             let address = if i32::from(body[0]) == libc::AF_INET {
                 IpAddr::V4(Ipv4Addr::from(word(8)))
@@ -121,7 +131,7 @@ fn parse(mut bytes: &[u8], found: &mut Vec<Listener>) -> io::Result<bool> {
             };
             let (waiting, inode) = (u32::from_ne_bytes(word(RQUEUE)), u32::from_ne_bytes(word(INODE)));
             let backlog = u32::from_ne_bytes(word(WQUEUE));
-            found.push(Listener { address, port, inode, waiting, backlog });
+            found.push(Listener { address, port, peer_port, inode, waiting, backlog });
         }
         bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
     }
@@ -177,7 +187,8 @@ pub fn holder(port: u16, transport: Transport, state_id: &str) -> Option<String>
     Some(format!("pid {} ({}{ours})", holder.pid, holder.name))
 }
 
-fn socket_inodes(pid: u32) -> Vec<u32> {
+/// Sockets that a process has open.
+pub fn socket_inodes(pid: u32) -> Vec<u32> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {

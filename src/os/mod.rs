@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod command;
 pub mod files;
+pub mod freeze;
 pub mod identity;
 pub mod inherit;
 pub mod listeners;

@@ -33,6 +33,8 @@ pub struct Child {
     pub nice: Option<i32>,
     pub oom_score_adjust: Option<CString>,
     pub no_new_privileges: bool,
+    /// `WATCHDOG_PID` is set to the child's pid (sd_watchdog_enabled(3)).
+    pub watchdog: bool,
     /// The directory of the cgroup (v2) that it begins in.
     pub cgroup: Option<RawFd>,
     pub sandbox: Option<Prepared>,
@@ -73,8 +75,9 @@ struct Shared<'a> {
     above: libc::c_uint,
     /// The handed descriptors where none of them is in another's way; filled by the child.
     moved: Vec<RawFd>,
-    /// `LISTEN_PID=`, completed by the child.
-    listen_pid: [u8; LISTEN_PID],
+    /// `LISTEN_PID=` and `WATCHDOG_PID=`, completed by the child.
+    listen_pid: PidVariable,
+    watchdog_pid: PidVariable,
     report: Report,
 }
 
@@ -87,8 +90,10 @@ impl Child {
     }
 }
 
-/// Room for `LISTEN_PID=`, ten digits and a NUL.
-const LISTEN_PID: usize = 24;
+/// A variable with the child's own pid: room for a name, ten digits and a NUL.
+type PidVariable = [u8; 32];
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+const WATCHDOG_PID: &[u8] = b"WATCHDOG_PID=";
 
 /// A stack for children, used by one thread, one child at a time.
 pub struct Stack(Vec<u8>);
@@ -112,12 +117,14 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
         envp: pointers(&child.envp),
         above: child.above(),
         moved: vec![-1; child.handed.len()],
-        listen_pid: [0; LISTEN_PID],
+        listen_pid: [0; 32],
+        watchdog_pid: [0; 32],
         report: Report { stage: 0, errno: 0, step: 0, path: 0, left_out: 0 },
     };
-    if !child.handed.is_empty() {
+    let variables = [(!child.handed.is_empty(), &shared.listen_pid), (child.watchdog, &shared.watchdog_pid)];
+    for (_, text) in variables.into_iter().filter(|(wanted, _)| *wanted) {
         let end = shared.envp.len() - 1;
-        shared.envp.insert(end, shared.listen_pid.as_ptr().cast());
+        shared.envp.insert(end, text.as_ptr().cast());
     }
     let mut pidfd: RawFd = -1;
     let top = (stack.0.as_mut_ptr() as usize + STACK) & !15;
@@ -322,9 +329,8 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
             libc::umask(umask);
         }
         stage!(WorkingDir, libc::chdir(child.dir.as_ptr()));
-        if !child.handed.is_empty() {
-            write_pid(&mut shared.listen_pid, libc::getpid() as u32);
-        }
+        write_pid(&mut shared.listen_pid, LISTEN_PID, libc::getpid() as u32);
+        write_pid(&mut shared.watchdog_pid, WATCHDOG_PID, libc::getpid() as u32);
         for signal in 1..=64 {
             if signal != libc::SIGKILL && signal != libc::SIGSTOP {
                 libc::signal(signal, libc::SIG_DFL);
@@ -390,14 +396,13 @@ unsafe fn arrange(child: &Child, moved: &mut [RawFd]) -> i32 {
     0
 }
 
-/// `LISTEN_PID=<pid>` with its NUL, without allocating.
-fn write_pid(text: &mut [u8; LISTEN_PID], pid: u32) {
-    const NAME: &[u8] = b"LISTEN_PID=";
+/// The name (with its `=`), the pid and a NUL, without allocating.
+fn write_pid(text: &mut PidVariable, name: &[u8], pid: u32) {
     text.fill(0);
-    text[..NAME.len()].copy_from_slice(NAME);
+    text[..name.len()].copy_from_slice(name);
     let digits = pid.checked_ilog10().unwrap_or(0) as usize + 1;
     let mut rest = pid;
-    for place in (NAME.len()..NAME.len() + digits).rev() {
+    for place in (name.len()..name.len() + digits).rev() {
         text[place] = b'0' + (rest % 10) as u8;
         rest /= 10;
     }
@@ -409,11 +414,11 @@ mod tests {
 
     #[test]
     fn a_pid_is_written_as_a_variable() {
-        let mut text = [7; LISTEN_PID];
+        let mut text = [7; 32];
         for (pid, expected) in
             [(1, "LISTEN_PID=1"), (90, "LISTEN_PID=90"), (u32::MAX, "LISTEN_PID=4294967295")]
         {
-            write_pid(&mut text, pid);
+            write_pid(&mut text, LISTEN_PID, pid);
             let end = text.iter().position(|byte| *byte == 0).unwrap();
             assert_eq!(std::str::from_utf8(&text[..end]), Ok(expected));
         }

@@ -12,15 +12,17 @@ use crate::manifest::check;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::load::{Objects, Source};
 use crate::manifest::resolve::{Context, Resolved, resolve, switched_off};
-use crate::manifest::spec::JobSpec;
 use crate::manifest::spec::probe::{PortRef, Probe, ProbeAction};
 use crate::manifest::spec::service::{
-    DependencyCondition, PortNumber, RestartPolicy as WrittenRestart, ServiceSpec, Update, UpdateStrategy,
+    DependencyCondition, Freeze, OnFreeze as WrittenOnFreeze, PortNumber, RestartPolicy as WrittenRestart,
+    ServiceSpec, Update, UpdateStrategy, Watchdog,
 };
 use crate::manifest::spec::system::RollbackScope;
+use crate::manifest::spec::{HumanDuration, JobSpec};
+use crate::unit::watchdog::OnFreeze;
 use crate::unit::{
     BreakerPolicy, CanaryPolicy, CanaryShare, Condition, Dependency, Policy, ProbePolicy, ProbeWay,
-    RestartPolicy, RestartWhen, StopPolicy, Strategy, UpdatePolicy,
+    RestartPolicy, RestartWhen, StopPolicy, Strategy, UpdatePolicy, WatchdogPolicy,
 };
 
 use super::desired::{Desired, ExternalSpec, UnitSpec};
@@ -219,6 +221,23 @@ pub fn service_policy(spec: &ServiceSpec, objects: &Objects) -> Policy {
         post_stop: spec.hooks.post_stop.iter().map(|hook| hook.timeout.0).collect(),
         active_deadline: None,
         update: update_policy(&spec.update),
+        watchdog: spec.watchdog.as_ref().map(|watchdog| Box::new(watchdog_policy(watchdog))),
+    }
+}
+
+fn watchdog_policy(written: &Watchdog) -> WatchdogPolicy {
+    let freeze = |limit: fn(&Freeze) -> Option<HumanDuration>| {
+        written.freeze.as_ref().and_then(limit).map(|limit| limit.0)
+    };
+    WatchdogPolicy {
+        heartbeat: written.heartbeat.map(|within| within.0),
+        soft: freeze(|freeze| freeze.soft),
+        hard: freeze(|freeze| freeze.hard),
+        on_freeze: match written.on_freeze {
+            WrittenOnFreeze::Alert => OnFreeze::Alert,
+            WrittenOnFreeze::Restart => OnFreeze::Restart,
+            WrittenOnFreeze::DumpAndRestart => OnFreeze::DumpAndRestart,
+        },
     }
 }
 

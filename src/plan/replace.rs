@@ -60,6 +60,16 @@ fn standing(slot: &ObservedSlot<'_>) -> Standing {
     }
 }
 
+/// Old and new instances of the unit may run beside each other.
+pub fn surges(unit: &ObservedUnit<'_>) -> bool {
+    let allowed = match unit.update.strategy {
+        Strategy::Recreate => false,
+        Strategy::Rolling => unit.update.max_surge > 0,
+        Strategy::BlueGreen | Strategy::Canary(_) => true,
+    };
+    allowed && !unit.job && clash(unit).is_none()
+}
+
 /// Why old and new instances of the unit cannot run beside each other, if so.
 fn clash(unit: &ObservedUnit<'_>) -> Option<String> {
     unit.slots.iter().filter(|slot| slot.is_old()).find_map(|slot| slot.clash.clone())

@@ -5,7 +5,7 @@ use crate::unit::{Circuit, Lifecycle, StopReason};
 
 use super::gate::{start_gate, stop_gate};
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings, Wish};
-use super::replace::plan_replacements;
+use super::replace::{plan_replacements, surges};
 use super::{Action, Drift, Pick, Step, UnitPlan, Verb, Waiting};
 
 /// Plans one unit. Everything it looks at is in its arguments.
@@ -135,7 +135,8 @@ fn passing_slot(
         && serving.is_none_or(|serving| serving.is_old() || !serving.occupied());
     let verb = if unit.rollout.back { Verb::Rollback } else { Verb::Replace };
     if !slot.occupied() {
-        let goes = !wanted || serving.is_none_or(|serving| !serving.is_old());
+        // What is wanted now may not run beside what serves, though what was wanted before might.
+        let goes = !wanted || serving.is_none_or(|serving| !serving.is_old()) || !surges(unit);
         if goes {
             let reason = "nothing is left of it".into();
             return Some(Action { verb, reason, step: Some(Step::Drop { seat }), waiting: None });

@@ -43,16 +43,18 @@ pub enum Question {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub ok: bool,
+    /// There was none in time.
+    pub late: bool,
     pub message: String,
 }
 
 impl Answer {
     fn yes(message: impl Into<String>) -> Self {
-        Self { ok: true, message: message.into() }
+        Self { ok: true, late: false, message: message.into() }
     }
 
     fn no(message: impl Into<String>) -> Self {
-        Self { ok: false, message: message.into() }
+        Self { ok: false, late: false, message: message.into() }
     }
 }
 
@@ -60,7 +62,10 @@ impl Answer {
 pub async fn ask(http: &reqwest::Client, question: Question, timeout: Duration) -> Answer {
     match tokio::time::timeout(timeout, put(http, question, timeout)).await {
         Ok(answer) => answer,
-        Err(_) => Answer::no(format!("no answer within {}", crate::base::format_duration(timeout))),
+        Err(_) => {
+            let message = format!("no answer within {}", crate::base::format_duration(timeout));
+            Answer { late: true, ..Answer::no(message) }
+        }
     }
 }
 
@@ -114,7 +119,7 @@ async fn ask_http(client: &reqwest::Client, port: u16, probe: &HttpProbe) -> Ans
     let message = format!("http://{host}:{port}{path} answered {}", status.as_u16());
     // A redirect that was not followed (another host, too many) counts as a success.
     let ok = probe.status.contains(status.as_u16()) || status.is_redirection();
-    Answer { ok, message }
+    Answer { ok, late: false, message }
 }
 
 async fn ask_tcp(host: &str, port: u16) -> Answer {
@@ -141,7 +146,7 @@ async fn ask_command(command: Spawn, place: Place, timeout: Duration) -> Answer 
                 None => "ran out of time and was killed".into(),
             };
             let message = if said.is_empty() { ended } else { format!("{ended}: {said}") };
-            Answer { ok: ran.exit == Some(crate::base::Exit::Code(0)), message }
+            Answer { ok: ran.exit == Some(crate::base::Exit::Code(0)), late: ran.exit.is_none(), message }
         }
         Ok(Err(error)) => Answer::no(error.to_string()),
         Err(_) => Answer::no("the probe was cut off"),

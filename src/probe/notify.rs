@@ -24,6 +24,12 @@ pub enum Word {
     /// Microseconds from now.
     ExtendTimeout(u64),
     Barrier,
+    /// `WATCHDOG=1`.
+    Heartbeat,
+    /// `WATCHDOG=trigger`.
+    Frozen,
+    /// `WATCHDOG_USEC=`: microseconds.
+    HeartbeatWithin(u64),
     /// `FDSTORE=1`: keep the descriptors of this datagram.
     Store,
     /// `FDSTOREREMOVE=1`: keep those of the name no longer.
@@ -54,6 +60,11 @@ pub fn parse(text: &[u8]) -> Vec<Word> {
             ("RELOADING", "1") => Word::Reloading,
             ("MONOTONIC_USEC", value) => Word::Monotonic(value.parse().ok()?),
             ("BARRIER", "1") => Word::Barrier,
+            ("WATCHDOG", "1") => Word::Heartbeat,
+            ("WATCHDOG", "trigger") => Word::Frozen,
+            ("WATCHDOG_USEC", value) => {
+                Word::HeartbeatWithin(value.parse().ok().filter(|micros| *micros > 0)?)
+            }
             ("FDSTORE", "1") => Word::Store,
             ("FDSTOREREMOVE", "1") => Word::Unstore,
             ("FDNAME", value) if is_store_name(value) => Word::StoreName(value.to_owned()),
@@ -74,13 +85,22 @@ fn is_store_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && !name.chars().any(|c| c == ':' || c.is_control())
 }
 
+/// The next datagram, which stays where it is until it is received; `WouldBlock` when there is none.
+pub fn peek(socket: impl AsFd) -> io::Result<Message> {
+    read(socket, RecvFlags::PEEK)
+}
+
 /// The next datagram; `WouldBlock` when there is none.
 pub fn receive(socket: impl AsFd) -> io::Result<Message> {
+    read(socket, RecvFlags::empty())
+}
+
+fn read(socket: impl AsFd, how: RecvFlags) -> io::Result<Message> {
     let mut buffer = [0u8; DATAGRAM];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253), ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut slices = [IoSliceMut::new(&mut buffer)];
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let flags = how | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let got = rustix::net::recvmsg(socket, &mut slices, &mut ancillary, flags)?;
     let mut message = Message { words: Vec::new(), sender: None, fds: Vec::new() };
     for part in ancillary.drain() {
@@ -122,6 +142,10 @@ mod tests {
             [Word::Store, Word::StoreName("a".into()), Word::Unstore]
         );
         assert_eq!(parse(b"RELOADING=1\nMONOTONIC_USEC=77"), [Word::Reloading, Word::Monotonic(77)]);
+        assert_eq!(
+            parse(b"WATCHDOG=1\nWATCHDOG=trigger\nWATCHDOG_USEC=20\nWATCHDOG_USEC=0\nWATCHDOG=2"),
+            [Word::Heartbeat, Word::Frozen, Word::HeartbeatWithin(20)]
+        );
         assert_eq!(parse(b"READY=0"), []);
         assert_eq!(parse(&[0xff, 0xfe]), []);
     }

@@ -103,9 +103,19 @@ pub enum StopReason {
     LivenessFailed,
     /// A Job ran longer than its `activeDeadline`.
     DeadlineExceeded,
+    /// Its heartbeat was missed, or it was found frozen.
+    Watchdog,
     /// No longer wanted: stopped, deleted, scaled down, going down. So is read what a newer unisys calls otherwise.
     #[serde(other)]
     Unwanted,
+}
+
+impl StopReason {
+    /// What the main process is sent. Who is frozen gets SIGABRT, so that there is a core to look at (rules.md;
+    /// systemd.service(5), `WatchdogSignal`).
+    pub fn signal(self, policy: &Policy) -> Signal {
+        if self == Self::Watchdog { Signal::ABRT } else { policy.stop.signal }
+    }
 }
 
 /// Why an instance ended, or is about to.
@@ -373,10 +383,11 @@ fn leave(process: Process, fact: Fact, policy: &Policy, now: Instant) -> Step {
         }
         Fact::Stop { reason } => {
             let kill_at = now + policy.stop.grace;
-            let (phase, request) = if policy.stop.command {
+            // A frozen program is not asked to end well.
+            let (phase, request) = if policy.stop.command && reason != StopReason::Watchdog {
                 (StopPhase::Command { kill_at }, Request::Spawn(Part::StopCommand))
             } else {
-                (StopPhase::Signalled { kill_at }, Request::Signal(policy.stop.signal))
+                (StopPhase::Signalled { kill_at }, Request::Signal(reason.signal(policy)))
             };
             let stopping =
                 Stopping { process: Some(process), reason: EndReason::Stopped(reason), phase, exit: None };
@@ -430,7 +441,11 @@ impl Stopping {
                 Fact::HookExited { part: Part::StopCommand, .. } | Fact::SpawnFailed { .. },
             ) => {
                 self.phase = StopPhase::Signalled { kill_at: *kill_at };
-                Ok((Lifecycle::Stopping(self), smallvec![Request::Signal(policy.stop.signal)]))
+                let signal = match self.reason {
+                    EndReason::Stopped(reason) => reason.signal(policy),
+                    _ => policy.stop.signal,
+                };
+                Ok((Lifecycle::Stopping(self), smallvec![Request::Signal(signal)]))
             }
             (StopPhase::Command { .. } | StopPhase::Signalled { .. }, Fact::Due | Fact::KillNow) => {
                 Ok(sweep(self.process, self.reason, self.exit))

@@ -7,6 +7,7 @@ pub mod lifecycle;
 pub mod policy;
 pub mod probes;
 pub mod restart;
+pub mod watchdog;
 
 pub use accepts::AcceptWatch;
 pub use adopted::{HeldParts, PartState};
@@ -18,3 +19,4 @@ pub use policy::{
 };
 pub use probes::{ProbeBoard, Verdict};
 pub use restart::{AfterEnd, RestartState};
+pub use watchdog::{Vigil, WatchdogPolicy};

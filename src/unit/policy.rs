@@ -6,6 +6,8 @@ use smallvec::SmallVec;
 
 use crate::base::{BackoffCurve, Name, Signal};
 
+use super::watchdog::WatchdogPolicy;
+
 /// What a dependent waits for (manifest.md, `dependsOn`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
@@ -194,6 +196,8 @@ pub struct Policy {
     /// A Job is stopped after this long.
     pub active_deadline: Option<Duration>,
     pub update: UpdatePolicy,
+    /// Boxed: few units have one.
+    pub watchdog: Option<Box<WatchdogPolicy>>,
 }
 
 impl Policy {
@@ -234,6 +238,7 @@ impl Policy {
                 progress_deadline: Duration::from_secs(60),
                 auto_rollback: true,
             },
+            watchdog: None,
         }
     }
 }

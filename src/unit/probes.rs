@@ -117,6 +117,12 @@ impl ProbeBoard {
         self.through
     }
 
+    /// When the question under way was asked, if it is this one.
+    pub fn asked_at(&self, kind: ProbeKind, seq: u64) -> Option<Instant> {
+        let track = self.tracks[kind.index()].as_ref()?;
+        (track.in_flight == Some(seq)).then_some(track.asked_at)
+    }
+
     pub fn last(&self, kind: ProbeKind) -> Option<&Answer> {
         self.tracks[kind.index()].as_ref()?.last.as_ref()
     }

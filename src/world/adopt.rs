@@ -36,7 +36,7 @@ impl World {
             self.effects.push_back(Effect::Kill { id: older.clone() });
             self.effects.push_back(Effect::Forget { id: older });
         }
-        let held = adopted.held_parts(spec.policy.stop.signal);
+        let held = adopted.held_parts(&spec.policy);
         let Some((state, fact)) = held.state(&spec.policy, now.mono) else {
             // Its start failed and nobody was there to hear it.
             self.effects.push_back(Effect::Forget { id: adopted.id });
@@ -58,6 +58,7 @@ impl World {
             generation: adopted.generation,
             started_wall: adopted.started_wall,
             board,
+            vigil: None,
             status_text: None,
             port_watched: false,
             log_watched: false,
@@ -135,6 +136,7 @@ impl World {
             self.apply(now, name, seat, fact);
         }
         self.settle_board(now, name, seat);
+        self.watch(now, name, seat);
         self.refresh(now, name);
         self.touch(name);
     }

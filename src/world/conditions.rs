@@ -78,6 +78,7 @@ impl World {
             findings.push(held);
         }
         findings.extend(rolled_back_finding(unit));
+        findings.extend(degraded_finding(unit));
         if let Some(message) = &unit.spec.unenforced {
             let (kind, reason) = ("Enforced", "NotOnThisMachine");
             findings.push(Finding { kind, status: false, reason, message: message.clone() });
@@ -290,6 +291,18 @@ fn rolled_back_finding(unit: &Unit) -> Option<Finding> {
         }
         None => None,
     }
+}
+
+/// Of a unit with a watchdog: what is wrong with an instance that runs.
+fn degraded_finding(unit: &Unit) -> Option<Finding> {
+    unit.spec.policy.watchdog.as_ref()?;
+    let wrong = unit.slots.values().find_map(|slot| {
+        let finding = slot.instance.as_ref()?.vigil.as_ref()?.finding()?;
+        Some((finding.reason, format!("{}: {}", slot.seat, finding.message)))
+    });
+    let status = wrong.is_some();
+    let (reason, message) = wrong.unwrap_or(("Well", "its watchdog finds nothing wrong".into()));
+    Some(Finding { kind: "Degraded", status, reason, message })
 }
 
 fn held_finding(unit: &Unit) -> Option<Finding> {

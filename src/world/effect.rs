@@ -27,6 +27,8 @@ pub enum Effect {
     Signal {
         id: InstanceId,
         signal: Signal,
+        /// One that was stopped (SIGSTOP) is to hear it: SIGCONT follows, as systemd's does (systemd.kill(5)).
+        wake: bool,
     },
     /// SIGKILL to everything that belongs to it; answered by `Gone`.
     Kill {
@@ -56,6 +58,14 @@ pub enum Effect {
         spec: Arc<UnitSpec>,
         /// Numbers of the instance's `auto` ports.
         ports: Arc<PortNumbers>,
+    },
+    /// What its processes do is wanted, answered by `Seen`: of which process on, whether with what waits for it, and whether each
+    /// thread is kept for a person to read.
+    LookAt {
+        id: InstanceId,
+        pid: u32,
+        work: bool,
+        closely: bool,
     },
     ProbeExternal {
         name: Name,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,8 @@ use crate::base::{
 };
 use crate::plan::{Desired, UnitSpec};
 use crate::rollout::{Failure, Progress, Span};
-use crate::unit::{HeldParts, PartState, ProbeKind, StopReason};
+use crate::unit::watchdog::Look;
+use crate::unit::{HeldParts, PartState, Policy, ProbeKind, StopReason};
 
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
 #[derive(Clone, Debug)]
@@ -101,6 +103,8 @@ pub enum InstanceFact {
         kind: ProbeKind,
         seq: u64,
         ok: bool,
+        /// There was no answer in time.
+        late: bool,
         message: String,
     },
     PortOpen,
@@ -126,6 +130,17 @@ pub enum InstanceFact {
     /// `EXTEND_TIMEOUT_USEC=`, as the time until which it extends.
     Extend {
         until: Instant,
+    },
+    /// `WATCHDOG=1`.
+    Heartbeat,
+    /// `WATCHDOG=trigger`.
+    ToldFrozen,
+    /// `WATCHDOG_USEC=`: heartbeats come within this time from now on.
+    HeartbeatWithin(Duration),
+    /// What [`super::Effect::LookAt`] showed; nothing, when its processes could not be seen.
+    Seen {
+        look: Option<Look>,
+        closely: bool,
     },
 }
 
@@ -165,13 +180,14 @@ pub struct Adopted {
 }
 
 impl Adopted {
-    /// What its lifecycle follows from; `stop` is the signal that it is stopped with.
-    pub fn held_parts(&self, stop: Signal) -> HeldParts {
+    /// What its lifecycle follows from, under the policy that it was started with.
+    pub fn held_parts(&self, policy: &Policy) -> HeldParts {
         let old = self.mark.stopping.then_some(StopReason::Unwanted);
+        let stop = self.mark.stop.or(old);
         HeldParts {
             parts: self.parts.clone(),
-            stop: self.mark.stop.or(old),
-            signalled: self.signalled == Some(stop),
+            stop,
+            signalled: self.signalled == Some(stop.unwrap_or(StopReason::Unwanted).signal(policy)),
             through: self.mark.through,
         }
     }

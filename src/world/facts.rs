@@ -1,6 +1,7 @@
 //! Facts about instances, and what follows from them at once: one function a family.
 
 use crate::base::{InstanceId, Name, Now, Part, Role, Seat};
+use crate::plan::Wish;
 use crate::unit::lifecycle::Rest;
 use crate::unit::{
     AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, ProbeBoard, ProbeKind, Request, StopReason, Verdict,
@@ -38,10 +39,16 @@ impl World {
                 self.apply(now, name, seat, Fact::Exited { exit, remains });
             }
             InstanceFact::Exited { part, exit, .. } => {
+                // A hook that ends in the turn in which its unit is no longer wanted starts nothing.
+                let wish = self.units.get(name).map(|unit| self.wish(name, unit));
+                if matches!(part, Part::PreStart(_)) && !matches!(wish, Some(Wish::Up { .. })) {
+                    self.apply(now, name, seat, Fact::Stop { reason: StopReason::Unwanted });
+                }
                 self.apply(now, name, seat, Fact::HookExited { part, exit })
             }
             InstanceFact::Gone { survivors } => self.apply(now, name, seat, Fact::Gone { survivors }),
-            InstanceFact::Probe { kind, seq, ok, message } => {
+            InstanceFact::Probe { kind, seq, ok, late, message } => {
+                self.probe_seen(now, name, seat, (kind, seq), late);
                 self.probe_answer(now, name, seat, kind, seq, ok, message)
             }
             InstanceFact::PortOpen => self.port_open(now, name, seat),
@@ -64,7 +71,14 @@ impl World {
                         board.extend(&spec.policy, until);
                     }
                 }
+                self.extend_watch(name, seat, until);
                 self.apply(now, name, seat, Fact::Extend { until });
+            }
+            InstanceFact::Heartbeat => return self.heartbeat(now, name, seat),
+            InstanceFact::ToldFrozen => self.told_frozen(now, name, seat),
+            InstanceFact::HeartbeatWithin(within) => self.heartbeat_within(now, name, seat, within),
+            InstanceFact::Seen { look, closely } => {
+                return self.seen(now, name, seat, look.as_ref(), closely);
             }
         }
         self.touch(name);
@@ -90,6 +104,7 @@ impl World {
             self.check_active_deadline(now, name, seat);
             self.reload_due(now, name, seat);
             self.ask_due(now, name, seat);
+            self.look_due(now, name, seat);
         }
         self.timers.set(name, self.units.get(name).and_then(super::Unit::deadline));
     }
@@ -161,7 +176,7 @@ impl World {
                 let (spec, generation) = (instance.spec.clone(), instance.generation);
                 self.effects.push_back(Effect::Spawn { id, part, role: seat.role, spec, generation });
             }
-            Request::Signal(signal) => self.effects.push_back(Effect::Signal { id, signal }),
+            Request::Signal(signal) => self.effects.push_back(Effect::Signal { id, signal, wake: true }),
             Request::Kill => self.effects.push_back(Effect::Kill { id }),
             Request::Executed => self.executed(now, name, seat),
             Request::StopBegan => self.stop_began(name, seat),
@@ -256,6 +271,7 @@ impl World {
             Verdict::Through => {
                 self.stop_watching(name, seat);
                 self.apply(now, name, seat, Fact::Through);
+                self.watch(now, name, seat);
                 self.note(now, name, seat, "Ready", "is ready");
                 self.ready_changed(now, name, seat, true);
             }
@@ -296,7 +312,7 @@ impl World {
         if let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) {
             (slot.ready_since, slot.available, slot.reloading) = (None, false, None);
             if let Some(instance) = slot.instance.as_mut() {
-                instance.board = None;
+                (instance.board, instance.vigil) = (None, None);
             }
         }
         self.remember(name, seat);
@@ -446,11 +462,11 @@ impl World {
         self.set_cause(name, seat, record);
     }
 
-    fn note(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
+    pub(super) fn note(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
         self.tell(now, name, seat, false, reason, words);
     }
 
-    fn warn(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
+    pub(super) fn warn(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
         self.tell(now, name, seat, true, reason, words);
     }
 
@@ -478,11 +494,11 @@ impl World {
             .map(|slot| slot.seat)
     }
 
-    fn slot_cause(&self, name: &Name, seat: Seat) -> Option<u64> {
+    pub(super) fn slot_cause(&self, name: &Name, seat: Seat) -> Option<u64> {
         self.units.get(name)?.slots.get(&seat)?.cause
     }
 
-    fn instance_mut(&mut self, name: &Name, seat: Seat) -> Option<&mut super::Instance> {
+    pub(super) fn instance_mut(&mut self, name: &Name, seat: Seat) -> Option<&mut super::Instance> {
         self.units.get_mut(name)?.slots.get_mut(&seat)?.instance.as_mut()
     }
 }

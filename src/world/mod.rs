@@ -24,6 +24,7 @@ mod revise;
 pub mod rollouts;
 mod settle;
 pub mod state;
+mod watchdog;
 pub mod why;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

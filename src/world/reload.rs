@@ -47,7 +47,7 @@ impl World {
             }
             (None, _, signal) => {
                 let signal = signal.unwrap_or(Signal::HUP);
-                self.effects.push_back(Effect::Signal { id, signal });
+                self.effects.push_back(Effect::Signal { id, signal, wake: false });
                 signal.to_string()
             }
         };
@@ -58,6 +58,7 @@ impl World {
         self.set_cause(name, seat, record);
         self.remember(name, seat);
         self.settle_board(now, name, seat);
+        self.watch(now, name, seat);
         self.touch(name);
     }
 

@@ -253,6 +253,7 @@ impl World {
             generation,
             started_wall: now.wall,
             board: None,
+            vigil: None,
             status_text: None,
             port_watched: false,
             log_watched: false,
@@ -335,6 +336,7 @@ impl World {
         self.effects.extend(id.map(|id| Effect::Limit { id, limits }));
         self.remember(name, seat);
         self.settle_board(now, name, seat);
+        self.watch(now, name, seat);
         self.touched.insert(name.clone());
     }
 

@@ -8,7 +8,7 @@ use crate::base::{
 };
 use crate::plan::{Drift, UnitSpec, Wish};
 use crate::rollout::Rollout;
-use crate::unit::{Breaker, End, EndReason, Lifecycle, ProbeBoard, RestartState, StopReason};
+use crate::unit::{Breaker, End, EndReason, Lifecycle, ProbeBoard, RestartState, StopReason, Vigil};
 
 use super::chronicle::RecordId;
 use super::event::Overrides;
@@ -125,6 +125,8 @@ pub struct Instance {
     pub started_wall: Stamp,
     /// From execution to the beginning of its stop.
     pub board: Option<ProbeBoard>,
+    /// From when it is through its probes, if its spec has a watchdog.
+    pub vigil: Option<Box<Vigil>>,
     /// `STATUS=` of sd_notify.
     pub status_text: Option<String>,
     pub port_watched: bool,
@@ -244,7 +246,8 @@ impl Unit {
             });
             let available = slot.available_at(self.spec.policy.update.min_ready);
             let reload = slot.reloading.map(|reloading| reloading.deadline);
-            [slot.state.deadline(), board.and_then(ProbeBoard::deadline), active, available, reload]
+            let vigil = slot.instance.as_ref().and_then(|instance| instance.vigil.as_ref()?.deadline());
+            [vigil, slot.state.deadline(), board.and_then(ProbeBoard::deadline), active, available, reload]
         });
         let breaker = self.spec.policy.breaker.as_ref().and_then(|policy| self.breaker.deadline(policy));
         let rollout = self.rollout.due(&self.spec.policy.update);
@@ -290,6 +293,10 @@ impl Slot {
                 .is_some_and(ProbeBoard::is_ready)
     }
 
+    pub fn vigil(&mut self) -> Option<&mut Vigil> {
+        self.instance.as_mut()?.vigil.as_deref_mut()
+    }
+
     pub fn board(&mut self) -> Option<&mut ProbeBoard> {
         self.instance.as_mut()?.board.as_mut()
     }
@@ -313,6 +320,7 @@ pub fn end_words(end: &End) -> String {
                 StopReason::StartupFailed => "was stopped because its startup probe failed",
                 StopReason::LivenessFailed => "was stopped because its liveness probe failed",
                 StopReason::DeadlineExceeded => "was stopped because it ran longer than activeDeadline",
+                StopReason::Watchdog => "was stopped by its watchdog",
             };
             exit.map_or_else(|| why.to_owned(), |exit| format!("{why} ({exit})"))
         }
@@ -330,6 +338,7 @@ pub fn end_reason(end: &End) -> &'static str {
         (EndReason::Stopped(StopReason::StartupFailed), _) => "StartupProbeFailed",
         (EndReason::Stopped(StopReason::LivenessFailed), _) => "LivenessProbeFailed",
         (EndReason::Stopped(StopReason::DeadlineExceeded), _) => "DeadlineExceeded",
+        (EndReason::Stopped(StopReason::Watchdog), _) => "Watchdog",
         (EndReason::Exited, Some(Exit::Code(_))) => "ExitCode",
         (EndReason::Exited, Some(Exit::Signal { .. })) => "Signal",
         (EndReason::Exited, Some(Exit::OomKilled)) => "OOMKilled",

@@ -51,7 +51,7 @@ fn text_that_is_no_manifest_is_refused_with_its_code() {
             format!("{head}spec: {{command: [x], dependsOn: [b]}}\n---\n{}spec: {{command: [x], dependsOn: [a]}}", head.replace("name: a", "name: b")).into(),
             "a → b → a",
         ),
-        ("not carried out yet", format!("{head}spec: {{command: [x], watchdog: {{heartbeat: 5s}}}}").into(), "E1900"),
+        ("not carried out yet", format!("{head}spec: {{command: [x], metrics: {{scrape: {{port: 9}}}}}}").into(), "E1900"),
         ("bare number", format!("{head}spec: {{command: [x], stop: {{grace: 5}}}}").into(), "grace"),
     ];
     for (what, content, expected) in cases {

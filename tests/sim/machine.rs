@@ -1,9 +1,12 @@
 //! The fake keeper and the fake programs: what is true, whatever the world believes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use unisys::base::{Exit, InstanceId, Instant, Part, Rng, Signal};
 use unisys::plan::UnitSpec;
+use unisys::unit::WatchdogPolicy;
+use unisys::unit::watchdog::{Class, Look, OnFreeze, Threads, Work, WorkKind};
 use unisys::world::Mark;
 
 use std::sync::Arc;
@@ -21,6 +24,7 @@ pub struct Faults {
     pub probe_lies: f64,
     pub repeated: f64,
     pub daemon_dies: f64,
+    pub freezes: f64,
 }
 
 impl Faults {
@@ -34,6 +38,7 @@ impl Faults {
         probe_lies: 0.0,
         repeated: 0.0,
         daemon_dies: 0.0,
+        freezes: 0.0,
     };
 
     pub fn draw(rng: &mut Rng) -> Self {
@@ -48,6 +53,7 @@ impl Faults {
             probe_lies: some(0.2),
             repeated: some(0.5),
             daemon_dies: some(0.02),
+            freezes: some(0.5),
         }
     }
 }
@@ -64,6 +70,65 @@ pub struct Process {
     pub ready_at: Option<Instant>,
     /// The world has been told of its end.
     pub end_told: bool,
+    pub frozen: Option<Frozen>,
+}
+
+/// How a program hangs, from when on.
+#[derive(Clone, Copy, Debug)]
+pub struct Frozen {
+    pub at: Instant,
+    pub class: Class,
+    /// Somebody waits for it, and shows it.
+    pub demand: bool,
+}
+
+impl Process {
+    pub fn is_frozen(&self, now: Instant) -> Option<Frozen> {
+        self.frozen.filter(|frozen| frozen.at <= now)
+    }
+
+    /// What a look shows. One that is well works a little all the time.
+    pub fn look(&self, now: Instant) -> Look {
+        let well = self.frozen.map_or(now, |frozen| frozen.at.min(now)).since(self.at) / 10;
+        let mut look =
+            Look { cpu: well, threads: Threads { total: 2, ..Threads::default() }, ..Look::default() };
+        let Some(frozen) = self.is_frozen(now) else {
+            // Connections come and go.
+            look.work = Some(vec![Work { id: now.0, kind: WorkKind::Connection, amount: 1 }]);
+            return look;
+        };
+        match frozen.class {
+            Class::Deadlock => look.threads.locked = 2,
+            Class::Stuck => look.threads.uninterruptible = 1,
+            Class::Stopped => look.threads.stopped = 2,
+            Class::Livelock => {
+                look.threads.running = 1;
+                look.cpu += now.since(frozen.at) / 10;
+                look.wanted += now.since(frozen.at);
+            }
+            Class::Blocked => {}
+        }
+        let waits = Work { id: 1, kind: WorkKind::Connection, amount: 1 };
+        look.work = Some(if frozen.demand { vec![waits] } else { Vec::new() });
+        look
+    }
+
+    /// The watchdog has to end it, and when that can be expected at the latest; `since`: nobody watched before.
+    pub fn end_expected(&self, policy: &WatchdogPolicy, since: Instant) -> Option<Instant> {
+        let frozen = self.frozen?;
+        let from = frozen.at.max(since).max(self.ready_at?);
+        // Of these two, only a probe that gets no answer is proof.
+        let proven = frozen.demand && !matches!(frozen.class, Class::Livelock | Class::Blocked);
+        let limits = [policy.heartbeat, policy.hard.filter(|_| proven)];
+        let limit = limits.into_iter().flatten().min().filter(|_| policy.on_freeze != OnFreeze::Alert)?;
+        Some(from + limit * 2 + Duration::from_secs(10))
+    }
+
+    /// The watchdog may end it.
+    pub fn may_be_ended(&self, policy: &WatchdogPolicy, now: Instant) -> bool {
+        let proven = |frozen: Frozen| frozen.demand || policy.heartbeat.is_some();
+        policy.on_freeze != OnFreeze::Alert && self.is_frozen(now).is_some_and(proven)
+    }
 }
 
 /// What the keeper holds of one instance.

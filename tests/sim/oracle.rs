@@ -143,6 +143,43 @@ pub fn before_signal(keeper: &Keeper, world: &World, id: &InstanceId) -> Result<
     Ok(())
 }
 
+/// Whom the watchdog ends is frozen, and somebody waits for it.
+pub fn before_abort(keeper: &Keeper, id: &InstanceId, now: Instant) -> Result<(), String> {
+    let Some(held) = keeper.held.get(id) else { return Ok(()) };
+    let process = held.parts.get(&Part::Main).filter(|process| process.exit.is_none());
+    let watchdog = held.spec.policy.watchdog.as_deref();
+    match (process, watchdog) {
+        (Some(process), Some(policy)) if !process.may_be_ended(policy, now) => {
+            Err(format!("{id} is ended by its watchdog, and it is well: {process:?}"))
+        }
+        (_, None) => Err(format!("{id} has no watchdog and is ended by it")),
+        _ => Ok(()),
+    }
+}
+
+/// Who is frozen while somebody waits for it is not left so. `born`: when the present daemon began to watch.
+pub fn watchdogs(keeper: &Keeper, world: &World, now: Instant, born: Instant) -> Result<(), String> {
+    for (id, held) in &keeper.held {
+        let slots = world.units().get(&id.unit).into_iter().flat_map(|unit| unit.slots.values());
+        let Some(slot) = slots.map(Box::as_ref).find(|slot| slot.id(&id.unit).as_ref() == Some(id)) else {
+            continue;
+        };
+        let instance = slot.instance.as_ref().and_then(|instance| instance.spec.policy.watchdog.as_deref());
+        let (Lifecycle::Up(_), Some(policy)) = (&slot.state, instance) else { continue };
+        // Its watchdog may have begun anew with another policy.
+        if held.spec.policy.watchdog.as_deref() != Some(policy) {
+            continue;
+        }
+        let process = held.parts.get(&Part::Main).filter(|process| process.exit.is_none());
+        if let Some(process) = process
+            && process.end_expected(policy, born).is_some_and(|at| at < now)
+        {
+            return Err(format!("{id} is frozen and nothing is done: {process:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// Nothing of an instance may live when it is forgotten, and how it ended is known as the keeper knows it.
 pub fn before_forget(keeper: &Keeper, world: &World, id: &InstanceId) -> Result<(), String> {
     let Some(held) = keeper.held.get(id) else { return Ok(()) };

@@ -9,10 +9,11 @@ use unisys::base::{
 };
 use unisys::manifest::load::ParseCache;
 use unisys::plan::Desired;
+use unisys::unit::watchdog::Class;
 use unisys::unit::{PartState, ProbeKind};
 use unisys::world::{Adopted, Beginning, Cause, Checkpoint, Effect, Event, InstanceFact, World};
 
-use super::machine::{Faults, Held, Keeper, Process};
+use super::machine::{Faults, Frozen, Held, Keeper, Process};
 use super::{oracle, system};
 
 mod people;
@@ -25,6 +26,8 @@ enum Due {
     Fact(InstanceId, InstanceFact),
     /// A spawn thread has started it.
     Spawned(InstanceId, Part),
+    /// A program sends its heartbeat, and the next one after this long.
+    Beats(InstanceId, Duration),
     /// The program of an instance ends by itself.
     Ends(InstanceId, Part, Exit),
 }
@@ -40,6 +43,8 @@ struct Sim {
     store: BTreeMap<Name, Checkpoint>,
     incarnation: Incarnation,
     epoch: u64,
+    /// When the present daemon began.
+    born: Instant,
     units: system::Units,
     desired: Arc<Desired>,
     /// Every accepted revision, as the store keeps them.
@@ -50,6 +55,8 @@ struct Sim {
     /// How often the daemon dies while everything goes down.
     fate: f64,
     finished: bool,
+    /// Who said READY=1 in this turn.
+    heard: Vec<InstanceId>,
     /// What was done to main processes.
     done: Vec<(InstanceId, truth::Done)>,
 }
@@ -78,6 +85,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         store: BTreeMap::new(),
         incarnation: Incarnation(1),
         epoch: 1,
+        born: Instant(1_000_000_000),
         units,
         history: BTreeMap::from([(Revision(1), desired.clone())]),
         desired,
@@ -86,6 +94,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         loud,
         fate: 0.0,
         finished: false,
+        heard: Vec::new(),
         done: Vec::new(),
     };
     sim.fate = sim.faults.daemon_dies;
@@ -94,6 +103,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
     while sim.now < trouble_ends {
         sim.trouble()?;
         sim.step(trouble_ends)?;
+        oracle::watchdogs(&sim.keeper, &sim.world, sim.now, sim.born)?;
     }
     sim.faults = Faults::NONE;
     sim.all_wanted()?;
@@ -193,12 +203,17 @@ impl Sim {
         self.agenda.retain(
             |_, due| !matches!(due, Due::Fact(_, fact) if !matches!(fact, InstanceFact::ToldReady { .. })),
         );
+        // It leaves the socket when the turn is over in which it was heard.
+        for id in std::mem::take(&mut self.heard) {
+            self.later(1, Due::Fact(id, InstanceFact::ToldReady { how: "READY=1" }));
+        }
         for held in self.keeper.held.values_mut() {
             for process in held.parts.values_mut() {
                 process.end_told = process.exit.is_some();
             }
         }
         self.epoch += 1;
+        self.born = self.now;
         let incarnation = Incarnation(self.incarnation.0 + 100);
         self.world = world(self.epoch, &mut self.rng, incarnation);
         self.begin()
@@ -231,6 +246,7 @@ impl Sim {
                 Due::Fact(id, fact) => self.deliver(&id, fact),
                 Due::Ends(id, part, exit) => self.process_ends(&id, part, exit),
                 Due::Spawned(id, part) => self.spawned(&id, part),
+                Due::Beats(id, pause) => self.beats(id, pause),
             }
         }
         if self.world.poll_deadline().is_some_and(|at| at <= self.now) {
@@ -246,7 +262,20 @@ impl Sim {
             process.end_told = true;
         }
         self.say(|| format!("{id} {fact:?}"));
+        if let InstanceFact::ToldReady { .. } = fact {
+            self.heard.push(id.clone());
+        }
         self.world.handle(self.clock(), Event::Instance { id: id.clone(), fact });
+    }
+
+    fn beats(&mut self, id: InstanceId, pause: Duration) {
+        let process = self.keeper.held.get(&id).and_then(|held| held.parts.get(&Part::Main));
+        let alive =
+            process.is_some_and(|process| process.exit.is_none() && process.is_frozen(self.now).is_none());
+        if alive {
+            self.deliver(&id, InstanceFact::Heartbeat);
+            self.later(pause.as_millis() as u64, Due::Beats(id, pause));
+        }
     }
 
     fn process_ends(&mut self, id: &InstanceId, part: Part, exit: Exit) {
@@ -269,11 +298,14 @@ impl Sim {
         let now = self.clock();
         self.world.settle(now);
         while let Some(effect) = self.world.poll_effect() {
+            // Looks are many and change nothing: daemons would do nothing but die at them.
+            let share = if matches!(effect, Effect::LookAt { .. }) { 0.005 } else { 0.25 };
             self.effect(effect)?;
-            if self.rng.chance(self.faults.daemon_dies / 4.0) {
+            if self.rng.chance(self.faults.daemon_dies * share) {
                 return self.somebody_dies();
             }
         }
+        self.heard.clear();
         self.incarnation = self.world.next_incarnation();
         // Two copies of the world a look: every turn would be most of the run's time.
         if self.turns.is_multiple_of(7) { oracle::after_turn(&self.world, now) } else { Ok(()) }
@@ -290,10 +322,13 @@ impl Sim {
                 }
                 self.spawn(id, part, spec, generation);
             }
-            Effect::Signal { id, signal } if signal == Signal::HUP => {
+            Effect::Signal { id, signal, .. } if signal == Signal::HUP => {
                 self.done.push((id, truth::Done::ToldToReload));
             }
-            Effect::Signal { id, signal } => {
+            Effect::Signal { id, signal, .. } => {
+                if signal == Signal::ABRT {
+                    oracle::before_abort(&self.keeper, &id, self.now)?;
+                }
                 self.done.push((id.clone(), truth::Done::ToldToStop));
                 oracle::before_signal(&self.keeper, &self.world, &id)?;
                 self.signal(&id, signal);
@@ -316,6 +351,12 @@ impl Sim {
             Effect::Finished { .. } => self.finished = true,
             Effect::Announce(record) => {
                 self.say(|| format!("  {} {}: {}", record.object, record.reason, record.message))
+            }
+            Effect::LookAt { id, closely, .. } => {
+                let process = self.keeper.held.get(&id).and_then(|held| held.parts.get(&Part::Main));
+                let look =
+                    process.filter(|process| process.exit.is_none()).map(|process| process.look(self.now));
+                self.fact(1 + self.now.0 % 50, &id, InstanceFact::Seen { look, closely });
             }
             Effect::ProbeExternal { .. }
             | Effect::WatchPort { .. }
@@ -363,7 +404,18 @@ impl Sim {
             ignores_stop: self.rng.chance(self.faults.ignores_stop),
             ready_at: ready,
             end_told: false,
+            frozen: None,
         };
+        let mut process = process;
+        if part == Part::Main && spec.policy.watchdog.is_some() && self.rng.chance(self.faults.freezes) {
+            let classes = [Class::Deadlock, Class::Livelock, Class::Stuck, Class::Stopped, Class::Blocked];
+            process.frozen = Some(Frozen {
+                at: self.now + Duration::from_millis(delay + self.rng.below(40_000)),
+                class: system::pick(&mut self.rng, &classes),
+                demand: self.rng.chance(0.6),
+            });
+        }
+        let heartbeat = spec.policy.watchdog.as_ref().and_then(|watchdog| watchdog.heartbeat);
         let job = spec.policy.job;
         let notify = spec
             .policy
@@ -387,6 +439,9 @@ impl Sim {
             let code = i32::from(self.rng.chance(self.faults.crashes / 4.0));
             let after = delay + 1 + self.rng.below(800);
             return self.later(after, Due::Ends(id, part, Exit::Code(code)));
+        }
+        if let Some(within) = heartbeat {
+            self.later(delay, Due::Beats(id.clone(), within / 3));
         }
         if let (true, Some(ready)) = (notify, ready) {
             let after = ready.since(self.now).as_millis() as u64 + 1;
@@ -463,12 +518,16 @@ impl Sim {
 
     fn probe(&mut self, id: &InstanceId, kind: ProbeKind, seq: u64, timeout: Duration) {
         let process = self.keeper.held.get(id).and_then(|held| held.parts.get(&Part::Main));
+        if process.is_some_and(|process| process.is_frozen(self.now).is_some_and(|frozen| frozen.demand)) {
+            let fact = InstanceFact::Probe { kind, seq, ok: false, late: true, message: "sim".into() };
+            return self.fact(timeout.as_millis() as u64, id, fact);
+        }
         let well = process.is_some_and(|process| {
             process.exit.is_none()
                 && (kind == ProbeKind::Liveness || process.ready_at.is_some_and(|at| at <= self.now))
         });
         let ok = well != self.rng.chance(self.faults.probe_lies);
         let after = self.rng.below(timeout.as_millis() as u64);
-        self.fact(after, id, InstanceFact::Probe { kind, seq, ok, message: "sim".into() });
+        self.fact(after, id, InstanceFact::Probe { kind, seq, ok, late: false, message: "sim".into() });
     }
 }

@@ -25,6 +25,7 @@ pub struct UnitText {
     pub stop_command: bool,
     pub breaker: bool,
     pub policy: &'static str,
+    pub watchdog: &'static str,
     pub grace: u64,
     pub update: &'static str,
     /// Its program ends at once, or never becomes ready.
@@ -92,6 +93,17 @@ fn draw_unit(rng: &mut Rng, earlier: &Units) -> UnitText {
         stop_command: rng.chance(0.1),
         breaker: rng.chance(0.8),
         policy: pick(rng, &["Always", "Always", "OnFailure"]),
+        watchdog: pick(
+            rng,
+            &[
+                "null",
+                "null",
+                "{heartbeat: 4s}",
+                "{freeze: {soft: 3s, hard: 9s}}",
+                "{heartbeat: 6s, freeze: {soft: 3s, hard: 9s}, onFreeze: Restart}",
+                "{freeze: {soft: 3s, hard: 9s}, onFreeze: Alert}",
+            ],
+        ),
         grace: pick(rng, &[1, 5, 10]),
         update: pick(
             rng,
@@ -236,6 +248,7 @@ fn text(name: &str, unit: &UnitText) -> String {
     let probes: Vec<&str> = [readiness, liveness].into_iter().filter(|text| !text.is_empty()).collect();
     spec.push_str(&format!("  probes: {{{}}}\n", probes.join(", ")));
     spec.push_str(&format!("  restart: {{policy: {}, backoff: {{max: 20s}}}}\n", unit.policy));
+    spec.push_str(&format!("  watchdog: {}\n", unit.watchdog));
     let breaker = if unit.breaker { "{openFor: 20s, maxOpen: 2m}" } else { "null" };
     spec.push_str(&format!("  circuitBreaker: {breaker}\n"));
     let metadata = format!("{{name: {name}, labels: {{edit: \"{}\"}}}}", unit.label);

@@ -147,6 +147,7 @@ fn execute(argv: &[String], dir: &Path, nofile: (u64, u64), message: &Value) -> 
         cgroup_limits: Default::default(),
         sandbox: None,
         notify: Default::default(),
+        watchdog: false,
         ports: Vec::new(),
         generation: Default::default(),
         wall: clock::wall(),

@@ -343,23 +343,31 @@ impl Default for CircuitBreaker {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Watchdog {
-    /// WATCHDOG=1 is expected within this time, again and again.
+    /// WATCHDOG=1 is expected on NOTIFY_SOCKET within this time, again and again, once it is Ready; the program reads
+    /// WATCHDOG_USEC. A missed one acts at once.
     pub heartbeat: Option<HumanDuration>,
+    /// Without the program's help: by what its threads do and what waits for it.
     pub freeze: Option<Freeze>,
+    /// What is done with one that is frozen, or has missed its heartbeat.
     pub on_freeze: OnFreeze,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Freeze {
+    /// Frozen this long, its condition Degraded is true, with what it is as the reason.
     pub soft: Option<HumanDuration>,
+    /// Frozen this long while somebody waits for it, it is acted upon.
     pub hard: Option<HumanDuration>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnFreeze {
+    /// It is told and left running.
     Alert,
+    /// SIGABRT, then `stop.grace`, then SIGKILL; `restart` says what follows.
     Restart,
+    /// The same, and each thread is in the crash dump.
     #[default]
     DumpAndRestart,
 }

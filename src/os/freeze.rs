@@ -1,0 +1,299 @@
+//! What the processes of an instance do at one moment, and what waits for them: what /proc and sock_diag(7) show. Nothing is
+//! attached to, nothing is stopped for it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::listeners::{Diag, Listener, socket_inodes};
+use super::process;
+
+/// Threads that are looked at: more would take longer than they say.
+const THREADS: usize = 512;
+/// What waits is named up to here: as many connections as a backlog usually has room for (net.core.somaxconn).
+const WORK: usize = 4096;
+/// Frames of a kernel stack that are kept.
+const FRAMES: usize = 16;
+
+/// A moment of all processes below a main process.
+#[derive(Debug, Default)]
+pub struct Moment {
+    pub cpu: Duration,
+    /// The same with the time in which they were ready to run and others ran.
+    pub wanted: Duration,
+    pub threads: Vec<Thread>,
+    /// What waits, if that was asked for.
+    pub waiting: Option<Vec<Waiting>>,
+}
+
+/// One thread (proc_pid_task(5)). What the kernel does not show to this user is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Thread {
+    pub process: u32,
+    pub thread: u32,
+    pub name: String,
+    /// `R`, `S`, `D`, `T`, `t` … (proc_pid_stat(5)).
+    pub state: char,
+    pub cpu_ms: u64,
+    /// The function of the kernel that it sleeps in (proc_pid_wchan(5)).
+    pub wait_channel: String,
+    /// By name where it is a known one that waits, else by number.
+    pub system_call: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernel_stack: Vec<String>,
+    #[serde(skip)]
+    pub waits_for: WaitsFor,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WaitsFor {
+    Lock,
+    Child,
+    #[default]
+    Other,
+}
+
+/// A connection that is not accepted, or input that is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub id: u64,
+    pub is_connection: bool,
+    pub amount: u32,
+}
+
+/// Looks; `None` when the process is gone. `closely`: kernel stacks too, where they are shown.
+pub fn look(main: u32, work: bool, closely: bool) -> Option<Moment> {
+    let pids: Vec<u32> = process::tree(&[main]).into_keys().collect();
+    if pids.is_empty() {
+        return None;
+    }
+    let mut moment = Moment::default();
+    // The main process first: its main thread is the one that is told of.
+    let ordered = [main].into_iter().chain(pids.iter().copied().filter(|pid| *pid != main));
+    for pid in ordered {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let mut tids: Vec<u32> = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
+        tids.sort_unstable_by_key(|tid| (*tid != pid, *tid));
+        for tid in tids {
+            if moment.threads.len() == THREADS {
+                break;
+            }
+            if let Some((thread, (ran, waited))) = thread(pid, tid, closely) {
+                moment.cpu += ran;
+                moment.wanted += ran + waited;
+                moment.threads.push(thread);
+            }
+        }
+    }
+    moment.waiting = work.then(|| waiting(&pids));
+    Some(moment)
+}
+
+fn thread(pid: u32, tid: u32, closely: bool) -> Option<(Thread, (Duration, Duration))> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/task/{tid}/{name}"));
+    let stat = process::parse_stat(&read("stat").ok()?).filter(process::Stat::is_alive)?;
+    // Nanoseconds that it ran, and waited to run (sched-stats); without them, ticks.
+    let times = read("schedstat").unwrap_or_default();
+    let mut times = times.split(' ').map_while(|word| word.parse().ok().map(Duration::from_nanos));
+    let cpu = match (times.next(), times.next()) {
+        (Some(ran), Some(waited)) => (ran, waited),
+        _ => (super::clock::ticks(stat.cpu_ticks), Duration::ZERO),
+    };
+    let wait_channel = read("wchan").ok().filter(|text| text != "0").unwrap_or_default();
+    let call = read("syscall").unwrap_or_default();
+    let words: Vec<&str> = call.split_whitespace().collect();
+    let number = words.first().and_then(|word| word.parse::<i64>().ok());
+    let argument = words.get(2).and_then(|word| i64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+    let stack = if closely { read("stack").unwrap_or_default() } else { String::new() };
+    let frames = stack.lines().take(FRAMES).map(|line| line.trim_start_matches("[<0>] ").to_owned());
+    let waits_for = waits_for(number, argument, &wait_channel);
+    let thread = Thread {
+        process: pid,
+        thread: tid,
+        name: stat.name,
+        state: stat.state,
+        cpu_ms: cpu.0.as_millis() as u64,
+        wait_channel,
+        system_call: number.map(call_name).unwrap_or_default(),
+        kernel_stack: frames.collect(),
+        waits_for,
+    };
+    Some((thread, cpu))
+}
+
+/// By the system call where that is shown, else by the name of the function in the kernel.
+fn waits_for(call: Option<i64>, second: Option<i64>, channel: &str) -> WaitsFor {
+    const WAITS: [i64; 3] = [libc::F_SETLKW as i64, libc::F_OFD_SETLKW as i64, F_SETLKW64];
+    // Of 32-bit programs.
+    const F_SETLKW64: i64 = 14;
+    match call {
+        Some(number) if LOCKS.contains(&number) => WaitsFor::Lock,
+        Some(libc::SYS_fcntl) if second.is_some_and(|command| WAITS.contains(&command)) => WaitsFor::Lock,
+        Some(libc::SYS_wait4 | libc::SYS_waitid) => WaitsFor::Child,
+        // -1: not in a system call (a page fault, a stop).
+        Some(number) if number >= 0 => WaitsFor::Other,
+        _ if ["futex", "flock", "locks_lock", "posix_lock", "setlk", "semtimedop"]
+            .iter()
+            .any(|name| channel.contains(name)) =>
+        {
+            WaitsFor::Lock
+        }
+        _ if channel == "do_wait" => WaitsFor::Child,
+        _ => WaitsFor::Other,
+    }
+}
+
+const LOCKS: [i64; 5] =
+    [libc::SYS_futex, libc::SYS_futex_waitv, libc::SYS_flock, libc::SYS_semop, libc::SYS_semtimedop];
+
+fn call_name(number: i64) -> String {
+    let named = CALLS.iter().find(|(known, _)| *known == number);
+    named.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
+}
+
+/// System calls that wait (syscalls(2)).
+const CALLS: &[(i64, &str)] = &[
+    (libc::SYS_read, "read"),
+    (libc::SYS_readv, "readv"),
+    (libc::SYS_write, "write"),
+    (libc::SYS_writev, "writev"),
+    (libc::SYS_recvfrom, "recvfrom"),
+    (libc::SYS_recvmsg, "recvmsg"),
+    (libc::SYS_sendto, "sendto"),
+    (libc::SYS_sendmsg, "sendmsg"),
+    (libc::SYS_connect, "connect"),
+    (libc::SYS_accept, "accept"),
+    (libc::SYS_accept4, "accept4"),
+    (libc::SYS_ppoll, "ppoll"),
+    (libc::SYS_pselect6, "pselect6"),
+    (libc::SYS_epoll_pwait, "epoll_pwait"),
+    (libc::SYS_epoll_pwait2, "epoll_pwait2"),
+    (libc::SYS_futex, "futex"),
+    (libc::SYS_futex_waitv, "futex_waitv"),
+    (libc::SYS_flock, "flock"),
+    (libc::SYS_fcntl, "fcntl"),
+    (libc::SYS_semop, "semop"),
+    (libc::SYS_semtimedop, "semtimedop"),
+    (libc::SYS_msgrcv, "msgrcv"),
+    (libc::SYS_nanosleep, "nanosleep"),
+    (libc::SYS_clock_nanosleep, "clock_nanosleep"),
+    (libc::SYS_wait4, "wait4"),
+    (libc::SYS_waitid, "waitid"),
+    (libc::SYS_fsync, "fsync"),
+    (libc::SYS_openat, "openat"),
+    (libc::SYS_rt_sigtimedwait, "rt_sigtimedwait"),
+    (libc::SYS_rt_sigsuspend, "rt_sigsuspend"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_poll, "poll"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_select, "select"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_epoll_wait, "epoll_wait"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_pause, "pause"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, "open"),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_vfork, "vfork"),
+];
+
+/// TCP connections that these processes have not accepted, and bytes that they have not read.
+fn waiting(pids: &[u32]) -> Vec<Waiting> {
+    let own: BTreeSet<u32> = pids.iter().flat_map(|pid| socket_inodes(*pid)).collect();
+    let Ok(diag) = Diag::open() else { return Vec::new() };
+    let listeners = diag.tcp_listeners().unwrap_or_default();
+    let ports: BTreeSet<u16> = listeners
+        .iter()
+        .filter(|listener| own.contains(&listener.inode) && listener.waiting > 0)
+        .map(|listener| listener.port)
+        .collect();
+    let connections = diag.tcp_connections().unwrap_or_default();
+    let mut found: Vec<Waiting> = connections.iter().filter_map(|end| waits(end, &own, &ports)).collect();
+    found.sort_by_key(|waiting| waiting.id);
+    found.truncate(WORK);
+    found
+}
+
+fn waits(end: &Listener, own: &BTreeSet<u32>, ports: &BTreeSet<u16>) -> Option<Waiting> {
+    let is_connection = end.inode == 0 && ports.contains(&end.port);
+    let is_input = end.inode != 0 && end.waiting > 0 && own.contains(&end.inode);
+    if !is_connection && !is_input {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    (end.address, end.port, end.peer_port, end.inode).hash(&mut hasher);
+    let amount = if is_connection { 1 } else { end.waiting };
+    Some(Waiting { id: hasher.finish(), is_connection, amount })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn what_a_thread_waits_for_is_known_by_its_call_or_by_its_channel() {
+        let of = |call, second, channel| waits_for(call, second, channel);
+        assert_eq!(of(Some(libc::SYS_futex), None, ""), WaitsFor::Lock);
+        assert_eq!(of(Some(libc::SYS_fcntl), Some(7), ""), WaitsFor::Lock);
+        assert_eq!(of(Some(libc::SYS_fcntl), Some(3), ""), WaitsFor::Other);
+        assert_eq!(of(Some(libc::SYS_wait4), None, "do_wait"), WaitsFor::Child);
+        assert_eq!(of(Some(libc::SYS_read), None, "futex_like"), WaitsFor::Other, "the call is what counts");
+        assert_eq!(of(None, None, "futex_do_wait"), WaitsFor::Lock, "another user's");
+        assert_eq!(of(Some(-1), None, "do_wait"), WaitsFor::Child);
+        assert_eq!(of(None, None, ""), WaitsFor::Other);
+    }
+
+    #[test]
+    fn a_connection_that_nobody_accepts_and_bytes_that_nobody_reads_wait() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let own = [std::process::id()];
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"hello").unwrap();
+        let until = |test: &dyn Fn(&[Waiting]) -> bool| {
+            for _ in 0..1000 {
+                let found = waiting(&own);
+                if test(&found) {
+                    return found;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            panic!("{:?}", waiting(&own));
+        };
+        // Other tests of this process have sockets of their own.
+        let first = until(&|found| found.iter().any(|waiting| waiting.is_connection));
+        let connection = first.iter().find(|waiting| waiting.is_connection).map(|waiting| waiting.id);
+        let (accepted, _) = listener.accept().unwrap();
+        let then = until(&|found| found.iter().any(|waiting| !waiting.is_connection && waiting.amount == 5));
+        let input = then.iter().find(|waiting| waiting.amount == 5).map(|waiting| waiting.id);
+        until(&|found| !found.iter().any(|waiting| Some(waiting.id) == connection));
+        drop(accepted);
+        until(&|found| !found.iter().any(|waiting| Some(waiting.id) == input));
+    }
+
+    #[test]
+    fn this_process_is_seen_with_its_threads() {
+        let (send, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("waits".into()).spawn(move || wait.recv()).unwrap();
+        let sees = || {
+            let moment = look(std::process::id(), false, true).unwrap();
+            let found = moment.threads.iter().find(|thread| thread.name == "waits").cloned();
+            (moment.cpu > Duration::ZERO).then_some(found).flatten()
+        };
+        let seen = (0..1000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(2));
+            sees().filter(|thread| thread.waits_for == WaitsFor::Lock)
+        });
+        assert_eq!(seen.map(|thread| thread.state), Some('S'));
+        drop(send);
+        let _ = thread.join();
+        assert!(look(u32::MAX - 7, true, true).is_none());
+    }
+}

@@ -1,0 +1,606 @@
+//! Whether a program that runs still gets anywhere: by its heartbeat, and without its help by what the kernel shows of it.
+//!
+//! An idle program and a deadlocked one look alike: both wait, neither uses the processor (measured). So a freeze is a *state*
+//! that lasts together with a *demand* that lasts, and only the two together are acted upon:
+//!
+//! | state, of all its processes | class | demand that is enough to act |
+//! | --- | --- | --- |
+//! | SIGSTOP | `Stopped` | a connection or input that waits, or probes without an answer |
+//! | uninterruptible sleep, no progress | `Stuck` | the same |
+//! | every thread waits for a lock, no progress | `Deadlock` | the same |
+//! | waits for something else, no progress | `Blocked` | probes without an answer |
+//! | uses the processor all the time | `Livelock` | probes without an answer |
+//!
+//! A demand is one and the same connection that nobody accepts, input that is not read, or question that is not answered; a
+//! program that works through a long queue shows none. What is `Blocked` with input waiting may not want to read it now, and
+//! what is busy with a queue may be slow: they are told (`Suspected`) or left alone, never ended.
+//!
+//! Sources: sd_notify(3) and sd_watchdog_enabled(3) for the heartbeat; the rest is unisys' own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::base::{Instant, format_duration};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFreeze {
+    Alert,
+    Restart,
+    DumpAndRestart,
+}
+
+/// manifest.md, `watchdog`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchdogPolicy {
+    /// WATCHDOG=1 is expected within this time, again and again.
+    pub heartbeat: Option<Duration>,
+    /// Frozen this long, it is told.
+    pub soft: Option<Duration>,
+    /// Frozen this long, it is acted upon.
+    pub hard: Option<Duration>,
+    pub on_freeze: OnFreeze,
+}
+
+impl WatchdogPolicy {
+    /// How often it is looked at; `None`: nobody asked for that.
+    fn period(&self) -> Option<Duration> {
+        let shortest = self.soft.into_iter().chain(self.hard).min()?;
+        Some((shortest / LOOKS).clamp(Duration::from_millis(100), Duration::from_secs(10)))
+    }
+}
+
+/// Looks within the shorter of `soft` and `hard`.
+const LOOKS: u32 = 6;
+/// Below this share of one processor a program makes no progress: runtimes wake up now and then by themselves.
+const STILL: f64 = 0.001;
+/// From this share of one processor on that it uses or waits for, it is busy.
+const BUSY: f64 = 0.5;
+
+/// What a frozen program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Deadlock,
+    Livelock,
+    Stuck,
+    Stopped,
+    Blocked,
+}
+
+impl Class {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deadlock => "Deadlock",
+            Self::Livelock => "Livelock",
+            Self::Stuck => "Stuck",
+            Self::Stopped => "Stopped",
+            Self::Blocked => "Blocked",
+        }
+    }
+}
+
+/// One look at all processes of an instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Processor time of the threads that there are.
+    pub cpu: Duration,
+    /// The same with the time in which they were ready to run and others ran: on a busy machine the one who spins gets little.
+    pub wanted: Duration,
+    pub threads: Threads,
+    /// Where its main thread waits: a function of the kernel, or a system call. Empty when that is not shown.
+    pub at: String,
+    /// What waits for it; `None`: that was not asked for.
+    pub work: Option<Vec<Work>>,
+    /// Since its last output.
+    pub quiet: Option<Duration>,
+}
+
+/// How many of its threads do what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Threads {
+    pub total: u32,
+    pub running: u32,
+    /// Stopped by a signal.
+    pub stopped: u32,
+    pub uninterruptible: u32,
+    /// They wait for a lock.
+    pub locked: u32,
+    /// They wait for a child to end.
+    pub parents: u32,
+    /// Held by a debugger.
+    pub traced: u32,
+}
+
+impl Threads {
+    fn all(self, count: u32) -> bool {
+        count > 0 && count == self.total
+    }
+
+    /// Nobody runs but who waits for a lock, or for a child that does.
+    fn are_locked(self) -> bool {
+        self.locked > 0 && self.locked + self.parents == self.total
+    }
+}
+
+/// Something that waits for the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// The same from look to look.
+    pub id: u64,
+    pub kind: WorkKind,
+    /// Bytes, or connections.
+    pub amount: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkKind {
+    /// Not accepted.
+    Connection,
+    /// Not read.
+    Input,
+}
+
+/// A look that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// What waits for it is wanted too.
+    pub work: bool,
+    /// Each thread is wanted, for a person to read.
+    pub closely: bool,
+}
+
+/// What is wrong with an instance that has not been acted upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// A class, `Suspected`, or `SlowProbes`.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// What a look changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    Nothing,
+    /// From now on something is wrong, or something else.
+    Degraded(Finding),
+    /// It is well again.
+    Well,
+    /// To be ended.
+    Frozen(Finding),
+}
+
+/// The watch over one instance, from when it is through its probes to the beginning of its stop.
+#[derive(Clone, Debug)]
+pub struct Vigil {
+    policy: WatchdogPolicy,
+    beat: Option<Beat>,
+    /// When it is looked at next; `NEVER` while a look is under way.
+    next: Instant,
+    looking: bool,
+    /// The next look is to be a close one.
+    closely: bool,
+    /// When it was looked at last, its `cpu` and its `wanted` then.
+    last: Option<(Instant, Duration, Duration)>,
+    still: Option<Instant>,
+    busy: Option<Instant>,
+    stopped: Option<Instant>,
+    stuck: Option<Instant>,
+    locked: Option<Instant>,
+    work: BTreeMap<u64, Waiting>,
+    /// Since when its probes have had no answer at all.
+    unanswered: Option<Instant>,
+    pace: Pace,
+    rhythm: Rhythm,
+    standing: Option<Finding>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Beat {
+    within: Duration,
+    due: Instant,
+    missed: Option<Missed>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missed {
+    /// It was silent for too long.
+    Silent,
+    /// It said `WATCHDOG=trigger`.
+    Told,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    kind: WorkKind,
+    amount: u32,
+}
+
+impl Vigil {
+    pub fn new(policy: WatchdogPolicy, now: Instant) -> Self {
+        Self {
+            policy,
+            beat: policy.heartbeat.map(|within| Beat { within, due: now + within, missed: None }),
+            next: policy.period().map_or(Instant::NEVER, |period| now + period),
+            looking: false,
+            closely: false,
+            last: None,
+            still: None,
+            busy: None,
+            stopped: None,
+            stuck: None,
+            locked: None,
+            work: BTreeMap::new(),
+            unanswered: None,
+            pace: Pace::default(),
+            rhythm: Rhythm::default(),
+            standing: None,
+        }
+    }
+
+    pub fn policy(&self) -> &WatchdogPolicy {
+        &self.policy
+    }
+
+    /// What is wrong with it.
+    pub fn finding(&self) -> Option<&Finding> {
+        self.standing.as_ref()
+    }
+
+    /// When [`Self::due`] is wanted.
+    pub fn deadline(&self) -> Option<Instant> {
+        let beat = self.beat.map_or(Instant::NEVER, |beat| beat.due);
+        Some(beat.min(self.next)).filter(|at| *at != Instant::NEVER)
+    }
+
+    /// The look that is due. A heartbeat that was missed is followed by a close look, so that it is known what the program did
+    /// instead; one that comes before the look is through has come in time.
+    pub fn due(&mut self, now: Instant) -> Option<Ask> {
+        if let Some(beat) = self.beat.as_mut().filter(|beat| beat.due <= now) {
+            beat.due = Instant::NEVER;
+            beat.missed.get_or_insert(Missed::Silent);
+            (self.next, self.looking) = (Instant::NEVER, true);
+            return Some(Ask { work: true, closely: true });
+        }
+        if self.next > now || self.looking {
+            return None;
+        }
+        (self.next, self.looking) = (Instant::NEVER, true);
+        let closely = std::mem::take(&mut self.closely);
+        // A program that gets on needs no look at what waits for it.
+        let work = closely || self.still.is_some() || self.stopped.is_some() || self.stuck.is_some();
+        Some(Ask { work, closely })
+    }
+
+    /// `WATCHDOG=1`.
+    pub fn beat(&mut self, now: Instant) -> Sight {
+        let Some(beat) = self.beat.as_mut().filter(|beat| beat.missed != Some(Missed::Told)) else {
+            return Sight::Nothing;
+        };
+        beat.due = now + beat.within;
+        match beat.missed.take() {
+            Some(_) => self.stand(None),
+            None => Sight::Nothing,
+        }
+    }
+
+    /// `WATCHDOG=trigger`: the program itself says that it is not well.
+    pub fn trigger(&mut self, now: Instant) {
+        let within = self.beat.map_or(Duration::MAX, |beat| beat.within);
+        self.beat = Some(Beat { within, due: now, missed: Some(Missed::Told) });
+    }
+
+    /// `WATCHDOG_USEC=`: another interval from now on.
+    pub fn expect(&mut self, within: Duration, now: Instant) {
+        if let Some(beat) = self.beat.as_mut().filter(|beat| beat.missed != Some(Missed::Told)) {
+            *beat = Beat { within, due: now + within, missed: None };
+        }
+    }
+
+    /// `EXTEND_TIMEOUT_USEC=`: the next heartbeat may come as late as this.
+    pub fn extend(&mut self, until: Instant) {
+        if let Some(beat) = self.beat.as_mut().filter(|beat| beat.missed.is_none()) {
+            beat.due = beat.due.max(until);
+        }
+    }
+
+    /// A probe that was asked at `asked` was answered, whatever the answer, or was not.
+    pub fn probed(&mut self, answered: bool, asked: Instant, now: Instant) {
+        if answered {
+            self.unanswered = None;
+            self.pace.answered(now.since(asked));
+        } else {
+            self.unanswered.get_or_insert(asked);
+        }
+    }
+
+    /// What a look showed; `None`: nothing could be seen.
+    pub fn seen(&mut self, look: Option<&Look>, closely: bool, now: Instant) -> Sight {
+        let policy = self.policy;
+        self.looking = false;
+        self.next = policy.period().map_or(Instant::NEVER, |period| now + period);
+        if let Some(look) = look {
+            self.take_in(look, now);
+        }
+        if let Some(missed) = self.beat.and_then(|beat| beat.missed) {
+            return self.missed(missed, look, now);
+        }
+        let Some(frozen) = self.frozen(look, now) else {
+            let soft = policy.soft.or(policy.hard).unwrap_or(Duration::MAX);
+            let slow = self.rhythm.silent(now, soft).or_else(|| self.pace.slow());
+            return self.stand(slow);
+        };
+        let long = |limit: Option<Duration>| limit.is_some_and(|limit| frozen.lasts >= limit);
+        if frozen.is_proven && long(policy.hard) && policy.on_freeze != OnFreeze::Alert {
+            if closely {
+                return Sight::Frozen(frozen.finding());
+            }
+            (self.next, self.closely) = (now, true);
+        }
+        let told = long(policy.soft) || long(policy.hard);
+        self.stand(told.then(|| frozen.finding()))
+    }
+
+    /// No heartbeat: what it does instead is seen in the threads of this moment.
+    fn missed(&mut self, missed: Missed, look: Option<&Look>, now: Instant) -> Sight {
+        let debugged = look.is_some_and(|look| look.threads.traced > 0);
+        if let Some(beat) = self.beat.as_mut().filter(|_| debugged) {
+            (beat.due, beat.missed) = (now + beat.within, None);
+            return Sight::Nothing;
+        }
+        let what = match missed {
+            Missed::Silent => {
+                let within = self.beat.map(|beat| beat.within).unwrap_or_default();
+                format!("sent no WATCHDOG=1 within {}", format_duration(within))
+            }
+            Missed::Told => "said WATCHDOG=trigger".to_owned(),
+        };
+        let doing = look.map(|look| {
+            let class = match look.threads {
+                threads if threads.running > 0 => Class::Livelock,
+                threads if threads.stopped > 0 => Class::Stopped,
+                threads if threads.uninterruptible > 0 => Class::Stuck,
+                threads if threads.are_locked() => Class::Deadlock,
+                _ => Class::Blocked,
+            };
+            (class, format!(": {}", state_words(class, look)))
+        });
+        let (class, doing) = doing.map_or((None, String::new()), |(class, words)| (Some(class), words));
+        let reason = class.map_or("Watchdog", Class::as_str);
+        let finding = Finding { reason, message: format!("{what}{doing}") };
+        if self.policy.on_freeze == OnFreeze::Alert {
+            // Its next one ends it.
+            if let Some(beat) = self.beat.as_mut() {
+                beat.missed = Some(Missed::Silent);
+            }
+            return self.stand(Some(finding));
+        }
+        Sight::Frozen(finding)
+    }
+
+    fn take_in(&mut self, look: &Look, now: Instant) {
+        let since = |holds: bool, known: &mut Option<Instant>, from: Instant| match holds {
+            true => drop(known.get_or_insert(from)),
+            false => *known = None,
+        };
+        let threads = look.threads;
+        // Who debugs it knows.
+        let watched = threads.traced > 0;
+        // Right after another look, a share of so short a time says nothing: the kernel accounts by its ticks.
+        let short = self.policy.period().unwrap_or_default() / 2;
+        let fresh = self.last.is_some_and(|(at, ..)| now.since(at) < short);
+        if let Some((at, cpu, wanted)) = self.last.filter(|_| !fresh) {
+            let time = now.since(at).as_secs_f64().max(1e-6);
+            // Less than before: a thread has ended, which is progress of its own.
+            let share = |now: Duration, before| now.checked_sub(before).map(|used| used.as_secs_f64() / time);
+            let (used, wanted) = (share(look.cpu, cpu), share(look.wanted, wanted));
+            since(!watched && used.is_some_and(|share| share < STILL), &mut self.still, at);
+            since(!watched && wanted.is_some_and(|share| share >= BUSY), &mut self.busy, at);
+        }
+        if !fresh {
+            self.last = Some((now, look.cpu, look.wanted));
+        }
+        since(!watched && threads.all(threads.stopped), &mut self.stopped, now);
+        let stuck = threads.uninterruptible > 0 && threads.running == 0;
+        since(!watched && stuck && self.still.is_some(), &mut self.stuck, now);
+        since(!watched && threads.are_locked(), &mut self.locked, now);
+        let known = std::mem::take(&mut self.work);
+        for work in look.work.iter().flatten() {
+            // Input of which some was read is not the same input.
+            let same = known.get(&work.id).filter(|old| old.kind == work.kind && old.amount <= work.amount);
+            let since = same.map_or(now, |old| old.since);
+            self.work.insert(work.id, Waiting { since, kind: work.kind, amount: work.amount });
+        }
+        if let (Some(quiet), Some(period)) = (look.quiet, self.policy.period()) {
+            self.rhythm.heard(Instant(now.0.saturating_sub(quiet.as_nanos() as u64)), period);
+        }
+    }
+
+    fn frozen(&self, look: Option<&Look>, now: Instant) -> Option<Frozen> {
+        let (class, since) = match self {
+            Self { stopped: Some(at), .. } => (Class::Stopped, *at),
+            Self { stuck: Some(at), .. } => (Class::Stuck, *at),
+            Self { still: Some(still), locked: Some(at), .. } => (Class::Deadlock, (*at).max(*still)),
+            Self { still: Some(at), .. } => (Class::Blocked, *at),
+            Self { busy: Some(at), .. } => (Class::Livelock, *at),
+            _ => return None,
+        };
+        let waiting = self.work.values().min_by_key(|waiting| waiting.since);
+        let asked = self.unanswered.map(|at| (at, "its probes have had no answer".to_owned()));
+        let waits = waiting.map(|waiting| {
+            let what = match waiting.kind {
+                WorkKind::Connection => "a connection has not been accepted",
+                WorkKind::Input => "what it was sent has not been read",
+            };
+            (waiting.since, what.to_owned())
+        });
+        let words = look.map(|look| state_words(class, look)).unwrap_or_default();
+        let proof = match class {
+            Class::Blocked | Class::Livelock => asked.clone(),
+            _ => [asked.clone(), waits.clone()].into_iter().flatten().min_by_key(|(at, _)| *at),
+        };
+        let (demand, is_proven) = match (proof, class) {
+            (Some(proof), _) => (Some(proof), true),
+            (None, Class::Blocked) => (Some(waits?), false),
+            (None, Class::Stopped | Class::Stuck) => (None, false),
+            // Idle, or at work.
+            (None, Class::Deadlock | Class::Livelock) => return None,
+        };
+        let from = demand.as_ref().map_or(since, |(at, _)| since.max(*at));
+        let message = match demand {
+            Some((at, what)) => format!("{words}, and {what} for {}", format_duration(whole(now.since(at)))),
+            None => format!(
+                "{words} since {} ago; nothing waits for it",
+                format_duration(whole(now.since(since)))
+            ),
+        };
+        Some(Frozen { class, is_proven, lasts: now.since(from), message })
+    }
+
+    /// What is wrong becomes this; said when it is not what it was.
+    fn stand(&mut self, finding: Option<Finding>) -> Sight {
+        let before = self.standing.as_ref().map(|finding| finding.reason);
+        let after = finding.as_ref().map(|finding| finding.reason);
+        self.standing = finding;
+        match &self.standing {
+            _ if before == after => Sight::Nothing,
+            Some(finding) => Sight::Degraded(finding.clone()),
+            None => Sight::Well,
+        }
+    }
+}
+
+struct Frozen {
+    class: Class,
+    is_proven: bool,
+    lasts: Duration,
+    message: String,
+}
+
+impl Frozen {
+    fn finding(&self) -> Finding {
+        let reason = if self.is_proven { self.class.as_str() } else { "Suspected" };
+        Finding { reason, message: self.message.clone() }
+    }
+}
+
+/// A program in this state, in words that follow "it".
+fn state_words(class: Class, look: &Look) -> String {
+    let place = if look.at.is_empty() { String::new() } else { format!(" ({})", look.at) };
+    let threads = match look.threads.total {
+        1 => "its only thread".to_owned(),
+        count => format!("each of its {count} threads"),
+    };
+    match class {
+        Class::Stopped => "it has been stopped by a signal".into(),
+        Class::Stuck => format!("it sleeps uninterruptibly in the kernel{place}"),
+        Class::Deadlock => format!("{threads} waits for a lock{place}"),
+        Class::Blocked => format!("it waits{place} and gets nowhere"),
+        Class::Livelock => "it keeps the processor busy".into(),
+    }
+}
+
+/// To the second, from a second on; to the millisecond below.
+fn whole(time: Duration) -> Duration {
+    if time < Duration::from_secs(1) { millis(time) } else { Duration::from_secs(time.as_secs()) }
+}
+
+/// How long answers take: the usual time, and that of late.
+#[derive(Clone, Debug, Default)]
+struct Pace {
+    usual: Duration,
+    count: u32,
+    late: [Duration; LATE],
+}
+
+/// Answers that count as of late.
+const LATE: usize = 5;
+/// Answers before anything is usual.
+const LEARNED: u32 = 20;
+/// So much slower than usual is slow, if it is as long as [`NOTICED`].
+const SLOW: u32 = 5;
+const NOTICED: Duration = Duration::from_millis(100);
+
+impl Pace {
+    fn answered(&mut self, time: Duration) {
+        self.late[self.count as usize % LATE] = time;
+        self.count = self.count.saturating_add(1);
+        if self.count <= LEARNED {
+            self.usual += time / LEARNED;
+        } else if self.slow().is_none() {
+            // What is usual changes slowly, and not while it is slow.
+            self.usual = (self.usual * 63 + time) / 64;
+        }
+    }
+
+    fn slow(&self) -> Option<Finding> {
+        if self.count < LEARNED + LATE as u32 {
+            return None;
+        }
+        let mut late = self.late;
+        late.sort_unstable();
+        let middle = late[LATE / 2];
+        let slow = middle >= NOTICED && middle >= self.usual * SLOW;
+        slow.then(|| Finding {
+            reason: "SlowProbes",
+            message: format!(
+                "its probes are answered after {} of late, usually after {}",
+                format_duration(millis(middle)),
+                format_duration(millis(self.usual))
+            ),
+        })
+    }
+}
+
+fn millis(time: Duration) -> Duration {
+    Duration::from_millis((time.as_millis() as u64).max(1))
+}
+
+/// A program that writes by the clock: what lies between two outputs is always about as long. One that writes when it has
+/// something to do is idle when it is silent, and has no rhythm.
+#[derive(Clone, Debug, Default)]
+struct Rhythm {
+    last: Option<Instant>,
+    shortest: Option<Duration>,
+    longest: Duration,
+    count: u32,
+}
+
+/// Outputs before there is a rhythm.
+const REGULAR: u32 = 12;
+
+impl Rhythm {
+    /// It was last heard at this time, as looks in this distance show.
+    fn heard(&mut self, at: Instant, period: Duration) {
+        let gap = match self.last {
+            Some(last) if at > last => at.since(last),
+            Some(_) => return,
+            None => return self.last = Some(at),
+        };
+        self.last = Some(at);
+        let shortest = self.shortest.map_or(gap, |shortest| shortest.min(gap));
+        let longest = self.longest.max(gap);
+        if gap < period * 2 || longest > shortest + shortest / 2 {
+            // Whoever speaks more often than it is looked at, or irregularly, has none.
+            *self = Self { last: Some(at), ..Self::default() };
+            return;
+        }
+        (self.shortest, self.longest, self.count) = (Some(shortest), longest, self.count + 1);
+    }
+
+    fn silent(&self, now: Instant, soft: Duration) -> Option<Finding> {
+        let quiet = now.since(self.last?);
+        let silent = self.count >= REGULAR && quiet >= soft && quiet > self.longest * 3;
+        silent.then(|| Finding {
+            reason: "Suspected",
+            message: format!(
+                "it has written nothing for {}; before, it wrote something every {}",
+                format_duration(whole(quiet)),
+                format_duration(whole(self.longest))
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "watchdog_tests.rs"]
+mod tests;
