@@ -92,10 +92,11 @@ fn a_version_that_dies_a_second_after_it_was_ready_comes_back_by_itself() {
     let patient = "  update: {minReady: 15s, progressDeadline: 25s}\n";
     let system = System::up(&[("a.yaml", &sleeper("a", patient))]);
     edit_that_changes_nothing(&system, &python("a", dies, patient));
-    // After it, it has: what was good is started again.
-    let system = System::up(&[("a.yaml", &sleeper("a", WELL))]);
+    // After it, it has: what was good is started again. Its third crash counts for one progressDeadline.
+    let at_once = "  update: {minReady: 0s, progressDeadline: 2m}\n";
+    let system = System::up(&[("a.yaml", &sleeper("a", at_once))]);
     outcome(&system, "a", "Complete");
-    system.write("manifests/a.yaml", &python("a", dies, WELL));
+    system.write("manifests/a.yaml", &python("a", dies, at_once));
     outcome(&system, "a", "RolledBack");
     system.ready(&["a"]);
     let command = std::fs::read_to_string(format!("/proc/{}/cmdline", system.pid("a"))).unwrap();
