@@ -144,7 +144,8 @@ class ByHand(Subject):
         pid = os.fork()
         if not pid:
             os.setsid()     # as a supervisor does: it decides how the kernel shares the processors (sched(7), autogroup)
-            os.dup2(self.socket.fileno(), 3, inheritable=True)
+            os.dup2(self.socket.fileno(), 3)
+            os.set_inheritable(3, True)     # dup2 to its own number changes nothing
             os.dup2(out_write, 1)
             os.dup2(out_write, 2)
             os.closerange(4, 64)
@@ -351,7 +352,7 @@ def overhead(keep, args):
 def peers(keep, args):
     """other ways to replace a program, each under the same load"""
     from servers.others import OTHERS
-    rounds = min(args.rounds, 20)
+    rounds = args.rounds
     for name, kind in OTHERS.items():
         if args.peers and name not in args.peers:
             continue
