@@ -100,7 +100,8 @@ impl Engine {
             }
             Effect::Failed(failure) => self.failed(failure),
             Effect::SaveChange(change) => self.store.save_change(&change),
-            Effect::SaveUnit { name, checkpoint } => self.store.save_unit(name, checkpoint),
+            Effect::SaveUnit { name, checkpoint } => self.store.save_units(vec![(name, checkpoint)]),
+            Effect::SaveUnits { units } => self.store.save_units(units),
             Effect::DropUnit { name } => {
                 self.faults.forget_unit(&name);
                 self.store.drop_unit(name);

@@ -115,7 +115,7 @@ pub enum StoreError {
 }
 
 enum Command {
-    SaveUnit(Name, Box<Checkpoint>),
+    SaveUnits(Vec<(Name, Box<Checkpoint>)>),
     DropUnit(Name),
     SaveChange(Box<StoredChange>),
     Accept { revision: Revision, cause: String, at: Stamp, sets: Vec<StoredSet> },
@@ -167,8 +167,9 @@ impl Store {
         let _ = self.commands.send(Command::Epoch(epoch));
     }
 
-    pub fn save_unit(&self, name: Name, checkpoint: Box<Checkpoint>) {
-        let _ = self.commands.send(Command::SaveUnit(name, checkpoint));
+    /// All of them are saved, or none.
+    pub fn save_units(&self, units: Vec<(Name, Box<Checkpoint>)>) {
+        let _ = self.commands.send(Command::SaveUnits(units));
     }
 
     pub fn drop_unit(&self, name: Name) {
@@ -267,11 +268,13 @@ fn apply(
     answers: &mut Vec<Box<dyn FnOnce()>>,
 ) -> rusqlite::Result<()> {
     match command {
-        Command::SaveUnit(name, checkpoint) => {
-            let text = serde_json::to_string(&checkpoint).unwrap_or_default();
-            connection
-                .prepare_cached("INSERT INTO unit (name, checkpoint) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET checkpoint = ?2")?
-                .execute(params![name.as_str(), text])?;
+        Command::SaveUnits(units) => {
+            for (name, checkpoint) in units {
+                let text = serde_json::to_string(&checkpoint).unwrap_or_default();
+                connection
+                    .prepare_cached("INSERT INTO unit (name, checkpoint) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET checkpoint = ?2")?
+                    .execute(params![name.as_str(), text])?;
+            }
         }
         Command::DropUnit(name) => {
             connection.execute("DELETE FROM unit WHERE name = ?1", [name.as_str()])?;
@@ -444,7 +447,7 @@ mod tests {
         let path = dir.path().join("state.db");
         let (store, first) = Store::open(&path).unwrap();
         let checkpoint = Checkpoint { attempt: 3, ..Checkpoint::default() };
-        store.save_unit("api".parse().unwrap(), Box::new(checkpoint.clone()));
+        store.save_units(vec![("api".parse().unwrap(), Box::new(checkpoint.clone()))]);
         store.begin(Epoch(7));
         let set = StoredSet {
             name: "m".into(),
@@ -467,7 +470,7 @@ mod tests {
     fn whole(path: &Path) -> Vec<u8> {
         let (store, _) = Store::open(path).unwrap();
         for index in 0..40 {
-            store.save_unit(format!("u{index}").parse().unwrap(), Box::default());
+            store.save_units(vec![(format!("u{index}").parse().unwrap(), Box::default())]);
         }
         store.accept(Revision(1), "test".into(), Vec::new());
         drop(store);
@@ -525,7 +528,7 @@ mod tests {
             |digest: &str| Known { generation: Generation(1), revision: Revision(1), digest: digest.into() };
         let rolled_back =
             Checkpoint { digest: "bad".into(), good: Some(known("good")), ..Checkpoint::default() };
-        store.save_unit(name.clone(), Box::new(rolled_back));
+        store.save_units(vec![(name.clone(), Box::new(rolled_back))]);
         let last = 2 * limits::REVISIONS_KEPT as u64;
         for revision in 1..=last {
             store.accept(Revision(revision), "test".into(), Vec::new());
@@ -533,7 +536,7 @@ mod tests {
         let kept = |revision| store.revision(Revision(revision)).is_some();
         assert!(kept(1) && !kept(2) && kept(last));
         let mended = Checkpoint { digest: "good".into(), good: Some(known("good")), ..Checkpoint::default() };
-        store.save_unit(name, Box::new(mended));
+        store.save_units(vec![(name, Box::new(mended))]);
         store.accept(Revision(last + 1), "test".into(), Vec::new());
         assert!(!kept(1));
     }

@@ -116,6 +116,10 @@ pub enum Effect {
         name: Name,
         checkpoint: Box<Checkpoint>,
     },
+    /// The same of several, in one transaction.
+    SaveUnits {
+        units: Vec<(Name, Box<Checkpoint>)>,
+    },
     DropUnit {
         name: Name,
     },

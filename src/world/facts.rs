@@ -41,7 +41,8 @@ impl World {
             InstanceFact::Exited { part, exit, .. } => {
                 // A hook that ends in the turn in which its unit is no longer wanted starts nothing.
                 let wish = self.units.get(name).map(|unit| self.wish(name, unit));
-                if matches!(part, Part::PreStart(_)) && !matches!(wish, Some(Wish::Up { .. })) {
+                let wanted = matches!(wish, Some(Wish::Up { replicas }) if seat.ordinal.0 < replicas);
+                if matches!(part, Part::PreStart(_)) && !wanted {
                     self.apply(now, name, seat, Fact::Stop { reason: StopReason::Unwanted });
                 }
                 self.apply(now, name, seat, Fact::HookExited { part, exit })

@@ -233,7 +233,20 @@ impl World {
 
     /// The store learns what the next daemon will need of a unit.
     pub(super) fn save_unit(&mut self, now: Now, name: &Name) {
-        let Some(unit) = self.units.get(name) else { return };
+        if let Some(checkpoint) = self.checkpoint(now, name) {
+            self.effects.push_back(Effect::SaveUnit { name: name.clone(), checkpoint });
+        }
+    }
+
+    /// The same of several, all of them or none: what happens to them happens together.
+    pub(super) fn save_units(&mut self, now: Now, names: &[Name]) {
+        let units =
+            names.iter().filter_map(|name| Some((name.clone(), self.checkpoint(now, name)?))).collect();
+        self.effects.push_back(Effect::SaveUnits { units });
+    }
+
+    fn checkpoint(&self, now: Now, name: &Name) -> Option<Box<Checkpoint>> {
+        let unit = self.units.get(name)?;
         let open_left = match unit.breaker.circuit() {
             crate::unit::Circuit::Open { until } => Some((until - now.mono).as_millis() as u64),
             crate::unit::Circuit::HalfOpen { .. } => Some(0),
@@ -275,7 +288,7 @@ impl World {
             },
             failures: unit.breaker.failing().collect(),
         };
-        self.effects.push_back(Effect::SaveUnit { name: name.clone(), checkpoint: Box::new(checkpoint) });
+        Some(Box::new(checkpoint))
     }
 }
 

@@ -346,6 +346,9 @@ impl Sim {
             }
             Effect::Probe { id, kind, seq, timeout, .. } => self.probe(&id, kind, seq, timeout),
             Effect::SaveUnit { name, checkpoint } => drop(self.store.insert(name, *checkpoint)),
+            Effect::SaveUnits { units } => {
+                self.store.extend(units.into_iter().map(|(name, checkpoint)| (name, *checkpoint)));
+            }
             Effect::DropUnit { name } => drop(self.store.remove(&name)),
             Effect::GoingDown { by } => self.keeper.down = Some(by),
             Effect::Finished { .. } => self.finished = true,

@@ -101,9 +101,10 @@ impl World {
         let change = self.open_change(now, cause, rows);
         // The one that failed first: it is the cause of what follows for the others.
         let mut record = None;
-        let order = std::iter::once(name.clone()).chain(together.into_iter().filter(|other| other != name));
-        for one in order {
-            let own = match one == *name {
+        let order: Vec<Name> =
+            std::iter::once(name.clone()).chain(together.into_iter().filter(|other| other != name)).collect();
+        for one in &order {
+            let own = match one == name {
                 true => failure.clone(),
                 false => Failure {
                     reason: "Sibling".into(),
@@ -112,9 +113,10 @@ impl World {
                     ..failure.clone()
                 },
             };
-            let id = self.go_back(now, &one, own, change, record);
+            let id = self.go_back(now, one, own, change, record);
             record = record.or(id);
         }
+        self.save_units(now, &order);
     }
 
     /// One unit goes back to the version that was good.
@@ -174,7 +176,6 @@ impl World {
             self.effects.push_back(Effect::TailLog { id, revision });
         }
         self.save_rollout(now, name, "RolledBack");
-        self.save_unit(now, name);
         self.touch(name);
         self.touch_followers(name);
         Some(record)
