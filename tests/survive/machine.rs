@@ -125,6 +125,13 @@ impl Machine {
         self.running(&["daemon"]).first().copied()
     }
 
+    /// The keeper has started the daemon that runs.
+    pub fn has_own_daemon(&self) -> bool {
+        let keeper = self.keeper();
+        let parents = self.running(&["daemon"]).into_iter().filter_map(process::stat);
+        keeper.is_some() && parents.into_iter().any(|stat| Some(stat.ppid) == keeper)
+    }
+
     pub fn keeper(&self) -> Option<u32> {
         let up = self.up.as_ref().map(Child::id).filter(|pid| is_alive(*pid));
         up.or_else(|| self.running(&["keeper"]).first().copied())

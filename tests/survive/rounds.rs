@@ -155,8 +155,8 @@ impl<'a> Round<'a> {
 
     fn kill(&mut self) -> Result<(), String> {
         if self.victim == Victim::Keeper {
-            // Without a daemon, both are dead.
-            until("a daemon", || self.machine.daemon())?;
+            // Without a daemon of its own it is the former one's heir, and with it both would be dead.
+            until("a daemon of the keeper", || self.machine.has_own_daemon().then_some(()))?;
         }
         let (daemon, keeper) = (self.machine.daemon(), self.machine.keeper());
         let both = [keeper, daemon];
