@@ -346,6 +346,17 @@ fn a_program_that_binds_by_itself_what_it_is_handed_is_told() {
 }
 
 #[test]
+fn a_program_that_never_accepts_from_what_it_is_handed_is_told_and_runs_on() {
+    let port = free_port();
+    let system = System::up(&[("a.yaml", &service(&["sleep", "1000"], &listening(port)))]);
+    let pid = system.pid("a");
+    let _waits = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    until("it is said", || system.ok(&["events"]).contains("wait and are not accepted").then_some(()));
+    assert!(system.ok(&["events"]).contains("hint: let it serve the sockets it is handed"));
+    assert_eq!(system.pid("a"), pid);
+}
+
+#[test]
 fn backlog_and_reuse_port_are_as_asked() {
     let port = free_port();
     let with = |options: &str| {
