@@ -28,6 +28,10 @@ pub const OPEN_LOGS: u64 = 512;
 pub const LOG_LINE_BYTES: usize = 1 << 20;
 /// Facts handled in one turn of the engine before effects are carried out: keeps the control API answering in an event storm.
 pub const TURN_BATCH: usize = 256;
+/// Units planned before what they ask for is carried out: a first start or stop among thousands waits no longer than for these.
+pub const SETTLE_BATCH: usize = 16;
+/// Descriptors that keeper and daemon make room for at their start, four a service: 64 KiB in the kernel.
+pub const DESCRIPTORS_RESERVED: i32 = 8192;
 /// Events kept in memory for `events` and `why`.
 pub const EVENTS_KEPT: usize = 10_000;
 /// Revisions kept with their manifests as written (manifest.md, Sets).

@@ -230,8 +230,7 @@ fn start(
         fault
     })?;
     let left_out = spawned.left_out.iter().map(|&field| field.to_owned()).collect();
-    let start = process::stat(spawned.pid).map_or(0, |stat| stat.start);
-    Ok(Started { pid: spawned.pid, start, at: clock::mono(), pidfd: spawned.pidfd, left_out })
+    Ok(Started { pid: spawned.pid, start: spawned.start, at: clock::mono(), pidfd: spawned.pidfd, left_out })
 }
 
 /// A program needs numbers for what it is given, and at least one for a file that it opens.

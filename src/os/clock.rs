@@ -55,3 +55,9 @@ pub fn of_ticks(ticks: u64) -> Instant {
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     Instant(ticks.saturating_mul(1_000_000_000 / per_second))
 }
+
+/// The other way round: the tick that a moment lies in.
+pub fn to_ticks(at: Instant) -> u64 {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    at.0 / (1_000_000_000 / per_second)
+}

@@ -1,6 +1,8 @@
 //! Files: bounded reads, atomic writes, a directory as a snapshot, who may write where.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -60,13 +62,23 @@ pub struct Snapshot {
 /// # Errors
 /// The path itself does not exist or cannot be read. A file inside that cannot be read is part of the snapshot.
 pub fn snapshot(path: &Path) -> io::Result<Snapshot> {
+    let mut snapshot = list(path)?;
+    for file in snapshot.files.iter_mut().filter(|file| file.content.is_ok()) {
+        let content = read_bounded(&file.path, limits::MANIFEST_FILE_BYTES);
+        file.content = content.map(Arc::from).map_err(|error| why(&error));
+    }
+    Ok(snapshot)
+}
+
+/// The same without what is in the files.
+fn list(path: &Path) -> io::Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     if fs::metadata(path)?.is_dir() {
         let mut seen = Vec::new();
         read_dir(path, &mut snapshot, &mut seen, 0)?;
         snapshot.files.sort_by(|a, b| a.path.cmp(&b.path));
     } else {
-        snapshot.files.push(source(path.to_owned()));
+        snapshot.files.push(unread(path.to_owned()));
         snapshot.dirs.extend(path.parent().map(Path::to_owned));
     }
     Ok(snapshot)
@@ -90,22 +102,24 @@ fn read_dir(dir: &Path, snapshot: &mut Snapshot, seen: &mut Vec<(u64, u64)>, dep
         }
         let path = entry.path();
         let wanted = matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"));
-        match fs::metadata(&path) {
-            Ok(meta) if meta.is_dir() => {
-                if let Err(error) = read_dir(&path, snapshot, seen, depth + 1) {
-                    snapshot.files.push(SourceFile { path, content: Err(why(&error)) });
-                }
+        // The directory says what is a plain file; only what may be a link is asked.
+        let is_dir = match entry.file_type() {
+            Ok(kind) if !kind.is_symlink() => kind.is_dir(),
+            _ => path.is_dir(),
+        };
+        if is_dir {
+            if let Err(error) = read_dir(&path, snapshot, seen, depth + 1) {
+                snapshot.files.push(SourceFile { path, content: Err(why(&error)) });
             }
-            _ if wanted => snapshot.files.push(source(path)),
-            _ => {}
+        } else if wanted {
+            snapshot.files.push(unread(path));
         }
     }
     Ok(())
 }
 
-fn source(path: PathBuf) -> SourceFile {
-    let content = read_bounded(&path, limits::MANIFEST_FILE_BYTES);
-    SourceFile { content: content.map(Arc::from).map_err(|error| why(&error)), path }
+fn unread(path: PathBuf) -> SourceFile {
+    SourceFile { path, content: Ok(Arc::default()) }
 }
 
 /// Referenced files, read from the disk.
@@ -163,29 +177,36 @@ fn digest(path: &Path) -> io::Result<u64> {
 #[derive(Default)]
 pub struct ThisMachine {
     /// Listening TCP ports with the pid and command that hold them.
-    holders: std::collections::BTreeMap<u16, String>,
+    holders: BTreeMap<u16, String>,
     /// Looked up once: every unit of a revision asks.
     controllers: OnceCell<super::cgroup::Offer>,
     capabilities: OnceCell<u64>,
     namespace: OnceCell<Result<(), String>>,
+    /// Files that were looked at: a thousand units that run one program ask about it once.
+    seen: RefCell<BTreeMap<OsString, FileKind>>,
 }
 
 impl ThisMachine {
-    pub fn new(holders: std::collections::BTreeMap<u16, String>) -> Self {
+    pub fn new(holders: BTreeMap<u16, String>) -> Self {
         Self { holders, ..Self::default() }
     }
 }
 
 impl Machine for ThisMachine {
     fn file(&self, path: &Path) -> FileKind {
-        match fs::metadata(path) {
+        if let Some(kind) = self.seen.borrow().get(path.as_os_str()) {
+            return *kind;
+        }
+        let kind = match fs::metadata(path) {
             Err(_) => FileKind::Missing,
             Ok(meta) if meta.is_dir() => FileKind::Directory,
             Ok(_) => match rustix::fs::access(path, rustix::fs::Access::EXEC_OK) {
                 Ok(()) => FileKind::Executable,
                 Err(_) => FileKind::NotExecutable,
             },
-        }
+        };
+        self.seen.borrow_mut().insert(path.as_os_str().to_owned(), kind);
+        kind
     }
 
     fn user_exists(&self, user: &str) -> bool {
@@ -256,19 +277,40 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     }
 }
 
+/// [`untrusted`] of a manifest file or directory and of everything in it that would be read.
+pub fn untrusted_within(path: &Path) -> Option<String> {
+    let inside = list(path).unwrap_or_default();
+    let mut trusted: BTreeSet<PathBuf> = BTreeSet::new();
+    for dir in std::iter::once(path.to_owned()).chain(inside.dirs) {
+        if let Some(why) = untrusted(&dir) {
+            return Some(why);
+        }
+        trusted.insert(dir);
+    }
+    inside.files.into_iter().find_map(|file| {
+        let path = file.path;
+        let meta = fs::symlink_metadata(&path).ok()?;
+        // What leads to a plain file of a directory that is trusted has been looked at.
+        match path.parent().is_some_and(|dir| trusted.contains(dir)) && !meta.is_symlink() {
+            true => untrusted_part(&path, &meta, false),
+            false => untrusted(&path),
+        }
+    })
+}
+
 /// Whom root must not trust: the first of the path and its parents that somebody else may write (architecture §8). A sticky
 /// directory owned by root counts as trusted.
 pub fn untrusted(path: &Path) -> Option<String> {
     let path = fs::canonicalize(path).ok()?;
-    path.ancestors().find_map(|part| {
-        let meta = fs::metadata(part).ok()?;
-        let sticky = meta.is_dir() && meta.mode() & 0o1000 != 0;
-        if meta.uid() != 0 {
-            return Some(format!("{} belongs to user {}", part.display(), meta.uid()));
-        }
-        let writable = meta.mode() & 0o022 != 0 && !(sticky && part != path);
-        writable.then(|| {
-            format!("{} can be written by others (mode {:04o})", part.display(), meta.mode() & 0o7777)
-        })
-    })
+    path.ancestors().find_map(|part| untrusted_part(part, &fs::metadata(part).ok()?, part != path))
+}
+
+fn untrusted_part(part: &Path, meta: &fs::Metadata, above: bool) -> Option<String> {
+    if meta.uid() != 0 {
+        return Some(format!("{} belongs to user {}", part.display(), meta.uid()));
+    }
+    let sticky = meta.is_dir() && meta.mode() & 0o1000 != 0;
+    let writable = meta.mode() & 0o022 != 0 && !(sticky && above);
+    writable
+        .then(|| format!("{} can be written by others (mode {:04o})", part.display(), meta.mode() & 0o7777))
 }

@@ -9,10 +9,12 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
-use crate::base::SpawnStage;
+use crate::base::{Instant, SpawnStage};
 
 use super::sandbox::{PathRule, Prepared, Step};
+use super::{clock, process};
 
 /// Everything that a child is, prepared so that the child itself allocates nothing.
 pub struct Child {
@@ -43,6 +45,8 @@ pub struct Child {
 /// What a new process is known by.
 pub struct Spawned {
     pub pid: u32,
+    /// Ticks since boot at which it began, as /proc has them; 0 where they cannot be known.
+    pub start: u64,
     pub pidfd: OwnedFd,
     /// Fields of `security` that were left out (`bestEffort`).
     pub left_out: Vec<&'static str>,
@@ -65,6 +69,8 @@ struct Report {
     step: u32,
     path: u32,
     left_out: u32,
+    /// When it ran first.
+    began: Instant,
 }
 
 struct Shared<'a> {
@@ -78,6 +84,8 @@ struct Shared<'a> {
     /// `LISTEN_PID=` and `WATCHDOG_PID=`, completed by the child.
     listen_pid: PidVariable,
     watchdog_pid: PidVariable,
+    /// Signals that are put back to their default.
+    signals: &'static [i32],
     report: Report,
 }
 
@@ -119,7 +127,8 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
         moved: vec![-1; child.handed.len()],
         listen_pid: [0; 32],
         watchdog_pid: [0; 32],
-        report: Report { stage: 0, errno: 0, step: 0, path: 0, left_out: 0 },
+        signals: changed_signals(),
+        report: Report { stage: 0, errno: 0, step: 0, path: 0, left_out: 0, began: Instant(0) },
     };
     let variables = [(!child.handed.is_empty(), &shared.listen_pid), (child.watchdog, &shared.watchdog_pid)];
     for (_, text) in variables.into_iter().filter(|(wanted, _)| *wanted) {
@@ -130,6 +139,7 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
     let top = (stack.0.as_mut_ptr() as usize + STACK) & !15;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD;
     let argument = std::ptr::from_mut(&mut shared).cast::<libc::c_void>();
+    let asked = clock::mono();
     // SAFETY: the stack is ours, aligned, and used by nobody else; CLONE_VFORK keeps this thread (and with it `shared`)
     // where it is until the child has executed or ended; the child keeps to async-signal-safe calls.
     let pid = unsafe {
@@ -168,7 +178,30 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
         });
         return Err(SpawnError { stage, error: io::Error::from_raw_os_error(report.errno), detail });
     }
-    Ok(Spawned { pid: pid as u32, pidfd, left_out: Step::fields(report.left_out) })
+    let start = start_between(asked, report.began)
+        .unwrap_or_else(|| process::stat(pid as u32).map_or(0, |stat| stat.start));
+    Ok(Spawned { pid: pid as u32, start, pidfd, left_out: Step::fields(report.left_out) })
+}
+
+/// The tick in which a process began that was made between these moments, if it is but one: /proc counts in hundredths of a
+/// second on the same clock, and a look there costs more than the system calls of a start (measured).
+fn start_between(asked: Instant, began: Instant) -> Option<u64> {
+    let ticks = clock::to_ticks(asked);
+    (ticks == clock::to_ticks(began)).then_some(ticks)
+}
+
+/// Signals that this process ignores or handles. Looked for once: keeper and daemon set theirs before they start anything.
+fn changed_signals() -> &'static [i32] {
+    static CHANGED: OnceLock<Vec<i32>> = OnceLock::new();
+    let changed = |signal: &i32| {
+        // SAFETY: the structure is plain data, and ours; nothing is changed.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(*signal, std::ptr::null(), &mut action) == 0
+                && action.sa_sigaction != libc::SIG_DFL
+        }
+    };
+    CHANGED.get_or_init(|| (1..=64).filter(changed).collect())
 }
 
 /// clone3(2) with CLONE_INTO_CGROUP: the child begins in its cgroup. A process that moves itself there waits for every
@@ -264,6 +297,7 @@ extern "C" fn in_child(argument: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `spawn` passed a pointer to its `Shared`, which outlives this child (CLONE_VFORK).
     unsafe {
         let shared = &mut *argument.cast::<Shared<'_>>();
+        std::ptr::write_volatile(&mut shared.report.began, clock::mono());
         let (stage, errno) = become_child(shared);
         std::ptr::write_volatile(&mut shared.report.stage, stage as u32);
         std::ptr::write_volatile(&mut shared.report.errno, errno);
@@ -331,10 +365,8 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
         stage!(WorkingDir, libc::chdir(child.dir.as_ptr()));
         write_pid(&mut shared.listen_pid, LISTEN_PID, libc::getpid() as u32);
         write_pid(&mut shared.watchdog_pid, WATCHDOG_PID, libc::getpid() as u32);
-        for signal in 1..=64 {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::signal(signal, libc::SIG_DFL);
-            }
+        for signal in shared.signals {
+            libc::signal(*signal, libc::SIG_DFL);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -411,6 +443,13 @@ fn write_pid(text: &mut PidVariable, name: &[u8], pid: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_is_known_without_proc_only_within_one_tick() {
+        let at = |millis: u64| Instant(millis * 1_000_000);
+        assert_eq!(start_between(at(120), at(129)), Some(12));
+        assert_eq!(start_between(at(129), at(130)), None);
+    }
 
     #[test]
     fn a_pid_is_written_as_a_variable() {

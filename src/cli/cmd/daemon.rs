@@ -5,6 +5,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::api;
+use crate::base::limits;
 use crate::engine::{Engine, EngineError, Link, Options};
 use crate::keeper::Resumed;
 use crate::keeper::protocol;
@@ -19,6 +20,7 @@ use super::up;
 
 pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
     process::few_arenas();
+    process::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
     let options = parse(&args.options)?;
     let state = StateDir::open(&options.state_dir).map_err(|error| Failure::other(error.to_string(), ""))?;
     log_to(&state)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api::types::{WaitFor, Waited};
-use crate::base::{Name, parse_duration};
+use crate::base::{Name, limits, parse_duration};
 use crate::engine::Options;
 use crate::keeper::{self, Keeper};
 use crate::os::files;
@@ -33,6 +33,7 @@ pub fn keep(
     resumed: Option<keeper::Resumed>,
     heir_of: Option<u32>,
 ) -> Result<Outcome, Failure> {
+    process::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
     let (lock, kept) = match resumed {
         Some(resumed) => (resumed.lock, Some(resumed.kept)),
@@ -78,12 +79,7 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
     let overlays = args.overlay.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
     if rustix::process::geteuid().is_root() {
         for path in paths.iter().chain(&overlays) {
-            // The directory first, then whatever lies in it.
-            let inside = files::snapshot(path).unwrap_or_default();
-            let inside = inside.dirs.into_iter().chain(inside.files.into_iter().map(|file| file.path));
-            let found = files::untrusted(path)
-                .or_else(|| inside.into_iter().find_map(|path| files::untrusted(&path)));
-            if let Some(why) = found {
+            if let Some(why) = files::untrusted_within(path) {
                 return Err(Failure::Conflict {
                     message: format!("{} is not to be trusted by root: {why}", path.display()),
                     hint: "whoever can write the manifests can run code as root; make them writable by root alone".into(),
