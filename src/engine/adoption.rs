@@ -54,7 +54,7 @@ impl Engine {
         let environ = || pid.map(process::environ).unwrap_or_default();
         let desired = self.world.desired().clone();
         let spec = StartedWith::decode(&held.spec, name, &desired, self.sets.objects(), &environ);
-        self.attach_pipes(&id, fds);
+        self.attach_pipes(&id, pid, fds);
         if let Some(attached) = self.attached.get_mut(&id) {
             attached.told.clone_from(&spec);
         }

@@ -36,7 +36,7 @@ impl Console {
 
     /// One thing that happened.
     pub fn record(&mut self, record: &Record) {
-        if matches!(record.reason, "Revised" | "Starting" | "Ordered") {
+        if self.quiet || matches!(record.reason, "Revised" | "Starting" | "Ordered") {
             return;
         }
         let time = record.at.to_string();

@@ -16,16 +16,27 @@ use super::launch::Unlaunchable;
 use super::{Engine, Input, StartedWith, launch};
 
 impl Engine {
-    /// Carries out everything that is asked for; true if any of it became a fact at once.
-    pub(super) fn carry_out(&mut self) -> bool {
+    /// Carries out what is asked for; true if any of it became a fact at once. What is only told or written is put off until
+    /// the end of the turn: programs that are to be started or stopped do not wait for it.
+    pub(super) fn carry_out(&mut self, later: &mut Vec<Effect>) -> bool {
         let mut facts = false;
         while let Some(effect) = self.world.poll_effect() {
-            facts |= self.effect(effect);
+            match effect {
+                Effect::Announce(_)
+                | Effect::Failed(_)
+                | Effect::SaveChange(_)
+                | Effect::SaveRollout { .. }
+                | Effect::SaveUnit { .. }
+                | Effect::DropUnit { .. }
+                | Effect::Finished { .. } => later.push(effect),
+                effect => facts |= self.effect(effect),
+            }
         }
         facts
     }
 
-    fn effect(&mut self, effect: Effect) -> bool {
+    /// Carries out one; true if it became a fact at once.
+    pub(super) fn effect(&mut self, effect: Effect) -> bool {
         let epoch = self.epoch;
         match effect {
             Effect::Spawn { id, part, role, spec, generation } => {

@@ -506,13 +506,17 @@ impl Engine {
 
     /// Settles the world, carries out what it asks for, wakes watchers.
     fn turn_ends(&mut self) {
-        self.world.settle(clock::now());
-        // Effects that fail at once (a program that is not there) are facts for the same turn.
-        while self.carry_out() {
-            self.world.settle(clock::now());
+        // What is decided is carried out before more is. Effects that fail at once (a program that is not there) are facts for
+        // the same turn.
+        let mut later = Vec::new();
+        while self.world.settle_some(clock::now()) | self.carry_out(&mut later) {}
+        self.collector.wake();
+        for effect in later {
+            self.effect(effect);
         }
         self.store.used(self.world.next_incarnation());
         self.save_failures();
+        self.store.hand_over();
         let touched = self.world.take_touched();
         self.tell_listeners(&touched);
         if !touched.is_empty() || std::mem::take(&mut self.saw_events) {

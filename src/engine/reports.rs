@@ -1,5 +1,6 @@
 //! What the keeper reports, and what becomes of it when it is gone.
 
+use crate::base::Part;
 use crate::keeper::protocol::{Down, Report, Request, signal_words};
 use crate::os::clock;
 use crate::world::{Event, InstanceFact};
@@ -12,7 +13,7 @@ impl Engine {
         match report {
             Report::Spawned { id, part, pid, at, ports, left_out } => {
                 self.count_start();
-                self.attach_pipes(&id, fds);
+                self.attach_pipes(&id, (part == Part::Main).then_some(pid), fds);
                 self.fact(id, InstanceFact::Spawned { part, pid, at, ports, left_out });
             }
             Report::SpawnFailed { id, part, stage, errno, detail } => {

@@ -14,7 +14,8 @@ use super::{Attached, Engine, Input, Inputs};
 
 impl Engine {
     /// Descriptors of an instance, as the keeper sends them: stdout, stderr, and what it tells readiness by.
-    pub(super) fn attach_pipes(&mut self, id: &InstanceId, fds: Vec<OwnedFd>) {
+    /// `main`: the pid of its main program, if that one is known by now.
+    pub(super) fn attach_pipes(&mut self, id: &InstanceId, main: Option<u32>, fds: Vec<OwnedFd>) {
         if self.attached.contains_key(id) {
             return;
         }
@@ -24,7 +25,7 @@ impl Engine {
             return tracing::error!(%id, "its output did not arrive: too many open files");
         };
         self.collector.open(id.clone(), stdout, stderr);
-        let notify = fds.next().map(|fd| tokio::spawn(listen(id.clone(), fd, self.inputs.clone())));
+        let notify = fds.next().map(|fd| tokio::spawn(listen(id.clone(), main, fd, self.inputs.clone())));
         self.attached.insert(id.clone(), Attached { notify, main_pid: None, told: None });
     }
 
@@ -39,7 +40,7 @@ impl Engine {
 }
 
 /// A socket (sd_notify) or a pipe (s6), until its end.
-async fn listen(id: InstanceId, fd: OwnedFd, inputs: Inputs) {
+async fn listen(id: InstanceId, main: Option<u32>, fd: OwnedFd, inputs: Inputs) {
     let is_socket = rustix::net::sockopt::socket_type(&fd).is_ok();
     let Ok(fd) = inherit::watched(fd, Interest::READABLE) else { return };
     loop {
@@ -52,7 +53,7 @@ async fn listen(id: InstanceId, fd: OwnedFd, inputs: Inputs) {
                     if !is_ready {
                         let _ = notify::receive(&fd);
                     }
-                    datagram(&id, message, &inputs).await
+                    datagram(&id, main, message, &inputs).await
                 }
                 Ok(Err(_)) => return,
                 Err(_) => continue,
@@ -83,9 +84,15 @@ async fn listen(id: InstanceId, fd: OwnedFd, inputs: Inputs) {
 }
 
 /// The facts of one datagram. A sender that does not belong to the instance is not heard (architecture §8).
-async fn datagram(id: &InstanceId, message: notify::Message, inputs: &Inputs) -> Vec<InstanceFact> {
+async fn datagram(
+    id: &InstanceId,
+    main: Option<u32>,
+    message: notify::Message,
+    inputs: &Inputs,
+) -> Vec<InstanceFact> {
     let Some(sender) = message.sender else { return Vec::new() };
-    if !belongs(sender, id) {
+    // The kernel names the sender: usually the main program, which is known without asking /proc.
+    if main != Some(sender) && !belongs(sender, id) {
         tracing::warn!(%id, sender, "a notify message from outside the instance is ignored");
         return Vec::new();
     }

@@ -1,5 +1,6 @@
 //! The thread that moves and frames output. It sleeps until a pipe has bytes or the daemon has a word for it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -44,9 +45,11 @@ enum Command {
 /// Sends to the engine; `None` once it is gone.
 pub type Tell = Box<dyn Fn(Told) -> Option<()> + Send>;
 
-/// A handle of the thread.
+/// A handle of the thread. It hears what it is told with the next [`Collector::wake`].
 pub struct Collector {
     commands: Option<Sender<Command>>,
+    /// Something was said that the thread has not been woken for.
+    told: Cell<bool>,
     wake: OwnedFd,
     thread: Option<JoinHandle<()>>,
     /// Grows whenever a log does: those who follow one wait for it.
@@ -82,13 +85,18 @@ impl Collector {
             .name("logs".into())
             .stack_size(256 << 10)
             .spawn(move || work.run(&queue, &waker))?;
-        Ok(Self { commands: Some(commands), wake, thread: Some(thread), grown })
+        Ok(Self { commands: Some(commands), told: Cell::new(false), wake, thread: Some(thread), grown })
     }
 
     fn send(&self, command: Command) {
-        if let Some(commands) = &self.commands
-            && commands.send(command).is_ok()
-        {
+        if let Some(commands) = &self.commands {
+            self.told.set(commands.send(command).is_ok() || self.told.get());
+        }
+    }
+
+    /// Wakes the thread if it was told anything since the last time: once for all that a turn had to say.
+    pub fn wake(&self) {
+        if self.told.take() {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
     }
@@ -159,7 +167,8 @@ struct Work {
     logs: PathBuf,
     index: PathBuf,
     epoll: OwnedFd,
-    instances: BTreeMap<InstanceId, Captured>,
+    /// Boxed: nodes of a map that was filled in order are half empty.
+    instances: BTreeMap<InstanceId, Box<Captured>>,
     /// Epoll keys: two an instance, even for stdout.
     ids: BTreeMap<u64, InstanceId>,
     next_key: u64,
@@ -265,7 +274,7 @@ impl Work {
         ];
         self.spools_open += streams.iter().filter(|spool| spool.is_open()).count();
         self.ids.insert(key, id.clone());
-        self.instances.insert(id.clone(), Captured { streams, key, pattern: None });
+        self.instances.insert(id.clone(), Box::new(Captured { streams, key, pattern: None }));
         if known {
             for stream in Stream::BOTH {
                 self.derive(&id, stream, false);
@@ -327,7 +336,9 @@ impl Work {
             let spool = &captured.streams[stream as usize];
             !spool.is_open() && is_readable(spool.pipe())
         };
-        if self.spools_open < self.room.spools || !self.instances.get(id).is_some_and(needs) {
+        if self.spools_open < self.room.spools
+            || !self.instances.get(id).is_some_and(|captured| needs(captured))
+        {
             return;
         }
         self.rest_spools();

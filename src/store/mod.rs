@@ -3,6 +3,7 @@
 
 mod schema;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -129,9 +130,11 @@ enum Command {
     Flush(Sender<()>),
 }
 
-/// A handle of the thread.
+/// A handle of the thread. It hears what it is told with the next [`Store::hand_over`] or question.
 pub struct Store {
-    commands: Sender<Command>,
+    commands: Sender<Vec<Command>>,
+    /// Not handed over yet.
+    waiting: RefCell<Vec<Command>>,
     reserved: Incarnation,
     thread: Option<JoinHandle<()>>,
 }
@@ -159,73 +162,91 @@ impl Store {
             .stack_size(256 << 10)
             .spawn(move || serve(connection, &queue))
             .map_err(|error| fail(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-        Ok((Self { commands, reserved, thread: Some(thread) }, restored))
+        Ok((Self { commands, waiting: RefCell::default(), reserved, thread: Some(thread) }, restored))
+    }
+
+    fn keep(&self, command: Command) {
+        self.waiting.borrow_mut().push(command);
+    }
+
+    /// Gives the thread what it was told since the last time: once for all that a turn had to say.
+    pub fn hand_over(&self) {
+        let waiting = self.waiting.take();
+        if !waiting.is_empty() {
+            let _ = self.commands.send(waiting);
+        }
+    }
+
+    /// The same with one that is not put off; a question is answered after everything that was told before it.
+    fn ask(&self, command: Command) {
+        self.keep(command);
+        self.hand_over();
     }
 
     /// The daemon's epoch, told once it is known.
     pub fn begin(&self, epoch: Epoch) {
-        let _ = self.commands.send(Command::Epoch(epoch));
+        self.ask(Command::Epoch(epoch));
     }
 
     /// All of them are saved, or none.
     pub fn save_units(&self, units: Vec<(Name, Box<Checkpoint>)>) {
-        let _ = self.commands.send(Command::SaveUnits(units));
+        self.keep(Command::SaveUnits(units));
     }
 
     pub fn drop_unit(&self, name: Name) {
-        let _ = self.commands.send(Command::DropUnit(name));
+        self.keep(Command::DropUnit(name));
     }
 
     pub fn save_change(&self, change: &Change) {
-        let _ = self.commands.send(Command::SaveChange(Box::new(change.into())));
+        self.keep(Command::SaveChange(Box::new(change.into())));
     }
 
     pub fn accept(&self, revision: Revision, cause: String, sets: Vec<StoredSet>) {
-        let _ = self.commands.send(Command::Accept { revision, cause, at: clock::wall(), sets });
+        self.keep(Command::Accept { revision, cause, at: clock::wall(), sets });
     }
 
     /// Error records by id, and ids that made room.
     pub fn save_errors(&self, bodies: Vec<(u64, String)>, dropped: Vec<u64>) {
-        let _ = self.commands.send(Command::SaveErrors { bodies, dropped });
+        self.keep(Command::SaveErrors { bodies, dropped });
     }
 
     /// Keeps the reservation ahead of what is used.
     pub fn used(&mut self, next: Incarnation) {
         if next.0 + BLOCK / 2 > self.reserved.0 {
             self.reserved = Incarnation(next.0 + BLOCK);
-            let _ = self.commands.send(Command::Reserve(self.reserved));
+            self.keep(Command::Reserve(self.reserved));
         }
     }
 
     pub fn save_rollout(&self, name: Name, rollout: Box<RolloutRecord>) {
-        let _ = self.commands.send(Command::SaveRollout(name, rollout));
+        self.keep(Command::SaveRollout(name, rollout));
     }
 
     /// The rollouts of a unit, oldest first. Waits for the thread.
     pub fn rollouts(&self, name: &Name) -> Vec<RolloutRecord> {
         let (answer, receive) = channel();
-        let _ = self.commands.send(Command::Rollouts(name.clone(), answer));
+        self.ask(Command::Rollouts(name.clone(), answer));
         receive.recv().unwrap_or_default()
     }
 
     /// The sets of a kept revision, with their manifests as written. Waits for the thread.
     pub fn revision(&self, revision: Revision) -> Option<Vec<StoredSet>> {
         let (answer, receive) = channel();
-        let _ = self.commands.send(Command::Revision(revision, answer));
+        self.ask(Command::Revision(revision, answer));
         receive.recv().ok().flatten()
     }
 
     /// The latest changes, newest first. Waits for the thread.
     pub fn changes(&self, limit: usize) -> Vec<StoredChange> {
         let (answer, receive) = channel();
-        let _ = self.commands.send(Command::Changes(limit, answer));
+        self.ask(Command::Changes(limit, answer));
         receive.recv().unwrap_or_default()
     }
 
     /// Everything said so far is on the disk.
     pub fn flush(&self) {
         let (answer, receive) = channel();
-        let _ = self.commands.send(Command::Flush(answer));
+        self.ask(Command::Flush(answer));
         let _ = receive.recv();
     }
 }
@@ -241,11 +262,10 @@ impl Drop for Store {
     }
 }
 
-fn serve(mut connection: Connection, queue: &Receiver<Command>) {
+fn serve(mut connection: Connection, queue: &Receiver<Vec<Command>>) {
     // One transaction for everything that is waiting: a thousand starts are a few commits.
-    while let Ok(first) = queue.recv() {
-        let mut batch = vec![first];
-        batch.extend(queue.try_iter().take(4095));
+    while let Ok(mut batch) = queue.recv() {
+        batch.extend(queue.try_iter().take(255).flatten());
         let mut answers: Vec<Box<dyn FnOnce()>> = Vec::new();
         let result = connection.transaction().and_then(|transaction| {
             for command in batch {

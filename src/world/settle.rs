@@ -1,6 +1,6 @@
 //! A turn's end: plan what is dirty, take the steps that can be taken, until nothing is left to do.
 
-use crate::base::{InstanceId, Name, Now, Seat};
+use crate::base::{InstanceId, Name, Now, Seat, limits};
 use crate::plan::{Action, Pick, Plan, Step, UnitPlan, Verb, Waiting, plan_unit};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Circuit, EndReason, Fact, Lifecycle, StopReason};
@@ -15,11 +15,21 @@ use super::{Change, OpenChange, Outcome, World};
 impl World {
     /// Plans every dirty unit and takes the steps that can be taken. Terminates: a step makes its own condition false.
     pub fn settle(&mut self, now: Now) {
+        while self.settle_some(now) {}
+    }
+
+    /// The same for a few units; true if some are left. What is asked for by then can be carried out before going on: the
+    /// first of a thousand programs is started or stopped while the others are still planned.
+    pub fn settle_some(&mut self, now: Now) -> bool {
         if !self.begun {
-            return;
+            return false;
         }
-        while let Some(name) = self.dirty.pop_first() {
+        for _ in 0..limits::SETTLE_BATCH {
+            let Some(name) = self.dirty.pop_first() else { break };
             self.settle_unit(now, &name);
+        }
+        if !self.dirty.is_empty() {
+            return true;
         }
         self.finish(now);
         // A change that grew in this turn is saved once, however many of its units did something.
@@ -28,6 +38,7 @@ impl World {
                 self.effects.push_back(Effect::SaveChange(open.change.clone().into()));
             }
         }
+        false
     }
 
     /// Planning begins: what the first plan does belongs to one change.
@@ -89,7 +100,7 @@ impl World {
     /// Conditions, deadlines and neighbours follow the state.
     pub(super) fn refresh(&mut self, now: Now, name: &Name) {
         self.update_conditions(now, name);
-        self.timers.set(name, self.units.get(name).and_then(super::Unit::deadline));
+        self.timers.set(name, self.units.get(name).and_then(|unit| unit.deadline()));
         self.tell_neighbours(name);
     }
 
@@ -489,7 +500,7 @@ impl World {
         let Some(limit) = self.desired.max_concurrent_rollouts else { return true };
         let rolls = |unit: &super::Unit| unit.rollout.is_active() && unit.rollout.deadline.is_some();
         let others = self.units.iter().filter(|(other, unit)| *other != name && rolls(unit));
-        self.units.get(name).is_some_and(rolls) || (others.count() as u32) < limit
+        self.units.get(name).is_some_and(|unit| rolls(unit)) || (others.count() as u32) < limit
     }
 
     /// A slot left Starting: another unit may start.

@@ -296,13 +296,16 @@ impl Sim {
             return Err("it does not come to rest".into());
         }
         let now = self.clock();
-        self.world.settle(now);
-        while let Some(effect) = self.world.poll_effect() {
-            // Looks are many and change nothing: daemons would do nothing but die at them.
-            let share = if matches!(effect, Effect::LookAt { .. }) { 0.005 } else { 0.25 };
-            self.effect(effect)?;
-            if self.rng.chance(self.faults.daemon_dies * share) {
-                return self.somebody_dies();
+        let mut more = true;
+        while more {
+            more = self.world.settle_some(now);
+            while let Some(effect) = self.world.poll_effect() {
+                // Looks are many and change nothing: daemons would do nothing but die at them.
+                let share = if matches!(effect, Effect::LookAt { .. }) { 0.005 } else { 0.25 };
+                self.effect(effect)?;
+                if self.rng.chance(self.faults.daemon_dies * share) {
+                    return self.somebody_dies();
+                }
             }
         }
         self.heard.clear();
