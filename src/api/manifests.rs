@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -268,10 +269,10 @@ fn value_differences(
     let mut names: Vec<&String> = old.iter().chain(new).map(|var| &var.name).collect();
     names.sort();
     names.dedup();
-    let find = |env: &[crate::manifest::resolve::EnvVar], name: &str| {
+    let find = |env: &[Arc<crate::manifest::resolve::EnvVar>], name: &str| {
         env.iter().find(|var| var.name == name).cloned()
     };
-    let shown = |var: Option<crate::manifest::resolve::EnvVar>| match var {
+    let shown = |var: Option<Arc<crate::manifest::resolve::EnvVar>>| match var {
         Some(var) if var.secret => json!("***"),
         Some(var) => json!(crate::base::ports::without_stand_ins(&var.value)),
         None => Value::Null,

@@ -121,7 +121,7 @@ fn order(engine: &mut Engine, name: &Name, call: &RolloutCall) -> Result<Order, 
 fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refusal> {
     let Some(revision) = to else {
         let unit = engine.world.units().get(name);
-        let runs_good = unit.is_some_and(Unit::is_rolled_back);
+        let runs_good = unit.is_some_and(|unit| unit.is_rolled_back());
         let before = unit.and_then(|unit| unit.before.as_ref()).map(|before| before.revision);
         return match before {
             Some(_) if !runs_good => Ok(Order::Undo(name.clone(), None)),

@@ -214,7 +214,7 @@ fn instance(slot: &Slot) -> Instance {
         ready: slot.is_ready(),
         generation: running.map(|instance| instance.generation.0),
         restarts: slot.restart.restarts,
-        last_exit: slot.last_end.as_ref().map(last_exit),
+        last_exit: slot.last_end.as_deref().map(last_exit),
         cpu_seconds: stat.as_ref().map(|stat| stat.cpu_ticks as f64 / ticks),
         memory_bytes: stat.map(|stat| stat.rss_pages * rustix::param::page_size() as u64),
         status_text: running.and_then(|instance| instance.status_text.clone()),
@@ -283,7 +283,7 @@ pub fn not_as_written(world: &World) -> Vec<String> {
             (None, None) => None,
         }
     };
-    world.units().values().filter_map(sentence).collect()
+    world.units().values().filter_map(|unit| sentence(unit)).collect()
 }
 
 pub fn plan(world: &World, plan: &crate::plan::Plan) -> Plan {

@@ -89,7 +89,7 @@ impl Engine {
         for (name, watch) in self.listening.watches.iter_mut().filter(|(_, watch)| watch.due <= now) {
             let held = self.listening.holdings.get(name);
             let waiting = held.into_iter().flat_map(|held| &held.listeners).find(|listen| waits(listen));
-            let up = self.world.units().get(name).and_then(first_up);
+            let up = self.world.units().get(name).and_then(|unit| first_up(unit));
             if watch.look(up, waiting.is_some(), now) {
                 ignored.extend(waiting.map(|listen| (name.clone(), listen.to_string())));
             }

@@ -83,7 +83,7 @@ impl StartedWith {
             service: Arc::new(service),
             written: started.written.into(),
             base_dir: started.base_dir,
-            env: env.collect(),
+            env: env.map(Arc::new).collect(),
             marks: started.marks,
             awaits_log: false,
         };
@@ -91,7 +91,7 @@ impl StartedWith {
             object: ObjectRef { kind: started.kind, name: name.clone() },
             set: started.set.into(),
             labels: started.labels,
-            policy,
+            policy: policy.into(),
             launch: Arc::new(launch),
             machine: None,
             unenforced: None,

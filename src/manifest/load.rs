@@ -1,6 +1,7 @@
 //! A set of files → objects, with everything that is wrong with them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,11 +20,18 @@ use super::spec::{
 use super::tree::{self, Node};
 
 /// One file of a set. Relative paths inside count from its directory.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct SourceFile {
     pub path: PathBuf,
     /// Its bytes, or why there are none.
     pub content: Result<Arc<[u8]>, String>,
+}
+
+/// Not derived: paths are compared as they are written, not part by part; a reload compares thousands.
+impl PartialEq for SourceFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.path.as_os_str() == other.path.as_os_str() && self.content == other.content
+    }
 }
 
 /// What is loaded together.
@@ -145,19 +153,20 @@ pub fn load(input: &LoadInput, cache: &mut ParseCache) -> (Objects, Vec<Diagnost
 #[derive(Default)]
 struct Kept {
     objects: Objects,
-    files: BTreeSet<PathBuf>,
+    files: BTreeSet<OsString>,
 }
 
 impl Kept {
     fn of(input: &LoadInput, known: &Objects) -> Self {
-        let content = |file: &'_ SourceFile| file.content.as_ref().ok().cloned();
-        let now: BTreeMap<&Path, Arc<[u8]>> =
-            input.files.iter().filter_map(|file| Some((file.path.as_path(), content(file)?))).collect();
+        let content = |file: &SourceFile| file.content.as_ref().ok().cloned();
+        let now: BTreeMap<&OsStr, Arc<[u8]>> =
+            input.files.iter().filter_map(|file| Some((file.path.as_os_str(), content(file)?))).collect();
         let objects = known.only(|source| {
             *source.set == *input.set
-                && now.get(source.file.as_path()).is_some_and(|bytes| *bytes == source.bytes)
+                && now.get(source.file.as_os_str()).is_some_and(|bytes| *bytes == source.bytes)
         });
-        let files = objects.sources().into_iter().map(|source| source.file.clone()).collect();
+        let files =
+            objects.sources().into_iter().map(|source| source.file.clone().into_os_string()).collect();
         Self { objects, files }
     }
 }
@@ -166,7 +175,7 @@ impl Kept {
 fn load_with(input: &LoadInput, kept: Kept, cache: &mut ParseCache) -> Option<(Objects, Vec<Diagnostic>)> {
     let mut diagnostics = Vec::new();
     let mut drafts: BTreeMap<ObjectRef, Draft> = BTreeMap::new();
-    let changed = input.files.iter().filter(|file| !kept.files.contains(&file.path));
+    let changed = input.files.iter().filter(|file| !kept.files.contains(file.path.as_os_str()));
     for draft in parse_all(changed, &mut diagnostics) {
         if let Some(first) = drafts.get(&draft.object) {
             diagnostics.push(duplicate(&draft, first));

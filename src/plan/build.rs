@@ -11,7 +11,7 @@ use crate::base::{BackoffCurve, Name, Revision};
 use crate::manifest::check;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::load::{Objects, Source};
-use crate::manifest::resolve::{Context, Resolved, resolve, switched_off};
+use crate::manifest::resolve::{Context, EnvVar, Resolved, resolve, switched_off};
 use crate::manifest::spec::probe::{PortRef, Probe, ProbeAction};
 use crate::manifest::spec::service::{
     DependencyCondition, Freeze, OnFreeze as WrittenOnFreeze, PortNumber, RestartPolicy as WrittenRestart,
@@ -38,6 +38,31 @@ pub struct Built {
     pub notifiers: Vec<NotifierPlan>,
     /// Files that values came from, for watching.
     pub files: Vec<PathBuf>,
+    /// The last variable of each name.
+    shared: BTreeMap<String, Arc<EnvVar>>,
+    /// The last unit's.
+    policy: Option<Arc<Policy>>,
+}
+
+impl Built {
+    /// The same variable of an earlier unit, if it is the same in everything.
+    fn share(&mut self, var: EnvVar) -> Arc<EnvVar> {
+        match self.shared.get(&var.name).filter(|known| ***known == var) {
+            Some(known) => known.clone(),
+            None => {
+                let var = Arc::new(var);
+                self.shared.insert(var.name.clone(), var.clone());
+                var
+            }
+        }
+    }
+
+    /// The policy of the unit before, if this one's is the same.
+    fn share_policy(&mut self, policy: Policy) -> Arc<Policy> {
+        let shared = self.policy.take().filter(|known| **known == policy).unwrap_or_else(|| Arc::new(policy));
+        self.policy = Some(shared.clone());
+        shared
+    }
 }
 
 /// Builds the desired state. E1 findings mean that it must not be accepted; E2 findings stop single units only. `key` is
@@ -122,7 +147,7 @@ fn unit(
         base_dir: source.base_dir.clone(),
         service,
         argv,
-        env,
+        env: env.into_iter().map(|var| built.share(var)).collect(),
     };
     if let Some(machine) = machine.filter(|_| off.is_none()) {
         machine_faults(&launch, source, machine, &mut found);
@@ -140,7 +165,7 @@ fn unit(
         object: source.object.clone(),
         set: source.set.clone(),
         labels: labels.clone(),
-        policy,
+        policy: built.share_policy(policy),
         launch: Arc::new(launch),
         machine: fault,
         unenforced,

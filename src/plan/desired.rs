@@ -32,7 +32,8 @@ pub struct UnitSpec {
     /// The set that owns it.
     pub set: Arc<str>,
     pub labels: BTreeMap<String, String>,
-    pub policy: Policy,
+    /// Shared where units have the same: most of it is defaults.
+    pub policy: Arc<Policy>,
     /// What an executor needs to start it; the plan only compares it.
     pub launch: Arc<Launch>,
     /// Why it cannot run on this machine (E2xxx), if so.

@@ -26,7 +26,8 @@ pub struct Launch {
     /// Relative paths count from here.
     pub base_dir: PathBuf,
     pub argv: Vec<String>,
-    pub env: Vec<EnvVar>,
+    /// Shared where units have the same value from the same place: most of an environment is inherited.
+    pub env: Vec<Arc<EnvVar>>,
     /// Keyed digests of the declared variables and of argv: what is compared, without the values.
     pub marks: Vec<ValueMark>,
     /// Its readiness or startup is told by a line in its log.
@@ -115,7 +116,9 @@ impl Launch {
             hasher.update(mark.name.as_bytes());
             hasher.update(mark.digest.to_le_bytes());
         }
-        hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        let mut first = [0; 16];
+        first.copy_from_slice(&hasher.finalize()[..16]);
+        format!("{:032x}", u128::from_be_bytes(first))
     }
 
     /// The fields that differ, by what it takes to make them equal.

@@ -41,10 +41,10 @@ pub enum Phase {
         probation: Instant,
     },
     /// It failed; what was good takes its place again.
-    RollingBack(Failure),
-    RolledBack(Failure),
+    RollingBack(Box<Failure>),
+    RolledBack(Box<Failure>),
     /// It failed and stays as it is: `autoRollback: false`, or there is nothing to go back to.
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 /// How far a rollout has got, for the next daemon: one that dies every minute must not give a bad version time without end.

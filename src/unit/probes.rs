@@ -19,7 +19,8 @@ use super::policy::{Policy, ProbeKind, ProbePolicy, ProbeWay};
 /// The probes of one instance.
 #[derive(Clone, Debug)]
 pub struct ProbeBoard {
-    tracks: [Option<Track>; 3],
+    /// Boxed: most services have no probe.
+    tracks: [Option<Box<Track>>; 3],
     ready: bool,
     through: bool,
 }
@@ -78,6 +79,7 @@ impl ProbeBoard {
             policy
                 .probe(kind)
                 .map(|probe| Track::new(probe, executed_at, gated && kind != ProbeKind::Startup))
+                .map(Box::new)
         });
         Self { tracks, ready: false, through: false }
     }

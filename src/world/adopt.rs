@@ -24,7 +24,7 @@ impl World {
         };
         let unit = self.units.entry(name.clone()).or_insert_with(|| {
             let unit = Unit::new(spec.clone(), adopted.generation, Default::default(), now.wall);
-            Unit { declared: false, ..unit }
+            Box::new(Unit { declared: false, ..unit })
         });
         let slot = unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
         if slot.instance.as_ref().is_some_and(|known| known.incarnation > adopted.id.incarnation) {

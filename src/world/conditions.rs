@@ -57,7 +57,7 @@ impl World {
                 Some(old) if old.status == status => old.since,
                 _ => now.wall,
             };
-            settled.insert(finding.kind, Settled { status, reason: finding.reason, since });
+            settled.set(finding.kind, Settled { status, reason: finding.reason, since });
             changed = true;
         }
         if changed && let Some(unit) = self.units.get_mut(name) {
@@ -271,7 +271,7 @@ fn completed_finding(unit: &Unit) -> Finding {
 
 /// There from the first rollback on: what runs is not what the manifest says.
 fn rolled_back_finding(unit: &Unit) -> Option<Finding> {
-    let known = unit.conditions.contains_key("RolledBack");
+    let known = unit.conditions.get("RolledBack").is_some();
     let finding = |status, reason, message| Finding { kind: "RolledBack", status, reason, message };
     match &unit.overrides.rejected {
         Some(rejected) => {

@@ -295,7 +295,7 @@ pub struct Overrides {
     pub pinned: Option<(Revision, Signature)>,
     /// What the manifest says was found bad and is not tried again as it is.
     #[serde(default)]
-    pub rejected: Option<Rejection>,
+    pub rejected: Option<Box<Rejection>>,
 }
 
 /// An automatic rollback.

@@ -107,7 +107,7 @@ impl World {
             self.ask_due(now, name, seat);
             self.look_due(now, name, seat);
         }
-        self.timers.set(name, self.units.get(name).and_then(super::Unit::deadline));
+        self.timers.set(name, self.units.get(name).and_then(|unit| unit.deadline()));
     }
 
     fn check_active_deadline(&mut self, now: Now, name: &Name, seat: Seat) {
@@ -368,7 +368,8 @@ impl World {
                 record,
             })
         });
-        slot.last_end = Some(LastEnd { end: end.clone(), at: now.wall, incarnation: id.incarnation, words });
+        let last = LastEnd { end: end.clone(), at: now.wall, incarnation: id.incarnation, words };
+        slot.last_end = Some(Box::new(last));
         slot.rested_at = if started_with > generation { generation } else { started_with };
         (slot.ready_since, slot.available, slot.reloading) = (None, false, None);
         let ran =

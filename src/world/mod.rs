@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! handle(now, Event) … handle(now, Event)   facts and wishes go in
-//! settle(now)                               plan what is dirty, take the steps that can be taken
+//! settle_some(now)                          plan some of what is dirty, take the steps that can be taken
 //! poll_effect() → Effect                    what the executor is to do
 //! poll_deadline() → Instant                 when a Tick is wanted
 //! ```
@@ -50,7 +50,8 @@ use chronicle::Entry;
 #[derive(Clone)]
 pub struct World {
     desired: Arc<Desired>,
-    units: BTreeMap<Name, Unit>,
+    /// Boxed: nodes of a map that was filled in order are half empty.
+    units: BTreeMap<Name, Box<Unit>>,
     externals: BTreeMap<Name, External>,
     /// Who depends on whom, among all units there are, those on their way out included.
     dependents: BTreeMap<Name, BTreeSet<Name>>,
@@ -201,7 +202,7 @@ impl World {
         self.desired.revision
     }
 
-    pub fn units(&self) -> &BTreeMap<Name, Unit> {
+    pub fn units(&self) -> &BTreeMap<Name, Box<Unit>> {
         &self.units
     }
 

@@ -121,7 +121,7 @@ impl World {
             };
             unit.cause = Some(record);
             unit.rolled_by = Some(cause.clone());
-            self.units.insert(name.clone(), unit);
+            self.units.insert(name.clone(), Box::new(unit));
             if self.begun {
                 self.resume_rollout(now, name);
             }

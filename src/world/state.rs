@@ -59,13 +59,30 @@ pub struct Unit {
     /// `replicas` before the last scale, until it is reached.
     pub scaled_from: Option<u32>,
     /// When each condition last changed, with the value it had.
-    pub conditions: BTreeMap<&'static str, Settled>,
+    pub conditions: SettledConditions,
     /// What dependents were last told: a difference marks them dirty.
     pub facets: Option<crate::plan::Facets>,
     /// What it waits for, as the last plan said.
     pub waiting: Option<String>,
     /// The dependency that held up its start: when it starts, that one's readiness is the cause.
     pub waited_for: Option<Name>,
+}
+
+/// Conditions by kind: a handful, so a list is smaller and quicker than a map.
+#[derive(Clone, Debug, Default)]
+pub struct SettledConditions(Vec<(&'static str, Settled)>);
+
+impl SettledConditions {
+    pub fn get(&self, kind: &str) -> Option<&Settled> {
+        self.0.iter().find(|(known, _)| *known == kind).map(|(_, settled)| settled)
+    }
+
+    pub fn set(&mut self, kind: &'static str, settled: Settled) {
+        match self.0.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, old)) => *old = settled,
+            None => self.0.push((kind, settled)),
+        }
+    }
 }
 
 /// A condition's value since a time.
@@ -84,7 +101,8 @@ pub struct Slot {
     /// While something of an instance may exist.
     pub instance: Option<Instance>,
     pub restart: RestartState,
-    pub last_end: Option<LastEnd>,
+    /// Boxed: rarely there.
+    pub last_end: Option<Box<LastEnd>>,
     /// The generation that a Failed or Done rest belongs to.
     pub rested_at: Generation,
     pub restart_asked: Option<String>,
@@ -170,7 +188,7 @@ impl Unit {
             cause: None,
             change: None,
             scaled_from: None,
-            conditions: BTreeMap::new(),
+            conditions: SettledConditions::default(),
             facets: None,
             waiting: None,
             waited_for: None,

@@ -83,7 +83,7 @@ impl World {
         match sight {
             // Only its timer has moved.
             Sight::Nothing => {
-                return self.timers.set(name, self.units.get(name).and_then(super::Unit::deadline));
+                return self.timers.set(name, self.units.get(name).and_then(|unit| unit.deadline()));
             }
             Sight::Degraded(finding) => {
                 self.warn(now, name, seat, finding.reason, &format!("is degraded: {}", finding.message));

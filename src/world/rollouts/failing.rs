@@ -65,7 +65,7 @@ impl World {
             return;
         }
         if !unit.spec.policy.update.auto_rollback {
-            unit.rollout.phase = Phase::Failed(failure.clone());
+            unit.rollout.phase = Phase::Failed(failure.clone().into());
             unit.rollout.deadline = None;
             let message = format!(
                 "the rollout of revision {revision} has failed and stays as it is (autoRollback: false): {}",
@@ -134,12 +134,12 @@ impl World {
         let revision = unit.rollout.revision;
         let own_cause = unit.slots.values().filter_map(|slot| slot.cause).max().or(unit.cause);
         if unit.overrides.pinned.take().is_none() {
-            unit.overrides.rejected = Some(Rejection {
+            unit.overrides.rejected = Some(Box::new(Rejection {
                 digest: unit.written.spec.launch.digest(),
                 revision,
                 runs: back.revision,
                 failure: failure.clone(),
-            });
+            }));
         }
         let replicas = unit.spec.policy.replicas;
         if replicas != back.spec.policy.replicas {
@@ -147,7 +147,7 @@ impl World {
         }
         (unit.spec, unit.generation) = (back.spec.clone(), back.generation);
         unit.good = Some(back);
-        unit.rollout.phase = Phase::RollingBack(failure.clone());
+        unit.rollout.phase = Phase::RollingBack(failure.clone().into());
         (unit.rollout.deadline, unit.rollout.ended) = (None, None);
         unit.rollout.promoted = true;
         unit.breaker.reset();

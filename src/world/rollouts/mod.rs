@@ -42,7 +42,7 @@ impl World {
         for slot in unit.slots.values_mut() {
             slot.former = None;
         }
-        self.timers.set(name, self.units.get(name).and_then(Unit::deadline));
+        self.timers.set(name, self.units.get(name).and_then(|unit| unit.deadline()));
     }
 
     /// Looks how far a unit has come: who is available, whether its rollout goes on, is over or has failed.

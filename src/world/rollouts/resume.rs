@@ -46,7 +46,7 @@ impl World {
             if let Some(rejected) = &unit.overrides.rejected {
                 unit.rollout.revision = rejected.revision;
                 unit.rollout.to = unit.written.generation;
-                unit.rollout.phase = Phase::RolledBack(rejected.failure.clone());
+                unit.rollout.phase = Phase::RolledBack(rejected.failure.clone().into());
             }
         } else {
             unit.before = Some(version.clone());
