@@ -270,15 +270,16 @@ impl World {
         match verdict {
             Verdict::Nothing => {}
             Verdict::Through => {
-                self.stop_watching(name, seat);
                 self.apply(now, name, seat, Fact::Through);
+                // First of all: READY=1 is said once, and a daemon that dies before the keeper knows of it has taken it along.
+                self.ready_changed(now, name, seat, true);
+                self.stop_watching(name, seat);
                 self.watch(now, name, seat);
                 self.note(now, name, seat, "Ready", "is ready");
-                self.ready_changed(now, name, seat, true);
             }
             Verdict::BecameReady => {
-                self.note(now, name, seat, "Ready", "is ready again");
                 self.ready_changed(now, name, seat, true);
+                self.note(now, name, seat, "Ready", "is ready again");
             }
             Verdict::BecameUnready(why) => {
                 self.warn(now, name, seat, "Unready", &format!("is not ready: {why}"));
