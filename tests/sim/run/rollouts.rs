@@ -12,6 +12,9 @@ use super::{Sim, system};
 
 /// A rollout that has not ended after this long does not end.
 const ENDS: Duration = Duration::from_secs(600);
+/// One that never gets ready is given up after `progressDeadline` (a minute), however often daemons die; the rest is for stopping
+/// and starting where the old one has to stop first.
+const HANGS: Duration = Duration::from_secs(120);
 /// What may be wrong with a version: nothing, or one of these.
 const FATES: [Option<&str>; 3] = [None, Some("crashes"), Some("hangs")];
 
@@ -45,6 +48,9 @@ impl Sim {
             self.change(&[(&name, fate)])?;
             self.roll(&key, fate)?;
             self.faults = Faults::NONE;
+            if fate.is_some() && self.rng.chance(0.3) {
+                self.is_not_tried_again(&key)?;
+            }
             let update = &self.desired.units.get(&key).ok_or("gone")?.policy.update;
             let apart = match update.strategy {
                 Strategy::Recreate => false,
@@ -62,6 +68,21 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    /// What was rolled back stays so under the next daemon.
+    fn is_not_tried_again(&mut self, name: &Name) -> Result<(), String> {
+        let before = self.mains();
+        self.daemon_dies()?;
+        let until = self.now + Duration::from_secs(30);
+        while self.now < until {
+            self.step(until)?;
+        }
+        let unit = self.world.units().get(name).ok_or("it is gone")?;
+        match self.mains() == before && unit.rollout.word(false) == "RolledBack" {
+            true => Ok(()),
+            false => Err(format!("{name} is tried again: {before:?} {:?}", self.mains())),
+        }
     }
 
     /// Edits that come while an earlier one is under way: whenever they do, the last one decides how it ends.
@@ -162,7 +183,11 @@ impl Sim {
 
     /// Until the rollout of a unit is over, as it should be, for the reason that there is, and what runs is what should.
     fn roll(&mut self, name: &Name, fate: Option<&str>) -> Result<(), String> {
+        let began = self.now;
         self.until_over(name, fate.is_some())?;
+        if fate == Some("hangs") && self.now.since(began) > HANGS {
+            return Err(format!("{name} was given up after {:?}", self.now.since(began)));
+        }
         let written = self.version(name.as_str());
         let running = self.running(name);
         if running.contains(&written) != fate.is_none() || running.len() != 1 {

@@ -65,7 +65,7 @@ impl Sim {
     }
 
     /// The living main processes.
-    fn mains(&self) -> BTreeSet<InstanceId> {
+    pub(super) fn mains(&self) -> BTreeSet<InstanceId> {
         let held = self.keeper.held.iter().filter(|(_, held)| held.main_alive() && !held.spec.policy.job);
         held.map(|(id, _)| id.clone()).collect()
     }
