@@ -21,15 +21,9 @@ impl Engine {
     pub(super) fn carry_out(&mut self, later: &mut Vec<Effect>) -> bool {
         let mut facts = false;
         while let Some(effect) = self.world.poll_effect() {
-            match effect {
-                Effect::Announce(_)
-                | Effect::Failed(_)
-                | Effect::SaveChange(_)
-                | Effect::SaveRollout { .. }
-                | Effect::SaveUnit { .. }
-                | Effect::DropUnit { .. }
-                | Effect::Finished { .. } => later.push(effect),
-                effect => facts |= self.effect(effect),
+            match effect.comes_last() {
+                true => later.push(effect),
+                false => facts |= self.effect(effect),
             }
         }
         facts

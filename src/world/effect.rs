@@ -133,6 +133,23 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// It is only told or written: carried out at the end of the turn, so that no program waits for it.
+    pub fn comes_last(&self) -> bool {
+        matches!(
+            self,
+            Self::Announce(_)
+                | Self::Failed(_)
+                | Self::SaveChange(_)
+                | Self::SaveRollout { .. }
+                | Self::SaveUnit { .. }
+                | Self::SaveUnits { .. }
+                | Self::DropUnit { .. }
+                | Self::Finished { .. }
+        )
+    }
+}
+
 /// How an instance failed, and what followed.
 #[derive(Clone, Debug)]
 pub struct Failure {

@@ -103,20 +103,20 @@ fn manifest(name: &str, kind: &str, demand: Demand, program: &Path, dir: &Path) 
     let (probes, heartbeat) = match demand {
         Nobody | Waits | Sends => ("", ""),
         Asks => (
-            "  ports: [{name: main, port: auto}]\n  probes: {readiness: {http: {port: main, path: /}, period: 1s, timeout: 1s}}\n",
+            "  ports: [{name: main, port: auto}]\n  probes: {readiness: {http: {port: main, path: /}, period: 1s, timeout: 2s}}\n",
             "",
         ),
-        Beats => ("  probes: {readiness: {notify: systemd}}\n", "heartbeat: 2s, "),
+        Beats => ("  probes: {readiness: {notify: systemd}}\n", "heartbeat: 4s, "),
     };
     format!(
         "---\napiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  command: [python3, {}, {kind}]\n  \
          workingDir: {}\n{}  restart: {{policy: Never}}\n  resources: {{nice: {}}}\n  stop: {{grace: 1s}}\n  circuitBreaker: null\n  \
-         watchdog: {{{heartbeat}freeze: {{soft: 2s, hard: 6s}}}}\n",
+         watchdog: {{{heartbeat}freeze: {{soft: 2s, hard: 8s}}}}\n",
         program.display(),
         dir.display(),
         probes,
         // Those that keep the machine busy let the others run.
-        if kind.contains("lock") { 0 } else { 10 },
+        if ["busy", "regex", "spinning_threads", "compressing", "forking"].contains(&kind) { 10 } else { 0 },
     )
 }
 
@@ -167,6 +167,12 @@ fn run(user: Option<u32>) {
     system.write("manifests/all.yaml", &text);
     user.iter().for_each(|user| system.belong_to(*user));
     system.start(&[]);
+    for (name, (_, _, _, dir)) in
+        programs.iter().filter(|(_, (_, demand, class, _))| *demand == Asks && class.is_some())
+    {
+        system.ready(&[name.as_str()]);
+        fs::write(dir.join("go"), "").unwrap();
+    }
     let mut clients = Vec::new();
     for (kind, demand, _, dir) in programs.values() {
         if !matches!(demand, Waits | Sends) {

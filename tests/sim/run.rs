@@ -296,10 +296,18 @@ impl Sim {
             return Err("it does not come to rest".into());
         }
         let now = self.clock();
+        let mut last = Vec::new();
         let mut more = true;
         while more {
             more = self.world.settle_some(now);
+            let mut now_or_last = Vec::new();
             while let Some(effect) = self.world.poll_effect() {
+                if effect.comes_last() { last.push(effect) } else { now_or_last.push(effect) }
+            }
+            if !more {
+                now_or_last.append(&mut last);
+            }
+            for effect in now_or_last {
                 // Looks are many and change nothing: daemons would do nothing but die at them.
                 let share = if matches!(effect, Effect::LookAt { .. }) { 0.005 } else { 0.25 };
                 self.effect(effect)?;
