@@ -41,7 +41,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "CircuitOpen" => (latest.unwrap_or(Category::Crash), Severity::Fatal),
         "Unready" => (said().unwrap_or(Category::Api), Severity::Warning),
         "ManifestInvalid" => (Category::Config, Severity::Recoverable),
-        "LogsBlocked" => (Category::Filesystem, Severity::Recoverable),
+        "LogsBlocked" | "StateBlocked" | "JournalBlocked" => (Category::Filesystem, Severity::Recoverable),
         "StateSetAside" => (Category::Database, Severity::Recoverable),
         "Survivors" => (Category::Resource, Severity::Recoverable),
         "CannotStart" => (said().unwrap_or(Category::Config), Severity::Recoverable),

@@ -282,15 +282,21 @@ impl World {
                 self.note(now, name, seat, "Ready", "is ready again");
             }
             Verdict::BecameUnready(why) => {
-                self.warn(now, name, seat, "Unready", &format!("is not ready: {why}"));
+                let cause = self.blame_running(now, name, seat).or_else(|| self.slot_cause(name, seat));
+                self.tell(now, name, seat, true, "Unready", &format!("is not ready: {why}"), cause);
                 self.ready_changed(now, name, seat, false);
             }
             Verdict::StartupFailed(why) => {
-                self.warn(now, name, seat, "StartupProbeFailed", &format!("did not start up: {why}"));
+                let words = format!("did not start up: {}{why}", self.times(name, seat, ProbeKind::Startup));
+                let cause = self.blame_running(now, name, seat).or_else(|| self.slot_cause(name, seat));
+                self.tell(now, name, seat, true, "StartupProbeFailed", &words, cause);
                 self.apply(now, name, seat, Fact::Stop { reason: StopReason::StartupFailed });
             }
             Verdict::LivenessFailed(why) => {
-                self.warn(now, name, seat, "LivenessProbeFailed", &format!("is not alive: {why}"));
+                let words = format!("is not alive: {}{why}", self.times(name, seat, ProbeKind::Liveness));
+                // That it was started and ready before is not why.
+                let cause = self.blame_running(now, name, seat);
+                self.tell(now, name, seat, true, "LivenessProbeFailed", &words, cause);
                 self.apply(now, name, seat, Fact::Stop { reason: StopReason::LivenessFailed });
             }
         }
@@ -355,6 +361,11 @@ impl World {
         let policy = &spec.policy;
         let failure = end.is_failure(policy);
         let after = slot.restart.after_end(policy, &end, now.mono, &mut self.rng);
+        if end.ran_for(now.mono) >= policy.restart.reset_after
+            && unit.changed.is_some_and(|(_, generation)| generation == started_with)
+        {
+            unit.changed = None;
+        }
         let failed = failure.then(|| {
             Box::new(Failure {
                 id: id.clone(),
@@ -415,9 +426,16 @@ impl World {
     fn breaker_failed(&mut self, now: Now, name: &Name, seat: Seat) {
         let Some(unit) = self.units.get_mut(name) else { return };
         let Some(policy) = unit.spec.policy.breaker.clone() else { return };
+        let trial = !matches!(unit.breaker.circuit(), Circuit::Closed);
         if !unit.breaker.failed(&policy, now.mono) {
             return;
         }
+        let times = match trial {
+            true => "its trial failed too".to_owned(),
+            false => {
+                format!("{} times within {}", policy.failures, crate::base::format_duration(policy.window))
+            }
+        };
         let wait = match unit.breaker.circuit() {
             Circuit::Open { until } => crate::base::format_duration(until - now.mono),
             _ => String::new(),
@@ -427,7 +445,7 @@ impl World {
             name,
             seat,
             "CircuitOpen",
-            &format!("failed too often: its circuit is open for {wait}"),
+            &format!("failed too often ({times}): its circuit is open for {wait}"),
         );
         let cause = self.slot_cause(name, seat);
         if let Some(unit) = self.units.get_mut(name) {
@@ -446,9 +464,9 @@ impl World {
 
     fn announce_end(&mut self, now: Now, name: &Name, seat: Seat, end: &End, words: &str) {
         let object = self.object(name);
-        // An exit that nobody asked for is a root: nothing that unisys knows of came before it.
+        // An exit that nobody asked for is a root, but for a change of its version: nothing else that unisys knows of came before.
         let cause = match end.reason {
-            EndReason::Exited => None,
+            EndReason::Exited => self.blame(name, seat, end.ran_for(now.mono)),
             _ => self.slot_cause(name, seat),
         };
         let change = self.units.get(name).and_then(|unit| unit.change);
@@ -466,16 +484,34 @@ impl World {
     }
 
     pub(super) fn note(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
-        self.tell(now, name, seat, false, reason, words);
+        self.tell(now, name, seat, false, reason, words, self.slot_cause(name, seat));
     }
 
     pub(super) fn warn(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
-        self.tell(now, name, seat, true, reason, words);
+        self.tell(now, name, seat, true, reason, words, self.slot_cause(name, seat));
     }
 
-    fn tell(&mut self, now: Now, name: &Name, seat: Seat, warning: bool, reason: &'static str, words: &str) {
+    /// `3 times: `, for a probe that is allowed to fail now and then.
+    fn times(&mut self, name: &Name, seat: Seat, kind: ProbeKind) -> String {
+        let threshold = self
+            .instance_mut(name, seat)
+            .and_then(|instance| Some(instance.spec.policy.probes[kind.index()].as_ref()?.failure_threshold));
+        threshold
+            .filter(|times| *times > 1)
+            .map_or(String::new(), |times| format!("{} failed {times} times: ", kind.as_str()))
+    }
+
+    fn tell(
+        &mut self,
+        now: Now,
+        name: &Name,
+        seat: Seat,
+        warning: bool,
+        reason: &'static str,
+        words: &str,
+        cause: Option<u64>,
+    ) {
         let object = self.object(name);
-        let cause = self.slot_cause(name, seat);
         let change = self.units.get(name).and_then(|unit| unit.change);
         let message = format!("{seat} {words}");
         let record = self.announce(now, Entry { warning, reason, object: &object, message, change, cause });

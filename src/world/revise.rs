@@ -171,7 +171,38 @@ impl World {
         unit.overrides.rejected = None;
         unit.overrides.pinned = None;
         let version = unit.written.clone();
+        let drift = Drift::between(&unit.spec, &version.spec);
+        let record = self.tell_changed(now, name, &drift, &version, record);
         self.want(now, name, version, record, cause);
+    }
+
+    /// Which fields a revision changed, where that may make a difference to how the program fares: what fails from now on fails
+    /// since then.
+    fn tell_changed(
+        &mut self,
+        now: Now,
+        name: &Name,
+        drift: &Drift,
+        version: &Version,
+        record: RecordId,
+    ) -> RecordId {
+        let (Drift::Replace(fields) | Drift::Reload(fields)) = drift else { return record };
+        let words = Drift::words(fields);
+        let fields = words.strip_suffix(" changed").unwrap_or("its spec");
+        let object = self.object(name);
+        let entry = Entry {
+            warning: false,
+            reason: "Changed",
+            object: &object,
+            message: format!("revision {} changed {fields}", version.revision),
+            change: None,
+            cause: Some(record),
+        };
+        let told = self.announce(now, entry);
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.changed = Some((told, version.generation));
+        }
+        told
     }
 
     /// Another version of a unit is wanted. What needs no new process is good as it is; the rest is a rollout.

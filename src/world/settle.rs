@@ -285,11 +285,16 @@ impl World {
 
     fn stop(&mut self, now: Now, name: &Name, seat: Seat, reason: StopReason, action: &Action) {
         let object = self.object(name);
+        // Taken along by a dependency that is stopped: what happened to that one is why.
+        let taken = action.reason.strip_prefix("it depends on ").and_then(|rest| rest.split(':').next());
+        let along = self.units.values().filter(|_| taken.is_some());
+        let along = along.filter(|unit| taken == Some(unit.spec.object.to_string().as_str()));
+        let along = along.filter_map(|unit| unit.cause).next();
         let Some(unit) = self.units.get_mut(name) else { return };
         if reason == StopReason::Replaced {
             unit.replacements += 1;
         }
-        let (change, cause) = (unit.change, unit.cause);
+        let (change, cause) = (unit.change, along.or(unit.cause));
         let message = format!("stopping {seat}: {}", action.reason);
         let record = self.announce(
             now,
@@ -420,14 +425,13 @@ impl World {
                     })
             });
             if let Some(dependency) = replaced {
-                asks.push((
-                    slot.seat,
-                    format!("{} was replaced (restart: true)", self.object(&dependency.name)),
-                ));
+                let why = format!("{} was replaced (restart: true)", self.object(&dependency.name));
+                asks.push((slot.seat, why, self.telling_record(&dependency.name)));
             }
         }
         if let Some(unit) = self.units.get_mut(name) {
-            for (seat, why) in asks {
+            for (seat, why, cause) in asks {
+                unit.cause = cause.or(unit.cause);
                 if let Some(slot) = unit.slots.get_mut(&seat) {
                     slot.restart_asked = Some(why);
                 }

@@ -54,6 +54,9 @@ pub struct Unit {
     pub replacements: u64,
     /// The latest record that explains what the unit does.
     pub cause: Option<RecordId>,
+    /// The record of the last change of its manifest that took a new process or a reload, and the generation that it brought,
+    /// until an instance of that has proved itself.
+    pub changed: Option<(RecordId, Generation)>,
     /// The change that its next actions belong to.
     pub change: Option<u64>,
     /// `replicas` before the last scale, until it is reached.
@@ -186,6 +189,7 @@ impl Unit {
             breaker: Breaker::default(),
             replacements: 0,
             cause: None,
+            changed: None,
             change: None,
             scaled_from: None,
             conditions: SettledConditions::default(),

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::base::Name;
+use crate::base::{Name, Now, Seat, Stamp};
+use crate::unit::Lifecycle;
 
 use super::World;
 use super::chronicle::{Record, RecordId};
 
 /// The longest chain that is told.
 const LINKS: usize = 32;
+const WAITING: &str = "Waiting";
 
 impl World {
     /// Why a unit is as it is: the record that explains its state and what that came of, symptom first, root last. A unit
@@ -20,16 +23,45 @@ impl World {
         let mut visited: BTreeSet<Name> = BTreeSet::new();
         let mut next = Some(name.clone());
         while let Some(name) = next.take().filter(|name| visited.insert(name.clone())) {
-            for record in
-                self.telling_record(&name).map(|id| self.chronicle.chain(id, LINKS)).unwrap_or_default()
-            {
-                if chain.len() < LINKS && seen.insert(record.id) {
+            let on = self.blamed_dependency(&name);
+            let own = self.telling_record(&name);
+            // That it waits is nothing that happened; what it waits for is why.
+            let waits = on.is_some().then(|| self.waiting_record(&name, own)).flatten();
+            let records = match waits {
+                Some(waits) => vec![waits],
+                None => own.map(|id| self.chronicle.chain(id, LINKS)).unwrap_or_default(),
+            };
+            for record in records {
+                if chain.len() < LINKS && (record.reason == WAITING || seen.insert(record.id)) {
                     chain.push(record);
                 }
             }
-            next = self.blamed_dependency(&name);
+            // A chain that has come to the dependency already has told its part.
+            let told = |on: &Name| {
+                let object = self.object(on).to_string();
+                chain.iter().any(|record| record.object == object)
+            };
+            next = on.filter(|on| !told(on));
         }
         chain
+    }
+
+    /// A wait for a dependency as if it had happened; none for what is held, which did.
+    fn waiting_record(&self, name: &Name, own: Option<RecordId>) -> Option<Arc<Record>> {
+        let unit = self.units.get(name)?;
+        let held = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Held));
+        let waiting = unit.waiting.as_ref().filter(|_| !held)?;
+        let since = own.and_then(|id| self.chronicle.get(id)).map_or(Stamp(0), |record| record.at);
+        Some(Arc::new(Record {
+            id: own.unwrap_or_default(),
+            at: unit.conditions.get("Progressing").map_or(since, |settled| settled.since),
+            warning: false,
+            reason: WAITING,
+            object: unit.spec.object.to_string(),
+            message: format!("waits for {waiting}"),
+            change: unit.change,
+            cause: own,
+        }))
     }
 
     /// The latest record that explains the state of a unit or external.
@@ -52,7 +84,28 @@ impl World {
             .depends_on
             .iter()
             .map(|dependency| &dependency.name)
-            .find(|on| waiting.contains(&self.object(on).to_string()))
+            .find(|on| {
+                let object = self.object(on).to_string();
+                // A word of its own: `service/api` is not meant by `service/api-v2 Ready`.
+                waiting.split_whitespace().any(|word| word == object)
+            })
             .cloned()
+    }
+
+    /// The change that a failure of an instance follows: the one that brought its version, until one of that version has run as
+    /// long as it takes for earlier failures to be forgotten. A program that ran well for days does not fail "since" its last
+    /// change.
+    pub(super) fn blame(&self, name: &Name, seat: Seat, ran: Duration) -> Option<RecordId> {
+        let unit = self.units.get(name)?;
+        let (record, generation) = unit.changed?;
+        let slot = unit.slots.get(&seat)?;
+        let instance = slot.instance.as_ref().filter(|instance| instance.generation == generation)?;
+        (ran < instance.spec.policy.restart.reset_after).then_some(record)
+    }
+
+    /// The same of one that still runs.
+    pub(super) fn blame_running(&self, now: Now, name: &Name, seat: Seat) -> Option<RecordId> {
+        let process = self.units.get(name)?.slots.get(&seat)?.state.process()?;
+        self.blame(name, seat, now.mono.since(process.executed_at))
     }
 }

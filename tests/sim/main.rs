@@ -8,6 +8,7 @@ mod machine;
 mod oracle;
 mod run;
 mod system;
+mod why;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -33,6 +33,7 @@ enum Due {
 }
 
 struct Sim {
+    seed: u64,
     rng: Rng,
     faults: Faults,
     now: Instant,
@@ -75,6 +76,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
     let mut cache = ParseCache::default();
     let desired = system::desired(&units, Revision(1), None, &mut cache).map(Arc::new).ok_or("no system")?;
     let mut sim = Sim {
+        seed,
         faults: Faults::draw(&mut rng),
         world: world(1, &mut rng, Incarnation(1)),
         rng,
@@ -127,7 +129,14 @@ fn world(epoch: u64, rng: &mut Rng, incarnation: Incarnation) -> World {
 
 impl Sim {
     fn clock(&self) -> Now {
-        Now { mono: self.now, wall: Stamp((self.now.0 / 1_000_000) as i64) }
+        // Of every other seed the wall clock jumps every few seconds, by years: no decision may hang on it.
+        const YEARS: u64 = 20 * 365 * 24 * 3600 * 1000;
+        let wall = (self.now.0 / 1_000_000) as i64;
+        let jump = match self.seed % 2 {
+            0 => 0,
+            _ => Rng::new(self.seed ^ (self.now.0 / 7_000_000_000)).below(YEARS) as i64 - (YEARS / 2) as i64,
+        };
+        Now { mono: self.now, wall: Stamp(wall + jump) }
     }
 
     fn say(&self, words: impl FnOnce() -> String) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use unisys::base::{Revision, Rng};
 use unisys::manifest::load::ParseCache;
 use unisys::manifest::resolve::Context;
-use unisys::manifest::{FileError, Files, LoadInput, SourceFile, load};
+use unisys::manifest::{Diagnostic, FileError, Files, LoadInput, SourceFile, load};
 use unisys::plan::Desired;
 use unisys::plan::build::build;
 
@@ -266,7 +266,18 @@ pub fn desired(
     if let Some(share) = torn {
         whole.truncate((whole.len() as f64 * share) as usize);
     }
-    let file = SourceFile { path: "/sim/all.yaml".into(), content: Ok(whole.into_bytes().into()) };
+    let found = from_text(whole, revision, cache);
+    assert!(torn.is_some() || found.is_ok(), "a whole manifest was rejected: {:#?}", found.err());
+    found.ok()
+}
+
+/// Manifests as a person writes them; the diagnostics of what is rejected.
+pub fn from_text(
+    text: String,
+    revision: Revision,
+    cache: &mut ParseCache,
+) -> Result<Desired, Vec<Diagnostic>> {
+    let file = SourceFile { path: "/sim/all.yaml".into(), content: Ok(text.into_bytes().into()) };
     let input = LoadInput { set: "sim".into(), files: vec![file], overlays: Vec::new() };
     let (objects, mut diagnostics) = load(&input, cache);
     let environment = BTreeMap::new();
@@ -279,9 +290,8 @@ pub fn desired(
     };
     let built = build(&context, revision, b"sim", None);
     diagnostics.extend(built.diagnostics);
-    if diagnostics.iter().any(|diagnostic| diagnostic.rejects()) {
-        assert!(torn.is_some(), "a whole manifest was rejected: {diagnostics:#?}");
-        return None;
+    match diagnostics.iter().any(Diagnostic::rejects) {
+        true => Err(diagnostics),
+        false => Ok(built.desired),
     }
-    Some(built.desired)
 }
