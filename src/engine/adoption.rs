@@ -4,15 +4,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::base::{Epoch, Incarnation, Part, Signal};
-use crate::keeper::protocol::{Down, Held, HeldPart, Report};
+use crate::keeper::protocol::{Down, Held, HeldPart, OLDEST, Report, VERSION};
 use crate::os::{clock, process};
 use crate::unit::PartState;
 use crate::world::{Adopted, Event};
 
-use super::{Engine, Link, StartedWith};
+use super::{Engine, EngineError, Link, StartedWith};
 
 /// The keeper's answer to Hello.
 pub struct Greeting {
+    pub version: u32,
     pub epoch: Epoch,
     pub incarnation: Incarnation,
     pub release: String,
@@ -24,14 +25,21 @@ pub struct Greeting {
 }
 
 /// Reads the greeting up to its end.
-pub async fn inventory(link: &mut Link) -> io::Result<Greeting> {
-    let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "it ended");
+///
+/// # Errors
+/// The keeper is gone, or neither side understands the other.
+pub async fn inventory(link: &mut Link) -> Result<Greeting, EngineError> {
+    let gone = || EngineError::Link(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended"));
     let mut greeting: Option<Greeting> = None;
     loop {
         match link.receive().await.ok_or_else(gone)? {
-            (Report::Welcome { version: _, keeper, release, epoch, incarnation, state_id, down }, _) => {
+            (Report::Welcome { version, keeper, release, epoch, incarnation, state_id, down, oldest }, _) => {
+                if version < OLDEST || oldest > VERSION {
+                    return Err(EngineError::KeeperVersion { release, version });
+                }
                 let held = Vec::new();
-                greeting = Some(Greeting { epoch, incarnation, release, keeper, state_id, down, held });
+                let found = Greeting { version, epoch, incarnation, release, keeper, state_id, down, held };
+                greeting = Some(found);
             }
             (Report::Instance(held), fds) => {
                 if let Some(greeting) = &mut greeting {

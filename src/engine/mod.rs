@@ -170,6 +170,13 @@ pub enum EngineError {
     Store(#[from] StoreError),
     #[error("cannot talk to the keeper: {0}")]
     Link(std::io::Error),
+    #[error(
+        "the keeper (unisys {release}) speaks version {version} of its protocol, this daemon (unisys {}) version {}: neither \
+         understands the other; services are not touched\n\
+         hint: put the binary of unisys {release} back, or one that knows both; `kill -USR2` to the keeper makes it that binary",
+        env!("CARGO_PKG_VERSION"), crate::keeper::protocol::VERSION
+    )]
+    KeeperVersion { release: String, version: u32 },
     #[error("cannot start the log collector: {0}")]
     Logs(std::io::Error),
     #[error("cannot start the thread that looks at failures: {0}")]
@@ -191,10 +198,11 @@ impl Engine {
         link: Link,
         inputs: Inputs,
     ) -> Result<Self, EngineError> {
-        let (store, restored) = Store::open(&state.database())?;
+        let (store, restored) = Store::open(&state.database(), Self::hear_of_store(&inputs))?;
         let mut link = link;
         link.send(&Request::Hello { version: crate::keeper::protocol::VERSION, epoch: restored.epoch });
-        let greeting = adoption::inventory(&mut link).await.map_err(EngineError::Link)?;
+        let greeting = adoption::inventory(&mut link).await?;
+        let another = (greeting.version != crate::keeper::protocol::VERSION).then_some(greeting.version);
         let epoch = greeting.epoch.max(restored.epoch).next();
         link.send(&Request::Begin { epoch });
         store.begin(epoch);
@@ -245,6 +253,9 @@ impl Engine {
             state,
             options,
         };
+        if let Some(version) = another {
+            engine.keeper_differs(version);
+        }
         engine.begin(restored, greeting.held, greeting.down)?;
         Ok(engine)
     }
@@ -474,6 +485,40 @@ impl Engine {
         self.world.handle(clock::now(), Event::Instance { id, fact });
     }
 
+    fn keeper_differs(&mut self, version: u32) {
+        let message = format!(
+            "the keeper (unisys {}) speaks version {version} of its protocol, this daemon version {}: what only one of them \
+             knows is not used; `unisys upgrade` makes both the same, services are not touched",
+            self.keeper_release,
+            crate::keeper::protocol::VERSION
+        );
+        self.note(false, "KeeperVersion", "system", message);
+    }
+
+    /// What the store's thread says when it cannot write, and when it can again.
+    fn hear_of_store(inputs: &Inputs) -> crate::store::Tell {
+        let inputs = inputs.clone();
+        Box::new(move |failing| {
+            let call = Box::new(move |engine: &mut Engine| engine.store_told(failing));
+            // Never waited for: the engine may be waiting for the thread.
+            inputs.try_send(Input::Call(call)).is_ok()
+        })
+    }
+
+    fn store_told(&mut self, failing: Option<String>) {
+        match failing {
+            Some(why) => {
+                let path = self.state.database();
+                let message = format!(
+                    "{} cannot be written: {why}; overrides, revisions and history are only in memory until it can",
+                    path.display()
+                );
+                self.note(true, "StateBlocked", "system", message);
+            }
+            None => self.note(false, "StateUnblocked", "system", "state.db is written again".into()),
+        }
+    }
+
     fn log_told(&mut self, told: Told) {
         match told {
             Told::LineSeen(id) => self.fact(id, InstanceFact::ToldReady { how: "log" }),
@@ -516,7 +561,6 @@ impl Engine {
         }
         self.store.used(self.world.next_incarnation());
         self.save_failures();
-        self.store.hand_over();
         let touched = self.world.take_touched();
         self.tell_listeners(&touched);
         if !touched.is_empty() || std::mem::take(&mut self.saw_events) {

@@ -36,6 +36,18 @@ impl Engine {
             Report::Terminate { immediate, signal } => {
                 self.goes_down(Down { by: signal_words(signal).into(), immediate });
             }
+            Report::Journal { blocked: Some(why) } => {
+                let message = format!(
+                    "what the keeper keeps for its successor cannot be written to {}: {why}; should the keeper die now, the \
+                     next one would not know everything",
+                    self.state.run().join("journal").display()
+                );
+                self.note(true, "JournalBlocked", "system", message);
+            }
+            Report::Journal { blocked: None } => {
+                let message = "the keeper's journal is written again".into();
+                self.note(false, "JournalUnblocked", "system", message);
+            }
             Report::Reload => self.reload("SIGHUP"),
             Report::UpgradeAsked => self.upgrade_keeper(),
             Report::Welcome { .. } | Report::Instance(_) | Report::InventoryEnd => {}
@@ -56,7 +68,7 @@ impl Engine {
 
     /// The keeper has closed the link. If it was killed, a new one takes over from its journal and starts a daemon of its own.
     pub(super) fn keeper_lost(&mut self) {
-        self.store.flush();
+        self.store.close();
         Self::replace_keeper(&self.options, &self.keeper);
     }
 

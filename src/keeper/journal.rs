@@ -5,10 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Listen, Part};
+use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part};
 use crate::world::Mark;
 
 use super::protocol::{Down, Held, HeldPart};
@@ -65,11 +66,18 @@ const REWRITE: u64 = 4 << 20;
 /// A larger file is not ours.
 const LARGEST: u64 = 256 << 20;
 
+/// A journal that could not be written is tried again after this long.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Once a write has failed nothing is appended any more: what follows a torn record is never read. The next that is written is
+/// the whole state, as a new file; until then the old one says what it can.
 pub struct Journal {
     path: PathBuf,
-    file: File,
+    file: Option<File>,
     pending: String,
     grown: u64,
+    /// It says less than is true; when it is tried again.
+    behind: Option<Instant>,
 }
 
 impl Journal {
@@ -84,7 +92,13 @@ impl Journal {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         std::fs::rename(&temporary, path)?;
-        Ok(Self { path: path.to_owned(), file, pending: String::new(), grown: 0 })
+        Ok(Self { file: Some(file), behind: None, ..Self::unwritten(path, Instant(0)) })
+    }
+
+    /// One that is written as soon as it can be.
+    pub fn unwritten(path: &Path, now: Instant) -> Self {
+        let behind = Some(now + AGAIN);
+        Self { path: path.to_owned(), file: None, pending: String::new(), grown: 0, behind }
     }
 
     /// Reads what an earlier keeper wrote; nothing if there is no such file.
@@ -103,18 +117,35 @@ impl Journal {
         push(&mut self.pending, entry);
     }
 
-    pub fn flush(&mut self) -> io::Result<()> {
+    /// # Errors
+    /// It could not be written: said once, then it is behind until it is written whole.
+    pub fn flush(&mut self, now: Instant) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let result = self.file.write_all(self.pending.as_bytes());
-        self.grown += self.pending.len() as u64;
-        self.pending.clear();
-        result
+        let pending = std::mem::take(&mut self.pending);
+        let Some(file) = self.file.as_mut().filter(|_| self.behind.is_none()) else { return Ok(()) };
+        self.grown += pending.len() as u64;
+        file.write_all(pending.as_bytes()).inspect_err(|_| self.behind = Some(now + AGAIN))
     }
 
-    pub fn wants_rewrite(&self) -> bool {
-        self.grown > REWRITE
+    pub fn wants_rewrite(&self, now: Instant) -> bool {
+        match self.behind {
+            Some(at) => at <= now,
+            None => self.grown > REWRITE,
+        }
+    }
+
+    /// When it is tried again, if it is behind.
+    pub fn behind(&self) -> Option<Instant> {
+        self.behind
+    }
+
+    /// It could not be written whole either.
+    pub fn wait(&mut self, now: Instant) {
+        self.behind = self.behind.map(|_| now + AGAIN);
+        // The old file is whole: another 4 MiB may pass.
+        self.grown = 0;
     }
 
     pub fn path(&self) -> &Path {
@@ -158,7 +189,7 @@ mod tests {
         let mut journal = Journal::create(&path, &[begin]).unwrap();
         journal.write(&Entry::Epoch { epoch: Epoch(4) });
         journal.write(&Entry::Epoch { epoch: Epoch(5) });
-        journal.flush().unwrap();
+        journal.flush(Instant(0)).unwrap();
         let whole = std::fs::read(&path).unwrap();
         assert_eq!(Journal::read(&path).unwrap().len(), 3);
         for cut in 0..whole.len() {
@@ -169,5 +200,27 @@ mod tests {
         damaged[40] ^= 1;
         std::fs::write(&path, damaged).unwrap();
         assert!(Journal::read(&path).unwrap().is_empty());
+    }
+    #[test]
+    fn after_a_write_that_failed_nothing_is_appended_until_all_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let begin =
+            Entry::Begin { version: 1, boot: "b".into(), epoch: Epoch(3), incarnation: Incarnation(9) };
+        let mut journal = Journal::create(&path, std::slice::from_ref(&begin)).unwrap();
+        // A disk that is full takes nothing.
+        journal.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        journal.write(&Entry::Epoch { epoch: Epoch(4) });
+        assert!(journal.flush(Instant(0)).is_err());
+        journal.file = Some(OpenOptions::new().append(true).open(&path).unwrap());
+        journal.write(&Entry::Epoch { epoch: Epoch(5) });
+        assert!(journal.flush(Instant(0)).is_ok(), "it is said once");
+        assert_eq!(Journal::read(&path).unwrap().len(), 1, "a record that nobody would read is not written");
+        assert!(!journal.wants_rewrite(Instant(0)) && journal.wants_rewrite(Instant(0) + AGAIN));
+        let mut journal = Journal::create(&path, &[begin, Entry::Epoch { epoch: Epoch(5) }]).unwrap();
+        assert!(journal.behind().is_none());
+        journal.write(&Entry::Epoch { epoch: Epoch(6) });
+        journal.flush(Instant(0)).unwrap();
+        assert_eq!(Journal::read(&path).unwrap().len(), 3);
     }
 }

@@ -11,6 +11,8 @@ use crate::world::Mark;
 
 /// Version of this protocol.
 pub const VERSION: u32 = 1;
+/// The oldest version of the other side that is still understood.
+pub const OLDEST: u32 = 1;
 
 /// Exit code of a daemon that cannot start because the manifests are not valid; nothing runs, so the keeper ends too.
 pub const EXIT_INVALID: u8 = 81;
@@ -179,6 +181,9 @@ pub enum Report {
         /// Everything is being stopped.
         #[serde(default)]
         down: Option<Down>,
+        /// The oldest version of a daemon that this keeper understands.
+        #[serde(default)]
+        oldest: u32,
     },
     /// One instance that it holds; with descriptors stdout, stderr, and notify if there is one, unless all of it is being
     /// spawned.
@@ -225,6 +230,10 @@ pub enum Report {
     Terminate {
         immediate: bool,
         signal: i32,
+    },
+    /// What the keeper keeps for its successor cannot be written: why; or it is whole again.
+    Journal {
+        blocked: Option<String>,
     },
     /// SIGHUP: read the manifests again.
     Reload,

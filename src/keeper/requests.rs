@@ -126,6 +126,7 @@ impl Keeper {
             incarnation: self.table.highest,
             state_id: self.state_id.clone(),
             down: self.down.clone(),
+            oldest: protocol::OLDEST,
         };
         self.tell(&welcome, &[]);
         let instances = std::mem::take(&mut self.table.instances);
@@ -135,6 +136,9 @@ impl Keeper {
         }
         self.table.instances = instances;
         self.tell(&Report::InventoryEnd, &[]);
+        if self.journal_error.is_some() {
+            self.tell_of_journal();
+        }
         // For daemons that do not know what the welcome says of it.
         if let Some(Down { immediate, .. }) = self.down {
             self.tell(&Report::Terminate { immediate, signal: libc::SIGTERM }, &[]);

@@ -12,7 +12,7 @@ use rustix::io::FdFlags;
 use crate::base::{Exit, Listen, Part};
 use crate::os::{clock, process, signals};
 
-use super::journal::Entry;
+use super::journal::{Entry, Journal};
 use super::protocol::{Held, HeldPart};
 use super::run::Keeper;
 use super::spawner;
@@ -143,7 +143,11 @@ impl Keeper {
     /// # Errors
     /// execve(2) failed: everything is as it was.
     pub(super) fn upgrade(&mut self) -> io::Result<()> {
-        self.journal.flush()?;
+        self.journal.flush(clock::mono())?;
+        if self.journal.behind().is_some() {
+            // The next image knows only what is written.
+            self.journal = Journal::create(self.journal.path(), &self.entries())?;
+        }
         let mut kept: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         let mut open: Vec<BorrowedFd<'_>> = vec![self.options.lock.as_fd()];
         for (id, instance) in &self.table.instances {

@@ -57,6 +57,8 @@ pub struct Keeper {
     pub(super) table: Table,
     pub(super) strays: Strays,
     pub(super) journal: Journal,
+    /// Why it cannot be written, while it cannot.
+    pub(super) journal_error: Option<String>,
     pub(super) listeners: Listeners,
     pub(super) epoch: Epoch,
     /// One for each instance, where a subtree was given to us.
@@ -99,7 +101,8 @@ impl Keeper {
         let journal_path = options.state.run().join("journal");
         let old = Journal::read(&journal_path)?;
         let mut keeper = Self {
-            journal: Journal::create(&journal_path.with_extension("begin"), &[])?,
+            journal: Journal::unwritten(&journal_path, clock::mono()),
+            journal_error: None,
             options,
             state_id,
             table: Table::default(),
@@ -129,8 +132,11 @@ impl Keeper {
             tree.clean(known);
         }
         let entries: Vec<Entry> = keeper.entries();
-        let _ = std::fs::remove_file(keeper.journal.path());
-        keeper.journal = Journal::create(&journal_path, &entries)?;
+        // Services that run need a keeper more than a journal: the one of the earlier keeper stays until there is room.
+        match Journal::create(&journal_path, &entries) {
+            Ok(journal) => keeper.journal = journal,
+            Err(error) => keeper.journal_blocked(&error),
+        }
         Ok(keeper)
     }
 
@@ -169,7 +175,7 @@ impl Keeper {
             self.read_requests();
             self.kill_everything_if_due();
             self.flush_journal();
-            self.rewrite_journal_if_grown();
+            self.rewrite_journal_if_due();
             self.flush_backlog();
             if self.trim_at.is_some_and(|at| at <= clock::mono()) {
                 self.trim_at = None;
@@ -198,7 +204,7 @@ impl Keeper {
     fn wait(&mut self) -> io::Result<()> {
         let now = clock::mono();
         let kills = (!self.kills.is_empty()).then(|| now + KILL_POLL);
-        let deadlines = [self.daemon.start_at, kills, self.kill_all_at, self.trim_at];
+        let deadlines = [self.daemon.start_at, kills, self.kill_all_at, self.trim_at, self.journal.behind()];
         let timeout = deadlines.into_iter().flatten().min().map(|at| at.since(now));
         let timeout = timeout
             .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
@@ -236,26 +242,48 @@ impl Keeper {
                 self.tell(&Report::Terminate { immediate, signal }, &[]);
             }
             libc::SIGHUP => self.tell(&Report::Reload, &[]),
+            // Without a daemon that could be asked, none may be what is to be mended.
+            libc::SIGUSR2 if !self.greeted => {
+                if let Err(error) = self.upgrade() {
+                    eprintln!("unisys: cannot become {}: {error}", self.options.program.display());
+                }
+            }
             libc::SIGUSR2 => self.tell(&Report::UpgradeAsked, &[]),
             _ => {}
         }
     }
 
     fn flush_journal(&mut self) {
-        if let Err(error) = self.journal.flush() {
-            eprintln!(
-                "unisys: cannot write {}: {error}; a restart of the keeper would not know this",
-                self.journal.path().display()
-            );
+        if let Err(error) = self.journal.flush(clock::mono()) {
+            self.journal_blocked(&error);
         }
     }
 
-    fn rewrite_journal_if_grown(&mut self) {
-        if self.journal.wants_rewrite() {
-            let entries: Vec<Entry> = self.entries();
-            if let Ok(journal) = Journal::create(self.journal.path(), &entries) {
+    fn journal_blocked(&mut self, error: &io::Error) {
+        let path = self.journal.path().display();
+        eprintln!("unisys: cannot write {path}: {error}; a restart of the keeper would not know everything");
+        self.journal_error = Some(error.to_string());
+        self.tell_of_journal();
+    }
+
+    /// The daemon says it to people.
+    pub(super) fn tell_of_journal(&mut self) {
+        self.tell(&Report::Journal { blocked: self.journal_error.clone() }, &[]);
+    }
+
+    fn rewrite_journal_if_due(&mut self) {
+        if !self.journal.wants_rewrite(clock::mono()) {
+            return;
+        }
+        let entries: Vec<Entry> = self.entries();
+        match Journal::create(self.journal.path(), &entries) {
+            Ok(journal) => {
                 self.journal = journal;
+                if self.journal_error.take().is_some() {
+                    self.tell_of_journal();
+                }
             }
+            Err(_) => self.journal.wait(clock::mono()),
         }
     }
 

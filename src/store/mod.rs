@@ -1,13 +1,16 @@
 //! What outlives everything: revisions, changes, unit checkpoints with their overrides, sets. SQLite in a thread of its own,
 //! off the restart path: nothing waits for it but the first load and an orderly end.
 
+mod pending;
 mod schema;
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,11 @@ use crate::base::{Epoch, Incarnation, Name, Revision, Stamp, limits};
 use crate::os::clock;
 use crate::world::{Change, Checkpoint, RolloutRecord};
 
+use pending::{Accepted, Pending};
+
+/// A disk that could not be written to is tried again after this long.
+const AGAIN: Duration = Duration::from_secs(1);
+const INCARNATION: &str = "incarnation";
 /// Incarnations are reserved in blocks, so that a start never waits for the disk.
 const BLOCK: u64 = 10_000;
 
@@ -115,260 +123,345 @@ pub enum StoreError {
     Newer { path: PathBuf, found: i64, known: i64 },
 }
 
-enum Command {
-    SaveUnits(Vec<(Name, Box<Checkpoint>)>),
-    DropUnit(Name),
-    SaveChange(Box<StoredChange>),
-    Accept { revision: Revision, cause: String, at: Stamp, sets: Vec<StoredSet> },
-    SaveErrors { bodies: Vec<(u64, String)>, dropped: Vec<u64> },
-    Reserve(Incarnation),
-    Epoch(Epoch),
+/// Told when nothing can be written: why; and when it is again. False: nobody took it.
+pub type Tell = Box<dyn Fn(Option<String>) -> bool + Send>;
+
+/// A question is answered by the thread, from what is written and what is about to be.
+enum Question {
     Changes(usize, Sender<Vec<StoredChange>>),
-    SaveRollout(Name, Box<RolloutRecord>),
     Rollouts(Name, Sender<Vec<RolloutRecord>>),
     Revision(Revision, Sender<Option<Vec<StoredSet>>>),
     Flush(Sender<()>),
 }
 
-/// A handle of the thread. It hears what it is told with the next [`Store::hand_over`] or question.
+/// What the engine and the thread share. The lock is held for as long as it takes to put something into a map.
+#[derive(Default)]
+struct Desk {
+    pending: Pending,
+    questions: Vec<Question>,
+    closing: bool,
+    /// What is waiting has been tried since.
+    last_try: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    desk: Mutex<Desk>,
+    wake: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Desk)) {
+        let mut desk = self.lock();
+        let idle = desk.pending.is_empty() && desk.questions.is_empty();
+        put(&mut desk);
+        // A thread that has something to do looks again by itself.
+        if idle || !desk.questions.is_empty() || desk.closing {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// A handle of the thread.
 pub struct Store {
-    commands: Sender<Vec<Command>>,
-    /// Not handed over yet.
-    waiting: RefCell<Vec<Command>>,
+    shared: Arc<Shared>,
     reserved: Incarnation,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Store {
-    /// Opens or creates the database and reads what is there. A damaged file is set aside, never deleted.
+    /// Opens or creates the database and reads what is there. A damaged file is set aside, never deleted. A disk that is full
+    /// keeps nobody from reading: what is to be written waits until it can be, and `tell` hears of it.
     ///
     /// # Errors
     /// The file was written by a newer unisys, or nothing can be created there.
-    pub fn open(path: &Path) -> Result<(Self, Restored), StoreError> {
+    pub fn open(path: &Path, tell: Tell) -> Result<(Self, Restored), StoreError> {
         let fail = |source| StoreError::Open { path: path.to_owned(), source };
         let reserved = |restored: &Restored| Incarnation(restored.incarnation.0 + BLOCK);
+        let unreserved = Cell::new(false);
         // The first write is part of it: some damage shows only then.
         let take = |connection: &Connection| {
             let restored = load(connection)?;
-            set_meta(connection, "incarnation", reserved(&restored).0)?;
+            match set_meta(connection, INCARNATION, reserved(&restored).0) {
+                // Those of this block are still unused: the next daemon asks its keeper, which knows the highest.
+                Err(error) if is_full(&error) => unreserved.set(true),
+                other => other?,
+            }
             Ok(restored)
         };
         let (connection, mut restored, warning) = schema::open(path, take)?;
         restored.warning = warning;
         let reserved = reserved(&restored);
-        let (commands, queue) = channel();
+        let shared = Arc::new(Shared::default());
+        if unreserved.get() {
+            shared.lock().pending.meta.insert(INCARNATION, reserved.0);
+        }
+        let desk = shared.clone();
         let thread = thread::Builder::new()
             .name("store".into())
             .stack_size(256 << 10)
-            .spawn(move || serve(connection, &queue))
+            .spawn(move || serve(connection, &desk, &tell))
             .map_err(|error| fail(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-        Ok((Self { commands, waiting: RefCell::default(), reserved, thread: Some(thread) }, restored))
+        Ok((Self { shared, reserved, thread: Some(thread) }, restored))
     }
 
-    fn keep(&self, command: Command) {
-        self.waiting.borrow_mut().push(command);
+    fn write(&self, put: impl FnOnce(&mut Pending)) {
+        self.shared.put(|desk| put(&mut desk.pending));
     }
 
-    /// Gives the thread what it was told since the last time: once for all that a turn had to say.
-    pub fn hand_over(&self) {
-        let waiting = self.waiting.take();
-        if !waiting.is_empty() {
-            let _ = self.commands.send(waiting);
+    fn ask<T: Default>(&self, question: impl FnOnce(Sender<T>) -> Question) -> T {
+        let (answer, receive) = channel();
+        // Nobody answers any more once it is closed.
+        if self.thread.is_some() {
+            self.shared.put(|desk| desk.questions.push(question(answer)));
+        } else {
+            drop(answer);
         }
-    }
-
-    /// The same with one that is not put off; a question is answered after everything that was told before it.
-    fn ask(&self, command: Command) {
-        self.keep(command);
-        self.hand_over();
+        receive.recv().unwrap_or_default()
     }
 
     /// The daemon's epoch, told once it is known.
     pub fn begin(&self, epoch: Epoch) {
-        self.ask(Command::Epoch(epoch));
+        self.write(|pending| _ = pending.meta.insert("epoch", epoch.0));
     }
 
     /// All of them are saved, or none.
     pub fn save_units(&self, units: Vec<(Name, Box<Checkpoint>)>) {
-        self.keep(Command::SaveUnits(units));
+        let units = units.into_iter().map(|(name, checkpoint)| (name, Some(checkpoint)));
+        self.write(|pending| pending.units.extend(units));
     }
 
     pub fn drop_unit(&self, name: Name) {
-        self.keep(Command::DropUnit(name));
+        self.write(|pending| drop(pending.units.insert(name, None)));
     }
 
     pub fn save_change(&self, change: &Change) {
-        self.keep(Command::SaveChange(Box::new(change.into())));
+        let change = Box::new(change.into());
+        self.write(|pending| pending.change(change));
     }
 
     pub fn accept(&self, revision: Revision, cause: String, sets: Vec<StoredSet>) {
-        self.keep(Command::Accept { revision, cause, at: clock::wall(), sets });
+        let accepted = Accepted { cause, at: clock::wall(), sets };
+        self.write(|pending| pending.accept(revision, accepted));
     }
 
     /// Error records by id, and ids that made room.
     pub fn save_errors(&self, bodies: Vec<(u64, String)>, dropped: Vec<u64>) {
-        self.keep(Command::SaveErrors { bodies, dropped });
+        self.write(|pending| {
+            bodies.into_iter().for_each(|(id, body)| pending.error(id, Some(body)));
+            dropped.into_iter().for_each(|id| pending.error(id, None));
+        });
     }
 
     /// Keeps the reservation ahead of what is used.
     pub fn used(&mut self, next: Incarnation) {
         if next.0 + BLOCK / 2 > self.reserved.0 {
             self.reserved = Incarnation(next.0 + BLOCK);
-            self.keep(Command::Reserve(self.reserved));
+            let reserved = self.reserved.0;
+            self.write(|pending| _ = pending.meta.insert(INCARNATION, reserved));
         }
     }
 
     pub fn save_rollout(&self, name: Name, rollout: Box<RolloutRecord>) {
-        self.keep(Command::SaveRollout(name, rollout));
+        self.write(|pending| pending.rollout((name, rollout.at.0), rollout));
     }
 
     /// The rollouts of a unit, oldest first. Waits for the thread.
     pub fn rollouts(&self, name: &Name) -> Vec<RolloutRecord> {
-        let (answer, receive) = channel();
-        self.ask(Command::Rollouts(name.clone(), answer));
-        receive.recv().unwrap_or_default()
+        self.ask(|answer| Question::Rollouts(name.clone(), answer))
     }
 
     /// The sets of a kept revision, with their manifests as written. Waits for the thread.
     pub fn revision(&self, revision: Revision) -> Option<Vec<StoredSet>> {
-        let (answer, receive) = channel();
-        self.ask(Command::Revision(revision, answer));
-        receive.recv().ok().flatten()
+        self.ask(|answer| Question::Revision(revision, answer))
     }
 
     /// The latest changes, newest first. Waits for the thread.
     pub fn changes(&self, limit: usize) -> Vec<StoredChange> {
-        let (answer, receive) = channel();
-        self.ask(Command::Changes(limit, answer));
-        receive.recv().unwrap_or_default()
+        self.ask(|answer| Question::Changes(limit, answer))
     }
 
-    /// Everything said so far is on the disk.
+    /// Everything said so far is on the disk, or has been tried to be.
     pub fn flush(&self) {
-        let (answer, receive) = channel();
-        self.ask(Command::Flush(answer));
-        let _ = receive.recv();
+        self.ask(Question::Flush);
+    }
+
+    /// Writes what is left and lets the database go, for another daemon to open.
+    pub fn close(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        // What is waiting is tried once more.
+        self.shared.put(|desk| desk.closing = true);
+        let _ = thread.join();
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.flush();
-        let (closed, _) = channel();
-        self.commands = closed;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
-fn serve(mut connection: Connection, queue: &Receiver<Vec<Command>>) {
-    // One transaction for everything that is waiting: a thousand starts are a few commits.
-    while let Ok(mut batch) = queue.recv() {
-        batch.extend(queue.try_iter().take(255).flatten());
-        let mut answers: Vec<Box<dyn FnOnce()>> = Vec::new();
+/// Takes what there is to do; waits for it. Nothing is tried again before `not_before`, but for somebody who waits.
+fn take(shared: &Shared, not_before: Option<Instant>) -> Option<(Pending, Vec<Question>)> {
+    let mut desk = shared.lock();
+    loop {
+        let left = not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        let due = !desk.pending.is_empty() && (left.is_zero() || (desk.closing && !desk.last_try));
+        if !desk.questions.is_empty() || due {
+            desk.last_try = desk.closing;
+            return Some((std::mem::take(&mut desk.pending), std::mem::take(&mut desk.questions)));
+        }
+        if desk.closing && (desk.pending.is_empty() || desk.last_try) {
+            return None;
+        }
+        desk = match desk.pending.is_empty() {
+            true => shared.wake.wait(desk).unwrap_or_else(PoisonError::into_inner),
+            false => shared.wake.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0,
+        };
+    }
+}
+
+/// One transaction for everything that is waiting: a thousand starts are a few commits. What cannot be written goes back, and is
+/// tried again.
+fn serve(mut connection: Connection, shared: &Shared, tell: &Tell) {
+    let mut again = None;
+    // What was last told: that it fails, or nothing yet.
+    let mut told = false;
+    while let Some((pending, questions)) = take(shared, again) {
+        let (mut answers, written) = (Vec::new(), !pending.is_empty());
         let result = connection.transaction().and_then(|transaction| {
-            for command in batch {
-                apply(&transaction, command, &mut answers)?;
+            write(&transaction, &pending)?;
+            for question in &questions {
+                answers.push(answer(&transaction, question)?);
             }
             transaction.commit()
         });
-        if let Err(error) = result {
-            tracing::error!(%error, "cannot write state.db; what was to be remembered is lost");
+        if let Err(error) = &result {
+            tracing::error!(%error, "cannot write state.db; it is tried again");
+            shared.lock().pending.put_back(pending);
         }
-        for answer in answers {
-            answer();
+        // What is written stays true for those who ask, whatever could not be.
+        for question in questions.iter().skip(answers.len()) {
+            answers.extend(answer(&connection, question));
         }
+        again = result.as_ref().err().map(|_| Instant::now() + AGAIN);
+        match result {
+            Err(error) if !told => told = tell(Some(error.to_string())),
+            Ok(()) if told && written => told = !tell(None),
+            _ => {}
+        }
+        answers.into_iter().for_each(|answer| answer());
     }
 }
 
-fn apply(
+fn write(connection: &Connection, pending: &Pending) -> rusqlite::Result<()> {
+    for (name, value) in &pending.meta {
+        set_meta(connection, name, *value)?;
+    }
+    let mut save = connection.prepare_cached(
+        "INSERT INTO unit (name, checkpoint) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET checkpoint = ?2",
+    )?;
+    for (name, checkpoint) in &pending.units {
+        match checkpoint {
+            Some(checkpoint) => {
+                let text = serde_json::to_string(checkpoint).unwrap_or_default();
+                save.execute(params![name.as_str(), text])?;
+            }
+            None => {
+                connection.execute("DELETE FROM unit WHERE name = ?1", [name.as_str()])?;
+            }
+        }
+    }
+    write_changes(connection, &pending.changes)?;
+    for (revision, accepted) in &pending.revisions {
+        let text = serde_json::to_string(&accepted.sets).unwrap_or_default();
+        connection.execute(
+            "INSERT OR REPLACE INTO revision (id, at, cause, sets) VALUES (?1, ?2, ?3, ?4)",
+            params![revision.0 as i64, accepted.at.to_string(), accepted.cause, text],
+        )?;
+        forget_revisions(connection, *revision)?;
+    }
+    for ((name, at), rollout) in &pending.rollouts {
+        let text = serde_json::to_string(&rollout).unwrap_or_default();
+        connection
+            .prepare_cached("INSERT INTO rollout (unit, at, body) VALUES (?1, ?2, ?3) ON CONFLICT (unit, at) DO UPDATE SET body = ?3")?
+            .execute(params![name.as_str(), at, text])?;
+        connection
+            .prepare_cached("DELETE FROM rollout WHERE unit = ?1 AND at NOT IN (SELECT at FROM rollout WHERE unit = ?1 ORDER BY at DESC LIMIT ?2)")?
+            .execute(params![name.as_str(), limits::ROLLOUTS_KEPT as i64])?;
+    }
+    let mut save = connection.prepare_cached(
+        "INSERT INTO error (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
+    )?;
+    for (id, body) in &pending.errors {
+        match body {
+            Some(body) => save.execute(params![*id as i64, body])?,
+            None => connection.execute("DELETE FROM error WHERE id = ?1", [*id as i64])?,
+        };
+    }
+    Ok(())
+}
+
+fn write_changes(
     connection: &Connection,
-    command: Command,
-    answers: &mut Vec<Box<dyn FnOnce()>>,
+    changes: &BTreeMap<u64, Box<StoredChange>>,
 ) -> rusqlite::Result<()> {
-    match command {
-        Command::SaveUnits(units) => {
-            for (name, checkpoint) in units {
-                let text = serde_json::to_string(&checkpoint).unwrap_or_default();
-                connection
-                    .prepare_cached("INSERT INTO unit (name, checkpoint) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET checkpoint = ?2")?
-                    .execute(params![name.as_str(), text])?;
-            }
-        }
-        Command::DropUnit(name) => {
-            connection.execute("DELETE FROM unit WHERE name = ?1", [name.as_str()])?;
-        }
-        Command::SaveChange(change) => {
-            let text = serde_json::to_string(&change).unwrap_or_default();
-            connection
-                .prepare_cached(
-                    "INSERT INTO change (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
-                )?
-                .execute(params![change.id as i64, text])?;
-            connection
-                .prepare_cached("DELETE FROM change WHERE id <= ?1")?
-                .execute([change.id as i64 - limits::CHANGES_KEPT as i64])?;
-        }
-        Command::Accept { revision, cause, at, sets } => {
-            let text = serde_json::to_string(&sets).unwrap_or_default();
-            connection.execute(
-                "INSERT OR REPLACE INTO revision (id, at, cause, sets) VALUES (?1, ?2, ?3, ?4)",
-                params![revision.0 as i64, at.to_string(), cause, text],
-            )?;
-            forget_revisions(connection, revision)?;
-        }
-        Command::SaveErrors { bodies, dropped } => {
-            let mut save = connection.prepare_cached(
-                "INSERT INTO error (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
-            )?;
-            for (id, body) in bodies {
-                save.execute(params![id as i64, body])?;
-            }
-            for id in dropped {
-                connection.execute("DELETE FROM error WHERE id = ?1", [id as i64])?;
-            }
-        }
-        Command::Epoch(epoch) => set_meta(connection, "epoch", epoch.0)?,
-        Command::Reserve(number) => set_meta(connection, "incarnation", number.0)?,
-        Command::Changes(limit, answer) => {
+    let Some(latest) = changes.keys().last() else { return Ok(()) };
+    let mut save = connection.prepare_cached(
+        "INSERT INTO change (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
+    )?;
+    for (id, change) in changes {
+        save.execute(params![*id as i64, serde_json::to_string(change).unwrap_or_default()])?;
+    }
+    connection
+        .prepare_cached("DELETE FROM change WHERE id <= ?1")?
+        .execute([*latest as i64 - limits::CHANGES_KEPT as i64])?;
+    Ok(())
+}
+
+/// The answer, to be given once everything is written.
+fn answer(connection: &Connection, question: &Question) -> rusqlite::Result<Box<dyn FnOnce()>> {
+    Ok(match question {
+        Question::Changes(limit, answer) => {
             let mut statement =
                 connection.prepare_cached("SELECT body FROM change ORDER BY id DESC LIMIT ?1")?;
-            let rows = statement.query_map([limit as i64], |row| row.get::<_, String>(0))?;
+            let rows = statement.query_map([*limit as i64], |row| row.get::<_, String>(0))?;
             let found: Vec<StoredChange> =
                 rows.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect();
-            answers.push(Box::new(move || {
-                let _ = answer.send(found);
-            }));
+            let answer = answer.clone();
+            Box::new(move || drop(answer.send(found)))
         }
-        Command::SaveRollout(name, rollout) => {
-            let text = serde_json::to_string(&rollout).unwrap_or_default();
-            connection
-                .prepare_cached("INSERT INTO rollout (unit, at, body) VALUES (?1, ?2, ?3) ON CONFLICT (unit, at) DO UPDATE SET body = ?3")?
-                .execute(params![name.as_str(), rollout.at.0, text])?;
-            connection
-                .prepare_cached("DELETE FROM rollout WHERE unit = ?1 AND at NOT IN (SELECT at FROM rollout WHERE unit = ?1 ORDER BY at DESC LIMIT ?2)")?
-                .execute(params![name.as_str(), limits::ROLLOUTS_KEPT as i64])?;
-        }
-        Command::Rollouts(name, answer) => {
+        Question::Rollouts(name, answer) => {
             let mut statement =
                 connection.prepare_cached("SELECT body FROM rollout WHERE unit = ?1 ORDER BY at")?;
             let rows = statement.query_map([name.as_str()], |row| row.get::<_, String>(0))?;
             let found: Vec<RolloutRecord> =
                 rows.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect();
-            answers.push(Box::new(move || drop(answer.send(found))));
+            let answer = answer.clone();
+            Box::new(move || drop(answer.send(found)))
         }
-        Command::Revision(revision, answer) => {
+        Question::Revision(revision, answer) => {
             let mut statement = connection.prepare_cached("SELECT sets FROM revision WHERE id = ?1")?;
             let mut rows = statement.query_map([revision.0 as i64], |row| row.get::<_, String>(0))?;
             let found = rows.next().and_then(|text| serde_json::from_str(&text.ok()?).ok());
-            answers.push(Box::new(move || drop(answer.send(found))));
+            let answer = answer.clone();
+            Box::new(move || drop(answer.send(found)))
         }
-        Command::Flush(answer) => answers.push(Box::new(move || {
-            let _ = answer.send(());
-        })),
-    }
-    Ok(())
+        Question::Flush(answer) => {
+            let answer = answer.clone();
+            Box::new(move || _ = answer.send(()))
+        }
+    })
+}
+
+/// There is no room now; there may be later.
+fn is_full(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+    matches!(error.sqlite_error_code(), Some(DiskFull | SystemIoFailure))
 }
 
 fn set_meta(connection: &Connection, name: &str, value: u64) -> rusqlite::Result<()> {
@@ -461,11 +554,15 @@ mod tests {
     use crate::base::Generation;
     use crate::world::Known;
 
+    fn open(path: &Path) -> Result<(Store, Restored), StoreError> {
+        Store::open(path, Box::new(|_| true))
+    }
+
     #[test]
     fn what_was_saved_is_there_again_and_incarnations_are_never_reused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
-        let (store, first) = Store::open(&path).unwrap();
+        let (store, first) = open(&path).unwrap();
         let checkpoint = Checkpoint { attempt: 3, ..Checkpoint::default() };
         store.save_units(vec![("api".parse().unwrap(), Box::new(checkpoint.clone()))]);
         store.begin(Epoch(7));
@@ -479,7 +576,7 @@ mod tests {
         };
         store.accept(Revision(4), "test".into(), vec![set.clone()]);
         drop(store);
-        let (_store, second) = Store::open(&path).unwrap();
+        let (_store, second) = open(&path).unwrap();
         assert_eq!(second.units, [("api".parse().unwrap(), checkpoint)]);
         assert_eq!((second.epoch, second.revision, second.sets), (Epoch(7), Revision(4), vec![set]));
         assert_eq!(second.key, first.key);
@@ -488,7 +585,7 @@ mod tests {
 
     /// A database with something of everything.
     fn whole(path: &Path) -> Vec<u8> {
-        let (store, _) = Store::open(path).unwrap();
+        let (store, _) = open(path).unwrap();
         for index in 0..40 {
             store.save_units(vec![(format!("u{index}").parse().unwrap(), Box::default())]);
         }
@@ -503,7 +600,7 @@ mod tests {
             let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
         }
         std::fs::write(path, bytes).unwrap();
-        match Store::open(path) {
+        match open(path) {
             Ok((store, _)) => store.flush(),
             // The byte that is damaged may be the version itself: a newer one is never touched.
             Err(StoreError::Newer { .. }) => {}
@@ -542,7 +639,7 @@ mod tests {
     #[test]
     fn a_revision_that_a_standing_override_needs_outlives_the_others() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(&dir.path().join("state.db")).unwrap();
+        let (store, _) = open(&dir.path().join("state.db")).unwrap();
         let name: Name = "api".parse().unwrap();
         let known =
             |digest: &str| Known { generation: Generation(1), revision: Revision(1), digest: digest.into() };
@@ -567,12 +664,59 @@ mod tests {
         let path = dir.path().join("state.db");
         std::fs::write(&path, b"this is no database, whatever it says, and long enough to be looked at")
             .unwrap();
-        let (store, restored) = Store::open(&path).unwrap();
+        let (store, restored) = open(&path).unwrap();
         assert!(restored.warning.unwrap().contains("set aside"));
         drop(store);
         let connection = Connection::open(&path).unwrap();
         connection.pragma_update(None, "user_version", 99).unwrap();
         drop(connection);
-        assert!(matches!(Store::open(&path), Err(StoreError::Newer { found: 99, .. })));
+        assert!(matches!(open(&path), Err(StoreError::Newer { found: 99, .. })));
+    }
+    #[test]
+    fn a_database_of_every_earlier_format_opens_and_says_what_it_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(include_str!("../../tests/it/fixtures/state/v1.sql")).unwrap();
+        drop(connection);
+        let (store, restored) = open(&path).unwrap();
+        assert_eq!(restored.warning, None);
+        assert_eq!(
+            (restored.epoch, restored.revision, restored.last_change, restored.incarnation),
+            (Epoch(7), Revision(4), 12, Incarnation(20_001))
+        );
+        let (name, checkpoint) = &restored.units[0];
+        assert_eq!((name.as_str(), checkpoint.generation, checkpoint.attempt), ("api", Generation(3), 1));
+        assert_eq!(restored.sets[0].files[0].text, "kind: Service");
+        assert_eq!((restored.key.len(), store.changes(10).len()), (32, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_kept_once_of_each_and_what_is_newer_stands() {
+        let name = |index: usize| -> Name { format!("u{index}").parse().unwrap() };
+        let checkpoint = |attempt| Some(Box::new(Checkpoint { attempt, ..Checkpoint::default() }));
+        let change = |id| {
+            Box::new(StoredChange {
+                id,
+                at: Stamp(0),
+                cause: StoredCause { kind: String::new(), detail: String::new() },
+                revision: 1,
+                actions: Vec::new(),
+                outcome: "Active".into(),
+            })
+        };
+        let (mut old, mut new) = (Pending::default(), Pending::default());
+        old.units.extend([(name(1), checkpoint(1)), (name(2), checkpoint(1))]);
+        new.units.extend([(name(2), checkpoint(2)), (name(3), None)]);
+        for id in 0..limits::CHANGES_KEPT as u64 {
+            old.change(change(id));
+            new.change(change(id + 10));
+            old.error(id, Some(String::new()));
+        }
+        new.put_back(old);
+        assert_eq!(new.units[&name(2)], checkpoint(2));
+        assert_eq!((new.units[&name(1)].is_some(), new.units[&name(3)].is_some()), (true, false));
+        assert_eq!((new.changes.len(), *new.changes.keys().next().unwrap()), (limits::CHANGES_KEPT, 10));
+        assert_eq!(new.errors.len(), limits::CHANGES_KEPT);
     }
 }

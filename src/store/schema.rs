@@ -57,6 +57,9 @@ fn try_open(path: &Path) -> Result<Connection, StoreError> {
     crate::os::files::private_file(path)
         .map_err(|error| fail(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
     let connection = Connection::open(path).map_err(fail)?;
+    // Before anything is read. Nobody else has it open: the index of what was written lately needs no file, which a full disk
+    // could not grow.
+    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE;").map_err(fail)?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
     if version > VERSION {
         return Err(StoreError::Newer { path: path.to_owned(), found: version, known: VERSION });
@@ -66,7 +69,10 @@ fn try_open(path: &Path) -> Result<Connection, StoreError> {
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA mmap_size = 0;")
         .map_err(fail)?;
     connection.execute_batch(TABLES).map_err(fail)?;
-    connection.pragma_update(None, "user_version", VERSION).map_err(fail)?;
+    // Only what differs is written: a full disk must not keep a daemon from what is there.
+    if version != VERSION {
+        connection.pragma_update(None, "user_version", VERSION).map_err(fail)?;
+    }
     Ok(connection)
 }
 

@@ -12,5 +12,6 @@ mod readme;
 mod rollout_ways;
 mod rollouts;
 mod sandbox;
+mod storms;
 mod support;
 mod tidy;

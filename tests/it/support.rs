@@ -163,6 +163,13 @@ impl System {
         self.json(&["get", "service", name])["status"]["instances"][0].clone()
     }
 
+    /// The same of a unit that may not be known yet, by a daemon that may not answer.
+    pub fn instance_if_any(&self, name: &str) -> Option<Value> {
+        let output = self.run(&["get", "service", name, "-o", "json"]);
+        let object: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(object["status"]["instances"][0].clone())
+    }
+
     pub fn pid(&self, name: &str) -> u32 {
         until(&format!("{name} has a pid"), || self.instance(name)["pid"].as_u64()) as u32
     }

@@ -79,6 +79,7 @@ fn checks(global: &Global) -> Vec<Check> {
             (hard >= 65_536).then_some(true),
             format!("soft {soft}, hard {hard}; each instance takes 6"),
         ),
+        disk(global),
         check("memory", None, memory.unwrap_or_else(|error| error.to_string())),
         check(
             "daemon",
@@ -88,4 +89,23 @@ fn checks(global: &Global) -> Vec<Check> {
                 .map_or("none runs here".into(), |path| path.display().to_string()),
         ),
     ]
+}
+
+/// Room for logs and state: with less than the first it is soon full, with less than the second it is.
+const ROOM: u64 = 64 << 20;
+const NO_ROOM: u64 = 1 << 20;
+
+/// The file system of the state directory, or of where it would be.
+fn disk(global: &Global) -> Check {
+    let dir = find_socket(global).and_then(|path| Some(path.parent()?.to_owned())).filter(|dir| dir.exists());
+    let dir = dir.unwrap_or_else(|| Path::new(".").to_owned());
+    let (ok, words) = match rustix::fs::statvfs(&dir) {
+        Ok(found) => {
+            let free = found.f_bavail * found.f_frsize;
+            let ok = (free >= NO_ROOM).then_some(()).map_or(Some(false), |()| (free >= ROOM).then_some(true));
+            (ok, format!("{} MiB free for logs and state", free >> 20))
+        }
+        Err(error) => (None, format!("{}: {error}", dir.display())),
+    };
+    Check { name: "disk", ok, words }
 }
