@@ -46,6 +46,9 @@ pub struct CrashDetail {
     /// Last lines.
     pub stdout: Vec<String>,
     pub stderr: Vec<String>,
+    /// `threads.json`, of one that its watchdog ended: what each thread did.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub threads: Value,
 }
 
 /// All of them, latest first. One that cannot be read is left out.
@@ -61,7 +64,10 @@ pub fn show(dir: &Path, id: &str) -> Option<CrashDetail> {
         let bytes = read_bounded(&dir.join(id).join(name), limits::CRASH_DUMP_BYTES).unwrap_or_default();
         String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
     };
-    Some(CrashDetail { crash, detail, stdout: lines("stdout.log"), stderr: lines("stderr.log") })
+    let threads =
+        read_bounded(&dir.join(id).join("threads.json"), limits::CRASH_DUMP_BYTES).unwrap_or_default();
+    let threads = serde_json::from_slice(&threads).unwrap_or_default();
+    Some(CrashDetail { crash, detail, stdout: lines("stdout.log"), stderr: lines("stderr.log"), threads })
 }
 
 fn summary(dir: &Path, id: &str) -> Option<(Crash, Value)> {

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use crate::support::{BINARY, System, alive, python, root, sleeper, text, until};
+use crate::support::{BINARY, System, alive, copy_program, python, root, sleeper, text, until};
 
 /// The user that these tests become where a fault needs one who is not root.
 const NOBODY: u32 = 65534;
@@ -257,7 +257,7 @@ fn an_unreadable_file_is_named_and_changes_nothing() {
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let binary = system.path("unisys");
-        std::fs::copy(BINARY, &binary).unwrap();
+        copy_program(&binary);
         let mut command = std::process::Command::new(binary);
         command.args(["validate", "manifests"]).current_dir(system.dir.path());
         command.uid(NOBODY).gid(NOBODY).output().unwrap()
@@ -416,7 +416,7 @@ fn no_free_pid_fails_a_start_by_name_and_harms_nobody() {
     }
     let system = System::new(&[]);
     std::fs::set_permissions(system.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::copy(BINARY, system.path("unisys")).unwrap();
+    copy_program(&system.path("unisys"));
     std::fs::create_dir_all(system.path("his/manifests")).unwrap();
     system.write("his/manifests/a.yaml", &sleeper("a", ""));
     for name in ["his/manifests", "his"] {

@@ -199,8 +199,8 @@ fn run(user: Option<u32>) {
         assert_eq!(bad, None, "{name} ({kind}): {events:#?}");
     }
     let dump = system.json(&["crashes", "ls", "p0"])[0]["id"].as_str().unwrap().to_owned();
-    let threads = system.path(&format!(".unified-system/crash-dumps/{dump}/threads.json"));
-    let threads: Value = serde_json::from_str(&fs::read_to_string(threads).unwrap()).unwrap();
+    let threads = &system.json(&["crashes", "show", &dump])["threads"];
+    assert!(system.ok(&["crashes", "show", &dump]).contains("threads, when it was found frozen"));
     assert_eq!(
         (&threads[0]["state"], &threads[0]["systemCall"]),
         (&"S".into(), &"futex".into()),

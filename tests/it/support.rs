@@ -26,6 +26,12 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A copy of the binary, made by another process: while this one writes a program, a child that another test has just forked holds
+/// it open as well, and nobody can execute it (ETXTBSY, execve(2)).
+pub fn copy_program(to: &Path) {
+    assert!(Command::new("cp").arg(BINARY).arg(to).status().unwrap().success());
+}
+
 pub struct System {
     pub dir: TempDir,
     /// Whom everything runs as, if not as us.
@@ -60,7 +66,7 @@ impl System {
     /// Everything in it, and every command from now on, is another user's.
     pub fn belong_to(&mut self, uid: u32) {
         self.binary = self.path("unisys");
-        fs::copy(BINARY, &self.binary).unwrap();
+        copy_program(&self.binary);
         let status =
             Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(self.dir.path()).status();
         assert!(status.unwrap().success());

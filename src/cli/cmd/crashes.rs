@@ -3,6 +3,8 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::faults::crashes::{Crash, CrashDetail, CrashExit, unpack};
 
 use super::super::args::{Crashes, Format, Global};
@@ -61,8 +63,22 @@ fn show(global: &Global, id: &str) -> Result<Outcome, Failure> {
         out.push_str(&format!("\n{name}, the last {} lines\n", lines.len()));
         lines.iter().for_each(|line| out.push_str(&format!("  {}\n", render::neutral(line))));
     }
+    out.push_str(&threads(&found.threads));
     render::print(&out);
     Ok(Outcome::Done)
+}
+
+/// What each thread of a frozen program did; nothing of another.
+fn threads(found: &Value) -> String {
+    let rows = found.as_array().into_iter().flatten().map(|thread| {
+        let word = |name: &str| thread[name].as_str().unwrap_or_default();
+        let number = thread["thread"].as_u64().unwrap_or_default();
+        let (state, call, channel) = (word("state"), word("systemCall"), word("waitChannel"));
+        let line = format!("{number:>8} {:<16} {state} {call:<18} {channel}", word("name"));
+        format!("  {}\n", render::neutral(line.trim_end()))
+    });
+    let rows: String = rows.collect();
+    if rows.is_empty() { rows } else { format!("\nthreads, when it was found frozen\n{rows}") }
 }
 
 /// A tar archive, or a directory when one is named; secrets were masked when the dump was written.
