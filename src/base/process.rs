@@ -193,6 +193,7 @@ impl Signal {
     pub const ABRT: Self = Self(6);
     pub const KILL: Self = Self(9);
     pub const TERM: Self = Self(15);
+    pub const CONT: Self = Self(18);
 
     /// All names, for the schema and for hints.
     pub fn names() -> impl Iterator<Item = &'static str> {

@@ -36,9 +36,9 @@ impl Engine {
             Effect::Spawn { id, part, role, spec, generation } => {
                 return self.spawn(id, part, role, &spec, generation);
             }
-            Effect::Signal { id, signal, wake } => {
+            Effect::Signal { id, signal } => {
                 let pid = self.attached.get(&id).and_then(|attached| attached.main_pid);
-                self.link.send(&Request::Signal { epoch, id, signal: signal.0, pid, wake });
+                self.link.send(&Request::Signal { epoch, id, signal: signal.0, pid });
             }
             Effect::Kill { id } => self.link.send(&Request::Kill { epoch, id }),
             Effect::Forget { id } => {

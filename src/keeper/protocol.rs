@@ -46,9 +46,6 @@ pub enum Request {
         id: InstanceId,
         signal: i32,
         pid: Option<u32>,
-        /// SIGCONT follows.
-        #[serde(default)]
-        wake: bool,
     },
     /// SIGKILL to whatever belongs to the instance; answered by `Gone`.
     Kill {

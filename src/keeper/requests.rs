@@ -49,8 +49,8 @@ impl Keeper {
             }
             Request::Begin { epoch } => self.refuse(None, &format!("epoch {epoch} is not new")),
             Request::Spawn(spawn) if self.fenced(spawn.epoch, Some(&spawn.id)) => self.spawn(spawn),
-            Request::Signal { epoch, id, signal, pid, wake } if self.fenced(epoch, Some(&id)) => {
-                self.signal_instance(&id, signal, pid, wake);
+            Request::Signal { epoch, id, signal, pid } if self.fenced(epoch, Some(&id)) => {
+                self.signal_instance(&id, signal, pid);
             }
             Request::Kill { epoch, id } if self.fenced(epoch, Some(&id)) => self.kill(id),
             Request::Forget { epoch, id } if self.fenced(epoch, Some(&id)) => self.forget(&id),
@@ -227,13 +227,8 @@ impl Keeper {
         }
     }
 
-    fn signal_instance(&mut self, id: &InstanceId, signal: i32, pid: Option<u32>, wake: bool) {
-        let send = |handle: &OwnedFd| {
-            let _ = process::signal(handle, signal);
-            if wake {
-                let _ = process::signal(handle, libc::SIGCONT);
-            }
-        };
+    fn signal_instance(&mut self, id: &InstanceId, signal: i32, pid: Option<u32>) {
+        let send = |handle: &OwnedFd| drop(process::signal(handle, signal));
         let Some(main) = self.table.instances.get(id).and_then(Instance::main) else { return };
         match pid.filter(|pid| *pid != main.pid) {
             // A main process that the program named itself; only one of the instance is reached.
@@ -242,7 +237,8 @@ impl Keeper {
             }
             _ => send(&main.pidfd),
         }
-        if let Some(instance) = self.table.instances.get_mut(id) {
+        // The next daemon asks whether it was told to stop; that it was woken for it says nothing.
+        if let Some(instance) = self.table.instances.get_mut(id).filter(|_| signal != libc::SIGCONT) {
             instance.signalled = Some(signal);
         }
     }

@@ -99,7 +99,8 @@ impl Child {
 }
 
 /// A variable with the child's own pid: room for a name, ten digits and a NUL.
-type PidVariable = [u8; 32];
+type PidVariable = [u8; PID_VARIABLE];
+const PID_VARIABLE: usize = 32;
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 const WATCHDOG_PID: &[u8] = b"WATCHDOG_PID=";
 
@@ -125,8 +126,8 @@ pub fn spawn(child: &Child, stack: &mut Stack) -> Result<Spawned, SpawnError> {
         envp: pointers(&child.envp),
         above: child.above(),
         moved: vec![-1; child.handed.len()],
-        listen_pid: [0; 32],
-        watchdog_pid: [0; 32],
+        listen_pid: [0; PID_VARIABLE],
+        watchdog_pid: [0; PID_VARIABLE],
         signals: changed_signals(),
         report: Report { stage: 0, errno: 0, step: 0, path: 0, left_out: 0, began: Instant(0) },
     };
@@ -363,8 +364,12 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
             libc::umask(umask);
         }
         stage!(WorkingDir, libc::chdir(child.dir.as_ptr()));
-        write_pid(&mut shared.listen_pid, LISTEN_PID, libc::getpid() as u32);
-        write_pid(&mut shared.watchdog_pid, WATCHDOG_PID, libc::getpid() as u32);
+        if !child.handed.is_empty() {
+            write_pid(&mut shared.listen_pid, LISTEN_PID, libc::getpid() as u32);
+        }
+        if child.watchdog {
+            write_pid(&mut shared.watchdog_pid, WATCHDOG_PID, libc::getpid() as u32);
+        }
         for signal in shared.signals {
             libc::signal(*signal, libc::SIG_DFL);
         }
@@ -453,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_pid_is_written_as_a_variable() {
-        let mut text = [7; 32];
+        let mut text = [7; PID_VARIABLE];
         for (pid, expected) in
             [(1, "LISTEN_PID=1"), (90, "LISTEN_PID=90"), (u32::MAX, "LISTEN_PID=4294967295")]
         {

@@ -2,28 +2,30 @@
 //! off the restart path: nothing waits for it but the first load and an orderly end.
 
 mod pending;
+mod rows;
 mod schema;
+mod stored;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, params};
-use serde::{Deserialize, Serialize};
+use rusqlite::Connection;
 
-use crate::base::{Epoch, Incarnation, Name, Revision, Stamp, limits};
+use crate::base::{Epoch, Incarnation, Name, Revision};
 use crate::os::clock;
 use crate::world::{Change, Checkpoint, RolloutRecord};
 
 use pending::{Accepted, Pending};
+use rows::{INCARNATION, answer, is_full, load, set_meta, write};
+
+pub use stored::{StoredAction, StoredCause, StoredChange, StoredFile, StoredSet};
 
 /// A disk that could not be written to is tried again after this long.
 const AGAIN: Duration = Duration::from_secs(1);
-const INCARNATION: &str = "incarnation";
 /// Incarnations are reserved in blocks, so that a start never waits for the disk.
 const BLOCK: u64 = 10_000;
 
@@ -43,74 +45,6 @@ pub struct Restored {
     pub errors: Vec<String>,
     /// Something that a person should know: a damaged database was set aside.
     pub warning: Option<String>,
-}
-
-/// A set as it was last accepted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StoredSet {
-    pub name: String,
-    /// The directory or file that it is read from; none for what was given to `apply`.
-    pub path: Option<PathBuf>,
-    #[serde(default)]
-    pub applied: bool,
-    pub overlays: Vec<PathBuf>,
-    pub files: Vec<StoredFile>,
-    pub overlay_files: Vec<Vec<StoredFile>>,
-}
-
-/// A manifest as written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StoredFile {
-    pub path: PathBuf,
-    pub text: String,
-}
-
-/// A change as `changes` shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StoredChange {
-    pub id: u64,
-    pub at: Stamp,
-    pub cause: StoredCause,
-    pub revision: u64,
-    pub actions: Vec<StoredAction>,
-    /// `Active`, `Complete`, `Superseded`.
-    pub outcome: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StoredCause {
-    pub kind: String,
-    pub detail: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StoredAction {
-    pub verb: String,
-    pub unit: String,
-    pub reason: String,
-}
-
-impl From<&Change> for StoredChange {
-    fn from(change: &Change) -> Self {
-        let action = |action: &crate::world::chronicle::ChangeAction| StoredAction {
-            verb: action.verb.as_str().into(),
-            unit: action.unit.to_string(),
-            reason: action.reason.clone(),
-        };
-        Self {
-            id: change.id,
-            at: change.at,
-            cause: StoredCause { kind: change.cause.kind.clone(), detail: change.cause.detail.clone() },
-            revision: change.revision.0,
-            actions: change.actions.iter().map(action).collect(),
-            outcome: change.outcome.as_str().into(),
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -358,200 +292,10 @@ fn serve(mut connection: Connection, shared: &Shared, tell: &Tell) {
     }
 }
 
-fn write(connection: &Connection, pending: &Pending) -> rusqlite::Result<()> {
-    for (name, value) in &pending.meta {
-        set_meta(connection, name, *value)?;
-    }
-    let mut save = connection.prepare_cached(
-        "INSERT INTO unit (name, checkpoint) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET checkpoint = ?2",
-    )?;
-    for (name, checkpoint) in &pending.units {
-        match checkpoint {
-            Some(checkpoint) => {
-                let text = serde_json::to_string(checkpoint).unwrap_or_default();
-                save.execute(params![name.as_str(), text])?;
-            }
-            None => {
-                connection.execute("DELETE FROM unit WHERE name = ?1", [name.as_str()])?;
-            }
-        }
-    }
-    write_changes(connection, &pending.changes)?;
-    for (revision, accepted) in &pending.revisions {
-        let text = serde_json::to_string(&accepted.sets).unwrap_or_default();
-        connection.execute(
-            "INSERT OR REPLACE INTO revision (id, at, cause, sets) VALUES (?1, ?2, ?3, ?4)",
-            params![revision.0 as i64, accepted.at.to_string(), accepted.cause, text],
-        )?;
-        forget_revisions(connection, *revision)?;
-    }
-    for ((name, at), rollout) in &pending.rollouts {
-        let text = serde_json::to_string(&rollout).unwrap_or_default();
-        connection
-            .prepare_cached("INSERT INTO rollout (unit, at, body) VALUES (?1, ?2, ?3) ON CONFLICT (unit, at) DO UPDATE SET body = ?3")?
-            .execute(params![name.as_str(), at, text])?;
-        connection
-            .prepare_cached("DELETE FROM rollout WHERE unit = ?1 AND at NOT IN (SELECT at FROM rollout WHERE unit = ?1 ORDER BY at DESC LIMIT ?2)")?
-            .execute(params![name.as_str(), limits::ROLLOUTS_KEPT as i64])?;
-    }
-    let mut save = connection.prepare_cached(
-        "INSERT INTO error (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
-    )?;
-    for (id, body) in &pending.errors {
-        match body {
-            Some(body) => save.execute(params![*id as i64, body])?,
-            None => connection.execute("DELETE FROM error WHERE id = ?1", [*id as i64])?,
-        };
-    }
-    Ok(())
-}
-
-fn write_changes(
-    connection: &Connection,
-    changes: &BTreeMap<u64, Box<StoredChange>>,
-) -> rusqlite::Result<()> {
-    let Some(latest) = changes.keys().last() else { return Ok(()) };
-    let mut save = connection.prepare_cached(
-        "INSERT INTO change (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
-    )?;
-    for (id, change) in changes {
-        save.execute(params![*id as i64, serde_json::to_string(change).unwrap_or_default()])?;
-    }
-    connection
-        .prepare_cached("DELETE FROM change WHERE id <= ?1")?
-        .execute([*latest as i64 - limits::CHANGES_KEPT as i64])?;
-    Ok(())
-}
-
-/// The answer, to be given once everything is written.
-fn answer(connection: &Connection, question: &Question) -> rusqlite::Result<Box<dyn FnOnce()>> {
-    Ok(match question {
-        Question::Changes(limit, answer) => {
-            let mut statement =
-                connection.prepare_cached("SELECT body FROM change ORDER BY id DESC LIMIT ?1")?;
-            let rows = statement.query_map([*limit as i64], |row| row.get::<_, String>(0))?;
-            let found: Vec<StoredChange> =
-                rows.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect();
-            let answer = answer.clone();
-            Box::new(move || drop(answer.send(found)))
-        }
-        Question::Rollouts(name, answer) => {
-            let mut statement =
-                connection.prepare_cached("SELECT body FROM rollout WHERE unit = ?1 ORDER BY at")?;
-            let rows = statement.query_map([name.as_str()], |row| row.get::<_, String>(0))?;
-            let found: Vec<RolloutRecord> =
-                rows.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect();
-            let answer = answer.clone();
-            Box::new(move || drop(answer.send(found)))
-        }
-        Question::Revision(revision, answer) => {
-            let mut statement = connection.prepare_cached("SELECT sets FROM revision WHERE id = ?1")?;
-            let mut rows = statement.query_map([revision.0 as i64], |row| row.get::<_, String>(0))?;
-            let found = rows.next().and_then(|text| serde_json::from_str(&text.ok()?).ok());
-            let answer = answer.clone();
-            Box::new(move || drop(answer.send(found)))
-        }
-        Question::Flush(answer) => {
-            let answer = answer.clone();
-            Box::new(move || _ = answer.send(()))
-        }
-    })
-}
-
-/// There is no room now; there may be later.
-fn is_full(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
-    matches!(error.sqlite_error_code(), Some(DiskFull | SystemIoFailure))
-}
-
-fn set_meta(connection: &Connection, name: &str, value: u64) -> rusqlite::Result<()> {
-    connection.execute(
-        "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)",
-        params![name, value.to_string()],
-    )?;
-    Ok(())
-}
-
-fn load(connection: &Connection) -> rusqlite::Result<Restored> {
-    let mut statement = connection.prepare("SELECT name, value FROM meta")?;
-    let meta: BTreeMap<String, String> =
-        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-    let number = |name: &str| meta.get(name).and_then(|text| text.parse::<u64>().ok());
-    let key = match meta.get("key").and_then(|text| unhex(text)) {
-        Some(key) => key,
-        None => {
-            let key = clock::random::<32>();
-            let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-            connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('key', ?1)", [text])?;
-            key.to_vec()
-        }
-    };
-    let mut statement = connection.prepare("SELECT name, checkpoint FROM unit")?;
-    let units = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    let units = units
-        .filter_map(|row| {
-            let (name, text) = row.ok()?;
-            Some((name.parse().ok()?, serde_json::from_str(&text).ok()?))
-        })
-        .collect();
-    let latest = connection.query_row("SELECT id, sets FROM revision ORDER BY id DESC LIMIT 1", [], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-    });
-    let (revision, sets) = match latest {
-        Ok((id, sets)) => (Revision(id as u64), serde_json::from_str(&sets).unwrap_or_default()),
-        Err(rusqlite::Error::QueryReturnedNoRows) => (Revision(0), Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut statement = connection.prepare("SELECT body FROM error ORDER BY id")?;
-    let errors = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    let last_change: i64 =
-        connection.query_row("SELECT COALESCE(MAX(id), 0) FROM change", [], |row| row.get(0))?;
-    Ok(Restored {
-        epoch: Epoch(number("epoch").unwrap_or(0)),
-        key,
-        incarnation: Incarnation(number("incarnation").unwrap_or(1)),
-        revision,
-        last_change: last_change as u64,
-        units,
-        sets,
-        errors,
-        warning: None,
-    })
-}
-
-/// Forgets the revisions that are older than those that are kept, but for those that a unit runs in place of the declared one, or
-/// may have to go back to: a rollback or an `undo` stands for as long as it takes, and the next daemon may have to read its
-/// manifests.
-fn forget_revisions(connection: &Connection, latest: Revision) -> rusqlite::Result<()> {
-    let oldest = latest.0 as i64 - limits::REVISIONS_KEPT as i64;
-    let mut statement = connection.prepare_cached("SELECT id FROM revision WHERE id <= ?1")?;
-    let outdated: Vec<i64> =
-        statement.query_map([oldest], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    if outdated.is_empty() {
-        return Ok(());
-    }
-    let mut statement = connection.prepare_cached("SELECT checkpoint FROM unit")?;
-    let (rolling, now) = (BTreeSet::new(), clock::mono());
-    let needed: BTreeSet<i64> = statement
-        .query_map([], |row| row.get::<_, String>(0))?
-        .filter_map(|text| serde_json::from_str::<Checkpoint>(&text.ok()?).ok()?.kept_revision(&rolling, now))
-        .map(|revision| revision.0 as i64)
-        .collect();
-    for id in outdated.into_iter().filter(|id| !needed.contains(id)) {
-        connection.execute("DELETE FROM revision WHERE id = ?1", [id])?;
-    }
-    Ok(())
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = |index: usize| u8::from_str_radix(text.get(index..index + 2)?, 16).ok();
-    (text.len() == 64).then(|| (0..32).map(|index| digits(index * 2)).collect::<Option<Vec<u8>>>())?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Generation;
+    use crate::base::{Generation, Stamp, limits};
     use crate::world::Known;
 
     fn open(path: &Path) -> Result<(Store, Restored), StoreError> {

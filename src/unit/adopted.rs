@@ -107,7 +107,7 @@ impl HeldParts {
         let command = self.parts.iter().find(|(part, _)| *part == Part::StopCommand);
         let ended = Fact::HookExited { part: Part::StopCommand, exit: Exit::Code(0) };
         let (phase, fact) = match command {
-            _ if self.signalled => (StopPhase::Signalled { kill_at }, None),
+            _ if self.signalled => (StopPhase::signalled(kill_at, now), None),
             Some((_, PartState::Spawning | PartState::Running { .. })) => {
                 (StopPhase::Command { kill_at }, None)
             }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::base::{Exit, Instant, Part, Signal, SpawnStage};
+use crate::base::{Exit, Instant, Part, Signal, SpawnStage, limits};
 
 use super::policy::Policy;
 
@@ -82,6 +82,9 @@ pub enum StopPhase {
     /// The stop signal was sent.
     Signalled {
         kill_at: Instant,
+        /// One that is stopped (SIGSTOP) hears nothing: it is sent SIGCONT then, as systemd does (systemd.kill(5)); `NEVER`: it
+        /// was. Not at once: nearly all have ended by then.
+        wake_at: Instant,
     },
     /// SIGKILL to everything of the instance, or a look whether anything is left after its exit.
     Sweeping,
@@ -89,6 +92,13 @@ pub enum StopPhase {
         hook: u8,
         deadline: Instant,
     },
+}
+
+impl StopPhase {
+    /// Its stop signal is sent now.
+    pub fn signalled(kill_at: Instant, now: Instant) -> Self {
+        Self::Signalled { kill_at, wake_at: now + limits::STOP_WAKE }
+    }
 }
 
 /// In place of a postStop hook's number: it ran out of time and is being killed; none follows.
@@ -221,7 +231,7 @@ pub enum Request {
 #[error("{fact} in state {state}")]
 pub struct Illegal {
     pub state: &'static str,
-    pub fact: String,
+    pub fact: Box<str>,
 }
 
 pub type Requests = SmallVec<[Request; 2]>;
@@ -263,7 +273,8 @@ impl Lifecycle {
         match self {
             Self::Starting(Starting { phase: StartPhase::PreStart { deadline, .. }, .. }) => Some(*deadline),
             Self::Stopping(stopping) => match stopping.phase {
-                StopPhase::Command { kill_at } | StopPhase::Signalled { kill_at } => Some(kill_at),
+                StopPhase::Command { kill_at } => Some(kill_at),
+                StopPhase::Signalled { kill_at, wake_at } => Some(wake_at.min(kill_at)),
                 StopPhase::PostStop { deadline, .. } => Some(deadline),
                 StopPhase::Sweeping => None,
             },
@@ -387,7 +398,7 @@ fn leave(process: Process, fact: Fact, policy: &Policy, now: Instant) -> Step {
             let (phase, request) = if policy.stop.command && reason != StopReason::Watchdog {
                 (StopPhase::Command { kill_at }, Request::Spawn(Part::StopCommand))
             } else {
-                (StopPhase::Signalled { kill_at }, Request::Signal(reason.signal(policy)))
+                (StopPhase::signalled(kill_at, now), Request::Signal(reason.signal(policy)))
             };
             let stopping =
                 Stopping { process: Some(process), reason: EndReason::Stopped(reason), phase, exit: None };
@@ -440,12 +451,16 @@ impl Stopping {
                 StopPhase::Command { kill_at },
                 Fact::HookExited { part: Part::StopCommand, .. } | Fact::SpawnFailed { .. },
             ) => {
-                self.phase = StopPhase::Signalled { kill_at: *kill_at };
+                self.phase = StopPhase::signalled(*kill_at, now);
                 let signal = match self.reason {
                     EndReason::Stopped(reason) => reason.signal(policy),
                     _ => policy.stop.signal,
                 };
                 Ok((Lifecycle::Stopping(self), smallvec![Request::Signal(signal)]))
+            }
+            (StopPhase::Signalled { kill_at, .. }, Fact::Due) if now < *kill_at => {
+                self.phase = StopPhase::Signalled { kill_at: *kill_at, wake_at: Instant::NEVER };
+                Ok((Lifecycle::Stopping(self), smallvec![Request::Signal(Signal::CONT)]))
             }
             (StopPhase::Command { .. } | StopPhase::Signalled { .. }, Fact::Due | Fact::KillNow) => {
                 Ok(sweep(self.process, self.reason, self.exit))
@@ -454,8 +469,8 @@ impl Stopping {
                 self.phase = StopPhase::Command { kill_at: (*kill_at).max(until) };
                 Ok((Lifecycle::Stopping(self), smallvec![]))
             }
-            (StopPhase::Signalled { kill_at }, Fact::Extend { until }) => {
-                self.phase = StopPhase::Signalled { kill_at: (*kill_at).max(until) };
+            (StopPhase::Signalled { kill_at, wake_at }, Fact::Extend { until }) => {
+                self.phase = StopPhase::Signalled { kill_at: (*kill_at).max(until), wake_at: *wake_at };
                 Ok((Lifecycle::Stopping(self), smallvec![]))
             }
             (StopPhase::Sweeping, Fact::Gone { survivors }) => Ok(self.after_gone(survivors, policy, now)),
@@ -537,7 +552,7 @@ impl From<Rest> for Lifecycle {
 }
 
 fn illegal(state: Lifecycle, fact: &Fact) -> (Lifecycle, Illegal) {
-    let illegal = Illegal { state: state.word(), fact: format!("{fact:?}") };
+    let illegal = Illegal { state: state.word(), fact: format!("{fact:?}").into() };
     (state, illegal)
 }
 
@@ -547,3 +562,7 @@ impl End {
         self.executed_at.map_or(Duration::ZERO, |at| now.since(at))
     }
 }
+
+#[cfg(test)]
+#[path = "lifecycle_tests.rs"]
+mod tests;

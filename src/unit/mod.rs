@@ -3,6 +3,7 @@
 pub mod accepts;
 pub mod adopted;
 pub mod breaker;
+mod habits;
 pub mod lifecycle;
 pub mod policy;
 pub mod probes;

@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use crate::base::{Instant, format_duration};
 
+use super::habits::{Pace, Rhythm, whole};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFreeze {
     Alert,
@@ -175,7 +177,6 @@ pub struct Vigil {
     beat: Option<Beat>,
     /// When it is looked at next; `NEVER` while a look is under way.
     next: Instant,
-    looking: bool,
     /// The next look is to be a close one.
     closely: bool,
     /// When it was looked at last, its `cpu` and its `wanted` then.
@@ -221,7 +222,6 @@ impl Vigil {
             policy,
             beat: policy.heartbeat.map(|within| Beat { within, due: now + within, missed: None }),
             next: policy.period().map_or(Instant::NEVER, |period| now + period),
-            looking: false,
             closely: false,
             last: None,
             still: None,
@@ -258,13 +258,13 @@ impl Vigil {
         if let Some(beat) = self.beat.as_mut().filter(|beat| beat.due <= now) {
             beat.due = Instant::NEVER;
             beat.missed.get_or_insert(Missed::Silent);
-            (self.next, self.looking) = (Instant::NEVER, true);
+            self.next = Instant::NEVER;
             return Some(Ask { work: true, closely: true });
         }
-        if self.next > now || self.looking {
+        if self.next > now {
             return None;
         }
-        (self.next, self.looking) = (Instant::NEVER, true);
+        self.next = Instant::NEVER;
         let closely = std::mem::take(&mut self.closely);
         // A program that gets on needs no look at what waits for it.
         let work = closely || self.still.is_some() || self.stopped.is_some() || self.stuck.is_some();
@@ -316,12 +316,12 @@ impl Vigil {
     /// What a look showed; `None`: nothing could be seen.
     pub fn seen(&mut self, look: Option<&Look>, closely: bool, now: Instant) -> Sight {
         let policy = self.policy;
-        self.looking = false;
         self.next = policy.period().map_or(Instant::NEVER, |period| now + period);
         if let Some(look) = look {
             self.take_in(look, now);
         }
-        if let Some(missed) = self.beat.and_then(|beat| beat.missed) {
+        // One that was under way already says less than the close one that follows.
+        if let Some(missed) = self.beat.and_then(|beat| beat.missed).filter(|_| closely) {
             return self.missed(missed, look, now);
         }
         let Some(frozen) = self.frozen(look, now) else {
@@ -496,108 +496,6 @@ fn state_words(class: Class, look: &Look) -> String {
         Class::Deadlock => format!("{threads} waits for a lock{place}"),
         Class::Blocked => format!("it waits{place} and gets nowhere"),
         Class::Livelock => "it keeps the processor busy".into(),
-    }
-}
-
-/// To the second, from a second on; to the millisecond below.
-fn whole(time: Duration) -> Duration {
-    if time < Duration::from_secs(1) { millis(time) } else { Duration::from_secs(time.as_secs()) }
-}
-
-/// How long answers take: the usual time, and that of late.
-#[derive(Clone, Debug, Default)]
-struct Pace {
-    usual: Duration,
-    count: u32,
-    late: [Duration; LATE],
-}
-
-/// Answers that count as of late.
-const LATE: usize = 5;
-/// Answers before anything is usual.
-const LEARNED: u32 = 20;
-/// So much slower than usual is slow, if it is as long as [`NOTICED`].
-const SLOW: u32 = 5;
-const NOTICED: Duration = Duration::from_millis(100);
-
-impl Pace {
-    fn answered(&mut self, time: Duration) {
-        self.late[self.count as usize % LATE] = time;
-        self.count = self.count.saturating_add(1);
-        if self.count <= LEARNED {
-            self.usual += time / LEARNED;
-        } else if self.slow().is_none() {
-            // What is usual changes slowly, and not while it is slow.
-            self.usual = (self.usual * 63 + time) / 64;
-        }
-    }
-
-    fn slow(&self) -> Option<Finding> {
-        if self.count < LEARNED + LATE as u32 {
-            return None;
-        }
-        let mut late = self.late;
-        late.sort_unstable();
-        let middle = late[LATE / 2];
-        let slow = middle >= NOTICED && middle >= self.usual * SLOW;
-        slow.then(|| Finding {
-            reason: "SlowProbes",
-            message: format!(
-                "its probes are answered after {} of late, usually after {}",
-                format_duration(millis(middle)),
-                format_duration(millis(self.usual))
-            ),
-        })
-    }
-}
-
-fn millis(time: Duration) -> Duration {
-    Duration::from_millis((time.as_millis() as u64).max(1))
-}
-
-/// A program that writes by the clock: what lies between two outputs is always about as long. One that writes when it has
-/// something to do is idle when it is silent, and has no rhythm.
-#[derive(Clone, Debug, Default)]
-struct Rhythm {
-    last: Option<Instant>,
-    shortest: Option<Duration>,
-    longest: Duration,
-    count: u32,
-}
-
-/// Outputs before there is a rhythm.
-const REGULAR: u32 = 12;
-
-impl Rhythm {
-    /// It was last heard at this time, as looks in this distance show.
-    fn heard(&mut self, at: Instant, period: Duration) {
-        let gap = match self.last {
-            Some(last) if at > last => at.since(last),
-            Some(_) => return,
-            None => return self.last = Some(at),
-        };
-        self.last = Some(at);
-        let shortest = self.shortest.map_or(gap, |shortest| shortest.min(gap));
-        let longest = self.longest.max(gap);
-        if gap < period * 2 || longest > shortest + shortest / 2 {
-            // Whoever speaks more often than it is looked at, or irregularly, has none.
-            *self = Self { last: Some(at), ..Self::default() };
-            return;
-        }
-        (self.shortest, self.longest, self.count) = (Some(shortest), longest, self.count + 1);
-    }
-
-    fn silent(&self, now: Instant, soft: Duration) -> Option<Finding> {
-        let quiet = now.since(self.last?);
-        let silent = self.count >= REGULAR && quiet >= soft && quiet > self.longest * 3;
-        silent.then(|| Finding {
-            reason: "Suspected",
-            message: format!(
-                "it has written nothing for {}; before, it wrote something every {}",
-                format_duration(whole(quiet)),
-                format_duration(whole(self.longest))
-            ),
-        })
     }
 }
 

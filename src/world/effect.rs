@@ -27,8 +27,6 @@ pub enum Effect {
     Signal {
         id: InstanceId,
         signal: Signal,
-        /// One that was stopped (SIGSTOP) is to hear it: SIGCONT follows, as systemd's does (systemd.kill(5)).
-        wake: bool,
     },
     /// SIGKILL to everything that belongs to it; answered by `Gone`.
     Kill {

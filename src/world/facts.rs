@@ -2,16 +2,13 @@
 
 use crate::base::{InstanceId, Name, Now, Part, Role, Seat};
 use crate::plan::Wish;
-use crate::unit::lifecycle::Rest;
-use crate::unit::{
-    AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, ProbeBoard, ProbeKind, Request, StopReason, Verdict,
-};
+use crate::unit::{Fact, Lifecycle, ProbeBoard, ProbeKind, Request, StopReason, Verdict};
 
 use super::World;
 use super::chronicle::Entry;
-use super::effect::{Effect, Failure};
+use super::effect::Effect;
 use super::event::InstanceFact;
-use super::state::{LastEnd, Slot, end_words};
+use super::state::Slot;
 
 impl World {
     /// A fact about one instance. One of an instance that is not there any more changes nothing but a counter (invariant 5).
@@ -177,7 +174,7 @@ impl World {
                 let (spec, generation) = (instance.spec.clone(), instance.generation);
                 self.effects.push_back(Effect::Spawn { id, part, role: seat.role, spec, generation });
             }
-            Request::Signal(signal) => self.effects.push_back(Effect::Signal { id, signal, wake: true }),
+            Request::Signal(signal) => self.effects.push_back(Effect::Signal { id, signal }),
             Request::Kill => self.effects.push_back(Effect::Kill { id }),
             Request::Executed => self.executed(now, name, seat),
             Request::StopBegan => self.stop_began(name, seat),
@@ -326,7 +323,7 @@ impl World {
         self.remember(name, seat);
     }
 
-    fn stop_watching(&mut self, name: &Name, seat: Seat) {
+    pub(super) fn stop_watching(&mut self, name: &Name, seat: Seat) {
         let Some(id) = self.instance_id(name, seat) else { return };
         let Some(instance) = self.instance_mut(name, seat) else { return };
         let port = std::mem::replace(&mut instance.port_watched, false);
@@ -339,120 +336,6 @@ impl World {
         }
     }
 
-    /// Nothing is left of the instance: where does the seat go?
-    fn ended(&mut self, now: Now, name: &Name, seat: Seat, end: End) {
-        self.stop_watching(name, seat);
-        let Some(id) = self.instance_id(name, seat) else { return };
-        self.effects.push_back(Effect::Forget { id: id.clone() });
-        let words = end_words(&end);
-        self.announce_end(now, name, seat, &end, &words);
-        let wanted = self
-            .units
-            .get(name)
-            .is_some_and(|unit| matches!(self.wish(name, unit), crate::plan::Wish::Up { .. }));
-        let Some(unit) = self.units.get_mut(name) else { return };
-        let generation = unit.generation;
-        let Some(slot) = unit.slots.get_mut(&seat) else { return };
-        let record = slot.cause;
-        let (spec, started_with) = match slot.instance.take() {
-            Some(instance) => (instance.spec, instance.generation),
-            None => (unit.spec.clone(), generation),
-        };
-        let policy = &spec.policy;
-        let failure = end.is_failure(policy);
-        let after = slot.restart.after_end(policy, &end, now.mono, &mut self.rng);
-        if end.ran_for(now.mono) >= policy.restart.reset_after
-            && unit.changed.is_some_and(|(_, generation)| generation == started_with)
-        {
-            unit.changed = None;
-        }
-        let failed = failure.then(|| {
-            Box::new(Failure {
-                id: id.clone(),
-                spec: spec.clone(),
-                generation: started_with,
-                ran_for: end.ran_for(now.mono),
-                end: end.clone(),
-                words: words.clone(),
-                at: now.wall,
-                restarts: slot.restart.restarts,
-                permanent: matches!(after, AfterEnd::Failed(_)),
-                record,
-            })
-        });
-        let last = LastEnd { end: end.clone(), at: now.wall, incarnation: id.incarnation, words };
-        slot.last_end = Some(Box::new(last));
-        slot.rested_at = if started_with > generation { generation } else { started_with };
-        (slot.ready_since, slot.available, slot.reloading) = (None, false, None);
-        let ran =
-            super::Version { spec: spec.clone(), generation: started_with, revision: unit.rollout.revision };
-        let former = Self::former_version(unit, &ran, seat, &end);
-        if let Some(slot) = unit.slots.get_mut(&seat) {
-            slot.former = former;
-        }
-        let Some(slot) = unit.slots.get_mut(&seat) else { return };
-        let outcome = after.clone();
-        let (rest, warning) = match after {
-            _ if !wanted => (Rest::Idle, None),
-            AfterEnd::Idle => (Rest::Idle, None),
-            AfterEnd::RestartAt(until) if until <= now.mono => (Rest::Idle, None),
-            AfterEnd::RestartAt(until) => {
-                let wait = crate::base::format_duration(std::time::Duration::from_millis(
-                    (until - now.mono).as_millis() as u64,
-                ));
-                (Rest::Backoff { until }, Some(("BackOff", format!("is started again in {wait}"))))
-            }
-            AfterEnd::Done(exit) => (Rest::Done(exit), None),
-            AfterEnd::Failed(reason) => {
-                let last = slot.last_end.as_ref().map(|last| last.words.clone()).unwrap_or_default();
-                (Rest::Failed(reason), Some(("Failed", format!("is not started again: it {last}"))))
-            }
-        };
-        self.effects.extend(failed.map(Effect::Failed));
-        // The serving ones are well: what an incoming one does is its rollout's business.
-        if failure && seat.role == Role::Serving {
-            self.breaker_failed(now, name, seat);
-        }
-        self.apply(now, name, seat, Fact::Rest(rest));
-        if let Some((reason, message)) = warning {
-            self.warn(now, name, seat, reason, &message);
-        }
-        if failure {
-            self.count_crash(now, &id, started_with, seat, &end, &outcome);
-        }
-        self.save_unit(now, name);
-    }
-
-    fn breaker_failed(&mut self, now: Now, name: &Name, seat: Seat) {
-        let Some(unit) = self.units.get_mut(name) else { return };
-        let Some(policy) = unit.spec.policy.breaker.clone() else { return };
-        let trial = !matches!(unit.breaker.circuit(), Circuit::Closed);
-        if !unit.breaker.failed(&policy, now.mono) {
-            return;
-        }
-        let times = match trial {
-            true => "its trial failed too".to_owned(),
-            false => {
-                format!("{} times within {}", policy.failures, crate::base::format_duration(policy.window))
-            }
-        };
-        let wait = match unit.breaker.circuit() {
-            Circuit::Open { until } => crate::base::format_duration(until - now.mono),
-            _ => String::new(),
-        };
-        self.warn(
-            now,
-            name,
-            seat,
-            "CircuitOpen",
-            &format!("failed too often ({times}): its circuit is open for {wait}"),
-        );
-        let cause = self.slot_cause(name, seat);
-        if let Some(unit) = self.units.get_mut(name) {
-            unit.cause = cause;
-        }
-    }
-
     fn not_enforced(&mut self, now: Now, name: &Name, seat: Seat, left_out: &[String]) {
         let object = self.object(name);
         let cause = self.slot_cause(name, seat);
@@ -460,27 +343,6 @@ impl World {
         let message = format!("{seat} runs without {}", left_out.join(", "));
         let entry = Entry { warning: true, reason: "NotEnforced", object: &object, message, change, cause };
         self.announce(now, entry);
-    }
-
-    fn announce_end(&mut self, now: Now, name: &Name, seat: Seat, end: &End, words: &str) {
-        let object = self.object(name);
-        // An exit that nobody asked for is a root, but for a change of its version: nothing else that unisys knows of came before.
-        let cause = match end.reason {
-            EndReason::Exited => self.blame(name, seat, end.ran_for(now.mono)),
-            _ => self.slot_cause(name, seat),
-        };
-        let change = self.units.get(name).and_then(|unit| unit.change);
-        let asked = matches!(end.reason, EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced));
-        let policy = self.units.get(name).map(|unit| unit.spec.clone());
-        let warning = !asked && policy.is_none_or(|spec| end.is_failure(&spec.policy));
-        let mut message = format!("{seat} {words}");
-        if end.survivors > 0 {
-            message.push_str(&format!("; {} of its processes could not be killed", end.survivors));
-        }
-        let reason = super::state::end_reason(end);
-        let reason = if reason == "ExitCode" || reason == "Signal" { "Exited" } else { reason };
-        let record = self.announce(now, Entry { warning, reason, object: &object, message, change, cause });
-        self.set_cause(name, seat, record);
     }
 
     pub(super) fn note(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {

@@ -13,6 +13,7 @@ mod adopt;
 pub mod chronicle;
 pub mod conditions;
 pub mod effect;
+mod ends;
 pub mod event;
 mod externals;
 mod facts;
@@ -24,6 +25,7 @@ mod revise;
 pub mod rollouts;
 mod settle;
 pub mod state;
+mod steps;
 mod watchdog;
 pub mod why;
 

@@ -47,7 +47,7 @@ impl World {
             }
             (None, _, signal) => {
                 let signal = signal.unwrap_or(Signal::HUP);
-                self.effects.push_back(Effect::Signal { id, signal, wake: false });
+                self.effects.push_back(Effect::Signal { id, signal });
                 signal.to_string()
             }
         };

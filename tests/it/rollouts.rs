@@ -34,47 +34,62 @@ fn ask(port: u16) -> std::io::Result<String> {
     Ok(answer)
 }
 
+/// Somebody asks one question after the other while something is done: how many answers were right, and what else came.
+fn under_load(port: u16, is_right: impl Fn(&str) -> bool + Sync, work: impl FnOnce()) -> (u32, Vec<String>) {
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let (mut asked, mut faults) = (0, Vec::new());
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                match ask(port) {
+                    Ok(answer) if is_right(&answer) => asked += 1,
+                    other => faults.push(format!("{other:?}")),
+                }
+            }
+            (asked, faults)
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        // Whatever came of it: the scope waits for the client.
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let answers = client.join().unwrap();
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        answers
+    })
+}
+
 #[test]
 fn an_edit_under_load_loses_no_request_and_a_bad_one_comes_back_by_itself() {
     let port = free_port();
     let text = |version: &str, fate: &str| server(version, fate).replace("PORT", &port.to_string());
     let system = System::up(&[("web.yaml", &text("one", "well"))]);
     system.ready(&["web"]);
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let (asked, faults) = std::thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            let (mut asked, mut faults) = (0, Vec::new());
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                match ask(port) {
-                    Ok(answer) if answer == "one" || answer == "two" => asked += 1,
-                    other => faults.push(format!("{other:?}")),
-                }
+    let (asked, faults) = under_load(
+        port,
+        |answer| answer == "one" || answer == "two",
+        || {
+            system.write("manifests/web.yaml", &text("two", "well"));
+            until("the new version serves", || (ask(port).ok()? == "two").then_some(()));
+            until("its rollout is complete", || {
+                (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(())
+            });
+            let pid = system.pid("web");
+            for fate in ["exits", "hangs", "cannot"] {
+                system.write("manifests/web.yaml", &text("bad", fate));
+                until(&format!("the version that {fate} is given up"), || {
+                    let found = system.json(&["rollout", "history", "web"]);
+                    let rolled =
+                        found.as_array()?.iter().filter(|record| record["outcome"] == "RolledBack").count();
+                    (rolled > ["exits", "hangs", "cannot"].iter().position(|known| *known == fate)?)
+                        .then_some(())
+                });
+                until("only what was good runs", || {
+                    let status = system.json(&["rollout", "status", "web"]);
+                    (status["state"] == "RolledBack" && status["steps"].as_array()?.len() == 1).then_some(())
+                });
+                assert_eq!(system.pid("web"), pid, "{fate}: what was good was not touched");
             }
-            (asked, faults)
-        });
-        system.write("manifests/web.yaml", &text("two", "well"));
-        until("the new version serves", || (ask(port).ok()? == "two").then_some(()));
-        until("its rollout is complete", || {
-            (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(())
-        });
-        let pid = system.pid("web");
-        for fate in ["exits", "hangs", "cannot"] {
-            system.write("manifests/web.yaml", &text("bad", fate));
-            until(&format!("the version that {fate} is given up"), || {
-                let found = system.json(&["rollout", "history", "web"]);
-                let rolled =
-                    found.as_array()?.iter().filter(|record| record["outcome"] == "RolledBack").count();
-                (rolled > ["exits", "hangs", "cannot"].iter().position(|known| *known == fate)?).then_some(())
-            });
-            until("only what was good runs", || {
-                let status = system.json(&["rollout", "status", "web"]);
-                (status["state"] == "RolledBack" && status["steps"].as_array()?.len() == 1).then_some(())
-            });
-            assert_eq!(system.pid("web"), pid, "{fate}: what was good was not touched");
-        }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        client.join().unwrap()
-    });
+        },
+    );
     assert!(faults.is_empty() && asked > 0, "{asked} well, {faults:?}");
     assert!(system.ok(&["get", "services"]).contains("RolledBack"));
     assert!(
@@ -171,41 +186,32 @@ fn a_file_that_is_saved_over_and_over_good_and_bad_ends_as_its_last_content_and_
     system.ready(&["web"]);
     until("it is good", || (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(()));
     let began = std::time::Instant::now();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let (asked, faults) = std::thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            let (mut asked, mut faults) = (0, Vec::new());
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                match ask(port) {
-                    Ok(answer) if answer != "bad" => asked += 1,
-                    other => faults.push(format!("{other:?}")),
-                }
+    let (asked, faults) = under_load(
+        port,
+        |answer| answer != "bad",
+        || {
+            for save in 0..100 {
+                let (name, fate) = match save % 4 {
+                    0 => ("bad", "exits"),
+                    2 => ("bad", "hangs"),
+                    3 => ("bad", "cannot"),
+                    _ => ("good", "well"),
+                };
+                system.write(
+                    "manifests/web.yaml",
+                    &text(&format!("{name}{}", if name == "good" { "!" } else { "" }), fate),
+                );
+                // Some are followed by quiet enough to be tried.
+                let pause = if save % 10 == 9 { 400 } else { 70 };
+                std::thread::park_timeout(std::time::Duration::from_millis(pause));
             }
-            (asked, faults)
-        });
-        for save in 0..100 {
-            let (name, fate) = match save % 4 {
-                0 => ("bad", "exits"),
-                2 => ("bad", "hangs"),
-                3 => ("bad", "cannot"),
-                _ => ("good", "well"),
-            };
-            system.write(
-                "manifests/web.yaml",
-                &text(&format!("{name}{}", if name == "good" { "!" } else { "" }), fate),
-            );
-            // Some are followed by quiet enough to be tried.
-            let pause = if save % 10 == 9 { 400 } else { 70 };
-            std::thread::park_timeout(std::time::Duration::from_millis(pause));
-        }
-        system.write("manifests/web.yaml", &text("last", "well"));
-        until("the last one serves", || (ask(port).ok()? == "last").then_some(()));
-        until("it is complete", || {
-            (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(())
-        });
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        client.join().unwrap()
-    });
+            system.write("manifests/web.yaml", &text("last", "well"));
+            until("the last one serves", || (ask(port).ok()? == "last").then_some(()));
+            until("it is complete", || {
+                (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(())
+            });
+        },
+    );
     assert!(faults.is_empty() && asked > 0, "{asked} well, {faults:?}");
     // 200 ms of quiet precede each look at the files, 2 s at most.
     let most = began.elapsed().as_millis() as usize / 200 + 2;

@@ -1,0 +1,97 @@
+//! What the other threads and the keeper's version have to say, and the last lines of who ended.
+
+use crate::base::{InstanceId, Revision, limits};
+use crate::keeper::protocol::Request;
+use crate::logs::Told;
+use crate::os::clock;
+use crate::world::{Event, InstanceFact};
+
+use super::{Engine, Input, Inputs};
+
+impl Engine {
+    /// The last lines of an instance, told once they are all written.
+    pub(crate) fn tail_log(&mut self, id: InstanceId, revision: Revision) {
+        if self.closing.contains(&id) {
+            self.tails.insert(id, revision);
+            return;
+        }
+        let (logs, index, inputs) = (self.state.services_logs(), self.state.index(), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            let lines = crate::logs::read::tail_of_instance(&logs, &index, &id, limits::ROLLBACK_LINES);
+            let lines: Vec<String> =
+                lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+            let tell = move |engine: &mut Engine| {
+                let lines =
+                    lines.iter().map(|line| engine.faults.redactor().text(line).into_owned()).collect();
+                let event = Event::Lines { unit: id.unit, revision, lines };
+                engine.world.handle(clock::now(), event);
+            };
+            let _ = inputs.blocking_send(Input::Call(Box::new(tell)));
+        });
+    }
+
+    /// The keeper is of another version.
+    pub(super) fn keeper_differs(&mut self, version: u32) {
+        let message = format!(
+            "the keeper (unisys {}) speaks version {version} of its protocol, this daemon version {}: what only one of them \
+             knows is not used; `unisys upgrade` makes both the same, services are not touched",
+            self.keeper_release,
+            crate::keeper::protocol::VERSION
+        );
+        self.note(false, "KeeperVersion", "system", message);
+    }
+
+    /// What the store's thread says when it cannot write, and when it can again.
+    pub(super) fn hear_of_store(inputs: &Inputs) -> crate::store::Tell {
+        let inputs = inputs.clone();
+        Box::new(move |failing| {
+            let call = Box::new(move |engine: &mut Engine| engine.store_told(failing));
+            // Never waited for: the engine may be waiting for the thread.
+            inputs.try_send(Input::Call(call)).is_ok()
+        })
+    }
+
+    fn store_told(&mut self, failing: Option<String>) {
+        match failing {
+            Some(why) => {
+                let path = self.state.database();
+                let message = format!(
+                    "{} cannot be written: {why}; overrides, revisions and history are only in memory until it can",
+                    path.display()
+                );
+                self.note(true, "StateBlocked", "system", message);
+            }
+            None => self.note(false, "StateUnblocked", "system", "state.db is written again".into()),
+        }
+    }
+
+    pub(super) fn log_told(&mut self, told: Told) {
+        match told {
+            Told::LineSeen(id) => self.fact(id, InstanceFact::ToldReady { how: "log" }),
+            // Only now may the keeper let the pipes go.
+            Told::Closed(id) => {
+                self.closing.remove(&id);
+                if let Some(revision) = self.tails.remove(&id) {
+                    self.tail_log(id.clone(), revision);
+                }
+                self.output_closed(&id);
+                self.look_for_taken_address(&id);
+                let epoch = self.epoch;
+                self.link.send(&Request::Forget { epoch, id });
+                self.end_if_finished();
+            }
+            Told::Stuck(Some(why)) => self.note(
+                true,
+                "LogsBlocked",
+                "system",
+                format!(
+                    "output cannot be written to {}: {why}; programs that write wait until it can",
+                    self.state.logs().display()
+                ),
+            ),
+            Told::Stuck(None) => {
+                self.note(false, "LogsUnblocked", "system", "output is written again".into())
+            }
+        }
+    }
+}

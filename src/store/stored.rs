@@ -1,0 +1,76 @@
+//! What is stored, as it is stored.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::Stamp;
+use crate::world::Change;
+
+/// A set as it was last accepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredSet {
+    pub name: String,
+    /// The directory or file that it is read from; none for what was given to `apply`.
+    pub path: Option<PathBuf>,
+    #[serde(default)]
+    pub applied: bool,
+    pub overlays: Vec<PathBuf>,
+    pub files: Vec<StoredFile>,
+    pub overlay_files: Vec<Vec<StoredFile>>,
+}
+
+/// A manifest as written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredFile {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+/// A change as `changes` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredChange {
+    pub id: u64,
+    pub at: Stamp,
+    pub cause: StoredCause,
+    pub revision: u64,
+    pub actions: Vec<StoredAction>,
+    /// `Active`, `Complete`, `Superseded`.
+    pub outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredCause {
+    pub kind: String,
+    pub detail: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredAction {
+    pub verb: String,
+    pub unit: String,
+    pub reason: String,
+}
+
+impl From<&Change> for StoredChange {
+    fn from(change: &Change) -> Self {
+        let action = |action: &crate::world::chronicle::ChangeAction| StoredAction {
+            verb: action.verb.as_str().into(),
+            unit: action.unit.to_string(),
+            reason: action.reason.clone(),
+        };
+        Self {
+            id: change.id,
+            at: change.at,
+            cause: StoredCause { kind: change.cause.kind.clone(), detail: change.cause.detail.clone() },
+            revision: change.revision.0,
+            actions: change.actions.iter().map(action).collect(),
+            outcome: change.outcome.as_str().into(),
+        }
+    }
+}
