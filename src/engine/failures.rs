@@ -21,7 +21,7 @@ use crate::unit::policy::Condition;
 use crate::unit::watchdog::OnFreeze;
 use crate::unit::{EndReason, ProbeKind, StopReason};
 use crate::world::conditions::ready_count;
-use crate::world::{Failure, Record};
+use crate::world::{Event, Failure, Record};
 
 use super::{Engine, Input, Inputs};
 
@@ -240,7 +240,7 @@ impl Engine {
 
     fn failure_told(&mut self, told: worker::Told) {
         match told {
-            worker::Told::Known(sighting) => self.record_failure(*sighting),
+            worker::Told::Known(known) => self.failure_known(*known),
             worker::Told::Dumped => {
                 self.faults.dumps.0 += 1;
                 self.faults.dump_failing = false;
@@ -255,6 +255,15 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn failure_known(&mut self, known: worker::Known) {
+        let worker::Known { sighting, id, generation, exit, ran_for } = known;
+        if let Some(exit) = exit {
+            let event = Event::Classified { id, generation, exit, ran_for, category: sighting.category };
+            self.world.handle(clock::now(), event);
+        }
+        self.record_failure(sighting);
     }
 
     /// Something was announced: a failure of its own, perhaps.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::{Redactor, Stamp, limits};
+use crate::base::{Exit, Generation, InstanceId, Redactor, Stamp, limits};
 use crate::logs::derived::Stream;
 use crate::logs::read::{Query, read};
 use crate::manifest::spec::service::PortNumber;
@@ -62,9 +62,19 @@ pub struct ProbeSeen {
 /// What the thread tells.
 #[derive(Debug)]
 pub enum Told {
-    Known(Box<Sighting>),
+    Known(Box<Known>),
     Dumped,
     DumpFailed { what: String, why: String },
+}
+
+/// What a failure was.
+#[derive(Debug)]
+pub struct Known {
+    pub sighting: Sighting,
+    pub id: InstanceId,
+    pub generation: Generation,
+    pub exit: Option<Exit>,
+    pub ran_for: Duration,
 }
 
 /// Sends to the engine.
@@ -120,7 +130,7 @@ impl Work {
         while let Ok(case) = queue.recv() {
             let stderr = self.last_lines(&case, Stream::Stderr);
             let classified = self.classified(&case, &stderr);
-            (self.tell)(Told::Known(Box::new(sighting(&case, &classified))));
+            (self.tell)(Told::Known(Box::new(known(&case, &classified))));
             let stdout = self.last_lines(&case, Stream::Stdout);
             let dir = self.state.crash_dumps();
             match dump::write(&dir, &case, &classified, &stdout, &stderr) {
@@ -201,6 +211,17 @@ fn declared_ports(spec: &UnitSpec) -> BTreeSet<u16> {
         PortNumber::Auto(_) => None,
     });
     ports.collect()
+}
+
+fn known(case: &Case, classified: &Classified) -> Known {
+    let failure = &case.failure;
+    Known {
+        sighting: sighting(case, classified),
+        id: failure.id.clone(),
+        generation: failure.generation,
+        exit: failure.end.exit,
+        ran_for: failure.ran_for,
+    }
 }
 
 /// The record of a case.

@@ -225,8 +225,8 @@ pub fn service_policy(spec: &ServiceSpec, objects: &Objects) -> Policy {
                 jitter: spec.restart.backoff.jitter,
             },
             reset_after: spec.restart.backoff.reset_after.0,
-            success_exit_codes: codes(&spec.restart.success_exit_codes.0),
-            permanent_exit_codes: codes(&spec.restart.permanent_exit_codes.0),
+            success_exit_codes: SmallVec::from_slice(&spec.restart.success_exit_codes),
+            permanent_exit_codes: SmallVec::from_slice(&spec.restart.permanent_exit_codes),
             give_up_after: None,
         },
         breaker: spec.circuit_breaker.as_ref().map(|breaker| BreakerPolicy {
@@ -301,10 +301,6 @@ pub fn job_policy(job: &JobSpec, process: &ServiceSpec, objects: &Objects) -> Po
     policy.restart.give_up_after = Some(job.backoff_limit);
     policy.active_deadline = job.active_deadline.map(|deadline| deadline.0);
     policy
-}
-
-fn codes(codes: &[u8]) -> SmallVec<[i32; 2]> {
-    codes.iter().map(|code| i32::from(*code)).collect()
 }
 
 fn dependencies(spec: &ServiceSpec, objects: &Objects) -> Vec<Dependency> {

@@ -100,8 +100,8 @@ pub struct RestartPolicy {
     pub backoff: BackoffCurve,
     /// Running this long forgets earlier failures.
     pub reset_after: Duration,
-    pub success_exit_codes: SmallVec<[i32; 2]>,
-    pub permanent_exit_codes: SmallVec<[i32; 2]>,
+    pub success_exit_codes: SmallVec<[u8; 8]>,
+    pub permanent_exit_codes: SmallVec<[u8; 8]>,
     /// Failures in a row after which it is given up (a Job's `backoffLimit`); `None`: never.
     pub give_up_after: Option<u32>,
 }
@@ -222,7 +222,7 @@ impl Policy {
                 },
                 reset_after: Duration::from_secs(600),
                 success_exit_codes: SmallVec::from_slice(&[0]),
-                permanent_exit_codes: SmallVec::from_slice(&[125]),
+                permanent_exit_codes: SmallVec::from_slice(&[78, 125, 126, 127]),
                 give_up_after: None,
             },
             breaker: None,

@@ -1,6 +1,6 @@
 //! What follows the end of an instance: again, later, never.
 
-use crate::base::{Exit, Instant, Rng, SpawnStage};
+use crate::base::{Exit, Instant, Rng, SpawnStage, limits};
 
 use super::lifecycle::{End, EndReason, StopReason};
 use super::policy::{Policy, RestartWhen};
@@ -12,6 +12,8 @@ pub struct RestartState {
     pub attempt: u32,
     /// Automatic restarts of this ordinal, ever.
     pub restarts: u32,
+    /// How it ended when it last failed at its start for an error of its configuration.
+    pub misconfigured: Option<Exit>,
 }
 
 /// Where an ended ordinal goes.
@@ -29,12 +31,17 @@ impl End {
     /// asked to (systemd.service(5), "clean exit": SIGHUP, SIGINT, SIGTERM, SIGPIPE).
     pub fn is_success(&self, policy: &Policy) -> bool {
         match (&self.reason, self.exit) {
-            (EndReason::Exited, Some(Exit::Code(code))) => policy.restart.success_exit_codes.contains(&code),
+            (EndReason::Exited, Some(Exit::Code(code))) => is_among(code, &policy.restart.success_exit_codes),
             (EndReason::Exited, Some(Exit::Signal { signal, .. })) => {
                 !policy.job && matches!(signal, 1 | 2 | 13 | 15)
             }
             _ => false,
         }
+    }
+
+    /// It ended by itself and had hardly begun.
+    pub fn failed_at_start(&self, now: Instant) -> bool {
+        self.reason == EndReason::Exited && self.ran_for(now) < limits::START_FAILURE
     }
 
     /// Nobody asked for this end: it counts as a failure for backoff and breaker. A Job that ended well did what it is for.
@@ -50,6 +57,17 @@ impl End {
 }
 
 impl RestartState {
+    /// A failure was looked at closely: `exit` came of an error of the configuration, which no further start mends.
+    ///
+    /// One start more is allowed all the same, since what was wrong may have been a file that was just being written.
+    /// When that one ends alike, nothing is started until something changes.
+    pub fn is_misconfigured(&mut self, exit: Exit) {
+        // A series that somebody's change or order began anew is not judged by what was before.
+        if self.attempt > 0 {
+            self.misconfigured = Some(exit);
+        }
+    }
+
     /// Decides what follows `end`. The jitter comes from `rng`.
     pub fn after_end(&mut self, policy: &Policy, end: &End, now: Instant, rng: &mut Rng) -> AfterEnd {
         if end.ran_for(now) >= policy.restart.reset_after {
@@ -64,10 +82,15 @@ impl RestartState {
             return AfterEnd::Failed(end.reason.clone());
         }
         if let Some(Exit::Code(code)) = end.exit
-            && policy.restart.permanent_exit_codes.contains(&code)
+            && is_among(code, &policy.restart.permanent_exit_codes)
         {
             return AfterEnd::Failed(end.reason.clone());
         }
+        let as_before = end.failed_at_start(now) && end.exit.is_some() && end.exit == self.misconfigured;
+        if as_before && self.attempt > 0 {
+            return AfterEnd::Failed(end.reason.clone());
+        }
+        self.misconfigured = None;
         let exit = end.exit.unwrap_or(Exit::Unknown);
         let success = end.is_success(policy);
         match policy.restart.when {
@@ -83,6 +106,10 @@ impl RestartState {
         self.attempt = self.attempt.saturating_add(1);
         AfterEnd::RestartAt(now + delay)
     }
+}
+
+fn is_among(code: i32, codes: &[u8]) -> bool {
+    codes.iter().any(|known| i32::from(*known) == code)
 }
 
 /// A start that would fail the same way again until something changes (manifest.md: "exec failures are permanent").
@@ -114,5 +141,58 @@ fn is_permanent(stage: SpawnStage, errno: i32) -> bool {
         | SpawnStage::Session
         | SpawnStage::Cgroup
         | SpawnStage::Descriptors => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Milliseconds it ran, how it ended, whether that is found to come of its configuration.
+    type Ended = (u64, Exit, bool);
+
+    fn series(ends: &[Ended]) -> Vec<&'static str> {
+        let (policy, mut rng, mut state) = (Policy::plain(), Rng::new(1), RestartState::default());
+        let now = Instant(1_000_000_000_000);
+        let mut follow = |&(ran, exit, misconfigured): &Ended| {
+            let executed_at = Some(Instant(now.0 - ran * 1_000_000));
+            let end = End { reason: EndReason::Exited, exit: Some(exit), executed_at, survivors: 0 };
+            let after = state.after_end(&policy, &end, now, &mut rng);
+            if misconfigured {
+                state.is_misconfigured(exit);
+            }
+            match after {
+                AfterEnd::RestartAt(_) => "again",
+                AfterEnd::Failed(_) => "failed",
+                AfterEnd::Idle | AfterEnd::Done(_) => "other",
+            }
+        };
+        ends.iter().map(&mut follow).collect()
+    }
+
+    #[test]
+    fn what_no_further_start_mends_is_not_started_again() {
+        let code = Exit::Code;
+        for permanent in [78, 125, 126, 127] {
+            assert_eq!(series(&[(10, code(permanent), false)]), ["failed"], "{permanent}");
+        }
+        let rows: &[(&str, &[Ended], &[&str])] = &[
+            ("a crash", &[(10, code(1), false); 3], &["again"; 3]),
+            ("the configuration, twice alike", &[(10, code(1), true); 2], &["again", "failed"]),
+            (
+                "the configuration, known late",
+                &[(10, code(1), false), (10, code(1), true), (10, code(1), false)],
+                &["again", "again", "failed"],
+            ),
+            (
+                "another end between",
+                &[(10, code(1), true), (10, code(2), false), (10, code(1), false)],
+                &["again"; 3],
+            ),
+            ("it has run for a while", &[(10, code(1), true), (40_000, code(1), false)], &["again"; 2]),
+        ];
+        for (what, ends, follows) in rows {
+            assert_eq!(series(ends), *follows, "{what}");
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! What follows the end of an instance: how it is told, where its seat goes, what it means for breaker and rollout.
 
-use crate::base::{Name, Now, Role, Seat};
+use crate::base::{Exit, Generation, InstanceId, Name, Now, Role, Seat};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, StopReason};
 
 use super::World;
 use super::chronicle::Entry;
 use super::effect::{Effect, Failure};
-use super::state::{LastEnd, end_words};
+use super::state::{LastEnd, Slot, end_words};
 
 impl World {
     /// Nothing is left of the instance: where does the seat go?
@@ -76,7 +76,11 @@ impl World {
             AfterEnd::Done(exit) => (Rest::Done(exit), None),
             AfterEnd::Failed(reason) => {
                 let last = slot.last_end.as_ref().map(|last| last.words.clone()).unwrap_or_default();
-                (Rest::Failed(reason), Some(("Failed", format!("is not started again: it {last}"))))
+                let why = match slot.restart.misconfigured {
+                    Some(_) => ", for its configuration, as the time before",
+                    None => "",
+                };
+                (Rest::Failed(reason), Some(("Failed", format!("is not started again: it {last}{why}"))))
             }
         };
         self.effects.extend(failed.map(Effect::Failed));
@@ -92,6 +96,21 @@ impl World {
             self.count_crash(now, &id, started_with, seat, &end, &outcome);
         }
         self.save_unit(now, name);
+    }
+
+    /// An instance failed at its start for an error of its configuration.
+    pub(super) fn misconfigured(&mut self, id: &InstanceId, generation: Generation, exit: Exit) {
+        let Some(unit) = self.units.get_mut(&id.unit).filter(|unit| unit.generation == generation) else {
+            return;
+        };
+        // Of those with its number, the seat in which it ended.
+        let ended = |slot: &Slot| {
+            slot.seat.ordinal == id.ordinal
+                && slot.last_end.as_ref().is_some_and(|last| last.incarnation >= id.incarnation)
+        };
+        if let Some(slot) = unit.slots.values_mut().find(|slot| ended(slot)) {
+            slot.restart.is_misconfigured(exit);
+        }
     }
 
     fn breaker_failed(&mut self, now: Now, name: &Name, seat: Seat) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, PortNumbers, Revision, Role,
-    Signal, SpawnStage, Stamp,
+    Category, Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, PortNumbers, Revision,
+    Role, Signal, SpawnStage, Stamp,
 };
 use crate::plan::{Desired, UnitSpec};
 use crate::rollout::{Failure, Progress, Span};
@@ -61,6 +61,14 @@ pub enum Event {
         unit: Name,
         revision: Revision,
         lines: Vec<String>,
+    },
+    /// A failure ([`super::Effect::Failed`]) was looked at closely.
+    Classified {
+        id: InstanceId,
+        generation: Generation,
+        exit: Exit,
+        ran_for: Duration,
+        category: Category,
     },
     /// Something outside the world that belongs in its record of events (a rejected revision, a keeper that died).
     Note {

@@ -32,7 +32,7 @@ pub mod why;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::base::{Incarnation, Instant, Name, Now, Revision, Rng};
+use crate::base::{Category, Incarnation, Instant, Name, Now, Revision, Rng, limits};
 use crate::plan::{Desired, UnitSpec, Verb};
 
 pub use chronicle::{Change, Chronicle, Outcome, Record, RecordId};
@@ -173,6 +173,11 @@ impl World {
             Event::Order { order, by } => self.order(now, order, &by),
             Event::ShutDown { by, now: at_once } => self.shut_down(now, &by, at_once),
             Event::Lines { unit, revision, lines } => self.failing_lines(now, &unit, revision, lines),
+            Event::Classified { id, generation, exit, ran_for, category } => {
+                if category == Category::Config && ran_for < limits::START_FAILURE {
+                    self.misconfigured(&id, generation, exit);
+                }
+            }
             Event::Note { warning, reason, object, message } => {
                 let entry = Entry { warning, reason, object: &object, message, change: None, cause: None };
                 self.announce(now, entry);

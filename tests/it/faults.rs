@@ -375,3 +375,26 @@ fn a_notifier_that_cannot_be_is_refused_with_its_code() {
         assert!(words.contains(expected), "{spec} should say {expected}: {words}");
     }
 }
+
+#[test]
+fn an_error_of_the_configuration_is_tried_once_more_and_then_waits_for_a_change() {
+    let code = "import os\nos.environ['DB_URL']\nimport time\ntime.sleep(9999)";
+    let rest = "  restart: {backoff: {initial: 50ms}}\n";
+    let system = System::up(&[
+        ("a.yaml", &python("a", code, rest)),
+        ("b.yaml", &python("b", "import os\nos._exit(78)", rest)),
+    ]);
+    let given_up = |name: &str, restarts: u64| {
+        let said = until("it is given up", || {
+            Some(system.ok(&["events", name])).filter(|said| said.contains("is not started again"))
+        });
+        assert_eq!(system.instance(name)["restarts"], restarts, "{said}");
+        said
+    };
+    let said = given_up("a", 1);
+    assert!(said.contains("for its configuration, as the time before"), "{said}");
+    given_up("b", 0);
+    let with = python("a", code, &format!("  env: {{DB_URL: there}}\n{rest}"));
+    system.write("manifests/a.yaml", &with);
+    until("it runs once that is mended", || (system.instance("a")["ready"] == true).then_some(()));
+}

@@ -142,6 +142,8 @@ pub struct Held {
     /// Killed while a spawn thread had it: it is, once it has been spawned.
     pub doomed: bool,
     pub signalled: Option<Signal>,
+    /// When it was given its present watchdog, if it had another one before.
+    pub rewatched: Option<Instant>,
 }
 
 impl Held {

@@ -1,5 +1,7 @@
 //! What has to hold at every turn, looked at from outside: by what the fake keeper knows, not by what the world says of itself.
 
+use std::collections::BTreeSet;
+
 use unisys::base::{InstanceId, Instant, Name, Now, Part};
 use unisys::plan::UnitSpec;
 
@@ -67,12 +69,16 @@ fn seats(keeper: &Keeper, world: &World, id: &InstanceId, spec: &UnitSpec) -> Re
         Strategy::Canary(canary) => canary.count(replicas).max(update.max_surge),
         Strategy::Recreate => 0,
     };
+    // What an earlier rule allowed goes on; what this one does not is not made more.
+    if beside == 0 {
+        return Ok(());
+    }
     // Ordinals beyond the wanted number are on their way out.
-    let live = others.iter().filter(|(other, _)| other.ordinal.0 < replicas).count() as u32 + 1;
-    match live > replicas + extra {
-        true => {
-            Err(format!("{id} is started: {live} live, {replicas} replicas and {extra} extra (invariant 6)"))
-        }
+    let mut live: Vec<_> = others.iter().map(|(other, _)| other.ordinal).filter(|o| o.0 < replicas).collect();
+    live.push(id.ordinal);
+    let seats: BTreeSet<_> = live.iter().collect();
+    match live.len() - seats.len() > extra as usize {
+        true => Err(format!("{id} is started: {live:?} live, {extra} may be beside others (invariant 6)")),
         false => Ok(()),
     }
 }
@@ -166,13 +172,14 @@ pub fn watchdogs(keeper: &Keeper, world: &World, now: Instant, born: Instant) ->
         };
         let instance = slot.instance.as_ref().and_then(|instance| instance.spec.policy.watchdog.as_deref());
         let (Lifecycle::Up(_), Some(policy)) = (&slot.state, instance) else { continue };
-        // Its watchdog may have begun anew with another policy.
+        // Its watchdog may be about to begin anew with another policy, or has.
         if held.spec.policy.watchdog.as_deref() != Some(policy) {
             continue;
         }
+        let since = held.rewatched.map_or(born, |at| at.max(born));
         let process = held.parts.get(&Part::Main).filter(|process| process.exit.is_none());
         if let Some(process) = process
-            && process.end_expected(policy, born).is_some_and(|at| at < now)
+            && process.end_expected(policy, since).is_some_and(|at| at < now)
         {
             return Err(format!("{id} is frozen and nothing is done: {process:?}"));
         }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unisys::base::{
-    Epoch, Exit, Incarnation, InstanceId, Instant, Name, Now, Part, Revision, Rng, Signal, Stamp,
+    Category, Epoch, Exit, Incarnation, InstanceId, Instant, Name, Now, Part, Revision, Rng, Signal, Stamp,
 };
 use unisys::manifest::load::ParseCache;
 use unisys::plan::Desired;
 use unisys::unit::PartState;
-use unisys::world::{Adopted, Beginning, Cause, Checkpoint, Effect, Event, InstanceFact, World};
+use unisys::world::{Adopted, Beginning, Cause, Checkpoint, Effect, Event, Failure, InstanceFact, World};
 
 use super::machine::{Faults, Held, Keeper, Process};
 use super::{oracle, system};
@@ -28,6 +28,8 @@ enum Due {
     Spawned(InstanceId, Part),
     /// A program sends its heartbeat, and the next one after this long.
     Beats(InstanceId, Duration),
+    /// A failure was looked at closely.
+    Classified(Box<Failure>, Category),
     /// The program of an instance ends by itself.
     Ends(InstanceId, Part, Exit),
 }
@@ -256,6 +258,13 @@ impl Sim {
                 Due::Ends(id, part, exit) => self.process_ends(&id, part, exit),
                 Due::Spawned(id, part) => self.spawned(&id, part),
                 Due::Beats(id, pause) => self.beats(id, pause),
+                Due::Classified(failure, category) => {
+                    let Failure { id, generation, ran_for, .. } = *failure;
+                    if let Some(exit) = failure.end.exit {
+                        let event = Event::Classified { id, generation, exit, ran_for, category };
+                        self.world.handle(self.clock(), event);
+                    }
+                }
             }
         }
         if self.world.poll_deadline().is_some_and(|at| at <= self.now) {
@@ -340,6 +349,9 @@ impl Sim {
             Effect::Limit { .. } => {}
             Effect::Remember { id, spec, generation, mark } => {
                 if let Some(held) = self.keeper.held.get_mut(&id) {
+                    if held.spec.policy.watchdog != spec.policy.watchdog {
+                        held.rewatched = Some(self.now);
+                    }
                     (held.spec, held.generation, held.mark) = (spec, generation, mark);
                 }
             }
@@ -360,12 +372,18 @@ impl Sim {
                     process.filter(|process| process.exit.is_none()).map(|process| process.look(self.now));
                 self.fact(1 + self.now.0 % 50, &id, InstanceFact::Seen { look, closely });
             }
+            // What is wrong with a bad version may be its configuration; this may be known late.
+            Effect::Failed(failure) => {
+                let bad = failure.end.exit == Some(Exit::Code(3)) && self.rng.chance(0.5);
+                let category = if bad { Category::Config } else { Category::Crash };
+                let after = self.rng.below(3000);
+                self.later(after, Due::Classified(failure, category));
+            }
             Effect::ProbeExternal { .. }
             | Effect::WatchPort { .. }
             | Effect::UnwatchPort { .. }
             | Effect::WatchLog { .. }
             | Effect::UnwatchLog { .. }
-            | Effect::Failed(_)
             | Effect::RunReload { .. }
             | Effect::TailLog { .. }
             | Effect::SaveRollout { .. }

@@ -250,25 +250,26 @@ pub enum DependencyCondition {
 }
 
 /// What follows when an instance ends by itself.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Restart {
     pub policy: RestartPolicy,
     pub backoff: Backoff,
     /// Exits that are not failures.
-    pub success_exit_codes: ExitCodes<0>,
-    /// Exits after which it is not started again.
-    pub permanent_exit_codes: ExitCodes<125>,
+    pub success_exit_codes: Vec<u8>,
+    /// Exits after which it is not started again. By default 78 (its configuration is wrong: sysexits(3)), 125 (s6, docker),
+    /// 126 and 127 (a wrapper could not execute the program, or not find it: POSIX, 2.8.2).
+    pub permanent_exit_codes: Vec<u8>,
 }
 
-/// Exit codes, by default one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct ExitCodes<const DEFAULT: i32>(pub Vec<u8>);
-
-impl<const DEFAULT: i32> Default for ExitCodes<DEFAULT> {
+impl Default for Restart {
     fn default() -> Self {
-        Self(vec![u8::try_from(DEFAULT).unwrap_or(0)])
+        Self {
+            policy: RestartPolicy::default(),
+            backoff: Backoff::default(),
+            success_exit_codes: vec![0],
+            permanent_exit_codes: vec![78, 125, 126, 127],
+        }
     }
 }
 

@@ -84,6 +84,7 @@ impl Sim {
             descendants: false,
             doomed: false,
             signalled: None,
+            rewatched: None,
         });
         if held.parts.contains_key(&part) {
             return;
