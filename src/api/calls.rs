@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::base::{Name, limits};
 use crate::engine::{Engine, Input, Inputs};
+use crate::manifest::diagnostic::nearest;
 use crate::os::state_dir::StateDir;
 
 use super::types::Problem;
@@ -52,6 +53,14 @@ impl Context {
         let call = Box::new(move |engine: &mut Engine| drop(answer.send(question(engine))));
         self.inputs.send(Input::Call(call)).await.map_err(|_| gone())?;
         receive.await.map_err(|_| gone())
+    }
+
+    /// What was found of a unit, or that there is no such unit.
+    pub(super) async fn found<T>(&self, found: Option<T>, name: String) -> Answer<T> {
+        match found {
+            Some(found) => Ok(Json(found)),
+            None => Err(self.ask(move |engine| not_found(engine, &[name])).await?),
+        }
     }
 }
 
@@ -114,9 +123,21 @@ async fn bounded(request: axum::extract::Request, next: axum::middleware::Next) 
 
 pub(super) fn unit_name(text: &str) -> Result<Name, Refusal> {
     let name = text.rsplit_once('/').map_or(text, |(_, name)| name);
-    name.parse().map_err(|_| not_found(&[text.to_owned()]))
+    name.parse().map_err(|_| nothing_called(text, "see `unisys get`"))
 }
 
-pub(super) fn not_found(names: &[String]) -> Refusal {
-    refuse(StatusCode::NOT_FOUND, format!("there is no unit called {}", names.join(", ")), "see `unisys get`")
+/// Some units are not there; the hint names what may have been meant by the first.
+pub(super) fn not_found(engine: &Engine, names: &[impl ToString]) -> Refusal {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let units = engine.world.units().keys().chain(engine.world.externals().keys()).map(Name::as_str);
+    let written = names.first().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
+    let hint = match nearest(written, units) {
+        Some(meant) => format!("did you mean {meant}? See `unisys get`"),
+        None => "see `unisys get`".into(),
+    };
+    nothing_called(&names.join(", "), &hint)
+}
+
+fn nothing_called(what: &str, hint: &str) -> Refusal {
+    refuse(StatusCode::NOT_FOUND, format!("there is no unit called {what}"), hint)
 }

@@ -136,7 +136,7 @@ pub(super) async fn read_logs(
     let service = unit.to_string();
     let (logs, index) = (context.state.services_logs(), context.state.index());
     if !known && !logs.join(format!("{service}.log")).exists() {
-        return Err(not_found(&[name]));
+        return Err(context.ask(move |engine| not_found(engine, &[name])).await?);
     }
     let incarnation = match query.previous {
         true => Some(logs::previous_incarnation(&index, &service).ok_or_else(|| {

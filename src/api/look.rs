@@ -11,6 +11,7 @@ use crate::base::{Name, ObjectKind, ObjectRef, limits};
 use crate::engine::Engine;
 use crate::engine::launch::user;
 use crate::manifest::capabilities;
+use crate::manifest::diagnostic::kinds_like;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
 use super::status;
@@ -50,10 +51,8 @@ pub(super) struct ObjectsQuery {
 }
 
 fn kind_of(word: &str) -> Result<ObjectKind, Refusal> {
-    ObjectKind::from_word(word).ok_or_else(|| {
-        let kinds = ObjectKind::ALL.map(ObjectKind::singular).join(", ");
-        refuse(StatusCode::NOT_FOUND, format!("there is no kind `{word}`"), format!("kinds: {kinds}, sets"))
-    })
+    ObjectKind::from_word(word)
+        .ok_or_else(|| refuse(StatusCode::NOT_FOUND, format!("there is no kind `{word}`"), kinds_like(word)))
 }
 
 pub(super) async fn objects(
@@ -195,7 +194,7 @@ pub(super) async fn why(State(context): State<Context>, Path(name): Path<String>
             Some(Why { subject: object.to_string(), chain: links.collect() })
         })
         .await?;
-    found.map(Json).ok_or_else(|| not_found(&[name]))
+    context.found(found, name).await
 }
 
 pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String>) -> Answer<ExecContext> {
@@ -204,7 +203,7 @@ pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String
         .ask(move |engine| {
             let name = asked;
             let Some(unit) = engine.world.units().get(&name) else {
-                return Err(not_found(&[name.to_string()]));
+                return Err(not_found(engine, &[name]));
             };
             let launch = &unit.spec.launch;
             let running = unit.slots.values().find(|slot| slot.instance.is_some());

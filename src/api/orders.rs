@@ -22,7 +22,7 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
                 .map(Name::to_string)
                 .collect();
             if !unknown.is_empty() {
-                return Err(not_found(&unknown));
+                return Err(not_found(engine, &unknown));
             }
             if let Some(why) = engine.world.going_down() {
                 return Err(refuse(StatusCode::CONFLICT, format!("everything is being stopped: {why}"), ""));

@@ -50,7 +50,7 @@ pub async fn status(State(context): State<Context>, Path(name): Path<String>) ->
             })
         })
         .await?;
-    found.map(Json).ok_or_else(|| not_found(&[name]))
+    context.found(found, name).await
 }
 
 pub async fn history(State(context): State<Context>, Path(name): Path<String>) -> Answer<Vec<RolloutRecord>> {
@@ -69,7 +69,7 @@ pub async fn history(State(context): State<Context>, Path(name): Path<String>) -
             Some(kept)
         })
         .await?;
-    found.map(Json).ok_or_else(|| not_found(&[name]))
+    context.found(found, name).await
 }
 
 /// `pause`, `resume`, `promote`, `undo`, `retry`.
@@ -82,7 +82,7 @@ pub async fn call(
     let done = context
         .ask(move |engine| {
             if !engine.world.units().contains_key(&unit) {
-                return Err(not_found(&[name]));
+                return Err(not_found(engine, &[name]));
             }
             let order = order(engine, &unit, &call)?;
             engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
@@ -98,7 +98,7 @@ pub async fn call(
 
 fn order(engine: &mut Engine, name: &Name, call: &RolloutCall) -> Result<Order, Refusal> {
     let conflict = |error: String, hint: &str| Err(refuse(StatusCode::CONFLICT, error, hint));
-    let Some(unit) = engine.world.units().get(name) else { return Err(not_found(&[name.to_string()])) };
+    let Some(unit) = engine.world.units().get(name) else { return Err(not_found(engine, &[name])) };
     match call.verb.as_str() {
         "pause" => Ok(Order::Pause(vec![name.clone()])),
         "resume" if unit.overrides.paused.is_none() => {

@@ -69,7 +69,7 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
     let unknown: Vec<String> =
         all.iter().filter(|name| !world.units().contains_key(*name)).map(Name::to_string).collect();
     if !unknown.is_empty() {
-        return Err(not_found(&unknown));
+        return Err(not_found(engine, &unknown));
     }
     if what == "stopped" {
         let occupied = |name: &&Name| {

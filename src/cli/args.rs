@@ -260,7 +260,7 @@ pub struct Schema {
 
 #[derive(Clone, Debug, Args)]
 pub struct Get {
-    /// A kind (services, jobs, configs, externals, sets, system …), or KIND/NAME
+    /// A kind (services, jobs, configs, externals, sets, system …), KIND/NAME, or the name of something
     pub kind: Option<String>,
     /// A name
     pub name: Option<String>,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::ObjectKind;
+
 /// A place in a file. Lines and columns count from 1; 0 means "the file as a whole".
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
@@ -86,4 +88,11 @@ pub fn nearest<'a>(written: &str, allowed: impl IntoIterator<Item = &'a str>) ->
         .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, word)| word)
+}
+
+/// What may have been meant by a word that is no kind, and which kinds there are.
+pub fn kinds_like(word: &str) -> String {
+    let kinds = ObjectKind::ALL.map(ObjectKind::singular);
+    let meant = nearest(word, kinds).map(|kind| format!("did you mean {kind}? ")).unwrap_or_default();
+    format!("{meant}kinds: {}", kinds.join(", "))
 }

@@ -98,11 +98,14 @@ impl World {
         self.save_unit(now, name);
     }
 
-    /// An instance failed at its start for an error of its configuration.
-    pub(super) fn misconfigured(&mut self, id: &InstanceId, generation: Generation, exit: Exit) {
+    /// An instance failed at its start for an error of its configuration. A rollout that can go back counts crashes by itself.
+    pub(super) fn misconfigured(&mut self, now: Now, id: &InstanceId, generation: Generation, exit: Exit) {
         let Some(unit) = self.units.get_mut(&id.unit).filter(|unit| unit.generation == generation) else {
             return;
         };
+        if unit.before.is_some() && unit.rollout.on_trial(now.mono) {
+            return;
+        }
         // Of those with its number, the seat in which it ended.
         let ended = |slot: &Slot| {
             slot.seat.ordinal == id.ordinal

@@ -175,7 +175,7 @@ impl World {
             Event::Lines { unit, revision, lines } => self.failing_lines(now, &unit, revision, lines),
             Event::Classified { id, generation, exit, ran_for, category } => {
                 if category == Category::Config && ran_for < limits::START_FAILURE {
-                    self.misconfigured(&id, generation, exit);
+                    self.misconfigured(now, &id, generation, exit);
                 }
             }
             Event::Note { warning, reason, object, message } => {

@@ -287,3 +287,28 @@ fn a_secret_is_shown_nowhere() {
     let grep = std::process::Command::new("grep").args(["-rl", "hunter2"]).arg(state).output();
     assert_eq!(text(&grep.unwrap().stdout), "", "not in the state directory either");
 }
+
+#[test]
+fn a_mistyped_name_or_kind_is_told_with_what_may_have_been_meant() {
+    let system = System::up(&[("backend.yaml", &sleeper("backend", ""))]);
+    let said = |args: &[&str]| {
+        let (code, words) = system.fails(args);
+        assert_eq!(code, 4, "{args:?}: {words}");
+        words
+    };
+    for args in [
+        &["why", "bakend"][..],
+        &["stop", "bakend"],
+        &["logs", "bakend"],
+        &["get", "bakend"],
+        &["wait", "--for=condition=Ready", "bakend"],
+    ] {
+        let words = said(args);
+        assert!(words.contains("did you mean backend?"), "{args:?}: {words}");
+    }
+    for args in [&["get", "servise"][..], &["get", "servise/backend"], &["schema", "servise"]] {
+        let words = said(args);
+        assert!(words.contains("did you mean service?"), "{args:?}: {words}");
+    }
+    assert_eq!(system.json(&["get", "backend"])["items"][0]["metadata"]["name"], "backend");
+}

@@ -1,6 +1,6 @@
 //! What people rely on: crashes, edits, the daemon's death, the end of everything.
 
-use crate::support::{System, alive, python, signal, sleeper, until};
+use crate::support::{System, alive, python, signal, sleeper, text, until};
 
 #[test]
 fn a_killed_service_is_started_again_and_why_names_the_signal() {
@@ -96,6 +96,11 @@ fn a_broken_edit_keeps_everything_running_and_says_so_everywhere() {
     assert_eq!(system.pid("a"), a);
     assert!(system.terminal().contains("did you mean `command`"), "{}", system.terminal());
     assert!(system.ok(&["events"]).contains("ManifestInvalid"));
+    let noted = text(&system.run(&["get"]).stderr);
+    assert!(
+        noted.contains("set manifests is invalid, its revision 1 runs on: ") && noted.contains("a.yaml:4:"),
+        "{noted}"
+    );
     // The daemon's death changes nothing about it: the accepted revision runs on.
     let daemon = system.daemon_pid().unwrap();
     signal(daemon, "KILL");

@@ -1,7 +1,8 @@
 use serde_json::Value;
 
 use crate::api::status::{Row, age};
-use crate::base::Stamp;
+use crate::base::{ObjectKind, Stamp};
+use crate::manifest::diagnostic::{kinds_like, nearest};
 use crate::os::clock;
 
 use super::super::args::{Format, Get, Global};
@@ -12,18 +13,26 @@ use super::super::{Failure, Outcome, render};
 pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Table, Format::Wide, Format::Json, Format::Yaml, Format::Name])?;
     let client = Client::connect(global)?;
-    let value = fetch(&client, args)?;
-    show(global.output, &value)?;
+    let look = || -> Result<(Value, Vec<String>), Failure> {
+        let notes = if is_for_a_person(global.output, args) { invalid_sets(&client)? } else { Vec::new() };
+        Ok((fetch(&client, args)?, notes))
+    };
+    let show = |(value, notes): &(Value, Vec<String>)| -> Result<(), Failure> {
+        show(global.output, value)?;
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(())
+    };
+    let mut shown = look()?;
+    show(&shown)?;
     if !args.watch {
         return Ok(Outcome::Done);
     }
-    let mut shown = value;
     let mut failed = None;
-    client_stream(global, |_| match fetch(&client, args) {
-        Ok(value) if value == shown => true,
-        Ok(value) => {
-            let result = show(global.output, &value);
-            shown = value;
+    client_stream(global, |_| match look() {
+        Ok(seen) if seen == shown => true,
+        Ok(seen) => {
+            let result = show(&seen);
+            shown = seen;
             result.map_err(|error| failed = Some(error)).is_ok()
         }
         Err(error) => {
@@ -61,6 +70,7 @@ fn fetch(client: &Client, args: &Get) -> Result<Value, Failure> {
             })
         }
         (Some(kind), Some(name)) => client.get(&format!("/v1/objects/{kind}/{name}"), &[]),
+        (Some(word), None) if word != "all" && ObjectKind::from_word(word).is_none() => named(client, word),
         (kind, _) => {
             let mut query = Vec::new();
             query.extend(kind.filter(|kind| *kind != "all").map(|kind| ("kind", kind.to_owned())));
@@ -68,6 +78,50 @@ fn fetch(client: &Client, args: &Get) -> Result<Value, Failure> {
             client.get("/v1/objects", &query)
         }
     }
+}
+
+/// What is called by a word that is no kind.
+fn named(client: &Client, word: &str) -> Result<Value, Failure> {
+    let mut list: Value = client.get("/v1/objects", &[])?;
+    let items = list["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let names: Vec<String> = items.iter().map(|item| text(&item["metadata"]["name"])).collect();
+    let found: Vec<Value> = items.into_iter().filter(|item| item["metadata"]["name"] == word).collect();
+    if found.is_empty() {
+        let meant =
+            nearest(word, names.iter().map(String::as_str)).map(|name| format!("did you mean {name}? "));
+        return Err(Failure::NotFound {
+            message: format!("there is no kind and nothing else called {word}"),
+            hint: meant.unwrap_or_default() + &kinds_like(word),
+        });
+    }
+    list["items"] = Value::Array(found);
+    Ok(list)
+}
+
+/// A table of units, in which nothing says that other manifests are written than those that run.
+fn is_for_a_person(format: Option<Format>, args: &Get) -> bool {
+    let kind = args.kind.as_deref().unwrap_or_default();
+    matches!(format, None | Some(Format::Table | Format::Wide))
+        && !["set", "sets", "system"].contains(&kind.split('/').next().unwrap_or(kind))
+}
+
+/// Of which sets the manifests are invalid, and what runs instead.
+fn invalid_sets(client: &Client) -> Result<Vec<String>, Failure> {
+    let sets: Value = client.get("/v1/sets", &[])?;
+    let sets = sets["items"].as_array().cloned().unwrap_or_default();
+    let invalid = sets.iter().filter(|set| set["status"]["conditions"][0]["status"] == "False");
+    let here = std::env::current_dir().map(|dir| format!("{}/", dir.display())).unwrap_or_default();
+    let note = |set: &Value| {
+        let message = text(&set["status"]["conditions"][0]["message"]);
+        let message = message.strip_prefix(&here).filter(|_| !here.is_empty()).unwrap_or(&message);
+        format!(
+            "set {} is invalid, its revision {} runs on: {}",
+            text(&set["metadata"]["name"]),
+            text(&set["status"]["revision"]),
+            render::neutral(message)
+        )
+    };
+    Ok(invalid.map(note).collect())
 }
 
 fn show(format: Option<Format>, value: &Value) -> Result<(), Failure> {

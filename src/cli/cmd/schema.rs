@@ -1,4 +1,5 @@
 use crate::base::ObjectKind;
+use crate::manifest::diagnostic::kinds_like;
 use crate::manifest::schema as schemas;
 
 use super::super::args::Schema;
@@ -20,7 +21,7 @@ pub fn run(args: &Schema) -> Result<Outcome, Failure> {
         Some(word) => {
             let kind = ObjectKind::from_word(word).ok_or_else(|| Failure::NotFound {
                 message: format!("there is no kind `{word}`"),
-                hint: format!("kinds: {}", ObjectKind::ALL.map(ObjectKind::singular).join(", ")),
+                hint: kinds_like(word),
             })?;
             schemas::of_kind(kind)
         }
