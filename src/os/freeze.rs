@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::listeners::{Diag, Listener, socket_inodes};
+use super::listeners::{Diag, Listener, UnixSocket, socket_inodes};
 use super::process;
 
 /// Threads that are looked at: more would take longer than they say.
@@ -201,7 +201,7 @@ const CALLS: &[(i64, &str)] = &[
     (libc::SYS_vfork, "vfork"),
 ];
 
-/// TCP connections that these processes have not accepted, and bytes that they have not read.
+/// Connections (TCP, unix) that these processes have not accepted, and bytes that others sent and they have not read.
 fn waiting(pids: &[u32]) -> Vec<Waiting> {
     let own: BTreeSet<u32> = pids.iter().flat_map(|pid| socket_inodes(*pid)).collect();
     let Ok(diag) = Diag::open() else { return Vec::new() };
@@ -211,11 +211,31 @@ fn waiting(pids: &[u32]) -> Vec<Waiting> {
         .filter(|listener| own.contains(&listener.inode) && listener.waiting > 0)
         .map(|listener| listener.port)
         .collect();
-    let connections = diag.tcp_connections().unwrap_or_default();
-    let mut found: Vec<Waiting> = connections.iter().filter_map(|end| waits(end, &own, &ports)).collect();
+    let mut ends = diag.tcp_connections().unwrap_or_default();
+    // What waits at a UDP socket may be other datagrams at each look. Whoever reads them makes progress, which is looked at too.
+    ends.extend(diag.udp_sockets().unwrap_or_default());
+    let mut found: Vec<Waiting> = ends.iter().filter_map(|end| waits(end, &own, &ports)).collect();
+    found.extend(diag.unix_sockets().unwrap_or_default().iter().flat_map(|socket| unix_waits(socket, &own)));
     found.sort_by_key(|waiting| waiting.id);
     found.truncate(WORK);
     found
+}
+
+fn unix_waits(socket: &UnixSocket, own: &BTreeSet<u32>) -> Vec<Waiting> {
+    // What its own processes say to each other is nobody's demand.
+    if !own.contains(&socket.inode) || own.contains(&socket.peer) {
+        return Vec::new();
+    }
+    let id = |peer: u32| {
+        let mut hasher = DefaultHasher::new();
+        (socket.inode, peer).hash(&mut hasher);
+        hasher.finish()
+    };
+    if socket.connections.is_empty() {
+        return vec![Waiting { id: id(socket.peer), is_connection: false, amount: socket.waiting }];
+    }
+    let from = socket.connections.iter().filter(|peer| !own.contains(peer));
+    from.map(|peer| Waiting { id: id(*peer), is_connection: true, amount: 1 }).collect()
 }
 
 fn waits(end: &Listener, own: &BTreeSet<u32>, ports: &BTreeSet<u16>) -> Option<Waiting> {
@@ -276,6 +296,55 @@ mod tests {
         until(&|found| !found.iter().any(|waiting| Some(waiting.id) == connection));
         drop(accepted);
         until(&|found| !found.iter().any(|waiting| Some(waiting.id) == input));
+    }
+
+    /// What waits at the sockets of a process, once it satisfies `test`. Other tests of this process have sockets of their own.
+    fn until(pids: &[u32], test: impl Fn(&[Waiting]) -> bool) {
+        for _ in 0..1000 {
+            if test(&waiting(pids)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{:?}", waiting(pids));
+    }
+
+    /// A program that has such a socket and reads nothing; it ends with its input.
+    fn deaf(code: &str) -> std::process::Child {
+        let code = format!("import socket,sys\n{code}\nsys.stdin.read()");
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", &code]).stdin(std::process::Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn what_waits_at_unix_and_udp_sockets_is_seen_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (stream, datagrams) = (path("stream"), path("datagrams"));
+        let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut program = deaf(&format!(
+            "a=socket.socket(socket.AF_UNIX); a.bind({stream:?}); a.listen()\n\
+             b=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM); b.bind({datagrams:?})\n\
+             c=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); c.bind(('127.0.0.1',{port}))\n\
+             d,e=socket.socketpair(); d.send(b'its own')"
+        ));
+        let pids = [program.id()];
+        let count = |found: &[Waiting], connection: bool| {
+            found.iter().filter(|waiting| waiting.is_connection == connection).count()
+        };
+        let bound = || {
+            let sockets = Diag::open().and_then(|diag| diag.udp_sockets()).unwrap();
+            stream.exists() && datagrams.exists() && sockets.iter().any(|socket| socket.port == port)
+        };
+        until(&pids, |found| bound() && count(found, true) + count(found, false) == 0);
+        let _clients = [(); 2].map(|()| std::os::unix::net::UnixStream::connect(&stream).unwrap());
+        until(&pids, |found| count(found, true) == 2 && count(found, false) == 0);
+        std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(b"hello", &datagrams).unwrap();
+        until(&pids, |found| count(found, false) == 1);
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"hello", ("127.0.0.1", port)).unwrap();
+        until(&pids, |found| count(found, false) == 2);
+        drop(program.stdin.take());
+        program.wait().unwrap();
     }
 
     #[test]

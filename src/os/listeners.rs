@@ -24,14 +24,32 @@ pub struct Listener {
     pub backlog: u32,
 }
 
+/// A unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnixSocket {
+    pub inode: u32,
+    /// The other end's; 0 where there is none.
+    pub peer: u32,
+    /// Of a listener: connections that wait to be accepted; else bytes that wait to be read.
+    pub waiting: u32,
+    /// The ends from which such connections come.
+    pub connections: Vec<u32>,
+}
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_LISTEN: u32 = 10;
 /// The state of every bound UDP socket (TCP_CLOSE).
 const UDP_BOUND: u32 = 7;
 const HEADER: usize = 16;
+/// A unix socket that is neither connected nor listens (TCP_CLOSE).
+const UNBOUND: u32 = 7;
 /// struct inet_diag_req_v2.
 const REQUEST: usize = 56;
+/// struct unix_diag_req.
+const UNIX_REQUEST: usize = 24;
+/// UDIAG_SHOW_PEER, UDIAG_SHOW_ICONS, UDIAG_SHOW_RQLEN.
+const SHOW: u32 = 0x4 | 0x8 | 0x10;
 /// Where `idiag_rqueue` and `idiag_inode` are in struct inet_diag_msg.
 const RQUEUE: usize = 56;
 /// `idiag_wqueue`: of a listening socket, its backlog.
@@ -74,15 +92,34 @@ impl Diag {
         Ok(found)
     }
 
+    /// All unix sockets at which something waits.
+    pub fn unix_sockets(&self) -> io::Result<Vec<UnixSocket>> {
+        let mut request = [0u8; UNIX_REQUEST];
+        request[0] = libc::AF_UNIX as u8;
+        let states = (1u32 << TCP_ESTABLISHED) | (1 << TCP_LISTEN) | (1 << UNBOUND);
+        request[4..8].copy_from_slice(&states.to_ne_bytes());
+        request[12..16].copy_from_slice(&SHOW.to_ne_bytes());
+        let mut found = Vec::new();
+        self.ask(&request, |body| found.extend(unix_socket(body).filter(|socket| socket.waiting > 0)))?;
+        Ok(found)
+    }
+
     fn dump(&self, family: u8, protocol: i32, state: u32, found: &mut Vec<Listener>) -> io::Result<()> {
-        let mut request = [0u8; HEADER + REQUEST];
-        request[0..4].copy_from_slice(&((HEADER + REQUEST) as u32).to_ne_bytes());
+        let mut request = [0u8; REQUEST];
+        request[0] = family;
+        request[1] = protocol as u8;
+        request[4..8].copy_from_slice(&(1u32 << state).to_ne_bytes());
+        self.ask(&request, |body| found.extend(listener(body)))
+    }
+
+    /// Puts one question and gives the body of every answer.
+    fn ask(&self, question: &[u8], mut answer: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut request = vec![0u8; HEADER];
+        request[0..4].copy_from_slice(&((HEADER + question.len()) as u32).to_ne_bytes());
         request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
         request[6..8].copy_from_slice(&flags.to_ne_bytes());
-        request[HEADER] = family;
-        request[HEADER + 1] = protocol as u8;
-        request[HEADER + 4..HEADER + 8].copy_from_slice(&(1u32 << state).to_ne_bytes());
+        request.extend_from_slice(question);
         let mut buffer = vec![0u8; 32 << 10];
         // SAFETY: both buffers are ours and as long as said.
         unsafe {
@@ -94,7 +131,7 @@ impl Diag {
                 if got < 0 {
                     return Err(io::Error::last_os_error());
                 }
-                if parse(&buffer[..got as usize], found)? {
+                if parse(&buffer[..got as usize], &mut answer)? {
                     return Ok(());
                 }
             }
@@ -103,9 +140,9 @@ impl Diag {
 }
 
 /// Reads one datagram of answers; true when the dump is complete.
-fn parse(mut bytes: &[u8], found: &mut Vec<Listener>) -> io::Result<bool> {
+fn parse(mut bytes: &[u8], answer: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     while bytes.len() >= HEADER {
-        let length = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+        let length = word(bytes, 0) as usize;
         let kind = i32::from(u16::from_ne_bytes([bytes[4], bytes[5]]));
         if kind == libc::NLMSG_DONE {
             return Ok(true);
@@ -113,29 +150,59 @@ fn parse(mut bytes: &[u8], found: &mut Vec<Listener>) -> io::Result<bool> {
         if kind == libc::NLMSG_ERROR || length < HEADER || length > bytes.len() {
             return Err(io::Error::other("the kernel refuses to list sockets"));
         }
-        let body = &bytes[HEADER..length];
-        if body.len() >= INODE + 4 {
-            // idiag_sport, in network order, after family, state, timer and retrans.
-            let port = u16::from_be_bytes([body[4], body[5]]);
-            let peer_port = u16::from_be_bytes([body[6], body[7]]);
-            let word = |at: usize| [body[at], body[at + 1], body[at + 2], body[at + 3]];
-            let address = if i32::from(body[0]) == libc::AF_INET {
-                IpAddr::V4(Ipv4Addr::from(word(8)))
-            } else {
-                IpAddr::V6(Ipv6Addr::from(
-                    [word(8), word(12), word(16), word(20)]
-                        .map(u32::from_be_bytes)
-                        .iter()
-                        .fold(0u128, |address, word| (address << 32) | u128::from(*word)),
-                ))
-            };
-            let (waiting, inode) = (u32::from_ne_bytes(word(RQUEUE)), u32::from_ne_bytes(word(INODE)));
-            let backlog = u32::from_ne_bytes(word(WQUEUE));
-            found.push(Listener { address, port, peer_port, inode, waiting, backlog });
-        }
+        answer(&bytes[HEADER..length]);
         bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
     }
     Ok(false)
+}
+
+/// In the order of this machine. The caller knows that it is there.
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// struct inet_diag_msg.
+fn listener(body: &[u8]) -> Option<Listener> {
+    if body.len() < INODE + 4 {
+        return None;
+    }
+    // idiag_sport, in network order, after family, state, timer and retrans.
+    let port = u16::from_be_bytes([body[4], body[5]]);
+    let peer_port = u16::from_be_bytes([body[6], body[7]]);
+    let address = if i32::from(body[0]) == libc::AF_INET {
+        IpAddr::V4(Ipv4Addr::from([body[8], body[9], body[10], body[11]]))
+    } else {
+        let bytes: [u8; 16] = body[8..24].try_into().ok()?;
+        IpAddr::V6(Ipv6Addr::from(bytes))
+    };
+    let (waiting, backlog, inode) = (word(body, RQUEUE), word(body, WQUEUE), word(body, INODE));
+    Some(Listener { address, port, peer_port, inode, waiting, backlog })
+}
+
+/// struct unix_diag_msg and its attributes (linux/unix_diag.h).
+fn unix_socket(body: &[u8]) -> Option<UnixSocket> {
+    const PEER: u16 = 2;
+    const CONNECTIONS: u16 = 3;
+    const QUEUE: u16 = 4;
+    let mut rest = body.get(16..)?;
+    let mut socket = UnixSocket { inode: word(body, 4), ..UnixSocket::default() };
+    let is_listener = u32::from(body[2]) == TCP_LISTEN;
+    while rest.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
+        let kind = u16::from_ne_bytes([rest[2], rest[3]]);
+        let value = rest.get(4..length)?;
+        match kind {
+            PEER if value.len() >= 4 => socket.peer = word(value, 0),
+            CONNECTIONS => socket.connections = value.chunks_exact(4).map(|inode| word(inode, 0)).collect(),
+            QUEUE if value.len() >= 4 => socket.waiting = word(value, 0),
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    if !is_listener {
+        socket.connections.clear();
+    }
+    Some(socket)
 }
 
 /// Who holds these TCP ports: `pid 412 (nginx)`. Processes that carry the marker of `state_id` and those in `own` (the keeper,

@@ -5,7 +5,7 @@
 //!
 //! | state, of all its processes | class | demand that is enough to act |
 //! | --- | --- | --- |
-//! | SIGSTOP | `Stopped` | a connection or input that waits, or probes without an answer |
+//! | SIGSTOP | `Stopped` | a connection or input that waits (TCP, UDP, unix), or probes without an answer |
 //! | uninterruptible sleep, no progress | `Stuck` | the same |
 //! | every thread waits for a lock, no progress | `Deadlock` | the same |
 //! | waits for something else, no progress | `Blocked` | probes without an answer |

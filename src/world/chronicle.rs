@@ -79,9 +79,14 @@ impl Chronicle {
     }
 
     pub fn write(&mut self, now: Now, entry: Entry<'_>) -> Arc<Record> {
+        self.write_of(now.wall, entry)
+    }
+
+    /// A record of what happened at another time, under an earlier daemon.
+    pub fn write_of(&mut self, at: Stamp, entry: Entry<'_>) -> Arc<Record> {
         let record = Arc::new(Record {
             id: self.next,
-            at: now.wall,
+            at,
             warning: entry.warning,
             reason: entry.reason,
             object: entry.object.to_string(),

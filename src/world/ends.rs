@@ -123,11 +123,14 @@ impl World {
         if !unit.breaker.failed(&policy, now.mono) {
             return;
         }
+        let times = match policy.failures {
+            1 => "once".to_owned(),
+            failures => format!("{failures} times"),
+        };
+        let often = format!("{times} within {}", crate::base::format_duration(policy.window));
         let times = match trial {
-            true => "its trial failed too".to_owned(),
-            false => {
-                format!("{} times within {}", policy.failures, crate::base::format_duration(policy.window))
-            }
+            true => format!("its trial failed too, after {often}"),
+            false => often,
         };
         let wait = match unit.breaker.circuit() {
             Circuit::Open { until } => crate::base::format_duration(until - now.mono),

@@ -258,6 +258,9 @@ pub struct Checkpoint {
     pub open_until: Option<Instant>,
     #[serde(default)]
     pub failures: Vec<Instant>,
+    /// What failures of its present generation follow: which fields were changed, and when.
+    #[serde(default)]
+    pub changed: Option<(String, Stamp)>,
 }
 
 impl Checkpoint {

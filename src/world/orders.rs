@@ -287,6 +287,11 @@ impl World {
                 _ => None,
             },
             failures: unit.breaker.failing().collect(),
+            changed: unit
+                .changed
+                .filter(|(_, generation)| *generation == unit.generation)
+                .and_then(|(record, _)| self.chronicle.get(record))
+                .map(|record| (record.message.clone(), record.at)),
         };
         Some(Box::new(checkpoint))
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::base::{Generation, Name, Now, Revision, Seat};
+use crate::base::{Generation, Name, Now, Revision, Seat, Stamp};
 use crate::plan::{Desired, Drift, UnitSpec, Verb};
 use crate::rollout::{Phase, Rollout};
 use crate::unit::{Breaker, Lifecycle};
@@ -116,7 +116,15 @@ impl World {
         let revision = self.desired.revision;
         let Some(unit) = self.units.get_mut(name) else {
             let mut unit = match self.restored.remove(name) {
-                Some((checkpoint, kept)) => restored_unit(now, spec.clone(), revision, checkpoint, kept),
+                Some((mut checkpoint, kept)) => {
+                    let changed = checkpoint.changed.take();
+                    let generation = checkpoint.generation;
+                    let mut unit = restored_unit(now, spec.clone(), revision, checkpoint, kept);
+                    if unit.generation == generation {
+                        unit.changed = changed.map(|told| (self.recall_changed(&unit, told), generation));
+                    }
+                    unit
+                }
                 None => Unit::new(spec.clone(), Generation(1), revision, now.wall),
             };
             unit.cause = Some(record);
@@ -203,6 +211,13 @@ impl World {
             unit.changed = Some((told, version.generation));
         }
         told
+    }
+
+    /// The record of a change that an earlier daemon told.
+    fn recall_changed(&mut self, unit: &Unit, (message, at): (String, Stamp)) -> RecordId {
+        let object = &unit.spec.object;
+        let entry = Entry { warning: false, reason: "Changed", object, message, change: None, cause: None };
+        self.chronicle.write_of(at, entry).id
     }
 
     /// Another version of a unit is wanted. What needs no new process is good as it is; the rest is a rollout.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -19,16 +20,20 @@ enum Demand {
     Waits,
     /// A connection with something to read.
     Sends,
+    /// A connection to its unix socket.
+    Calls,
+    /// A datagram to its UDP port.
+    Drops,
     /// Its readiness probe asks.
     Asks,
     /// Its heartbeat is expected.
     Beats,
 }
 
-use Demand::{Asks, Beats, None as Nobody, Sends, Waits};
+use Demand::{Asks, Beats, Calls, Drops, None as Nobody, Sends, Waits};
 
 /// Programs that hang, with the name that they have to be given before they are ended.
-const FROZEN: [(&str, Demand, &str); 32] = [
+const FROZEN: [(&str, Demand, &str); 34] = [
     ("lock", Waits, "Deadlock"),
     ("inversion", Waits, "Deadlock"),
     ("event", Waits, "Deadlock"),
@@ -38,6 +43,8 @@ const FROZEN: [(&str, Demand, &str); 32] = [
     ("record_lock", Waits, "Deadlock"),
     ("child_locked", Waits, "Deadlock"),
     ("reads_nothing", Sends, "Deadlock"),
+    ("lock", Calls, "Deadlock"),
+    ("lock", Drops, "Deadlock"),
     ("stopped", Waits, "Stopped"),
     ("stuck", Waits, "Stuck"),
     ("lock-asked", Asks, "Deadlock"),
@@ -64,7 +71,7 @@ const FROZEN: [(&str, Demand, &str); 32] = [
 ];
 
 /// Programs that nobody may end: idle, busy, or hanging while nobody waits for them.
-const WELL: [(&str, Demand); 31] = [
+const WELL: [(&str, Demand); 33] = [
     ("lock", Nobody),
     ("event", Nobody),
     ("file_lock", Nobody),
@@ -78,6 +85,8 @@ const WELL: [(&str, Demand); 31] = [
     ("silent_peer", Nobody),
     ("silent_peer", Waits),
     ("poll", Waits),
+    ("poll", Calls),
+    ("poll", Drops),
     ("child_sleeps", Nobody),
     ("pool", Nobody),
     ("accepting", Sends),
@@ -101,7 +110,7 @@ const WELL: [(&str, Demand); 31] = [
 /// A directory of its own each, so that the same program can run twice.
 fn manifest(name: &str, kind: &str, demand: Demand, program: &Path, dir: &Path) -> String {
     let (probes, heartbeat) = match demand {
-        Nobody | Waits | Sends => ("", ""),
+        Nobody | Waits | Sends | Calls | Drops => ("", ""),
         Asks => (
             "  ports: [{name: main, port: auto}]\n  probes: {readiness: {http: {port: main, path: /}, period: 1s, timeout: 2s}}\n",
             "",
@@ -173,13 +182,26 @@ fn run(user: Option<u32>) {
         system.ready(&[name.as_str()]);
         fs::write(dir.join("go"), "").unwrap();
     }
-    let mut clients = Vec::new();
+    let (mut clients, mut callers) = (Vec::new(), Vec::new());
     for (kind, demand, _, dir) in programs.values() {
-        if !matches!(demand, Waits | Sends) {
+        if matches!(demand, Nobody | Asks | Beats) {
             continue;
         }
+        // Written when all of its sockets are there.
         let path = dir.join(format!("{kind}.port"));
         let port: u16 = until("a port", || fs::read_to_string(&path).ok()).trim().parse().unwrap();
+        if *demand == Calls {
+            callers.push(UnixStream::connect(dir.join("socket")).unwrap());
+            continue;
+        }
+        if *demand == Drops {
+            let port: u16 = fs::read_to_string(dir.join("datagrams.port")).unwrap().parse().unwrap();
+            UdpSocket::bind("127.0.0.1:0")
+                .unwrap()
+                .send_to(b"is anybody there?", ("127.0.0.1", port))
+                .unwrap();
+            continue;
+        }
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         if *demand == Sends {
             client.write_all(b"is anybody there?").unwrap();
@@ -206,7 +228,7 @@ fn run(user: Option<u32>) {
         (&"S".into(), &"futex".into()),
         "{threads:#}"
     );
-    drop(clients);
+    drop((clients, callers));
 }
 
 #[test]

@@ -271,3 +271,35 @@ fn as_pid_1_it_reaps_what_is_left_to_it_and_ends_in_order() {
     );
     assert!(b < a, "in reverse order: {}", system.terminal());
 }
+
+#[test]
+fn which_change_a_crash_follows_is_known_to_the_next_daemon() {
+    let code = "import os,time,sys\nwhile True:\n  time.sleep(0.05)\n  if os.path.exists('die'): sys.exit(3)";
+    let with =
+        |value: &str| python("a", code, &format!("  env: {{DB_URL: {value}}}\n  update: {{minReady: 0s}}\n"));
+    let system = System::up(&[("a.yaml", &with("old"))]);
+    system.ready(&["a"]);
+    system.write("manifests/a.yaml", &with("new"));
+    until("the change is made", || system.ok(&["events", "a"]).contains("RolloutComplete").then_some(()));
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    system.write("manifests/die", "");
+    let why = until("the crash and what it follows", || {
+        Some(system.ok(&["why", "a"])).filter(|why| why.contains("exit code 3"))
+    });
+    assert!(why.contains("revision 2 changed spec.env"), "{why}");
+}
+
+#[test]
+fn a_program_that_says_it_is_stopping_is_told_of() {
+    let code = "import socket,os,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\n\
+                a=os.environ['NOTIFY_SOCKET']\nsend=lambda t: s.sendto(t,chr(0)+a[1:] if a[0]=='@' else a)\n\
+                send(b'READY=1')\nsend(b'STOPPING=1\\nSTATUS=emptying the queue')\ntime.sleep(1000)";
+    let probe = "  probes: {readiness: {notify: systemd}}\n";
+    let system = System::up(&[("a.yaml", &python("a", code, probe))]);
+    until("it is told", || {
+        system.ok(&["events", "a"]).contains("the program says that it is stopping").then_some(())
+    });
+    assert!(system.ok(&["describe", "a"]).contains("emptying the queue"));
+}
