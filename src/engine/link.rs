@@ -3,12 +3,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::keeper::protocol::{Report, Request};
+use crate::os::state_dir::StateDir;
 use crate::os::{inherit, packet, process, signals};
 
 use super::Options;
@@ -140,15 +143,54 @@ fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
     fds.iter().map(AsFd::as_fd).collect()
 }
 
-/// Starts a keeper that takes over from the journal of the one that was killed.
-pub fn start_keeper(options: &Options, former: &Peer) -> io::Result<()> {
-    use std::os::unix::process::CommandExt;
-    let options = serde_json::to_string(options)?;
-    let mut command = std::process::Command::new(crate::cli::own_program());
-    command
-        .args(["keeper", "--heir-of", &former.pid.to_string(), "--options", &options])
-        .process_group(0)
-        .stdin(std::process::Stdio::null());
-    signals::block_in(&mut command, &crate::keeper::SIGNALS);
-    command.spawn().map(drop)
+/// A keeper that was started in place of one that was killed, and takes over from its journal.
+pub struct Heir {
+    keeper: Child,
+    /// Whose lock it takes over.
+    of: u32,
+    options: Options,
+}
+
+/// How often it is looked whether an heir has a daemon, and for how long.
+const HEIR_LOOK: Duration = Duration::from_millis(5);
+const HEIR_LOOKS: u32 = 2000;
+
+impl Heir {
+    pub fn start(options: &Options, former: &Peer) -> io::Result<Self> {
+        Self::of(options, former.pid)
+    }
+
+    fn of(options: &Options, of: u32) -> io::Result<Self> {
+        let text = serde_json::to_string(options)?;
+        let mut command = Command::new(crate::cli::own_program());
+        command
+            .args(["keeper", "--heir-of", &of.to_string(), "--options", &text])
+            .process_group(0)
+            .stdin(Stdio::null());
+        signals::block_in(&mut command, &crate::keeper::SIGNALS);
+        Ok(Self { keeper: command.spawn()?, of, options: options.clone() })
+    }
+
+    /// Waits until the heir has a daemon, which from then on watches over it as we do now. One that is killed before that gets
+    /// an heir in its turn; one that gives way to another keeper does not.
+    pub fn see_in(mut self) -> io::Result<()> {
+        for _ in 0..HEIR_LOOKS {
+            match self.keeper.try_wait()? {
+                Some(status) if status.signal().is_some() => self = self.next()?,
+                Some(_) => return Ok(()),
+                None if process::tree(&[self.keeper.id()]).len() > 1 => return Ok(()),
+                None => {}
+            }
+            std::thread::sleep(HEIR_LOOK);
+        }
+        Ok(())
+    }
+
+    fn next(self) -> io::Result<Self> {
+        let state = StateDir::open(&self.options.state_dir).map_err(io::Error::other)?;
+        let killed = self.keeper.id();
+        // It may have been killed before it had the lock.
+        let of = if state.holder() == killed.to_string() { killed } else { self.of };
+        Self::of(&self.options, of)
+    }
 }

@@ -37,7 +37,8 @@ use crate::unit::ProbeKind;
 use crate::world::{Beginning, Cause, Event, InstanceFact, World};
 
 pub use failures::Faults;
-pub use link::Link;
+pub use link::{Heir, Link};
+pub use reports::no_keeper;
 pub use sets::{Proposal, Sets};
 pub use started_with::StartedWith;
 
@@ -317,15 +318,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs until everything has stopped or the keeper is gone.
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+    /// Runs until everything has stopped or the keeper is gone; gives the keeper that takes the place of one that was killed.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Option<Heir> {
         while !self.ending {
             let deadline = self.next_deadline();
             tokio::select! {
                 biased;
                 report = self.link.receive() => match report {
                     Some((report, fds)) => self.report(report, fds),
-                    None => { self.keeper_lost(); return; }
+                    None => return self.keeper_lost(),
                 },
                 Some(input) = inputs.recv() => self.input(input),
                 () = sleep_until(deadline) => self.tick(),
@@ -344,6 +345,7 @@ impl Engine {
         self.faults.notifiers.end().await;
         self.store.flush();
         self.link.drain().await;
+        None
     }
 
     /// A channel for inputs.

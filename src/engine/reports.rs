@@ -5,7 +5,7 @@ use crate::keeper::protocol::{Down, Report, Request, signal_words};
 use crate::os::clock;
 use crate::world::{Event, InstanceFact};
 
-use super::link::{self, Peer};
+use super::link::{Heir, Peer};
 use super::{Engine, Options};
 
 impl Engine {
@@ -67,22 +67,25 @@ impl Engine {
     }
 
     /// The keeper has closed the link. If it was killed, a new one takes over from its journal and starts a daemon of its own.
-    pub(super) fn keeper_lost(&mut self) {
+    pub(super) fn keeper_lost(&mut self) -> Option<Heir> {
         self.store.close();
-        Self::replace_keeper(&self.options, &self.keeper);
+        Self::replace_keeper(&self.options, &self.keeper)
     }
 
     /// Starts a keeper in place of one that was killed; does nothing when it became another image of itself.
-    pub fn replace_keeper(options: &Options, former: &Peer) {
+    pub fn replace_keeper(options: &Options, former: &Peer) -> Option<Heir> {
         if !former.was_killed() {
-            return;
+            return None;
         }
         tracing::error!("the keeper is gone; starting a new one");
         eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
-        if let Err(error) = link::start_keeper(options, former) {
-            eprintln!(
-                "unisys: cannot start a new keeper: {error}; services run on, the next `unisys up` adopts them"
-            );
-        }
+        Heir::start(options, former).map_err(|error| no_keeper(&error)).ok()
     }
+}
+
+/// The next `up` finds what runs in the journal.
+pub fn no_keeper(error: &std::io::Error) {
+    eprintln!(
+        "unisys: cannot start a new keeper: {error}; services run on, the next `unisys up` adopts them"
+    );
 }

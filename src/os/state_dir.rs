@@ -132,7 +132,7 @@ impl StateDir {
     }
 
     /// The pid that the lock's file names.
-    fn holder(&self) -> String {
+    pub fn holder(&self) -> String {
         fs::read_to_string(self.root.join("lock")).unwrap_or_default().trim().to_owned()
     }
 

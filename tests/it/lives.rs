@@ -1,5 +1,8 @@
 //! What people rely on: crashes, edits, the daemon's death, the end of everything.
 
+use std::collections::BTreeSet;
+use std::fs;
+
 use crate::support::{System, alive, python, signal, sleeper, text, until};
 
 #[test]
@@ -37,7 +40,7 @@ fn the_daemon_can_be_killed_and_no_service_notices() {
 }
 
 fn log_of(system: &System, name: &str) -> String {
-    std::fs::read_to_string(system.path(&format!(".unified-system/logs/services/{name}.log")))
+    fs::read_to_string(system.path(&format!(".unified-system/logs/services/{name}.log")))
         .unwrap_or_default()
 }
 
@@ -118,11 +121,11 @@ fn a_broken_edit_keeps_everything_running_and_says_so_everywhere() {
 fn a_deleted_file_stops_its_service_and_an_emptied_directory_stops_none() {
     let system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
     let (a, b) = (system.pid("a"), system.pid("b"));
-    std::fs::remove_file(system.path("manifests/b.yaml")).unwrap();
+    fs::remove_file(system.path("manifests/b.yaml")).unwrap();
     until("b is gone", || (!alive(b)).then_some(()));
-    std::fs::remove_file(system.path("manifests/a.yaml")).unwrap();
+    fs::remove_file(system.path("manifests/a.yaml")).unwrap();
     until("it is said", || system.ok(&["events"]).contains("nothing is pruned").then_some(()));
-    std::fs::remove_dir(system.path("manifests")).unwrap();
+    fs::remove_dir(system.path("manifests")).unwrap();
     until("that too", || system.ok(&["events"]).contains("cannot be read").then_some(()));
     assert_eq!(system.pid("a"), a);
 }
@@ -134,7 +137,7 @@ fn stop_leaves_nobody_alive_not_even_who_left_its_session() {
         time.sleep(1000)";
     let system = System::up(&[("a.yaml", &python("a", code, "  workingDir: ..\n"))]);
     let child: u32 =
-        until("the descendant", || std::fs::read_to_string(system.path("child")).ok()?.parse().ok());
+        until("the descendant", || fs::read_to_string(system.path("child")).ok()?.parse().ok());
     system.ok(&["stop", "a"]);
     until("it is gone", || (!alive(child)).then_some(()));
     until("and known to be", || (system.instance("a")["lifecycle"] == "Idle").then_some(()));
@@ -160,7 +163,7 @@ fn readiness_is_heard_by_every_way_there_is() {
     system.ready(&["n", "s", "l", "f", "e", "h"]);
     assert_eq!(system.instance("n")["statusText"], "warm");
     let port: u16 =
-        until("its port", || std::fs::read_to_string(system.path("manifests/port")).ok()?.parse().ok());
+        until("its port", || fs::read_to_string(system.path("manifests/port")).ok()?.parse().ok());
     let probed = format!(
         "  probes: {{readiness: {{http: {{path: /, port: {port}}}}}, liveness: {{tcp: {{port: {port}}}}}}}\n"
     );
@@ -254,9 +257,9 @@ fn as_pid_1_it_reaps_what_is_left_to_it_and_ends_in_order() {
     system.ready(&["a", "b"]);
     let children = |pid: u32| -> Vec<u32> {
         // Each thread has its own.
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         let texts =
-            tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+            tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
         let words = texts.collect::<Vec<_>>().join(" ");
         words.split_whitespace().filter_map(|word| word.parse().ok()).collect()
     };
@@ -302,4 +305,31 @@ fn a_program_that_says_it_is_stopping_is_told_of() {
         system.ok(&["events", "a"]).contains("the program says that it is stopping").then_some(())
     });
     assert!(system.ok(&["describe", "a"]).contains("emptying the queue"));
+}
+
+#[test]
+fn keepers_that_are_killed_as_soon_as_they_are_there_leave_one_that_takes_over() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let daemon = system.daemon_pid().unwrap();
+    let mut known: BTreeSet<u32> = system.processes().into_iter().collect();
+    signal(system.keeper_pid(), "KILL");
+    // An heir is killed as soon as it is seen: mostly before it has a daemon of its own.
+    for _ in 0..3 {
+        let heir = until("an heir", || {
+            let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            system
+                .processes()
+                .into_iter()
+                .find(|pid| !known.contains(pid) && words(pid).contains("--heir-of"))
+        });
+        known.insert(heir);
+        signal(heir, "KILL");
+    }
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), a);
+    signal(a, "KILL");
+    until("it is watched again", || {
+        (system.instance("a")["pid"] != a).then(|| system.instance("a")["pid"].as_u64())?
+    });
 }

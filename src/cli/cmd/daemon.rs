@@ -6,7 +6,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::api;
 use crate::base::limits;
-use crate::engine::{Engine, EngineError, Link, Options};
+use crate::engine::{Engine, EngineError, Heir, Link, Options, no_keeper};
 use crate::keeper::Resumed;
 use crate::keeper::protocol;
 use crate::os::inherit;
@@ -32,7 +32,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
         .thread_keep_alive(std::time::Duration::from_secs(2))
         .build()
         .map_err(|error| Failure::other(error.to_string(), ""))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let link = Link::inherited(args.keeper_fd).map_err(|error| Failure::other(error.to_string(), ""))?;
         let (inputs, receive) = Engine::channel();
         let (again, keeper) = (options.clone(), link.keeper());
@@ -40,10 +40,9 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
             Ok(engine) => engine,
             // The keeper was killed before it had told everything.
             Err(EngineError::Link(_)) => {
-                Engine::replace_keeper(&again, &keeper);
-                return Ok(Outcome::Done);
+                return Ok(Ended::Run(Engine::replace_keeper(&again, &keeper)));
             }
-            Err(error) => return refuse_start(&error),
+            Err(error) => return refuse_start(&error).map(Ended::With),
         };
         let (changed, grown) = (engine.changed.subscribe(), engine.collector.grown.clone());
         let server = {
@@ -57,10 +56,27 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
                 }
             })
         };
-        engine.run(receive).await;
+        let heir = engine.run(receive).await;
         server.abort();
-        Ok(Outcome::Done)
-    })
+        Ok(Ended::Run(heir))
+    })?;
+    // Whatever belongs to the next daemon from now on is let go before it is waited for.
+    runtime.shutdown_background();
+    match ended {
+        Ended::With(outcome) => Ok(outcome),
+        Ended::Run(heir) => {
+            if let Some(Err(error)) = heir.map(Heir::see_in) {
+                no_keeper(&error);
+            }
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+enum Ended {
+    With(Outcome),
+    /// With who takes the keeper's place, if that was killed.
+    Run(Option<Heir>),
 }
 
 /// A start that cannot succeed is not tried again: the keeper, which knows these codes, ends with it.
