@@ -40,8 +40,7 @@ fn the_daemon_can_be_killed_and_no_service_notices() {
 }
 
 fn log_of(system: &System, name: &str) -> String {
-    fs::read_to_string(system.path(&format!(".unified-system/logs/services/{name}.log")))
-        .unwrap_or_default()
+    fs::read_to_string(system.path(&format!(".unified-system/logs/services/{name}.log"))).unwrap_or_default()
 }
 
 #[test]
@@ -136,8 +135,7 @@ fn stop_leaves_nobody_alive_not_even_who_left_its_session() {
         if os.fork()==0:\n  os.setsid()\n  if os.fork()==0:\n    open('child','w').write(str(os.getpid())); time.sleep(1000)\n  os._exit(0)\n\
         time.sleep(1000)";
     let system = System::up(&[("a.yaml", &python("a", code, "  workingDir: ..\n"))]);
-    let child: u32 =
-        until("the descendant", || fs::read_to_string(system.path("child")).ok()?.parse().ok());
+    let child: u32 = until("the descendant", || fs::read_to_string(system.path("child")).ok()?.parse().ok());
     system.ok(&["stop", "a"]);
     until("it is gone", || (!alive(child)).then_some(()));
     until("and known to be", || (system.instance("a")["lifecycle"] == "Idle").then_some(()));
@@ -258,8 +256,7 @@ fn as_pid_1_it_reaps_what_is_left_to_it_and_ends_in_order() {
     let children = |pid: u32| -> Vec<u32> {
         // Each thread has its own.
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let texts =
-            tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+        let texts = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
         let words = texts.collect::<Vec<_>>().join(" ");
         words.split_whitespace().filter_map(|word| word.parse().ok()).collect()
     };
