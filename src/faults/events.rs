@@ -27,6 +27,8 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
     let (category, severity) = match event.reason {
         // The instance's end says it, or it is a consequence of one.
         "Exited"
+        | "OOMKilled"
+        | "Watchdog"
         | "Unknown"
         | "SpawnFailed"
         | "HookFailed"
@@ -45,7 +47,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "StateSetAside" => (Category::Database, Severity::Recoverable),
         "Survivors" => (Category::Resource, Severity::Recoverable),
         "CannotStart" => (said().unwrap_or(Category::Config), Severity::Recoverable),
-        "NotWatching" => (Category::Resource, Severity::Warning),
+        "NotWatching" | "NotEnforced" => (Category::Resource, Severity::Warning),
         "CrashDumpFailed" => (Category::Filesystem, Severity::Warning),
         "NotifierFailed" => (said().unwrap_or(Category::Network), Severity::Warning),
         _ => (said().unwrap_or(Category::Internal), Severity::Warning),
@@ -87,6 +89,8 @@ mod tests {
             assert!(found.is_none_or(|found| found.cause == Some(9) && found.revision == 3));
         };
         check("Exited", "instance 0 ended: exit code 1", None);
+        check("OOMKilled", "instance 0 ended: SIGKILL, out of memory", None);
+        check("Watchdog", "instance 0 was stopped by its watchdog (SIGABRT)", None);
         check("BackOff", "instance 0 is started again in 1s", None);
         check("CircuitOpen", "instance 0 failed too often", Some((Category::Oom, Severity::Fatal)));
         check(
