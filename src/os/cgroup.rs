@@ -53,10 +53,10 @@ pub fn own_dir(mountinfo: &str, cgroup: &str) -> Option<PathBuf> {
     })
 }
 
-/// The cgroup that this process is in; `Err` says why there is none that counts.
-fn own() -> Result<PathBuf, String> {
+/// The cgroup that a process is in; `Err` says why there is none that counts.
+fn dir_of(pid: u32) -> Result<PathBuf, String> {
     let read = |name: &str| fs::read_to_string(name).map_err(|error| format!("{name}: {error}"));
-    own_dir(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
+    own_dir(&read("/proc/self/mountinfo")?, &read(&format!("/proc/{pid}/cgroup"))?)
         .ok_or_else(|| "this machine has no cgroup v2 mounted".into())
 }
 
@@ -104,10 +104,15 @@ fn only_limits(found: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// What limits could be set with, as far as reading tells; nothing is changed.
+/// What limits could be set with by this process, as far as reading tells; nothing is changed.
 pub fn offer() -> Offer {
+    offer_to(std::process::id())
+}
+
+/// The same of another process: a daemon that runs.
+pub fn offer_to(pid: u32) -> Offer {
     let lacking = |why: String| Offer { controllers: Vec::new(), lacking: why };
-    let dir = match own() {
+    let dir = match dir_of(pid) {
         Ok(dir) => dir,
         Err(why) => return lacking(why),
     };
@@ -144,7 +149,8 @@ fn missing(controllers: &[String], dir: &Path) -> String {
 impl Tree {
     /// Takes this process's cgroup as a tree of its own, and moves this process to its leaf. `Err` says why not.
     pub fn claim(state_id: &str) -> Result<Self, String> {
-        Self::claim_in(&own()?, state_id, std::process::id())
+        let pid = std::process::id();
+        Self::claim_in(&dir_of(pid)?, state_id, pid)
     }
 
     fn claim_in(own: &Path, state_id: &str, pid: u32) -> Result<Self, String> {

@@ -1,5 +1,8 @@
 use std::path::Path;
 
+use crate::os::state_dir::short_socket;
+use crate::os::{cgroup, process};
+
 use super::super::args::{Format, Global};
 use super::super::client::find_socket;
 use super::super::{Failure, Outcome, render};
@@ -44,14 +47,15 @@ fn checks(global: &Global) -> Vec<Check> {
     let release = uname.release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map(|word| word.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let (soft, hard) = crate::os::process::raise_nofile();
+    let (soft, hard) = process::raise_nofile();
     let memory = sysinfo::System::new().map(|mut system| {
         system.refresh_memory();
         format!("{} MiB, {} MiB available", system.total_memory() >> 20, system.available_memory() >> 20)
     });
     let children =
         Path::new("/proc/self/task").join(std::process::id().to_string()).join("children").exists();
-    let cgroups = crate::os::cgroup::offer();
+    // What runs here tells more than what the next `up` would be given where `doctor` is.
+    let cgroups = daemon(global).map_or_else(cgroup::offer, cgroup::offer_to);
     let check = |name, ok, words: String| Check { name, ok, words };
     vec![
         check("kernel", Some(version >= (5, 9)), format!("{release}; 5.9 is needed (pidfd, close_range)")),
@@ -89,6 +93,13 @@ fn checks(global: &Global) -> Vec<Check> {
                 .map_or("none runs here".into(), |path| path.display().to_string()),
         ),
     ]
+}
+
+/// The process of the daemon that runs here.
+fn daemon(global: &Global) -> Option<u32> {
+    let (socket, _dir) = short_socket(&find_socket(global)?).ok()?;
+    let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+    process::peer(&stream).map(|(pid, _)| pid)
 }
 
 /// Room for logs and state: with less than the first it is soon full, with less than the second it is.
