@@ -268,10 +268,17 @@ impl Tree {
         }
     }
 
-    /// Back to where this process came from, and the tree away. Where the kernel refuses, since controllers are handed on there
-    /// (perhaps to others as well), the empty tree stays for the next `up`.
+    /// Back to where this process came from, and the tree away. That cgroup takes processes again once it hands on no controllers;
+    /// where others have them too, the empty tree stays for the next `up`.
     pub fn leave(&self, pid: u32) {
         let Some(own) = self.base.parent() else { return };
+        if below(own) == [self.base.as_path()] {
+            for dir in [self.base.as_path(), own] {
+                for name in CONTROLLERS {
+                    let _ = write(&dir.join("cgroup.subtree_control"), &format!("-{name}"));
+                }
+            }
+        }
         if write(&own.join("cgroup.procs"), &pid.to_string()).is_ok() {
             let _ = fs::remove_dir(self.base.join(SUPERVISOR));
             let _ = fs::remove_dir(&self.base);
@@ -402,6 +409,24 @@ mod tests {
         fs::create_dir(tree.dir(&bare)).unwrap();
         tree.limit(&bare, &limits).unwrap();
         assert_eq!(fs::read_dir(tree.dir(&bare)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn whoever_leaves_takes_back_the_controllers_that_nobody_else_has() {
+        for (others, expected) in [(false, "-pids"), (true, "+pids")] {
+            let dir = tempfile::tempdir().unwrap();
+            let tree = Tree { base: dir.path().join("unisys-s1") };
+            fill(dir.path(), &[("cgroup.subtree_control", "+pids"), ("cgroup.procs", "")]);
+            fs::create_dir_all(tree.base.join(SUPERVISOR)).unwrap();
+            if others {
+                fs::create_dir(dir.path().join("unisys-s2")).unwrap();
+            }
+            tree.leave(77);
+            assert_eq!(fs::read_to_string(dir.path().join("cgroup.procs")).unwrap(), "77");
+            // A plain file keeps the longer text's end.
+            assert!(words(&dir.path().join("cgroup.subtree_control"))[0].starts_with(expected));
+            assert!(!tree.base.exists());
+        }
     }
 
     #[test]
