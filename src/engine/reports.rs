@@ -22,6 +22,7 @@ impl Engine {
             Report::Exited { id, part, exit, remains } => {
                 self.fact(id, InstanceFact::Exited { part, exit, remains });
             }
+            Report::Uncontained { id } => self.fact(id, InstanceFact::Uncontained),
             Report::Gone { id, survivors } => {
                 if !survivors.is_empty() {
                     let object = format!("{}", id.unit);

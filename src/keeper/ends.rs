@@ -65,6 +65,9 @@ impl Keeper {
                 let ports = instance.ports.clone();
                 let report = Report::Spawned { id: id.clone(), part, pid, at: started.at, ports, left_out };
                 self.tell_with_pipes(&report, &id);
+                if part == Part::Main {
+                    self.watch_cgroup(&id);
+                }
                 if let Some(exit) = self.early.remove(&started.pid) {
                     self.ended(started.pid, exit);
                 }

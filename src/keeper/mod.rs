@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code)]
 
+mod cgroups;
 pub mod contain;
 mod daemon;
 mod ends;

@@ -195,7 +195,7 @@ pub enum Report {
         /// Numbers of its `auto` ports.
         #[serde(default)]
         ports: PortNumbers,
-        /// Security settings that it runs without (`bestEffort`).
+        /// What it runs without: security settings (`bestEffort`), or its cgroup.
         #[serde(default)]
         left_out: Vec<String>,
     },
@@ -212,6 +212,10 @@ pub enum Report {
         part: Part,
         exit: Exit,
         remains: bool,
+    },
+    /// Its main program was moved out of its cgroup: no limit holds there.
+    Uncontained {
+        id: InstanceId,
     },
     /// Nothing of it is alive but for these.
     Gone {

@@ -259,6 +259,9 @@ impl Keeper {
         if let Some(tree) = &self.cgroups {
             tree.remove(id);
         }
+        if let Some(emptied) = &mut self.emptied {
+            emptied.forget(id);
+        }
         PipeNames::of(&self.options.state.run(), id).remove();
         self.journal.write(&Entry::Forgot { id: id.clone() });
         self.close_unwanted();

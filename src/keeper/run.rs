@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::base::{Epoch, Exit, InstanceId, Instant, limits};
 use crate::os::cgroup::Tree;
+use crate::os::emptied::Emptied;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, process, signals};
 
@@ -63,6 +64,8 @@ pub struct Keeper {
     pub(super) epoch: Epoch,
     /// One for each instance, where a subtree was given to us.
     pub(super) cgroups: Option<Tree>,
+    /// Tells of cgroups that have become empty.
+    pub(super) emptied: Option<Emptied>,
     /// Some instances are not our children.
     pub(super) heir: bool,
     pub(super) daemon: Daemon,
@@ -109,6 +112,7 @@ impl Keeper {
             listeners: Listeners::default(),
             strays: Strays::default(),
             epoch: Epoch(0),
+            emptied: cgroups.as_ref().and_then(|_| Emptied::new().ok()),
             cgroups,
             heir: false,
             daemon,
@@ -131,6 +135,7 @@ impl Keeper {
         if let Some(tree) = &keeper.cgroups {
             tree.clean(known);
         }
+        keeper.watch_cgroups();
         let entries: Vec<Entry> = keeper.entries();
         // Services that run need a keeper more than a journal: the one of the earlier keeper stays until there is room.
         match Journal::create(&journal_path, &entries) {
@@ -171,6 +176,7 @@ impl Keeper {
             if ended {
                 self.collect_ends();
             }
+            self.look_who_left();
             self.progress_kills();
             self.read_requests();
             self.kill_everything_if_due();
@@ -214,6 +220,7 @@ impl Keeper {
             let write = if self.backlog.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
             fds.push(PollFd::new(socket, PollFlags::IN | write));
         }
+        fds.extend(self.emptied.as_ref().map(|emptied| PollFd::new(emptied, PollFlags::IN)));
         if self.heir {
             let foreign = self.table.instances.values().flat_map(Instance::running);
             fds.extend(

@@ -37,7 +37,7 @@ pub struct Started {
     pub start: u64,
     pub at: Instant,
     pub pidfd: OwnedFd,
-    /// Security settings that it runs without (`bestEffort`).
+    /// What it runs without: security settings (`bestEffort`), or its cgroup.
     pub left_out: Vec<String>,
 }
 
@@ -203,7 +203,11 @@ fn start(
     }
     tools.put([&stdout, &stderr]).map_err(pipe_fault)?;
     let cgroup = common.cgroups.as_ref().map(|tree| tree.create(&request.id, &request.cgroup_limits));
-    let cgroup = cgroup.transpose().map_err(|error| failed(SpawnStage::Cgroup, error))?;
+    let (cgroup, removed) = match cgroup.transpose() {
+        // A program without limits is more use than none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Some(error)),
+        cgroup => (cgroup.map_err(|error| failed(SpawnStage::Cgroup, error))?, None),
+    };
     fits(job, common.nofile)?;
     let mut child = prepare(common, job, &names, &tools.low, extra.as_ref())
         .map_err(|error| failed(SpawnStage::Exec, error))?;
@@ -229,7 +233,8 @@ fn start(
         }
         fault
     })?;
-    let left_out = spawned.left_out.iter().map(|&field| field.to_owned()).collect();
+    let cgroup = removed.map(|error| format!("a cgroup of its own, with its limits: {error}"));
+    let left_out = spawned.left_out.iter().map(|&field| field.to_owned()).chain(cgroup).collect();
     Ok(Started { pid: spawned.pid, start: spawned.start, at: clock::mono(), pidfd: spawned.pidfd, left_out })
 }
 

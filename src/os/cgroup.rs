@@ -163,13 +163,18 @@ impl Tree {
         fs::create_dir_all(&leaf).map_err(|error| format!("cannot make {}: {error}", leaf.display()))?;
         write(&leaf.join("cgroup.procs"), &pid.to_string())
             .map_err(|error| format!("cannot move to {}: {error}", leaf.display()))?;
-        for dir in [own, tree.base.as_path()] {
+        tree.hand_on();
+        Ok(tree)
+    }
+
+    /// Controllers for the cgroups of instances.
+    fn hand_on(&self) {
+        for dir in self.base.parent().into_iter().chain([self.base.as_path()]) {
             for name in only_limits(&words(&dir.join("cgroup.controllers"))) {
                 // Refused where others live in the same cgroup: then there is containment without limits.
                 let _ = write(&dir.join("cgroup.subtree_control"), &format!("+{name}"));
             }
         }
-        Ok(tree)
     }
 
     /// What it can do now.
@@ -182,10 +187,25 @@ impl Tree {
         self.base.join(id.to_string())
     }
 
-    /// Makes an instance's cgroup, with its limits, and gives it for [`super::spawn`]. One that is there stays as it is.
+    /// Makes an instance's cgroup, with its limits, and gives it for [`super::spawn`]. One that is there stays as it is; a tree
+    /// that somebody removed is made again.
+    ///
+    /// # Errors
+    /// NotFound: what the tree was made in was removed as well.
     pub fn create(&self, id: &InstanceId, limits: &CgroupLimits) -> io::Result<OwnedFd> {
         let dir = self.dir(id);
-        match fs::create_dir(&dir) {
+        let made = fs::create_dir(&dir).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                match fs::create_dir(&self.base) {
+                    // Another spawn thread was faster.
+                    Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                    _ => self.hand_on(),
+                }
+                fs::create_dir(&dir)
+            }
+            _ => Err(error),
+        });
+        match made {
             Ok(()) => self.limit(id, limits)?,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -451,9 +471,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_was_removed_is_said() {
+    fn a_tree_that_was_removed_is_made_again_or_it_is_said() {
         let dir = tempfile::tempdir().unwrap();
-        let tree = Tree { base: dir.path().join("gone") };
+        let tree = Tree { base: dir.path().join("own/gone") };
+        fill(&dir.path().join("own"), &[("cgroup.controllers", "pids"), ("cgroup.subtree_control", "")]);
+        assert!(tree.create(&id(), &CgroupLimits::default()).is_ok() && tree.dir(&id()).is_dir());
+        assert!(words(&dir.path().join("own/cgroup.subtree_control")).contains(&"+pids".to_owned()));
+        fs::remove_dir_all(dir.path().join("own")).unwrap();
         let error = tree.create(&id(), &CgroupLimits::default()).unwrap_err();
         assert!(error.to_string().ends_with("gone was removed"), "{error}");
         assert!(!tree.kill(&id()) && tree.processes(&id()).is_empty());

@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod command;
+pub mod emptied;
 pub mod files;
 pub mod freeze;
 pub mod identity;

@@ -90,7 +90,7 @@ pub enum InstanceFact {
         at: Instant,
         /// Numbers of its `auto` ports.
         ports: PortNumbers,
-        /// Security settings that it runs without (`bestEffort`).
+        /// What it runs without: security settings (`bestEffort`), or its cgroup.
         left_out: Vec<String>,
     },
     SpawnFailed {
@@ -104,6 +104,8 @@ pub enum InstanceFact {
         exit: Exit,
         remains: bool,
     },
+    /// It was moved out of its cgroup by somebody else.
+    Uncontained,
     Gone {
         survivors: u32,
     },
