@@ -139,6 +139,10 @@ class Unisys(Subject):
         return [self.process.pid, self.daemon()]
 
 
+# Memory is looked at after this many seconds without a question: unisys gives back what the last one touched after one.
+REST = 3
+
+
 class Table:
     def __init__(self):
         self.rows = []
@@ -151,6 +155,13 @@ class Table:
         row = f"| {what} | {asked} | {median:.3g} {unit} ({spread}) | {verdict} |"
         self.rows.append(row)
         print(row, flush=True)
+
+
+def at_rest(subject):
+    """MiB (PSS) of keeper and daemon when nobody has asked them anything for a while."""
+    pids = subject.pair()
+    time.sleep(REST)
+    return sum(mem_kib(pid)[1] for pid in pids) / 1024
 
 
 def up_and_stop(table, rounds):
@@ -169,8 +180,7 @@ def up_and_stop(table, rounds):
                 time.sleep(0.5)  # what is still done after the last start belongs to it
                 cpu[kind].append(sum(cpu_ns(pid) for pid in family(subject.process.pid)) / 1e9)
                 if kind is Unisys:
-                    time.sleep(1.5)
-                    memory.append(sum(mem_kib(pid)[1] for pid in subject.pair()) / 1024)
+                    memory.append(at_rest(subject))
                 gone, end = subject.stop()
                 stop[kind].append(gone)
                 if kind is Unisys:
@@ -192,9 +202,7 @@ def memory_small(table, rounds):
         for _ in range(rounds):
             with Unisys().services(n).up() as subject:
                 subject.starts(n)
-                subject.answers()
-                time.sleep(1)
-                values.append(sum(mem_kib(pid)[1] for pid in subject.pair()) / 1024)
+                values.append(at_rest(subject))
         table.add(f"memory (PSS of keeper + daemon), {n} services", f"≤ {limit} MiB", values, limit, "MiB")
 
 

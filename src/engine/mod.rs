@@ -152,9 +152,8 @@ pub struct Engine {
     finished: bool,
     ending: bool,
     saw_events: bool,
-    /// When memory is given back, and the starts since it last was.
+    /// When memory is given back: what the work since it last was has left and touched.
     trim_at: Option<Instant>,
-    starts: u32,
 }
 
 /// A pending look at the files.
@@ -251,7 +250,6 @@ impl Engine {
             ending: false,
             saw_events: false,
             trim_at: Some(clock::mono() + limits::TRIM_AFTER),
-            starts: 0,
             state,
             options,
         };
@@ -325,10 +323,16 @@ impl Engine {
             tokio::select! {
                 biased;
                 report = self.link.receive() => match report {
-                    Some((report, fds)) => self.report(report, fds),
+                    Some((report, fds)) => {
+                        self.trim_soon();
+                        self.report(report, fds);
+                    }
                     None => return self.keeper_lost(),
                 },
-                Some(input) = inputs.recv() => self.input(input),
+                Some(input) = inputs.recv() => {
+                    self.trim_soon();
+                    self.input(input);
+                }
                 () = sleep_until(deadline) => self.tick(),
             }
             for _ in 0..limits::TURN_BATCH {
@@ -373,6 +377,7 @@ impl Engine {
     fn tick(&mut self) {
         let now = clock::now();
         if self.world.poll_deadline().is_some_and(|at| at <= now.mono) {
+            self.trim_soon();
             self.world.handle(now, Event::Tick);
         }
         if self.ports.due.is_some_and(|at| at <= now.mono) {
@@ -394,7 +399,6 @@ impl Engine {
         }
         if self.trim_at.is_some_and(|at| at <= now.mono) {
             self.trim_at = None;
-            self.starts = 0;
             process::trim_memory();
         }
         if self.machine_due.is_some_and(|at| at <= now.mono) {
@@ -495,14 +499,6 @@ impl Engine {
     /// Memory is given back once it has been quiet for a moment: then nothing waits for that millisecond.
     fn trim_soon(&mut self) {
         self.trim_at = Some(clock::mono() + limits::TRIM_AFTER);
-    }
-
-    /// Many starts leave much behind.
-    fn count_start(&mut self) {
-        self.starts += 1;
-        if self.starts >= limits::MANY_STARTS {
-            self.trim_soon();
-        }
     }
 
     pub fn note(&mut self, warning: bool, reason: &'static str, object: &str, message: String) {

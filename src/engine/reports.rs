@@ -12,7 +12,6 @@ impl Engine {
     pub(super) fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
         match report {
             Report::Spawned { id, part, pid, at, ports, left_out } => {
-                self.count_start();
                 self.attach_pipes(&id, (part == Part::Main).then_some(pid), fds);
                 self.fact(id, InstanceFact::Spawned { part, pid, at, ports, left_out });
             }

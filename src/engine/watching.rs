@@ -62,7 +62,6 @@ impl Engine {
             cause.files = outcome.files;
             self.world.handle(clock::now(), Event::Desired { desired, cause });
             self.remember_revision(&outcome.what);
-            self.trim_soon();
         }
         self.faults_revised();
         if kind != "MachineChanged" {
@@ -92,7 +91,6 @@ impl Engine {
         self.remember_revision(&detail);
         self.watch_files();
         self.saw_events = true;
-        self.trim_soon();
     }
 
     pub(super) fn remember_revision(&mut self, detail: &str) {
