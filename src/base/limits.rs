@@ -107,6 +107,14 @@ pub const CRASH_DUMP_LINES: usize = 200;
 pub const CRASH_DUMP_BURST: u32 = 5;
 /// See [`CRASH_DUMP_BURST`].
 pub const CRASH_DUMP_EVERY: Duration = Duration::from_secs(10);
+/// Readings kept of what a running instance uses, for its crash dump: 1.3 KB. They lie close together at the end and far apart
+/// before, so a day leaves a dozen in its last five minutes.
+pub const USAGE_SAMPLES: usize = 32;
+/// Two readings are at least this far apart, first and in the end: a little less than the periods that probes usually have.
+pub const USAGE_EVERY: (Duration, Duration) = (Duration::from_millis(900), Duration::from_millis(4500));
+/// Processes and threads whose children are looked for when an instance is read between two turns: two milliseconds at most.
+/// What lies beyond is not counted.
+pub const USAGE_TASKS: u32 = 256;
 /// Answers of probes remembered of a running instance, for its crash dump.
 pub const PROBES_REMEMBERED: usize = 10;
 

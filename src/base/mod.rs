@@ -17,7 +17,7 @@ pub use fault::{Category, Severity};
 pub use ids::{Epoch, Generation, Incarnation, InstanceId, Ordinal, Revision, Role, Seat};
 pub use name::{Name, NameError, ObjectKind, ObjectRef};
 pub use ports::{Listen, PortNeed, PortNumbers, Transport};
-pub use process::{CgroupLimits, Exit, Part, PathAccess, Sandbox, Signal, SpawnStage};
+pub use process::{CgroupLimits, Exit, Part, PathAccess, Sandbox, Signal, SpawnStage, Spent, Usage};
 pub use redact::Redactor;
 pub use rng::Rng;
 pub use time::{Instant, Now, Stamp};

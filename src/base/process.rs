@@ -44,6 +44,30 @@ impl fmt::Display for Exit {
     }
 }
 
+/// What all processes of an instance use at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Resident; what processes share is counted for each.
+    pub memory_bytes: u64,
+    /// Of the processes that there are, since they started.
+    pub cpu_ms: u64,
+    pub processes: u32,
+    pub threads: u32,
+    /// `None` where this user may not see them.
+    pub open_files: Option<u32>,
+}
+
+/// What a process used in its life, with those of its children that it waited for, as wait4(2) tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spent {
+    pub user_cpu_ms: u64,
+    pub system_cpu_ms: u64,
+    /// Of the largest of them. A program's begins at what the keeper had when it was started: they share memory until execve(2).
+    pub peak_memory_bytes: Option<u64>,
+}
+
 /// Limits of one instance's cgroup; `None` is none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

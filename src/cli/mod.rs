@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod cmd;
 pub mod render;
+mod resources;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -59,6 +59,7 @@ impl Engine {
         let name = &id.unit;
         let main = held.parts.iter().find(|part| part.part == Part::Main);
         let pid = main.filter(|main| main.exit.is_none()).map(|main| main.pid);
+        self.faults.spent(&id, main.and_then(|main| main.spent));
         let environ = || pid.map(process::environ).unwrap_or_default();
         let desired = self.world.desired().clone();
         let spec = StartedWith::decode(&held.spec, name, &desired, self.sets.objects(), &environ);

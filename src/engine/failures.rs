@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{InstanceId, Name, Redactor, limits};
+use crate::base::{InstanceId, Instant, Name, Redactor, Spent, Usage, limits};
 use crate::faults::book::Sighting;
+use crate::faults::curve::Curve;
 use crate::faults::events::{self, Happening};
 use crate::faults::notifier::deliver::Courier;
 use crate::faults::notifier::{self, Notifiers};
 use crate::faults::quota::Quota;
 use crate::faults::worker::{self, Case, ProbeSeen, Worker};
 use crate::faults::{Book, ErrorRecord, Patterns};
+use crate::os::clock;
 use crate::os::freeze::Thread;
 use crate::os::state_dir::StateDir;
-use crate::os::{clock, process};
 use crate::plan::UnitSpec;
 use crate::probe::Answer;
 use crate::unit::policy::Condition;
@@ -34,6 +35,14 @@ struct Good {
 /// One that fails within this time of its start was never good.
 const FRESH: Duration = Duration::from_secs(60);
 
+/// What an instance used.
+#[derive(Default)]
+struct Used {
+    curve: Curve,
+    /// By its main program, in all.
+    spent: Option<Spent>,
+}
+
 /// What the engine keeps of failures.
 pub struct Faults {
     pub book: Book,
@@ -45,6 +54,8 @@ pub struct Faults {
     /// Failed instances whose last output is not in the log yet.
     pending: BTreeMap<InstanceId, Box<Failure>>,
     probes: BTreeMap<InstanceId, VecDeque<ProbeSeen>>,
+    /// Of those that are read now and then, and of those that have ended.
+    used: BTreeMap<InstanceId, Used>,
     /// Each thread of an instance, when its watchdog last looked closely.
     threads: BTreeMap<InstanceId, Vec<Thread>>,
     /// The latest spec with which each unit was Ready.
@@ -85,6 +96,7 @@ impl Faults {
             worker: Worker::start(state, state_id.to_owned(), tell)?,
             pending: BTreeMap::new(),
             probes: BTreeMap::new(),
+            used: BTreeMap::new(),
             threads: BTreeMap::new(),
             last_good: BTreeMap::new(),
             redactor: Redactor::default(),
@@ -94,7 +106,7 @@ impl Faults {
     }
 
     /// A probe answered: the last few are remembered for a crash dump.
-    pub fn probed(&mut self, id: &InstanceId, kind: ProbeKind, answer: &Answer, pid: Option<u32>) {
+    pub fn probed(&mut self, id: &InstanceId, kind: ProbeKind, answer: &Answer, process: Option<Usage>) {
         let seen = self.probes.entry(id.clone()).or_default();
         if seen.len() == limits::PROBES_REMEMBERED {
             seen.pop_front();
@@ -104,8 +116,25 @@ impl Faults {
             probe: kind.as_str(),
             ok: answer.ok,
             message: self.redactor.text(&answer.message).into_owned(),
-            process: pid.filter(|_| !answer.ok).and_then(process::sample),
+            process,
         });
+    }
+
+    /// Whether it is time to read what the instance uses.
+    pub fn usage_is_due(&self, id: &InstanceId, now: Instant) -> bool {
+        self.used.get(id).is_none_or(|used| used.curve.is_due(now))
+    }
+
+    /// What the instance used at a moment.
+    pub fn used(&mut self, id: &InstanceId, usage: Usage, at: Instant) {
+        self.used.entry(id.clone()).or_default().curve.take(usage, at);
+    }
+
+    /// Its main program has ended, and used this much, if that is known.
+    pub fn spent(&mut self, id: &InstanceId, spent: Option<Spent>) {
+        if spent.is_some() {
+            self.used.entry(id.clone()).or_default().spent = spent;
+        }
     }
 
     /// Its watchdog looked closely: for a crash dump, if one follows.
@@ -117,6 +146,7 @@ impl Faults {
     pub fn ended(&mut self, id: &InstanceId) {
         if !self.pending.contains_key(id) {
             self.probes.remove(id);
+            self.used.remove(id);
             self.threads.remove(id);
         }
     }
@@ -168,7 +198,10 @@ impl Engine {
     /// Hands the failure to the thread, or records at once what is known without a closer look.
     fn look_at_failure(&mut self, failure: Box<Failure>) {
         let looked_at = self.faults.quota.take(&failure.id.unit, clock::mono());
-        let case = self.case(failure, looked_at.unwrap_or_default());
+        let mut case = self.case(failure, looked_at.unwrap_or_default());
+        // It is there until it is forgotten, which comes next.
+        let cgroups = self.cgroups.as_ref().filter(|_| looked_at.is_some());
+        case.cgroup = cgroups.and_then(|tree| tree.usage(&case.failure.id));
         let left = match looked_at {
             Some(_) => self.faults.worker.look_at(case).err(),
             None => Some(Box::new(case)),
@@ -199,6 +232,7 @@ impl Engine {
     fn case(&mut self, failure: Box<Failure>, skipped: u64) -> Case {
         let probes = self.faults.probes.remove(&failure.id).unwrap_or_default();
         let threads = self.faults.threads.remove(&failure.id);
+        let used = self.faults.used.remove(&failure.id).unwrap_or_default();
         let spec = &failure.spec;
         let own = spec.launch.env.iter().filter(|var| var.secret).map(|var| var.value.as_str());
         Case {
@@ -208,6 +242,9 @@ impl Engine {
             dependency_down: self.dependency_down(spec),
             probes: probes.into(),
             threads: threads_of(&failure, threads),
+            samples: used.curve.samples(clock::now()),
+            spent: used.spent,
+            cgroup: None,
             last_good: self.last_good(&failure),
             nofile: spec.launch.service.resources.nofile.unwrap_or(self.options.nofile.0),
             skipped,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::base::InstanceId;
 use crate::logs::derived::Stream;
+use crate::os::clock;
 use crate::os::freeze::{self, Moment, Thread, WaitsFor};
 use crate::unit::watchdog::{Look, Threads, Work, WorkKind};
 use crate::world::InstanceFact;
@@ -20,10 +21,13 @@ impl Engine {
             let quiet =
                 spools.iter().filter_map(|path| path.metadata().ok()?.modified().ok()?.elapsed().ok()).min();
             let look = moment.as_ref().map(|moment| look_of(moment, quiet));
-            let threads = moment.filter(|_| closely).map(|moment| moment.threads);
+            let at = clock::mono();
             let tell = move |engine: &mut Engine| {
-                if let Some(threads) = threads {
-                    engine.faults.looked_at(&id, threads);
+                if let Some(moment) = moment.filter(|_| engine.main_pid(&id).is_some()) {
+                    engine.faults.used(&id, moment.usage, at);
+                    if closely {
+                        engine.faults.looked_at(&id, moment.threads);
+                    }
                 }
                 engine.fact(id, InstanceFact::Seen { look, closely });
             };

@@ -16,6 +16,7 @@ mod reports;
 pub mod sets;
 mod started_with;
 mod telling;
+mod usage;
 mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,13 +29,14 @@ use crate::base::{Epoch, InstanceId, Instant, Name, Revision, limits};
 use crate::faults::notifier::deliver::Courier;
 use crate::keeper::protocol::{Down, Held, Request};
 use crate::logs::{Collector, Told};
+use crate::os::cgroup::Tree;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, process};
 use crate::plan::UnitSpec;
 use crate::probe::{self, Answer};
 use crate::store::{Restored, Store, StoreError};
 use crate::unit::ProbeKind;
-use crate::world::{Beginning, Cause, Event, InstanceFact, World};
+use crate::world::{Beginning, Cause, Event, InstanceFact, Slot, World};
 
 pub use failures::Faults;
 pub use link::{Heir, Link};
@@ -127,6 +129,8 @@ pub struct Engine {
     pub keeper_pid: u32,
     keeper: link::Peer,
     pub faults: Faults,
+    /// Cgroups of instances, where the keeper has them.
+    cgroups: Option<Tree>,
     /// Grows with every turn in which something changed: watchers look again.
     pub changed: watch::Sender<u64>,
     link: Link,
@@ -218,6 +222,7 @@ impl Engine {
         let courier = Courier::new(http.clone(), state.dead_letters(), options.nofile);
         let faults = Faults::start(&state, &greeting.state_id, &restored.errors, &inputs, courier)
             .map_err(EngineError::Faults)?;
+        let cgroups = Tree::of_this_process(&greeting.state_id);
         let sets = Sets::new(&options, &restored, &greeting.state_id, greeting.keeper);
         let mut engine = Self {
             world,
@@ -231,6 +236,7 @@ impl Engine {
             keeper_pid: greeting.keeper,
             keeper: link.keeper(),
             faults,
+            cgroups,
             changed: watch::channel(0).0,
             link,
             inputs,
@@ -410,7 +416,7 @@ impl Engine {
     fn input(&mut self, input: Input) {
         match input {
             Input::Probe { id, kind, seq, answer } => {
-                self.faults.probed(&id, kind, &answer, self.main_pid(&id));
+                self.probe_answered(&id, kind, &answer);
                 let probe::Answer { ok, late, message } = answer;
                 self.fact(id, InstanceFact::Probe { kind, seq, ok, late, message });
             }
@@ -421,6 +427,9 @@ impl Engine {
             Input::Fact { id, fact } => {
                 if let (InstanceFact::MainPid(pid), Some(attached)) = (&fact, self.attached.get_mut(&id)) {
                     attached.main_pid = Some(*pid);
+                }
+                if fact == InstanceFact::Heartbeat {
+                    self.heart_beat(&id);
                 }
                 self.fact(id, fact);
             }
@@ -443,11 +452,14 @@ impl Engine {
     }
 
     fn main_pid(&self, id: &InstanceId) -> Option<u32> {
-        let own = |slot: &&crate::world::Slot| {
+        self.slot_of(id)?.state.process().map(|process| process.pid)
+    }
+
+    fn slot_of(&self, id: &InstanceId) -> Option<&Slot> {
+        let own = |slot: &&Slot| {
             slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation)
         };
-        let slot = self.world.units().get(&id.unit)?.slots.values().map(Box::as_ref).find(own)?;
-        slot.state.process().map(|process| process.pid)
+        self.world.units().get(&id.unit)?.slots.values().map(Box::as_ref).find(own)
     }
 
     /// A unit as a kept revision had it.

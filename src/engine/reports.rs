@@ -18,7 +18,8 @@ impl Engine {
             Report::SpawnFailed { id, part, stage, errno, detail } => {
                 self.spawn_failed(id, part, stage, errno, detail);
             }
-            Report::Exited { id, part, exit, remains } => {
+            Report::Exited { id, part, exit, remains, spent } => {
+                self.faults.spent(&id, spent.filter(|_| part == Part::Main));
                 self.fact(id, InstanceFact::Exited { part, exit, remains });
             }
             Report::Uncontained { id } => self.fact(id, InstanceFact::Uncontained),

@@ -150,6 +150,7 @@ fn describe(id: &str, case: &Case, classified: &Classified) -> Value {
         "changedSinceReady": changed(case),
         "crashesNotDumpedBefore": case.skipped,
         "probes": case.probes,
+        "resources": resources(case),
         "limits": {"openFiles": case.nofile, "declared": launch.service.resources},
         "core": core(case),
         "command": launch.argv,
@@ -157,6 +158,21 @@ fn describe(id: &str, case: &Case, classified: &Classified) -> Value {
         "environment": environment,
         "spec": parsed(&launch.written),
     })
+}
+
+/// What it used while it ran, in all, and by its cgroup's account; `null` is what nobody knows.
+fn resources(case: &Case) -> Value {
+    let mut found = json!({"samples": case.samples, "spent": case.spent, "cgroup": case.cgroup});
+    if case.samples.is_empty() {
+        found["note"] = match case.failure.spec.policy.is_looked_at() {
+            true => "it ended before it was first read",
+            false => {
+                "read while it runs is what has a watchdog or a probe that is asked: nothing wakes for others"
+            }
+        }
+        .into();
+    }
+    found
 }
 
 /// The fields that differ from the spec with which it was last Ready; `null` when that one is not known.

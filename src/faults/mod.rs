@@ -7,13 +7,14 @@
 //!                            └──▶ crash dump (a thread of its own) ──▶ `crashes`
 //! ```
 //!
-//! [`patterns`], [`shapes`], [`classify`], [`book`], [`quota`], [`events`] and [`notifier::desk`], [`notifier::template`] decide and touch
+//! [`patterns`], [`shapes`], [`classify`], [`book`], [`curve`], [`quota`], [`events`] and [`notifier::desk`], [`notifier::template`] decide and touch
 //! nothing: no clock, no file, no process (a test looks). [`worker`], [`dump`], [`crashes`] and [`notifier::deliver`] have no
 //! choices. Nothing here delays a restart: the engine hands over facts and goes on.
 
 pub mod book;
 pub mod classify;
 pub mod crashes;
+pub mod curve;
 pub mod dump;
 pub mod events;
 pub mod notifier;

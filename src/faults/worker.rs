@@ -8,18 +8,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::{Exit, Generation, InstanceId, Redactor, Stamp, limits};
+use crate::base::{Exit, Generation, InstanceId, Redactor, Spent, Stamp, Usage, limits};
 use crate::logs::derived::Stream;
 use crate::logs::read::{Query, read};
 use crate::manifest::spec::service::PortNumber;
 use crate::os::freeze::Thread;
 use crate::os::listeners::foreign_holders;
 use crate::os::state_dir::StateDir;
+use crate::os::usage::{self, CgroupUsage};
 use crate::plan::UnitSpec;
 use crate::world::Failure;
 
 use super::book::Sighting;
 use super::classify::{Classified, Evidence, classify};
+use super::curve::Sample;
 use super::dump;
 use super::patterns::Patterns;
 
@@ -36,6 +38,12 @@ pub struct Case {
     pub probes: Vec<ProbeSeen>,
     /// Of one that its watchdog ended: each thread, when it was found frozen.
     pub threads: Vec<Thread>,
+    /// What it used while it ran, oldest first.
+    pub samples: Vec<Sample>,
+    /// What its main program used in all, if it ended as the keeper's child.
+    pub spent: Option<Spent>,
+    /// What its cgroup used, if it had one.
+    pub cgroup: Option<CgroupUsage>,
     /// The latest spec with which the unit was Ready.
     pub last_good: Option<Arc<UnitSpec>>,
     /// Open files that it could have.
@@ -56,7 +64,7 @@ pub struct ProbeSeen {
     pub message: String,
     /// The process at that moment, when the probe failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub process: Option<crate::os::process::Sample>,
+    pub process: Option<Usage>,
 }
 
 /// What the thread tells.
@@ -127,7 +135,8 @@ const BEFORE: Duration = Duration::from_secs(600);
 impl Work {
     fn run(self, queue: &Receiver<Case>) {
         dump::clean(&self.state.crash_dumps());
-        while let Ok(case) = queue.recv() {
+        while let Ok(mut case) = queue.recv() {
+            case.spent = case.spent.map(own_peak);
             let stderr = self.last_lines(&case, Stream::Stderr);
             let classified = self.classified(&case, &stderr);
             (self.tell)(Told::Known(Box::new(known(&case, &classified))));
@@ -175,6 +184,14 @@ impl Work {
         }
         classified
     }
+}
+
+/// Without a peak of memory that may be the keeper's: the two shared theirs until the program was executed.
+fn own_peak(spent: Spent) -> Spent {
+    let keeper = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32);
+    let shared = keeper.and_then(usage::peak);
+    let own = spent.peak_memory_bytes.filter(|peak| shared.is_none_or(|shared| *peak > shared));
+    Spent { peak_memory_bytes: own, ..spent }
 }
 
 /// What a case is, with these last lines of stderr. Lines that are too long are data: only their beginnings are looked at.

@@ -1,6 +1,6 @@
 //! Outcomes of spawns, ends of processes, and kills.
 
-use crate::base::{Exit, InstanceId, Part, limits};
+use crate::base::{Exit, InstanceId, Part, Spent, limits};
 use crate::os::{clock, process};
 
 use super::contain::{Kill, Owner};
@@ -68,8 +68,8 @@ impl Keeper {
                 if part == Part::Main {
                     self.watch_cgroup(&id);
                 }
-                if let Some(exit) = self.early.remove(&started.pid) {
-                    self.ended(started.pid, exit);
+                if let Some((exit, spent)) = self.early.remove(&started.pid) {
+                    self.ended(started.pid, exit, spent);
                 }
             }
             Err(failed) => {
@@ -91,13 +91,15 @@ impl Keeper {
     }
 
     pub(super) fn collect_ends(&mut self) {
-        let mut ends = process::reap();
+        let reaped = process::reap().into_iter();
+        let mut ends: Vec<_> = reaped.map(|(pid, exit, spent)| (pid, exit, Some(spent))).collect();
         if self.heir {
             let foreign = self.table.instances.values().flat_map(Instance::running);
             ends.extend(
                 foreign.filter(|(_, running)| !running.child && process::has_ended(&running.pidfd)).map(
                     |(_, running)| {
-                        (running.pid, process::exit_by_handle(&running.pidfd, running.pid, running.start))
+                        let exit = process::exit_by_handle(&running.pidfd, running.pid, running.start);
+                        (running.pid, exit, None)
                     },
                 ),
             );
@@ -107,16 +109,16 @@ impl Keeper {
             self.take_outcomes();
         }
         let mut looked = false;
-        for (pid, exit) in ends {
+        for (pid, exit, spent) in ends {
             if self.daemon.pid == Some(pid) {
                 self.daemon_ended(exit);
             } else if self.table.by_pid.contains_key(&pid) {
                 if !std::mem::replace(&mut looked, true) {
                     self.look_for_strays();
                 }
-                self.ended(pid, exit);
+                self.ended(pid, exit, spent);
             } else if self.spawner.in_flight > 0 {
-                self.early.insert(pid, exit);
+                self.early.insert(pid, (exit, spent));
             }
         }
     }
@@ -142,7 +144,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn ended(&mut self, pid: u32, exit: Exit) {
+    pub(super) fn ended(&mut self, pid: u32, exit: Exit, spent: Option<Spent>) {
         let Some((id, part)) = self.table.by_pid.get(&pid).cloned() else { return };
         let tree = self.cgroups.as_ref();
         let killed = matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. });
@@ -154,9 +156,9 @@ impl Keeper {
             && (process::group_lives(pid)
                 || self.strays.of(&id).next().is_some()
                 || tree.is_some_and(|tree| !tree.processes(&id).is_empty()));
-        self.table.ended(pid, exit, remains);
-        self.journal.write(&Entry::Exited { id: id.clone(), part, exit, remains });
-        self.tell(&Report::Exited { id, part, exit, remains }, &[]);
+        self.table.ended(pid, exit, remains, spent);
+        self.journal.write(&Entry::Exited { id: id.clone(), part, exit, remains, spent });
+        self.tell(&Report::Exited { id, part, exit, remains, spent }, &[]);
     }
 
     fn look_for_strays(&mut self) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part};
+use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part, Spent};
 use crate::world::Mark;
 
 use super::protocol::{Down, Held, HeldPart};
@@ -35,6 +35,8 @@ pub enum Entry {
         part: Part,
         exit: Exit,
         remains: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spent: Option<Spent>,
     },
     Remember {
         id: InstanceId,

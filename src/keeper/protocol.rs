@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{
     CgroupLimits, Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Name, Part, PortNeed,
-    PortNumbers, Role, Sandbox, SpawnStage, Stamp,
+    PortNumbers, Role, Sandbox, SpawnStage, Spent, Stamp,
 };
 use crate::world::Mark;
 
@@ -212,6 +212,9 @@ pub enum Report {
         part: Part,
         exit: Exit,
         remains: bool,
+        /// Not known of who was no child of this keeper.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spent: Option<Spent>,
     },
     /// Its main program was moved out of its cgroup: no limit holds there.
     Uncontained {
@@ -287,4 +290,7 @@ pub struct HeldPart {
     pub at: Instant,
     pub exit: Option<Exit>,
     pub remains: bool,
+    /// What it used, once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
 }

@@ -161,7 +161,8 @@ impl Keeper {
                 }
                 PartState::Ended { held } => {
                     let exit = held.exit.unwrap_or(Exit::Unknown);
-                    Report::Exited { id: id.clone(), part, exit, remains: held.remains }
+                    let (remains, spent) = (held.remains, held.spent);
+                    Report::Exited { id: id.clone(), part, exit, remains, spent }
                 }
             };
             self.tell_with_pipes(&report, &id);

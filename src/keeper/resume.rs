@@ -76,7 +76,7 @@ impl Keeper {
 
     fn resume_part(&self, part: &HeldPart, same_boot: bool, same_process: bool) -> PartState {
         if part.exit.is_some() {
-            return PartState::Ended { held: part.clone() };
+            return PartState::Ended { held: Box::new(part.clone()) };
         }
         // One that an even earlier keeper started stays nobody's child here, also after an exec.
         let child =
@@ -95,7 +95,7 @@ impl Keeper {
                 let exit = process::exit_of_zombie(part.pid, part.start).filter(|_| same_boot);
                 let exit = Some(exit.unwrap_or(Exit::Unknown));
                 let held = HeldPart { exit, remains: same_boot, ..part.clone() };
-                PartState::Ended { held }
+                PartState::Ended { held: Box::new(held) }
             }
         }
     }

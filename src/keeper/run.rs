@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::base::{Epoch, Exit, InstanceId, Instant, limits};
+use crate::base::{Epoch, Exit, InstanceId, Instant, Spent, limits};
 use crate::os::cgroup::Tree;
 use crate::os::emptied::Emptied;
 use crate::os::state_dir::StateDir;
@@ -75,7 +75,7 @@ pub struct Keeper {
     /// Kills of instances that are just being spawned.
     pub(super) doomed: Vec<InstanceId>,
     /// Ends of children that are not known yet: a program may end before its spawn is reported.
-    pub(super) early: BTreeMap<u32, Exit>,
+    pub(super) early: BTreeMap<u32, (Exit, Option<Spent>)>,
     pub(super) backlog: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     pub(super) down: Option<Down>,
     pub(super) kill_all_at: Option<Instant>,

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::base::{Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part, PortNumbers, Stamp};
+use crate::base::{
+    Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part, PortNumbers, Spent, Stamp,
+};
 use crate::world::Mark;
 
 use super::journal::Entry;
@@ -37,8 +39,9 @@ pub enum PartState {
     /// With a spawn thread.
     Spawning,
     Running(Running),
+    /// Apart: few have ended, and room is taken for each that runs.
     Ended {
-        held: HeldPart,
+        held: Box<HeldPart>,
     },
 }
 
@@ -82,7 +85,7 @@ impl Instance {
         let parts = self.parts.iter().filter_map(|(part, state)| match state {
             PartState::Spawning => None,
             PartState::Running(running) => Some(running.held(*part)),
-            PartState::Ended { held } => Some(held.clone()),
+            PartState::Ended { held } => Some(HeldPart::clone(held)),
         });
         let is_spawning = |state: &PartState| matches!(state, PartState::Spawning);
         let spawning = self.parts.iter().filter(|(_, state)| is_spawning(state)).map(|(part, _)| *part);
@@ -104,7 +107,15 @@ impl Instance {
 
 impl Running {
     pub fn held(&self, part: Part) -> HeldPart {
-        HeldPart { part, pid: self.pid, start: self.start, at: self.at, exit: None, remains: true }
+        HeldPart {
+            part,
+            pid: self.pid,
+            start: self.start,
+            at: self.at,
+            exit: None,
+            remains: true,
+            spent: None,
+        }
     }
 }
 
@@ -118,12 +129,18 @@ pub struct Table {
 
 impl Table {
     /// A part has ended; gives whose it was.
-    pub fn ended(&mut self, pid: u32, exit: Exit, remains: bool) -> Option<(InstanceId, Part)> {
+    pub fn ended(
+        &mut self,
+        pid: u32,
+        exit: Exit,
+        remains: bool,
+        spent: Option<Spent>,
+    ) -> Option<(InstanceId, Part)> {
         let (id, part) = self.by_pid.remove(&pid)?;
         let state = self.instances.get_mut(&id)?.parts.get_mut(&part)?;
         if let PartState::Running(running) = state {
-            let held = HeldPart { exit: Some(exit), remains, ..running.held(part) };
-            *state = PartState::Ended { held };
+            let held = HeldPart { exit: Some(exit), remains, spent, ..running.held(part) };
+            *state = PartState::Ended { held: Box::new(held) };
         }
         Some((id, part))
     }
@@ -154,11 +171,12 @@ impl Table {
                         instance.parts.push(part);
                     }
                 }
-                Entry::Exited { id, part, exit, remains } => {
+                Entry::Exited { id, part, exit, remains, spent } => {
                     let parts = held.get_mut(&id).into_iter().flat_map(|instance| &mut instance.parts);
                     for known in parts.filter(|known| known.part == part) {
                         known.exit = Some(exit);
                         known.remains = remains;
+                        known.spent = spent;
                     }
                 }
                 Entry::Remember { id, mark, generation, spec } => {
@@ -172,5 +190,39 @@ impl Table {
             }
         }
         held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_end_is_read_with_what_was_used_and_from_an_older_keeper_without() {
+        let id: InstanceId = "a.0.1".parse().unwrap();
+        let part = json!({"part": "Main", "pid": 5, "start": 1, "at": 1, "exit": null, "remains": true});
+        let instance = json!({"instance": {
+            "id": id, "spec": "", "generation": 1, "wall": Stamp(0), "mark": Mark::default(), "parts": [part], "notify": "no"
+        }});
+        let spent = Spent { user_cpu_ms: 7, system_cpu_ms: 1, peak_memory_bytes: Some(4096) };
+        let exited = |spent| Entry::Exited {
+            id: id.clone(),
+            part: Part::Main,
+            exit: Exit::Code(1),
+            remains: false,
+            spent,
+        };
+        let old = json!({"exited": {"id": id, "part": "Main", "exit": {"Code": 1}, "remains": false}});
+        assert_eq!(serde_json::to_value(exited(None)).unwrap(), old);
+        for (end, expected) in
+            [(serde_json::to_value(exited(Some(spent))).unwrap(), Some(spent)), (old, None)]
+        {
+            let entries = [instance.clone(), end].map(|entry| serde_json::from_value(entry).unwrap());
+            let held = Table::replay(entries.into());
+            let part = &held[&id].parts[0];
+            assert_eq!((part.exit, part.remains, part.spent), (Some(Exit::Code(1)), false, expected));
+        }
     }
 }

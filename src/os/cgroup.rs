@@ -13,6 +13,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::base::{CgroupLimits, InstanceId};
 
+use super::usage::{self, CgroupUsage};
+
 /// What limits need.
 pub const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 const PREFIX: &str = "unisys-";
@@ -177,6 +179,11 @@ impl Tree {
         }
     }
 
+    /// The tree that this process is in the leaf of; `None` where the keeper claimed none.
+    pub fn of_this_process(state_id: &str) -> Option<Self> {
+        base_of(&dir_of(std::process::id()).ok()?, state_id).map(|base| Self { base: base.to_owned() })
+    }
+
     /// What it can do now.
     pub fn offer(&self) -> Offer {
         let controllers = only_limits(&words(&self.base.join("cgroup.subtree_control")));
@@ -271,6 +278,11 @@ impl Tree {
         let text = fs::read_to_string(self.dir(id).join("memory.events")).unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
         count.unwrap_or(0)
+    }
+
+    /// What it has used so far; `None` when it is gone.
+    pub fn usage(&self, id: &InstanceId) -> Option<CgroupUsage> {
+        usage::of_cgroup(&self.dir(id))
     }
 
     /// Away with it, and with what it made below; what is alive stays.
@@ -468,6 +480,47 @@ mod tests {
         fs::create_dir(dir.path().join("not-ours")).unwrap();
         tree.clean(|known| *known == id());
         assert!(!dir.path().join("web.1.2").exists() && dir.path().join("not-ours").exists());
+    }
+
+    #[test]
+    fn what_a_cgroup_used_is_read_as_far_as_it_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree { base: dir.path().to_owned() };
+        assert_eq!(tree.usage(&id()), None);
+        let cpu = ("cpu.stat", "usage_usec 2500000\nuser_usec 2000000\nsystem_usec 500999\n");
+        fill(&tree.dir(&id()), &[cpu]);
+        let bare = CgroupUsage { user_cpu_ms: Some(2000), system_cpu_ms: Some(500), ..Default::default() };
+        assert_eq!(tree.usage(&id()), Some(bare.clone()), "no controller, no pressure");
+        fill(
+            &tree.dir(&id()),
+            &[
+                ("cpu.stat", "user_usec 2000000\nsystem_usec 500999\nnr_throttled 7\nthrottled_usec 30000\n"),
+                ("memory.peak", "104857600\n"),
+                ("memory.events", "low 0\nhigh 3\nmax 9\noom 1\noom_kill 2\n"),
+                ("pids.peak", "12\n"),
+                (
+                    "memory.pressure",
+                    "some avg10=80.00 avg60=20.10 avg300=4.00 total=9000000\nfull avg10=7.00 avg60=1.00 avg300=0.20 total=500000\n",
+                ),
+                ("io.pressure", "garbage\n"),
+            ],
+        );
+        let usage = tree.usage(&id()).unwrap();
+        let memory = usage.pressure.memory.clone().unwrap();
+        assert_eq!(memory.some.map(|some| (some.avg10, some.total_ms)), Some((80.0, 9000)));
+        assert_eq!(memory.full.map(|full| (full.avg300, full.total_ms)), Some((0.2, 500)));
+        assert_eq!((&usage.pressure.cpu, &usage.pressure.io), (&None, &None));
+        let expected = CgroupUsage {
+            peak_memory_bytes: Some(100 << 20),
+            memory_high_events: Some(3),
+            memory_max_events: Some(9),
+            oom_kills: Some(2),
+            peak_pids: Some(12),
+            throttled_ms: Some(30),
+            pressure: usage.pressure.clone(),
+            ..bare
+        };
+        assert_eq!(usage, expected);
     }
 
     #[test]

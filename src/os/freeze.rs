@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::base::Usage;
+
 use super::listeners::{Diag, Listener, UnixSocket, socket_inodes};
-use super::process;
+use super::{process, usage};
 
 /// Threads that are looked at: more would take longer than they say.
 const THREADS: usize = 512;
@@ -25,6 +27,7 @@ pub struct Moment {
     /// The same with the time in which they were ready to run and others ran.
     pub wanted: Duration,
     pub threads: Vec<Thread>,
+    pub usage: Usage,
     /// What waits, if that was asked for.
     pub waiting: Option<Vec<Waiting>>,
 }
@@ -67,14 +70,14 @@ pub struct Waiting {
 
 /// Looks; `None` when the process is gone. `closely`: kernel stacks too, where they are shown.
 pub fn look(main: u32, work: bool, closely: bool) -> Option<Moment> {
-    let pids: Vec<u32> = process::tree(&[main]).into_keys().collect();
-    if pids.is_empty() {
+    // The main process comes first: its main thread is the one that is told of.
+    let family = process::family(main, u32::MAX);
+    if family.is_empty() {
         return None;
     }
-    let mut moment = Moment::default();
-    // The main process first: its main thread is the one that is told of.
-    let ordered = [main].into_iter().chain(pids.iter().copied().filter(|pid| *pid != main));
-    for pid in ordered {
+    let pids: Vec<u32> = family.iter().map(|stat| stat.pid).collect();
+    let mut moment = Moment { usage: usage::of(&family), ..Moment::default() };
+    for pid in pids.iter().copied() {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         let mut tids: Vec<u32> = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
         tids.sort_unstable_by_key(|tid| (*tid != pid, *tid));
@@ -354,6 +357,7 @@ mod tests {
         let sees = || {
             let moment = look(std::process::id(), false, true).unwrap();
             let found = moment.threads.iter().find(|thread| thread.name == "waits").cloned();
+            assert!(moment.usage.threads >= 2 && moment.usage.memory_bytes > 0, "{:?}", moment.usage);
             (moment.cpu > Duration::ZERO).then_some(found).flatten()
         };
         let seen = (0..1000).find_map(|_| {

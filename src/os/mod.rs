@@ -18,4 +18,5 @@ pub mod signals;
 pub mod sockets;
 pub mod spawn;
 pub mod state_dir;
+pub mod usage;
 pub mod watch;

@@ -1,6 +1,6 @@
 //! Processes as /proc shows them, their exits, and signals that reach just the one that is meant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::base::{Exit, Instant};
+use crate::base::{Exit, Instant, Spent};
 
 use super::clock;
 
@@ -23,6 +23,7 @@ pub struct Stat {
     pub sid: u32,
     /// Ticks of processor time, user and system.
     pub cpu_ticks: u64,
+    pub threads: u32,
     /// Ticks since boot; with the pid and the boot it identifies a process.
     pub start: u64,
     pub rss_pages: u64,
@@ -49,6 +50,7 @@ pub fn parse_stat(text: &str) -> Option<Stat> {
         pgid: number(2)? as u32,
         sid: number(3)? as u32,
         cpu_ticks: number(11)? + number(12)?,
+        threads: number(17)? as u32,
         start: number(19)?,
         rss_pages: number(21)?,
         not_executed: number(6)? & PF_FORKNOEXEC != 0,
@@ -124,22 +126,6 @@ pub fn holds_open(pid: u32, path: &std::path::Path) -> bool {
     entries.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
 }
 
-/// A process at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Sample {
-    pub threads: usize,
-    pub open_files: usize,
-    pub memory_bytes: u64,
-}
-
-/// Looks at a process of ours; `None` when it is gone or cannot be seen.
-pub fn sample(pid: u32) -> Option<Sample> {
-    let count = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).ok().map(Iterator::count);
-    let memory_bytes = stat(pid)?.rss_pages * rustix::param::page_size() as u64;
-    Some(Sample { threads: count("task")?, open_files: count("fd")?, memory_bytes })
-}
-
 /// Command line of a process, for people.
 pub fn command(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -196,17 +182,29 @@ pub fn group_lives(pgid: u32) -> bool {
     Pid::from_raw(pgid as i32).is_some_and(|pid| rustix::process::test_kill_process_group(pid).is_ok())
 }
 
-/// Children that have ended, each once (waitpid(2)).
-pub fn reap() -> Vec<(u32, Exit)> {
+/// Children that have ended, each once, with what they used (wait4(2)).
+pub fn reap() -> Vec<(u32, Exit, Spent)> {
     let mut found = Vec::new();
     loop {
         let mut status = 0;
-        // SAFETY: `status` is ours.
-        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        // SAFETY: any bytes are good for a structure of numbers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `status` and `usage` are ours.
+        let pid = unsafe { libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage) };
         if pid <= 0 {
             return found;
         }
-        found.push((pid as u32, exit_of(status)));
+        found.push((pid as u32, exit_of(status), spent(&usage)));
+    }
+}
+
+fn spent(usage: &libc::rusage) -> Spent {
+    let ms = |time: libc::timeval| time.tv_sec as u64 * 1000 + time.tv_usec as u64 / 1000;
+    Spent {
+        user_cpu_ms: ms(usage.ru_utime),
+        system_cpu_ms: ms(usage.ru_stime),
+        // In KiB (getrusage(2)).
+        peak_memory_bytes: Some(usage.ru_maxrss as u64 * 1024),
     }
 }
 
@@ -262,6 +260,22 @@ fn exit_info(pidfd: &OwnedFd) -> Exit {
     // SAFETY: the structure has the size that the request number names and is ours.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as _, std::ptr::from_mut(&mut info)) };
     if result == 0 && info.mask & INFO_EXIT != 0 { exit_of(info.exit_code) } else { Exit::Unknown }
+}
+
+/// A process and its descendants, as far as /proc tells; it comes first. Children are looked for until so many processes and
+/// threads were met.
+pub fn family(main: u32, most: u32) -> Vec<Stat> {
+    let (mut found, mut seen, mut met) = (Vec::new(), BTreeSet::new(), 0u32);
+    let mut queue = VecDeque::from([main]);
+    while let Some(pid) = queue.pop_front().filter(|_| met <= most) {
+        let Some(stat) = stat(pid).filter(Stat::is_alive).filter(|_| seen.insert(pid)) else { continue };
+        met = met.saturating_add(1 + stat.threads);
+        if met <= most {
+            queue.extend(children(pid).unwrap_or_default());
+        }
+        found.push(stat);
+    }
+    found
 }
 
 /// Descendants of the roots, roots included, as far as /proc tells.
@@ -422,6 +436,6 @@ mod tests {
             (stat.pid, stat.name.as_str(), stat.ppid, stat.sid, stat.start),
             (42, "a ) b", 7, 40, 555)
         );
-        assert_eq!((stat.cpu_ticks, stat.rss_pages), (30, 33));
+        assert_eq!((stat.cpu_ticks, stat.threads, stat.rss_pages), (30, 1, 33));
     }
 }

@@ -205,6 +205,12 @@ impl Policy {
         self.probes[kind.index()].as_ref()
     }
 
+    /// Something wakes for it while it runs: its watchdog, or a probe that is asked.
+    pub fn is_looked_at(&self) -> bool {
+        let asked = |probe: &ProbePolicy| probe.way != ProbeWay::Told;
+        self.watchdog.is_some() || self.probes.iter().flatten().any(asked)
+    }
+
     /// A unit without probes, hooks or dependencies, with the documented defaults; tests start from it.
     pub fn plain() -> Self {
         Self {

@@ -44,6 +44,11 @@ pub struct WatchdogPolicy {
 }
 
 impl WatchdogPolicy {
+    /// It is looked at without its help.
+    pub fn looks(&self) -> bool {
+        self.period().is_some()
+    }
+
     /// How often it is looked at; `None`: nobody asked for that.
     fn period(&self) -> Option<Duration> {
         let shortest = self.soft.into_iter().chain(self.hard).min()?;

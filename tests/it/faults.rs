@@ -136,6 +136,59 @@ fn the_change_since_it_was_last_ready_is_in_the_dump() {
     assert!(fields.contains(r#""path":"spec.env.URL","old":"good","new":"bad""#), "{fields}");
 }
 
+/// It grows with each connection, which is with each probe, and ends at the seventh.
+const GROWS: &str = "import os,socket
+server,held=socket.create_server(('127.0.0.1',int(os.environ['PORT']))),[]
+for _ in range(7):
+  server.accept()
+  held.append((bytearray(os.urandom(8<<20)),open('/dev/null')))
+raise MemoryError('full')";
+
+#[test]
+fn a_dump_shows_what_the_program_used_on_its_way_to_the_crash() {
+    let probed = format!(
+        "{NEVER}  ports: [{{name: main, port: auto}}]\n  probes: {{readiness: {{tcp: {{port: main}}, period: 1s}}}}\n"
+    );
+    let system = System::up(&[
+        ("grows.yaml", &python("grows", GROWS, &probed)),
+        ("plain.yaml", &python("plain", "raise SystemExit(3)", NEVER)),
+    ]);
+    let id = crash(&system, "grows")["id"].as_str().unwrap().to_owned();
+    let resources = &system.json(&["crashes", "show", &id])["detail"]["resources"];
+    // The first may have found what became python only then.
+    let curve = |name: &str| -> Vec<u64> {
+        let samples = resources["samples"].as_array().unwrap();
+        samples.iter().skip(1).map(|sample| sample[name].as_u64().unwrap()).collect()
+    };
+    let memory = curve("memoryBytes");
+    assert!(memory.len() >= 3 && memory.is_sorted(), "{resources}");
+    assert!(memory[memory.len() - 1] >= memory[0] + (16 << 20), "{memory:?}");
+    let open = curve("openFiles");
+    assert!(open.is_sorted() && open[open.len() - 1] >= open[0] + 2, "{open:?}");
+    assert!(curve("threads").iter().chain(&curve("processes")).all(|count| *count == 1), "{resources}");
+    assert!(curve("cpuMs").is_sorted());
+    // Of all of its life, as the kernel knows it.
+    let peak = resources["spent"]["peakMemoryBytes"].as_u64().unwrap();
+    assert!(peak >= 56 << 20 && peak >= memory[memory.len() - 1], "{resources}");
+    assert!(resources["spent"]["userCpuMs"].as_u64().is_some());
+    let shown = system.ok(&["crashes", "show", &id]);
+    let rows = [
+        "resources, ",
+        "  memory ",
+        "  processor ",
+        "  threads ",
+        "  open files ",
+        "  its main program in all: ",
+    ];
+    assert!(rows.iter().all(|row| shown.contains(row)), "{shown}");
+    // Nothing wakes for one without a probe: it has only what the kernel tells of its end.
+    let id = crash(&system, "plain")["id"].as_str().unwrap().to_owned();
+    let plain = &system.json(&["crashes", "show", &id])["detail"]["resources"];
+    assert_eq!(plain["samples"], serde_json::json!([]));
+    assert!(plain["note"].as_str().unwrap().contains("nothing wakes"), "{plain}");
+    assert!(plain["spent"]["systemCpuMs"].as_u64().is_some(), "{plain}");
+}
+
 #[test]
 fn a_dump_that_cannot_be_written_is_said_once_and_harms_nothing() {
     let rest = "  restart: {backoff: {initial: 20ms}}\n  circuitBreaker: {failures: 4}\n";

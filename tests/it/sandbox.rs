@@ -171,12 +171,22 @@ fn security_that_cannot_be_meant_is_refused() {
 struct Subtree(std::path::PathBuf);
 
 impl Subtree {
-    fn new() -> Option<Self> {
+    fn new(name: &str) -> Option<Self> {
+        if !is_root() || Path::new("/run/systemd/system").exists() {
+            return None;
+        }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-        let dir =
-            unisys::os::cgroup::own_dir(&mounts, &own)?.join(format!("unisys-test-{}", std::process::id()));
+        let name = format!("unisys-test-{name}-{}", std::process::id());
+        let dir = unisys::os::cgroup::own_dir(&mounts, &own)?.join(name);
         std::fs::create_dir(&dir).ok().map(|()| Self(dir))
+    }
+
+    /// As an init does it: the process is there before the program begins.
+    fn start(&self, system: &mut System) {
+        let enter = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
+        system.within = ["sh", "-c", enter, self.0.to_str().unwrap()].map(str::to_owned).into();
+        system.start(&[]);
     }
 }
 
@@ -188,8 +198,7 @@ impl Drop for Subtree {
 
 #[test]
 fn in_a_cgroup_of_its_own_nothing_of_an_instance_survives_its_stop() {
-    let subtree = Subtree::new().filter(|_| is_root() && !Path::new("/run/systemd/system").exists());
-    let Some(subtree) = subtree else {
+    let Some(subtree) = Subtree::new("stop") else {
         eprintln!("skipped: no cgroup v2 that may be written");
         return;
     };
@@ -201,16 +210,14 @@ fn in_a_cgroup_of_its_own_nothing_of_an_instance_survives_its_stop() {
         )
     };
     let mut system = System::new(&[("a.yaml", &service("50"))]);
-    // As an init does it: the process is there before the program begins.
-    let enter = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
-    system.within = ["sh", "-c", enter, subtree.0.to_str().unwrap()].map(str::to_owned).into();
-    system.start(&[]);
+    subtree.start(&mut system);
     system.ready(&["a"]);
     let pid = system.pid("a");
     let of = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     assert!(of(pid).contains("/a.0."), "{}", of(pid));
     assert!(of(system.keeper_pid()).contains("/supervisor"));
-    let dir = subtree.0.join(of(pid).split_once("unisys-test-").unwrap().1.trim().split_once('/').unwrap().1);
+    let dir =
+        subtree.0.join(of(pid).split_once("unisys-test-stop-").unwrap().1.trim().split_once('/').unwrap().1);
     let members = || -> Vec<u32> {
         let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
@@ -234,6 +241,27 @@ fn in_a_cgroup_of_its_own_nothing_of_an_instance_survives_its_stop() {
         (std::fs::read_dir(&subtree.0).unwrap().flatten().filter(|e| e.path().is_dir()).count() == 0)
             .then_some(())
     });
+}
+
+#[test]
+fn the_dump_of_one_with_a_cgroup_has_what_that_used_and_how_long_it_waited() {
+    let Some(subtree) = Subtree::new("used") else {
+        eprintln!("skipped: no cgroup v2 that may be written");
+        return;
+    };
+    let code = "sum(range(3000000)); raise SystemExit(3)";
+    let mut system = System::new(&[("a.yaml", &python("a", code, "  restart: {policy: Never}\n"))]);
+    subtree.start(&mut system);
+    let id =
+        until("a crash dump", || Some(system.json(&["crashes", "ls", "a"])[0]["id"].as_str()?.to_owned()));
+    let cgroup = &system.json(&["crashes", "show", &id])["detail"]["resources"]["cgroup"];
+    assert!(cgroup["userCpuMs"].as_u64() > Some(0), "{cgroup}");
+    // Kernels may be without pressure, and this cgroup without controllers.
+    let has_pressure = subtree.0.join("memory.pressure").exists();
+    for kind in ["memory", "cpu", "io"] {
+        assert_eq!(cgroup["pressure"][kind]["some"]["avg10"].is_f64(), has_pressure, "{kind}: {cgroup}");
+    }
+    assert_eq!(cgroup["peakMemoryBytes"].is_u64(), subtree.0.join("memory.peak").exists(), "{cgroup}");
 }
 
 #[test]

@@ -38,8 +38,17 @@ fn above_the_purity_line_nothing_blocks_reads_a_clock_or_iterates_without_order(
     let modules = ["base", "manifest", "graph", "unit", "plan", "world"];
     let pure = modules.into_iter().flat_map(|module| sources(&root().join("src").join(module)));
     // Below the line, the parts of `faults` that decide.
-    let deciding =
-        ["book", "classify", "events", "patterns", "quota", "shapes", "notifier/desk", "notifier/template"];
+    let deciding = [
+        "book",
+        "classify",
+        "curve",
+        "events",
+        "patterns",
+        "quota",
+        "shapes",
+        "notifier/desk",
+        "notifier/template",
+    ];
     let deciding = deciding.into_iter().map(|name| root().join(format!("src/faults/{name}.rs")));
     let deciding = deciding.map(|path| (path.clone(), std::fs::read_to_string(path).unwrap()));
     for (path, text) in pure.chain(deciding) {

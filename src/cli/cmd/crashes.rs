@@ -9,7 +9,7 @@ use crate::faults::crashes::{Crash, CrashDetail, CrashExit, unpack};
 
 use super::super::args::{Crashes, Format, Global};
 use super::super::client::Client;
-use super::super::{Failure, Outcome, render};
+use super::super::{Failure, Outcome, render, resources};
 
 /// `unisys crashes`: the dumps, one with all that is known of it, or one for somebody else.
 pub fn run(global: &Global, verb: Option<Crashes>) -> Result<Outcome, Failure> {
@@ -55,10 +55,12 @@ fn show(global: &Global, id: &str) -> Result<Outcome, Failure> {
         return Ok(Outcome::Done);
     }
     let mut out = String::new();
-    for (key, value) in found.detail.as_object().into_iter().flatten() {
+    let told_below = |key: &str| key == "resources";
+    for (key, value) in found.detail.as_object().into_iter().flatten().filter(|(key, _)| !told_below(key)) {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         out.push_str(&format!("{key:<22} {}\n", render::neutral(&value)));
     }
+    out.push_str(&resources::text(&found.detail["resources"]));
     for (name, lines) in [("stdout", &found.stdout), ("stderr", &found.stderr)] {
         out.push_str(&format!("\n{name}, the last {} lines\n", lines.len()));
         lines.iter().for_each(|line| out.push_str(&format!("  {}\n", render::neutral(line))));
