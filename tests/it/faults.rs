@@ -190,6 +190,34 @@ fn a_dump_shows_what_the_program_used_on_its_way_to_the_crash() {
 }
 
 #[test]
+fn heartbeats_and_looks_of_the_watchdog_are_moments_to_read_what_a_program_uses() {
+    let beats = "import os,socket,time
+s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)
+for said in ['READY=1','WATCHDOG=1','STATUS=has beaten']: s.sendto(said.encode(),os.environ['NOTIFY_SOCKET'])
+time.sleep(1000)";
+    let told =
+        format!("{NEVER}  probes: {{readiness: {{notify: systemd}}}}\n  watchdog: {{heartbeat: 10m}}\n");
+    let looked_at = format!("{NEVER}  watchdog: {{freeze: {{soft: 600ms}}}}\n");
+    let system = System::up(&[
+        ("beats.yaml", &python("beats", beats, &told)),
+        ("looked.yaml", &python("looked", "import time\ntime.sleep(2)\nraise SystemExit(3)", &looked_at)),
+    ]);
+    until("what it said after its heartbeat is known", || {
+        (system.instance("beats")["statusText"] == "has beaten").then_some(())
+    });
+    signal(system.pid("beats"), "KILL");
+    for service in ["beats", "looked"] {
+        let id = crash(&system, service)["id"].as_str().unwrap().to_owned();
+        let resources = &system.json(&["crashes", "show", &id])["detail"]["resources"];
+        let last = resources["samples"].as_array().unwrap().last().unwrap_or_else(|| panic!("{resources}"));
+        assert!(
+            last["memoryBytes"].as_u64() > Some(1 << 20) && last["openFiles"].as_u64() > Some(2),
+            "{last}"
+        );
+    }
+}
+
+#[test]
 fn a_dump_that_cannot_be_written_is_said_once_and_harms_nothing() {
     let rest = "  restart: {backoff: {initial: 20ms}}\n  circuitBreaker: {failures: 4}\n";
     let system = System::up(&[("a.yaml", &python("a", "raise SystemExit(3)", rest))]);
