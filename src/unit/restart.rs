@@ -44,6 +44,15 @@ impl End {
         self.reason == EndReason::Exited && self.ran_for(now) < limits::START_FAILURE
     }
 
+    /// The machine had no process, memory or descriptor left for it: nothing that the program is to blame for.
+    pub fn is_want_of_resources(&self) -> bool {
+        const EAGAIN: i32 = 11;
+        const ENOMEM: i32 = 12;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        matches!(self.reason, EndReason::SpawnFailed { errno: EAGAIN | ENOMEM | ENFILE | EMFILE, .. })
+    }
+
     /// Nobody asked for this end: it counts as a failure for backoff and breaker. A Job that ended well did what it is for.
     pub fn is_failure(&self, policy: &Policy) -> bool {
         match self.reason {
@@ -168,6 +177,21 @@ mod tests {
             }
         };
         ends.iter().map(&mut follow).collect()
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_told_from_what_the_program_lacks() {
+        let of = |stage, errno| {
+            let reason = EndReason::SpawnFailed { stage, errno, detail: String::new() };
+            End { reason, exit: None, executed_at: None, survivors: 0 }.is_want_of_resources()
+        };
+        let lacks = [
+            (SpawnStage::Clone, libc::EAGAIN),
+            (SpawnStage::Pipes, libc::EMFILE),
+            (SpawnStage::Exec, libc::ENOMEM),
+        ];
+        assert!(lacks.iter().all(|(stage, errno)| of(*stage, *errno)));
+        assert!(!of(SpawnStage::Exec, libc::ENOENT) && !of(SpawnStage::Clone, libc::EINVAL));
     }
 
     #[test]

@@ -84,8 +84,9 @@ impl World {
             }
         };
         self.effects.extend(failed.map(Effect::Failed));
-        // The serving ones are well: what an incoming one does is its rollout's business.
-        if failure && seat.role == Role::Serving {
+        // The serving ones are well: what an incoming one does is its rollout's business. And a circuit is there for what a
+        // program does again and again, not for what the machine lacks.
+        if failure && seat.role == Role::Serving && !end.is_want_of_resources() {
             self.breaker_failed(now, name, seat);
         }
         self.apply(now, name, seat, Fact::Rest(rest));
