@@ -1,5 +1,6 @@
 //! What one crash costs to plan, among 100, 1,000 and 10,000 units: the same, if only dirty units are planned. Prints
-//! microseconds from the fact of the crash to the decided restart, the median of 301 crashes of one unit.
+//! microseconds from the fact of the crash to the decided restart, the median of 301 crashes of one unit. `CRASHES` and `UNITS`
+//! in the environment choose other numbers, to profile one of them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,8 +15,6 @@ use unisys::plan::Desired;
 use unisys::plan::build::build;
 use unisys::world::{Beginning, Cause, Effect, Event, InstanceFact, World};
 
-const CRASHES: usize = 301;
-
 struct NoFiles;
 
 impl Files for NoFiles {
@@ -29,8 +28,10 @@ impl Files for NoFiles {
 }
 
 fn main() {
-    for units in [100, 1_000, 10_000] {
-        println!("{units:>6} units {:>8.1} µs a crash", crash(units));
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<usize>().ok());
+    let crashes = number("CRASHES").unwrap_or(301);
+    for units in number("UNITS").map_or_else(|| vec![100, 1_000, 10_000], |units| vec![units]) {
+        println!("{units:>6} units {:>8.1} µs a crash", crash(units, crashes));
     }
 }
 
@@ -66,7 +67,7 @@ struct Bench {
     latest: Option<InstanceId>,
 }
 
-fn crash(units: usize) -> f64 {
+fn crash(units: usize, crashes: usize) -> f64 {
     let beginning = Beginning { epoch: Epoch(1), seed: 1, incarnation: Incarnation(1) };
     let mut bench = Bench { world: World::new(beginning), now: Now::default(), latest: None };
     let cause = Cause::new("Up", "");
@@ -78,7 +79,7 @@ fn crash(units: usize) -> f64 {
     let slot = bench.world.units()[&name].slots.iter().next().expect("it runs");
     let incarnation = slot.1.instance.as_ref().expect("it runs").incarnation;
     let mut id = InstanceId { unit: name.clone(), ordinal: slot.0.ordinal, incarnation };
-    let mut times: Vec<f64> = (0..CRASHES)
+    let mut times: Vec<f64> = (0..crashes)
         .map(|_| {
             bench.now.mono.0 += 60_000_000_000;
             let begun = Instant::now();
@@ -93,7 +94,7 @@ fn crash(units: usize) -> f64 {
         })
         .collect();
     times.sort_by(f64::total_cmp);
-    times[CRASHES / 2]
+    times[crashes / 2]
 }
 
 impl Bench {

@@ -239,8 +239,11 @@ pub struct Delete {
 #[derive(Clone, Debug, Args)]
 pub struct Validate {
     /// Directories or files, or - for standard input
-    #[arg(required = true)]
+    #[arg(required_unless_present = "file")]
     pub paths: Vec<PathBuf>,
+    /// The same, written as with `apply` and `plan`
+    #[arg(short, long, value_name = "PATH", hide = true)]
+    pub file: Vec<PathBuf>,
     /// Patches over the manifests, in order
     #[arg(long, value_name = "PATH")]
     pub overlay: Vec<PathBuf>,

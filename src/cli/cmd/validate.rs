@@ -48,7 +48,7 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
     for path in &args.overlay {
         overlays.push(read(path)?);
     }
-    for path in &args.paths {
+    for path in args.paths.iter().chain(&args.file) {
         let set = crate::engine::sets::set_name(path);
         let input = LoadInput { set, files: read(path)?, overlays: overlays.clone() };
         let (objects, found) = load(&input, &mut ParseCache::default());
