@@ -118,10 +118,11 @@ pub(crate) struct Attached {
 pub struct Engine {
     pub world: World,
     pub sets: Sets,
+    /// Before the store, and so dropped before it: who has the store has the logs.
+    pub collector: Collector,
     pub store: Store,
     pub state: StateDir,
     pub options: Options,
-    pub collector: Collector,
     pub epoch: Epoch,
     pub state_id: String,
     pub started: crate::base::Stamp,

@@ -69,6 +69,8 @@ impl Engine {
 
     /// The keeper has closed the link. If it was killed, a new one takes over from its journal and starts a daemon of its own.
     pub(super) fn keeper_lost(&mut self) -> Option<Heir> {
+        // In this order: the next daemon waits for the store before it captures anything.
+        self.collector.stop();
         self.store.close();
         Self::replace_keeper(&self.options, &self.keeper)
     }

@@ -119,15 +119,20 @@ impl Collector {
     pub fn unwatch(&self, id: InstanceId) {
         self.send(Command::Unwatch(id));
     }
-}
 
-impl Drop for Collector {
-    fn drop(&mut self) {
+    /// Once it returns, pipes, spools and logs are another's: two who derive lines would write them twice.
+    pub fn stop(&mut self) {
         self.commands = None;
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -73,6 +73,11 @@ fn seats(keeper: &Keeper, world: &World, id: &InstanceId, spec: &UnitSpec) -> Re
     if beside == 0 {
         return Ok(());
     }
+    // Who is started again in its seat makes no pair that was not there: an earlier rule may have allowed more of them.
+    let slots = world.units().get(&id.unit).into_iter().flat_map(|unit| unit.slots.values());
+    if slots.filter(|slot| slot.last_end.is_some()).any(|slot| slot.id(&id.unit).as_ref() == Some(id)) {
+        return Ok(());
+    }
     // Ordinals beyond the wanted number are on their way out.
     let mut live: Vec<_> = others.iter().map(|(other, _)| other.ordinal).filter(|o| o.0 < replicas).collect();
     live.push(id.ordinal);
