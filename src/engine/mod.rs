@@ -92,8 +92,8 @@ pub enum Input {
         id: InstanceId,
         name: String,
     },
-    /// Something happened to this path.
-    Touched(PathBuf),
+    /// Something happened to what the sets are read from.
+    FilesTouched,
     /// A question or wish of the control API.
     Call(Box<dyn FnOnce(&mut Engine) + Send>),
     /// To be answered when everything before it has been acted upon.
@@ -446,7 +446,7 @@ impl Engine {
                 let epoch = self.epoch;
                 self.link.send(&Request::Unstore { epoch, id, name });
             }
-            Input::Touched(path) => self.file_touched(&path),
+            Input::FilesTouched => self.files_touched(),
             Input::Heard(heard) => self.heard.push(heard),
             Input::Call(call) => call(self),
         }

@@ -9,6 +9,7 @@ use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load};
 use crate::os::files::{self, Disk, ThisMachine};
+use crate::os::watch::Interest;
 use crate::os::{clock, listeners};
 use crate::plan::Desired;
 use crate::plan::build::{Built, build};
@@ -534,49 +535,19 @@ impl Sets {
         self.get(name).map(|set| set.input.clone()).unwrap_or_default()
     }
 
-    /// Directories to watch: those of the sets, the parents of their roots and of referenced files, the targets of links.
-    pub fn dirs(&self) -> BTreeSet<PathBuf> {
-        let mut dirs = BTreeSet::new();
-        // A thousand files of one directory: its own links are resolved once.
-        let mut parents = BTreeSet::new();
-        let mut targets_of = |file: &Path, dirs: &mut BTreeSet<PathBuf>| {
-            if std::fs::symlink_metadata(file).is_ok_and(|meta| meta.is_symlink()) {
-                dirs.extend(link_target_dir(file));
-            }
-            if let Some(parent) = file.parent()
-                && parents.insert(parent.to_owned())
-            {
-                dirs.extend(std::fs::canonicalize(parent));
-            }
+    /// What the sets are read from.
+    pub fn interest(&self) -> Interest {
+        let read = || self.sets.iter().filter(|set| set.path.is_some());
+        let roots = read().flat_map(|set| set.path.iter().chain(&set.overlays));
+        // The directory that a root of one file lies in is nobody's: only that file is of interest.
+        let listed = |set: &Set, dir: &Path| {
+            let mut roots = set.path.iter().chain(&set.overlays);
+            roots.any(|root| dir.starts_with(root) && root.is_dir())
         };
-        for set in self.sets.iter().filter(|set| set.path.is_some()) {
-            dirs.extend(set.dirs.iter().cloned());
-            dirs.extend(set.path.iter().filter_map(|path| path.parent()).map(Path::to_owned));
-            set.input.files.iter().for_each(|file| targets_of(&file.path, &mut dirs));
-        }
-        for file in &self.referenced {
-            dirs.extend(file.parent().map(Path::to_owned));
-            targets_of(file, &mut dirs);
-        }
-        dirs.retain(|dir| dir.is_dir());
-        dirs
-    }
-
-    /// Whether something that happened to this path may matter.
-    pub fn concerns(&self, path: &Path) -> bool {
-        let own = |set: &Set| {
-            set.path.as_deref() == Some(path)
-                || set.dirs.iter().any(|dir| {
-                    dir == path
-                        || path.parent() == Some(dir)
-                            && set.path.as_deref().is_some_and(|root| root.is_dir() || root == path)
-                })
-        };
-        let file = |known: &PathBuf| known == path || link_target_dir(known).as_deref() == path.parent();
-        path == Path::new("/")
-            || self.sets.iter().any(own)
-            || self.referenced.iter().any(file)
-            || self.sets.iter().flat_map(|set| &set.input.files).any(|known| file(&known.path))
+        let dirs = read().flat_map(|set| set.dirs.iter().filter(|dir| listed(set, dir)));
+        let inputs = read().flat_map(|set| set.input.files.iter().chain(set.input.overlays.iter().flatten()));
+        let files = roots.chain(inputs.map(|file| &file.path)).chain(&self.referenced);
+        Interest::new(dirs.map(PathBuf::as_path), files.map(PathBuf::as_path))
     }
 
     /// All sets with their manifests as written, for the store.
@@ -693,10 +664,4 @@ fn same(old: &Desired, new: &Desired) -> bool {
     old.units == new.units
         && old.externals == new.externals
         && old.max_concurrent_starts == new.max_concurrent_starts
-}
-
-/// The directory that a link points into, if the path is a link.
-fn link_target_dir(path: &Path) -> Option<PathBuf> {
-    let target = std::fs::canonicalize(path).ok()?;
-    (target != path).then(|| target.parent().map(Path::to_owned))?
 }

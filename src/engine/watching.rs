@@ -8,8 +8,8 @@ use crate::world::{Cause, Event};
 use super::{Engine, FilesDue, Input, Proposal};
 
 impl Engine {
-    pub(super) fn file_touched(&mut self, path: &std::path::Path) {
-        if !self.options.watch || !self.sets.concerns(path) {
+    pub(super) fn files_touched(&mut self) {
+        if !self.options.watch {
             return;
         }
         let now = clock::mono();
@@ -26,8 +26,8 @@ impl Engine {
         }
         if self.files.is_none() {
             let inputs = self.inputs.clone();
-            let touched = move |path: &std::path::Path| {
-                let _ = inputs.blocking_send(Input::Touched(path.to_owned()));
+            let touched = move || {
+                let _ = inputs.blocking_send(Input::FilesTouched);
             };
             match crate::os::watch::Watch::new(touched) {
                 Ok(watch) => self.files = Some(watch),
@@ -38,8 +38,8 @@ impl Engine {
                 }
             }
         }
-        let dirs = self.sets.dirs();
-        let failed = self.files.as_mut().map(|watch| watch.set(dirs)).unwrap_or_default();
+        let interest = self.sets.interest();
+        let failed = self.files.as_mut().map(|watch| watch.set(interest)).unwrap_or_default();
         for (dir, why) in failed.into_iter().filter(|(dir, _)| dir.exists()) {
             self.note(true, "NotWatching", "system", format!("{} is not watched: {why}", dir.display()));
         }

@@ -84,6 +84,31 @@ fn a_changed_file_replaces_what_changed_and_nothing_else() {
 }
 
 #[test]
+fn a_link_that_is_swapped_is_a_change_of_all_that_is_behind_it() {
+    let mut system = System::new(&[]);
+    let kept = "  env: {REVISION: {config: app, key: REVISION}}\n";
+    for release in ["1", "2"] {
+        let dir = system.path("releases").join(release);
+        fs::create_dir_all(dir.join("manifests")).unwrap();
+        fs::write(dir.join("manifests/a.yaml"), sleeper("a", kept)).unwrap();
+        fs::write(dir.join("env"), format!("REVISION={release}\n")).unwrap();
+    }
+    let config =
+        "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: app}\nspec: {files: [../current/env]}\n";
+    system.write("manifests/config.yaml", config);
+    std::os::unix::fs::symlink("releases/1", system.path("current")).unwrap();
+    let (manifests, current) = (system.path("manifests"), system.path("current/manifests"));
+    let names = [manifests, current].map(|path| path.to_str().unwrap().to_owned());
+    system.start(&["-f", &names[0], "-f", &names[1]]);
+    let a = system.pid("a");
+    std::os::unix::fs::symlink("releases/2", system.path("next")).unwrap();
+    fs::rename(system.path("next"), system.path("current")).unwrap();
+    until("a is replaced", || (system.instance("a")["pid"].as_u64()? != u64::from(a)).then_some(()));
+    let events = system.ok(&["events"]);
+    assert!(events.contains("changed spec.env.REVISION"), "{events}");
+}
+
+#[test]
 fn a_broken_edit_keeps_everything_running_and_says_so_everywhere() {
     let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let a = system.pid("a");
