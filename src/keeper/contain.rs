@@ -77,8 +77,8 @@ impl Owner<'_> {
     fn loose(&self, table: &Table) -> Vec<u32> {
         let own = std::process::id();
         let ours = |pid: &u32| Some(*pid) != self.daemon && !table.by_pid.contains_key(pid) && *pid != own;
-        match process::children(own).filter(|_| !self.heir) {
-            Some(children) => children.into_iter().filter(ours).collect(),
+        match process::adopted().filter(|_| !self.heir) {
+            Some(adopted) => adopted.into_iter().filter(ours).collect(),
             None => {
                 let prefix = format!("{}/", self.state_id);
                 let marked = |pid: u32| {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, PidfdFlags};
@@ -95,10 +96,22 @@ pub fn all() -> Vec<Stat> {
 pub fn children(pid: u32) -> Option<Vec<u32>> {
     let mut found = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
-        let text = fs::read_to_string(task.path().join("children")).ok()?;
-        found.extend(text.split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
+        found.extend(children_of_task(&task.path())?);
     }
     Some(found)
+}
+
+/// What this process was given as a subreaper, and what its first thread started: orphans go to the first thread of a process
+/// (`find_new_reaper` of the kernel), and to the first thread go those of a thread that ends. So what other threads started,
+/// however many that are, is not looked at.
+pub fn adopted() -> Option<Vec<u32>> {
+    let own = std::process::id();
+    children_of_task(Path::new(&format!("/proc/{own}/task/{own}")))
+}
+
+fn children_of_task(task: &Path) -> Option<Vec<u32>> {
+    let text = fs::read_to_string(task.join("children")).ok()?;
+    Some(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
 }
 
 /// The value of a variable in a process's first environment.
