@@ -29,6 +29,7 @@ mod steps;
 mod watchdog;
 pub mod why;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -57,6 +58,8 @@ pub struct World {
     externals: BTreeMap<Name, External>,
     /// Who depends on whom, among all units there are, those on their way out included.
     dependents: BTreeMap<Name, BTreeSet<Name>>,
+    /// See `neighbours.rs`; found anew once anything else is wanted.
+    taken_along: OnceCell<BTreeMap<Name, String>>,
     restored: BTreeMap<Name, (Checkpoint, Option<Arc<UnitSpec>>)>,
     dirty: BTreeSet<Name>,
     touched: BTreeSet<Name>,
@@ -131,6 +134,7 @@ impl World {
             units: BTreeMap::new(),
             externals: BTreeMap::new(),
             dependents: BTreeMap::new(),
+            taken_along: OnceCell::new(),
             restored: BTreeMap::new(),
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
@@ -161,6 +165,11 @@ impl World {
 
     /// Takes in one fact or wish. Nothing is decided about other units until [`Self::settle`].
     pub fn handle(&mut self, now: Now, event: Event) {
+        // A fact changes nothing of what is wanted, unless it leads to a rollback ([`Self::want`]).
+        let is_fact = event.is_fact();
+        if !is_fact {
+            self.taken_along.take();
+        }
         match event {
             Event::Desired { desired, cause } => self.revise(now, desired, &cause),
             Event::Restore { unit, checkpoint, kept } => {
@@ -183,6 +192,9 @@ impl World {
                 self.announce(now, entry);
             }
             Event::Tick => self.tick(now),
+        }
+        if !is_fact {
+            self.taken_along.take();
         }
     }
 

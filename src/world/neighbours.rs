@@ -1,5 +1,7 @@
 //! What the units see of each other.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use crate::base::{Name, ObjectKind, ObjectRef, Ordinal, Role, Seat};
 use crate::plan::observed::{ObservedRollout, Surroundings};
 use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish};
@@ -103,29 +105,50 @@ impl World {
         if !matches!(own, Wish::Up { .. }) {
             return own;
         }
-        match self.stopped_dependency(name, unit, 0) {
-            Some(why) => Wish::Down { why },
+        match self.taken_along().get(name) {
+            Some(why) => Wish::Down { why: why.clone() },
             None => own,
         }
     }
 
-    /// A hard dependency that a person stopped, a switch turned off or a manifest dropped takes its dependents along
-    /// (systemd's `Requires=`): otherwise "a unit is stopped only when its dependents are gone" would never let it go.
-    fn stopped_dependency(&self, _name: &Name, unit: &Unit, depth: usize) -> Option<String> {
-        if depth > 64 {
-            return None;
-        }
-        unit.spec.policy.depends_on.iter().filter(|dependency| !dependency.optional).find_map(|dependency| {
-            let on = self.units.get(&dependency.name)?;
-            if on.spec.policy.job {
-                return None;
+    /// Units that are down, though nobody stopped them, and why: a hard dependency that a person stopped, a switch turned off or
+    /// a manifest dropped takes its dependents along (systemd's `Requires=`), and those theirs. Otherwise "a unit is stopped only
+    /// when its dependents are gone" would never let it go. Found once for as long as nothing is wanted otherwise.
+    fn taken_along(&self) -> &BTreeMap<Name, String> {
+        self.taken_along.get_or_init(|| {
+            let wishes = self.units.iter().map(|(name, unit)| (name, unit, unit.wish(None)));
+            let (up, down): (Vec<_>, Vec<_>) = wishes.partition(|(.., wish)| matches!(wish, Wish::Up { .. }));
+            let mut taken = BTreeMap::new();
+            if down.is_empty() {
+                return taken;
             }
-            match on.wish(None) {
-                Wish::Down { why } | Wish::Gone { why } => {
-                    Some(format!("it depends on {}: {why}", on.spec.object))
+            let mut dependents: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
+            for (name, unit, _) in up {
+                for dependency in unit.spec.policy.depends_on.iter().filter(|dependency| !dependency.optional)
+                {
+                    dependents.entry(&dependency.name).or_default().push(name);
                 }
-                Wish::Up { .. } => self.stopped_dependency(&dependency.name, on, depth + 1),
             }
+            let root = |(name, unit, wish): (&Name, &Box<Unit>, Wish)| match wish {
+                Wish::Down { why } | Wish::Gone { why } => {
+                    Some((name.clone(), format!("it depends on {}: {why}", unit.spec.object)))
+                }
+                Wish::Up { .. } => None,
+            };
+            let mut left: VecDeque<(Name, String)> = down.into_iter().filter_map(root).collect();
+            while let Some((name, why)) = left.pop_front() {
+                // A job is done once: what becomes of it later is nothing to those that waited for it.
+                if self.units.get(&name).is_some_and(|unit| unit.spec.policy.job) {
+                    continue;
+                }
+                for dependent in dependents.get(&name).into_iter().flatten() {
+                    if !taken.contains_key(*dependent) {
+                        taken.insert((*dependent).clone(), why.clone());
+                        left.push_back(((*dependent).clone(), why.clone()));
+                    }
+                }
+            }
+            taken
         })
     }
 

@@ -238,6 +238,7 @@ impl World {
         unit.cause = Some(record);
         let revision = version.revision;
         (unit.spec, unit.generation) = (version.spec, version.generation);
+        self.taken_along.take();
         if matches!(drift, Drift::Replace(_)) {
             // What was wrong may be mended: earlier failures no longer count.
             unit.breaker.reset();

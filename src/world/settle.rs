@@ -310,6 +310,7 @@ impl World {
     fn forget_unit(&mut self, now: Now, name: &Name) {
         let object = self.object(name);
         if let Some(unit) = self.units.remove(name) {
+            self.taken_along.take();
             let entry = Entry {
                 warning: false,
                 reason: "Deleted",

@@ -438,3 +438,34 @@ fn every_scenario_is_told_from_its_symptom_to_its_root() {
     }
     assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), told);
 }
+
+/// Forty layers of three, each depending on all three below: 3^39 ways lead from the top to the bottom.
+#[test]
+fn a_graph_with_many_ways_is_planned_by_its_units_and_a_stop_at_its_root_takes_all_along() {
+    let mut stage = Stage::new();
+    let layer = |layer: usize| (0..3).map(move |index| format!("s{layer}x{index}"));
+    let manifests: Vec<String> = (0..40)
+        .flat_map(|number: usize| {
+            let below: Vec<String> = number.checked_sub(1).map(layer).into_iter().flatten().collect();
+            let depends_on = format!(", dependsOn: [{}]", below.join(", "));
+            layer(number).map(move |name| service(&name, &depends_on))
+        })
+        .collect();
+    stage.accept(&manifests);
+    assert_eq!(stage.running.len(), 120);
+    let order = |names: &[&str], order: fn(Vec<Name>) -> Order| Event::Order {
+        order: order(names.iter().map(|name| name.parse().unwrap()).collect()),
+        by: "ann".into(),
+    };
+    stage.tell(order(&["s0x1"], Order::Stop));
+    assert_eq!(stage.running.len(), 2);
+    let top: Name = "s39x2".parse().unwrap();
+    let why: Vec<String> =
+        stage.world.conditions(&top).into_iter().map(|condition| condition.message).collect();
+    assert!(
+        why.iter().any(|message| message.contains("it depends on service/s0x1: stopped by ann")),
+        "{why:?}"
+    );
+    stage.tell(order(&["s0x1"], Order::Start));
+    assert_eq!(stage.running.len(), 120);
+}
