@@ -1,7 +1,7 @@
 //! Carries out what the world asks for. No choice is made here: an effect carries every value.
 
 use crate::base::{InstanceId, Part, PortNumbers, Role, SpawnStage, limits};
-use crate::keeper::protocol::Request;
+use crate::keeper::protocol::{Request, Spawn};
 use crate::manifest::spec::probe::{Probe, ProbeAction};
 use crate::os::clock;
 use crate::os::command::Place;
@@ -33,8 +33,8 @@ impl Engine {
     pub(super) fn effect(&mut self, effect: Effect) -> bool {
         let epoch = self.epoch;
         match effect {
-            Effect::Spawn { id, part, role, spec, generation } => {
-                return self.spawn(id, part, role, &spec, generation);
+            Effect::Spawn { id, part, role, spec, generation, attempt } => {
+                return self.spawn(id, part, role, &spec, generation, attempt);
             }
             Effect::Signal { id, signal } => {
                 let pid = self.attached.get(&id).and_then(|attached| attached.main_pid);
@@ -143,10 +143,12 @@ impl Engine {
         role: Role,
         spec: &std::sync::Arc<UnitSpec>,
         generation: crate::base::Generation,
+        attempt: u32,
     ) -> bool {
         match launch::request(&id, part, spec, generation, self.epoch) {
             Ok(mut request) => {
                 request.role = role;
+                request.attempt = attempt;
                 self.link.send(&Request::Spawn(request));
                 false
             }
@@ -236,34 +238,13 @@ fn external_question(launch: &Launch) -> Question {
             );
             match spec_less {
                 Ok(path) => {
-                    let command = crate::keeper::protocol::Spawn {
-                        epoch: Default::default(),
-                        id: InstanceId {
-                            unit: "external".parse().expect("a valid name"),
-                            ordinal: Default::default(),
-                            incarnation: Default::default(),
-                        },
-                        part: Part::Main,
-                        role: Role::default(),
-                        path: path.display().to_string(),
-                        argv: exec.command.clone(),
-                        env: Vec::new(),
-                        dir: launch.base_dir.display().to_string(),
-                        user: None,
-                        umask: None,
-                        nofile: None,
-                        nice: None,
-                        oom_score_adjust: None,
-                        no_new_privileges: true,
-                        cgroup_limits: Default::default(),
-                        sandbox: None,
-                        notify: Default::default(),
-                        watchdog: false,
-                        ports: Vec::new(),
-                        generation: Default::default(),
-                        wall: clock::wall(),
-                        spec: String::new(),
+                    let id = InstanceId {
+                        unit: "external".parse().expect("a valid name"),
+                        ordinal: Default::default(),
+                        incarnation: Default::default(),
                     };
+                    let command = Spawn::command(id, &path, &exec.command, &launch.base_dir);
+                    let command = Spawn { no_new_privileges: true, wall: clock::wall(), ..command };
                     let place = Place { nofile: (1024, 1024), run: Default::default() };
                     Question::Exec { command: Box::new(command), place }
                 }

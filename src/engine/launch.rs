@@ -58,15 +58,9 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
     let path = find_in(argv, launch, &ThisMachine::default())
         .map_err(|fault| Unlaunchable { errno: libc::ENOENT, detail: fault.to_string() })?;
     let user = user(service)?;
+    let command = Spawn::command(id.clone(), &path, argv, &working_dir(launch));
     Ok(Box::new(Spawn {
-        epoch: Default::default(),
-        id: id.clone(),
-        part: Part::Main,
-        role: Default::default(),
-        path: path.display().to_string(),
-        argv: argv.to_vec(),
         env: launch.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect(),
-        dir: working_dir(launch).display().to_string(),
         user,
         umask: service.file_mask(),
         nofile: service.resources.nofile,
@@ -75,12 +69,8 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
         no_new_privileges: service.security.no_new_privileges,
         cgroup_limits: service.resources.cgroup(),
         sandbox: capabilities::sandbox(&service.security, &launch.base_dir).map(Box::new),
-        notify: Notify::No,
-        watchdog: false,
-        ports: Vec::new(),
-        generation: Default::default(),
         wall: clock::wall(),
-        spec: String::new(),
+        ..command
     }))
 }
 

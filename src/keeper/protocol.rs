@@ -1,6 +1,8 @@
 //! What daemon and keeper say to each other: JSON in packets, versioned. Fields are only ever added, so that an old keeper
 //! serves a newer daemon.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
@@ -145,10 +147,44 @@ pub struct Spawn {
     /// Sockets and numbers that the main program is given, in the order in which they were written.
     #[serde(default)]
     pub ports: Vec<PortNeed>,
+    /// So often in a row it was started again already: of several that wait, who failed least comes first.
+    #[serde(default)]
+    pub attempt: u32,
     pub generation: Generation,
     pub wall: Stamp,
     /// Opaque to the keeper: the spec that it is started with.
     pub spec: String,
+}
+
+impl Spawn {
+    /// A command with no environment, started as unisys is, of nobody's generation: what is to be otherwise is set.
+    pub fn command(id: InstanceId, path: &Path, argv: &[String], dir: &Path) -> Self {
+        Self {
+            epoch: Epoch::default(),
+            id,
+            part: Part::Main,
+            role: Role::default(),
+            path: path.display().to_string(),
+            argv: argv.to_vec(),
+            env: Vec::new(),
+            dir: dir.display().to_string(),
+            user: None,
+            umask: None,
+            nofile: None,
+            nice: None,
+            oom_score_adjust: None,
+            no_new_privileges: false,
+            cgroup_limits: CgroupLimits::default(),
+            sandbox: None,
+            notify: Notify::default(),
+            watchdog: false,
+            ports: Vec::new(),
+            attempt: 0,
+            generation: Generation::default(),
+            wall: Stamp::default(),
+            spec: String::new(),
+        }
+    }
 }
 
 /// How the program tells that it is ready.

@@ -1,13 +1,14 @@
 //! The spawn threads: two halve the time in which a large system starts (measured). Each takes a request, makes the FIFOs and
 //! the notify socket, and starts the process.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -63,6 +64,55 @@ pub struct Gifts {
     pub ports: PortNumbers,
 }
 
+/// Requests that wait. A crash storm is a queue of starts that will fail again: whoever failed less often in a row is in front
+/// of it, and those that failed alike take turns.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// By attempt, then in the order of their coming.
+    jobs: BTreeMap<(u32, u64), Job>,
+    next: u64,
+    closed: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, job: Job) {
+        let mut waiting = self.lock();
+        let place = (job.request.attempt, waiting.next);
+        waiting.next += 1;
+        waiting.jobs.insert(place, job);
+        self.more.notify_one();
+    }
+
+    /// The next one; `None` once the queue is closed.
+    fn take(&self) -> Option<Job> {
+        let mut waiting = self.lock();
+        loop {
+            if waiting.closed {
+                return None;
+            }
+            match waiting.jobs.pop_first() {
+                Some((_, job)) => return Some(job),
+                None => waiting = self.more.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.more.notify_all();
+    }
+}
+
 /// What every spawn thread knows.
 struct Common {
     run: PathBuf,
@@ -96,7 +146,7 @@ impl Tools {
 }
 
 pub struct Spawner {
-    jobs: Sender<Job>,
+    jobs: Arc<Queue>,
     outcomes: Receiver<Outcome>,
     /// Readable when there are outcomes.
     pub wake: OwnedFd,
@@ -106,11 +156,10 @@ pub struct Spawner {
 impl Spawner {
     /// `nofile`: the limits that children get unless they have their own. With `cgroups` each instance has one.
     pub fn new(run: &Path, state_id: &str, nofile: (u64, u64), cgroups: Option<&Tree>) -> io::Result<Self> {
-        let (jobs, queue) = channel::<Job>();
+        let jobs = Arc::new(Queue::default());
         let (done, outcomes) = channel();
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags)?;
-        let queue = Arc::new(Mutex::new(queue));
         for index in 0..THREADS {
             let common = Common {
                 run: run.to_owned(),
@@ -121,7 +170,7 @@ impl Spawner {
                 done: done.clone(),
                 wake: wake.try_clone()?,
             };
-            let (queue, tools) = (queue.clone(), Tools::new()?);
+            let (queue, tools) = (jobs.clone(), Tools::new()?);
             thread::Builder::new()
                 .name(format!("spawn{index}"))
                 .stack_size(128 << 10)
@@ -131,9 +180,8 @@ impl Spawner {
     }
 
     pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool, gifts: Gifts) {
-        if self.jobs.send(Job { request, needs_pipes, gifts }).is_ok() {
-            self.in_flight += 1;
-        }
+        self.jobs.put(Job { request, needs_pipes, gifts });
+        self.in_flight += 1;
     }
 
     pub fn outcomes(&mut self) -> Vec<Outcome> {
@@ -145,13 +193,14 @@ impl Spawner {
     }
 }
 
-fn work(common: &Common, queue: &Mutex<Receiver<Job>>, mut tools: Tools) {
-    loop {
-        let job = match queue.lock() {
-            Ok(queue) => queue.recv(),
-            Err(_) => return,
-        };
-        let Ok(job) = job else { return };
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        self.jobs.close();
+    }
+}
+
+fn work(common: &Common, queue: &Queue, mut tools: Tools) {
+    while let Some(job) = queue.take() {
         let outcome = one(common, job, &mut tools);
         if common.done.send(outcome).is_err() {
             return;
@@ -477,4 +526,32 @@ pub fn reopen(
         stderr: open_fifo(&names.stderr, OFlags::NONBLOCK)?,
         notify,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(name: &str, attempt: u32) -> Job {
+        let id = format!("{name}.0.1").parse().unwrap();
+        let command = Spawn::command(id, Path::new("/bin/true"), &[], Path::new("/"));
+        Job { request: Box::new(Spawn { attempt, ..command }), needs_pipes: false, gifts: Gifts::default() }
+    }
+
+    #[test]
+    fn who_failed_least_often_in_a_row_is_started_first_and_equals_take_turns() {
+        let queue = Queue::default();
+        for (name, attempt) in
+            [("storm-a", 40), ("storm-b", 40), ("well", 0), ("storm-c", 39), ("well-too", 0)]
+        {
+            queue.put(job(name, attempt));
+        }
+        let mut taken = Vec::new();
+        while !queue.lock().jobs.is_empty() {
+            taken.extend(queue.take().map(|job| job.request.id.unit.to_string()));
+        }
+        assert_eq!(taken, ["well", "well-too", "storm-c", "storm-a", "storm-b"]);
+        queue.close();
+        assert!(queue.take().is_none());
+    }
 }

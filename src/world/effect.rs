@@ -22,6 +22,8 @@ pub enum Effect {
         role: Role,
         spec: Arc<UnitSpec>,
         generation: Generation,
+        /// So often in a row it was started again already.
+        attempt: u32,
     },
     /// To the main process.
     Signal {

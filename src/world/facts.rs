@@ -173,9 +173,19 @@ impl World {
         let Some(id) = self.instance_id(name, seat) else { return };
         match request {
             Request::Spawn(part) => {
-                let Some(instance) = self.instance_mut(name, seat) else { return };
+                let slot = self.units.get(name).and_then(|unit| unit.slots.get(&seat));
+                let Some((slot, instance)) = slot.and_then(|slot| Some((slot, slot.instance.as_ref()?)))
+                else {
+                    return;
+                };
                 let (spec, generation) = (instance.spec.clone(), instance.generation);
-                self.effects.push_back(Effect::Spawn { id, part, role: seat.role, spec, generation });
+                // What belongs to its end waits for nobody's start.
+                let attempt = match part {
+                    Part::Main | Part::PreStart(_) => slot.restart.attempt,
+                    Part::StopCommand | Part::PostStop(_) => 0,
+                };
+                let role = seat.role;
+                self.effects.push_back(Effect::Spawn { id, part, role, spec, generation, attempt });
             }
             Request::Signal(signal) => self.effects.push_back(Effect::Signal { id, signal }),
             Request::Kill => self.effects.push_back(Effect::Kill { id }),

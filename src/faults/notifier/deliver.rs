@@ -10,7 +10,7 @@ use reqwest::redirect::Policy;
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::base::{Exit, InstanceId, Part, limits};
+use crate::base::{Exit, InstanceId, limits};
 use crate::keeper::protocol::Spawn;
 use crate::manifest::spec::system::Webhook;
 use crate::os::{clock, command, files};
@@ -125,34 +125,13 @@ fn execute(argv: &[String], dir: &Path, nofile: (u64, u64), message: &Value) -> 
     let missing = || io::Error::other(format!("there is no executable `{word}`"));
     let path = find(word, dir).ok_or_else(missing)?;
     let kept = |name: &str| Some((name.to_owned(), std::env::var(name).ok()?));
-    let request = Spawn {
-        role: Default::default(),
-        epoch: Default::default(),
-        id: InstanceId {
-            unit: "notifier".parse().expect("a valid name"),
-            ordinal: Default::default(),
-            incarnation: Default::default(),
-        },
-        part: Part::Main,
-        path: path.display().to_string(),
-        argv: argv.to_vec(),
-        env: ["PATH", "HOME", "LANG", "TZ"].into_iter().filter_map(kept).collect(),
-        dir: dir.display().to_string(),
-        user: None,
-        umask: None,
-        nofile: None,
-        nice: None,
-        oom_score_adjust: None,
-        no_new_privileges: false,
-        cgroup_limits: Default::default(),
-        sandbox: None,
-        notify: Default::default(),
-        watchdog: false,
-        ports: Vec::new(),
-        generation: Default::default(),
-        wall: clock::wall(),
-        spec: String::new(),
+    let id = InstanceId {
+        unit: "notifier".parse().expect("a valid name"),
+        ordinal: Default::default(),
+        incarnation: Default::default(),
     };
+    let env = ["PATH", "HOME", "LANG", "TZ"].into_iter().filter_map(kept).collect();
+    let request = Spawn { env, wall: clock::wall(), ..Spawn::command(id, &path, argv, dir) };
     let input = format!("{message}\n");
     let limit = limits::COMMAND_OUTPUT_BYTES;
     let place = command::Place { nofile, run: PathBuf::new() };
