@@ -20,5 +20,5 @@ pub use ports::{Listen, PortNeed, PortNumbers, Transport};
 pub use process::{CgroupLimits, Exit, Part, PathAccess, Sandbox, Signal, SpawnStage, Spent, Usage};
 pub use redact::Redactor;
 pub use rng::Rng;
-pub use time::{Instant, Now, Stamp};
+pub use time::{Debounce, Instant, Now, Stamp};
 pub use units::{ByteSize, ParseUnitError, format_duration, parse_duration};

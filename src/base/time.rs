@@ -93,6 +93,30 @@ impl schemars::JsonSchema for Stamp {
     }
 }
 
+/// What is due once nothing has happened for a while, and at the latest so long after it was first asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debounce {
+    first: Instant,
+    latest: Instant,
+    quiet: Duration,
+    at_most: Duration,
+}
+
+impl Debounce {
+    pub fn new(now: Instant, quiet: Duration, at_most: Duration) -> Self {
+        Self { first: now, latest: now, quiet, at_most }
+    }
+
+    /// Something happened.
+    pub fn postpone(&mut self, now: Instant) {
+        self.latest = now;
+    }
+
+    pub fn due(&self) -> Instant {
+        (self.latest + self.quiet).min(self.first + self.at_most)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +127,17 @@ mod tests {
         assert_eq!(stamp.to_string(), "2026-01-01T00:00:00.007Z");
         let json = serde_json::to_string(&stamp).unwrap();
         assert_eq!(serde_json::from_str::<Stamp>(&json).unwrap(), stamp);
+    }
+
+    #[test]
+    fn what_is_debounced_is_put_off_and_not_for_ever() {
+        let second = |seconds: u64| Instant(seconds * 1_000_000_000);
+        let mut due = Debounce::new(second(10), Duration::from_secs(1), Duration::from_secs(3));
+        assert_eq!(due.due(), second(11));
+        due.postpone(second(11));
+        assert_eq!(due.due(), second(12));
+        due.postpone(second(12) + Duration::from_millis(500));
+        assert_eq!(due.due(), second(13));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::base::{Epoch, InstanceId, Instant, Name, Revision, limits};
+use crate::base::{Debounce, Epoch, InstanceId, Instant, Name, Revision, limits};
 use crate::faults::notifier::deliver::Courier;
 use crate::keeper::protocol::{Down, Held, Request};
 use crate::logs::{Collector, Told};
@@ -141,7 +141,7 @@ pub struct Engine {
     ports: ports::PortWatch,
     listening: listening::Listening,
     files: Option<crate::os::watch::Watch>,
-    files_due: Option<FilesDue>,
+    files_due: Option<Debounce>,
     /// When units that this machine lacks something for are looked at again.
     machine_due: Option<Instant>,
     /// A desired state and whether this machine lacks something for it.
@@ -157,14 +157,10 @@ pub struct Engine {
     finished: bool,
     ending: bool,
     saw_events: bool,
-    /// When memory is given back: what the work since it last was has left and touched.
-    trim_at: Option<Instant>,
-}
-
-/// A pending look at the files.
-struct FilesDue {
-    first: Instant,
-    latest: Instant,
+    /// Much was done: what it has left of memory, and touched of the program, is given back.
+    trim: Option<Debounce>,
+    /// Programs started since it last was.
+    starts: u32,
 }
 
 /// A machine fault (a missing program, a held port) is looked at again this often, while there is one.
@@ -256,7 +252,8 @@ impl Engine {
             finished: false,
             ending: false,
             saw_events: false,
-            trim_at: Some(clock::mono() + limits::TRIM_AFTER),
+            trim: Some(trim_due()),
+            starts: 0,
             state,
             options,
         };
@@ -331,13 +328,13 @@ impl Engine {
                 biased;
                 report = self.link.receive() => match report {
                     Some((report, fds)) => {
-                        self.trim_soon();
+                        self.stirred();
                         self.report(report, fds);
                     }
                     None => return self.keeper_lost(),
                 },
                 Some(input) = inputs.recv() => {
-                    self.trim_soon();
+                    self.stirred();
                     self.input(input);
                 }
                 () = sleep_until(deadline) => self.tick(),
@@ -365,7 +362,7 @@ impl Engine {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let files = self.files_due.as_ref().map(FilesDue::at);
+        let files = self.files_due.as_ref().map(Debounce::due);
         let listening = self.listening.due();
         [
             self.world.poll_deadline(),
@@ -374,7 +371,7 @@ impl Engine {
             listening,
             self.machine_due,
             self.sets.prune_due(),
-            self.trim_at,
+            self.trim.as_ref().map(Debounce::due),
         ]
         .into_iter()
         .flatten()
@@ -384,7 +381,7 @@ impl Engine {
     fn tick(&mut self) {
         let now = clock::now();
         if self.world.poll_deadline().is_some_and(|at| at <= now.mono) {
-            self.trim_soon();
+            self.stirred();
             self.world.handle(now, Event::Tick);
         }
         if self.ports.due.is_some_and(|at| at <= now.mono) {
@@ -395,17 +392,17 @@ impl Engine {
         if self.listening.due().is_some_and(|at| at <= now.mono) {
             self.look_at_listeners(now.mono);
         }
-        let files = self.files_due.as_ref().is_some_and(|due| due.at() <= now.mono);
+        let files = self.files_due.is_some_and(|files| files.due() <= now.mono);
         if files || self.sets.prune_due().is_some_and(|at| at <= now.mono) {
             self.files_due = None;
             if files && self.sets.is_being_written() {
-                self.files_due = Some(FilesDue { first: now.mono, latest: now.mono });
+                self.files_due = Some(files_due(now.mono));
             } else {
                 self.reload("FilesChanged");
             }
         }
-        if self.trim_at.is_some_and(|at| at <= now.mono) {
-            self.trim_at = None;
+        if self.trim.is_some_and(|trim| trim.due() <= now.mono) {
+            (self.trim, self.starts) = (None, 0);
             process::trim_memory();
         }
         if self.machine_due.is_some_and(|at| at <= now.mono) {
@@ -448,7 +445,10 @@ impl Engine {
             }
             Input::FilesTouched => self.files_touched(),
             Input::Heard(heard) => self.heard.push(heard),
-            Input::Call(call) => call(self),
+            Input::Call(call) => {
+                self.trim_soon();
+                call(self);
+            }
         }
     }
 
@@ -509,9 +509,25 @@ impl Engine {
         }
     }
 
-    /// Memory is given back once it has been quiet for a moment: then nothing waits for that millisecond.
+    /// Something was done that is not done all the time (a question, a look at the manifests, many starts). What is on the way of
+    /// a crash or a probe stays: having it read in again would delay the next restart by more than a millisecond.
     fn trim_soon(&mut self) {
-        self.trim_at = Some(clock::mono() + limits::TRIM_AFTER);
+        self.trim.get_or_insert_with(trim_due);
+    }
+
+    /// One program more.
+    fn started(&mut self) {
+        self.starts += 1;
+        if self.starts >= limits::MANY_STARTS {
+            self.trim_soon();
+        }
+    }
+
+    /// Memory is given back once it has been quiet for a moment: then nothing waits for that millisecond.
+    fn stirred(&mut self) {
+        if let Some(trim) = &mut self.trim {
+            trim.postpone(clock::mono());
+        }
     }
 
     pub fn note(&mut self, warning: bool, reason: &'static str, object: &str, message: String) {
@@ -547,10 +563,14 @@ impl Engine {
     }
 }
 
-impl FilesDue {
-    fn at(&self) -> Instant {
-        (self.latest + limits::WATCH_QUIET).min(self.first + limits::WATCH_MAX)
-    }
+/// A look at the files, once nobody is writing them any more.
+fn files_due(now: Instant) -> Debounce {
+    Debounce::new(now, limits::WATCH_QUIET, limits::WATCH_MAX)
+}
+
+/// Giving memory back, once nothing is done for a moment.
+fn trim_due() -> Debounce {
+    Debounce::new(clock::mono(), limits::TRIM_AFTER, limits::TRIM_MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

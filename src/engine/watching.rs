@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::os::clock;
 use crate::world::{Cause, Event};
 
-use super::{Engine, FilesDue, Input, Proposal};
+use super::{Engine, Input, Proposal, files_due};
 
 impl Engine {
     pub(super) fn files_touched(&mut self) {
@@ -14,8 +14,8 @@ impl Engine {
         }
         let now = clock::mono();
         match &mut self.files_due {
-            Some(due) => due.latest = now,
-            None => self.files_due = Some(FilesDue { first: now, latest: now }),
+            Some(due) => due.postpone(now),
+            None => self.files_due = Some(files_due(now)),
         }
     }
 
@@ -47,6 +47,7 @@ impl Engine {
 
     /// Reads the sets again; what is well is accepted, what is not is told and changes nothing.
     pub fn reload(&mut self, kind: &str) {
+        self.trim_soon();
         let busy = self.busy_ports();
         let outcome = self.sets.reload(&busy);
         for (set, warning, message) in outcome.notes {

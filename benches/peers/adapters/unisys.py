@@ -24,7 +24,7 @@ class Unisys(Adapter):
             spec["command"] = s.argv()
             if s.after:
                 spec["dependsOn"] = [{"name": name, "condition": "Ready" if s.ready else "Started"} for name in s.after]
-            if s.restart:
+            if s.restart and (self.tuned or s.name == "healthy"):
                 spec["restart"] = {"backoff": {"initial": "0s"}}
                 spec["circuitBreaker"] = None
             body = {"apiVersion": "unisys.dev/v1", "kind": "Service", "metadata": {"name": s.name}, "spec": spec}
