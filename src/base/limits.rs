@@ -71,8 +71,10 @@ pub const EARLY_PROBE_FIRST: Duration = Duration::from_millis(5);
 pub const MANY_STARTS: u32 = 64;
 /// Quiet time before memory is given back.
 pub const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// The same, of what a crash or a probe leaves.
+pub const TRIM_LATER: Duration = Duration::from_secs(60);
 /// At most this long after there was something to give back, quiet or not.
-pub const TRIM_MAX: Duration = Duration::from_secs(30);
+pub const TRIM_MAX: Duration = Duration::from_secs(600);
 /// Replicas of one unit.
 pub const REPLICAS: u32 = 1_000;
 

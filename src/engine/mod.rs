@@ -252,7 +252,7 @@ impl Engine {
             finished: false,
             ending: false,
             saw_events: false,
-            trim: Some(trim_due()),
+            trim: Some(trim_due(limits::TRIM_AFTER)),
             starts: 0,
             state,
             options,
@@ -509,10 +509,22 @@ impl Engine {
         }
     }
 
-    /// Something was done that is not done all the time (a question, a look at the manifests, many starts). What is on the way of
-    /// a crash or a probe stays: having it read in again would delay the next restart by more than a millisecond.
+    /// Something was done that is not done all the time (a question, a look at the manifests, many starts): memory is given back
+    /// once it has been quiet for a moment, for then nothing waits for that millisecond.
     fn trim_soon(&mut self) {
-        self.trim.get_or_insert_with(trim_due);
+        let soon = trim_due(limits::TRIM_AFTER);
+        if self.trim.is_none_or(|trim| soon.due() < trim.due()) {
+            self.trim = Some(soon);
+        }
+    }
+
+    /// Something happened. What lies on the way of a crash or a probe is kept for longer: having it read in again would delay the
+    /// next restart by more than a millisecond.
+    fn stirred(&mut self) {
+        match &mut self.trim {
+            Some(trim) => trim.postpone(clock::mono()),
+            None => self.trim = Some(trim_due(limits::TRIM_LATER)),
+        }
     }
 
     /// One program more.
@@ -520,13 +532,6 @@ impl Engine {
         self.starts += 1;
         if self.starts >= limits::MANY_STARTS {
             self.trim_soon();
-        }
-    }
-
-    /// Memory is given back once it has been quiet for a moment: then nothing waits for that millisecond.
-    fn stirred(&mut self) {
-        if let Some(trim) = &mut self.trim {
-            trim.postpone(clock::mono());
         }
     }
 
@@ -569,8 +574,8 @@ fn files_due(now: Instant) -> Debounce {
 }
 
 /// Giving memory back, once nothing is done for a moment.
-fn trim_due() -> Debounce {
-    Debounce::new(clock::mono(), limits::TRIM_AFTER, limits::TRIM_MAX)
+fn trim_due(quiet: std::time::Duration) -> Debounce {
+    Debounce::new(clock::mono(), quiet, limits::TRIM_MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

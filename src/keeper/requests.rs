@@ -59,7 +59,7 @@ impl Keeper {
                     if (instance.mark.role, mark.role) == (Role::Incoming, Role::Serving) {
                         self.listeners.take_place(&id);
                     }
-                    instance.mark = mark;
+                    instance.mark = mark.clone();
                     instance.generation = generation;
                     if let Some(spec) = &spec {
                         instance.spec.clone_from(spec);

@@ -94,7 +94,7 @@ impl Instance {
             spec: self.spec.clone(),
             generation: self.generation,
             wall: self.wall,
-            mark: self.mark,
+            mark: self.mark.clone(),
             parts: parts.collect(),
             notify: self.notify,
             ports: self.ports.clone(),

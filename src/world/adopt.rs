@@ -64,6 +64,7 @@ impl World {
             log_watched: false,
             seen: Default::default(),
             ports: adopted.ports.clone(),
+            left_out: adopted.mark.left_out.clone(),
         });
         self.adopted_follow_up(now, &adopted, &held, fact);
     }

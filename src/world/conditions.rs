@@ -79,10 +79,7 @@ impl World {
         }
         findings.extend(rolled_back_finding(unit));
         findings.extend(degraded_finding(unit));
-        if let Some(message) = &unit.spec.unenforced {
-            let (kind, reason) = ("Enforced", "NotOnThisMachine");
-            findings.push(Finding { kind, status: false, reason, message: message.clone() });
-        }
+        findings.extend(not_enforced_finding(unit));
         findings
     }
 
@@ -303,6 +300,19 @@ fn degraded_finding(unit: &Unit) -> Option<Finding> {
     let status = wrong.is_some();
     let (reason, message) = wrong.unwrap_or(("Well", "its watchdog finds nothing wrong".into()));
     Some(Finding { kind: "Degraded", status, reason, message })
+}
+
+/// What is not enforced: the machine cannot, or one instance runs without it.
+fn not_enforced_finding(unit: &Unit) -> Option<Finding> {
+    let without = |slot: &Slot| {
+        let left_out = &slot.instance.as_ref()?.left_out;
+        (!left_out.is_empty()).then(|| format!("{} runs without {}", slot.seat, left_out.join(", ")))
+    };
+    let (reason, message) = match &unit.spec.unenforced {
+        Some(message) => ("NotOnThisMachine", message.clone()),
+        None => ("LeftOut", unit.slots.values().find_map(|slot| without(slot))?),
+    };
+    Some(Finding { kind: "Enforced", status: false, reason, message })
 }
 
 fn held_finding(unit: &Unit) -> Option<Finding> {

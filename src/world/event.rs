@@ -224,7 +224,7 @@ impl Adopted {
 }
 
 /// What the keeper remembers of an instance for the next daemon, beside its spec.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     pub through: bool,
     pub ready: bool,
@@ -235,6 +235,9 @@ pub struct Mark {
     pub stop: Option<StopReason>,
     #[serde(default)]
     pub role: Role,
+    /// What it runs without ([`super::Instance::left_out`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// What the store remembers of a unit.

@@ -350,6 +350,12 @@ impl World {
     }
 
     fn not_enforced(&mut self, now: Now, name: &Name, seat: Seat, left_out: &[String]) {
+        if let Some(instance) = self.instance_mut(name, seat) {
+            let new = left_out.iter().filter(|what| !instance.left_out.contains(what)).cloned();
+            instance.left_out = instance.left_out.iter().cloned().chain(new).collect();
+        }
+        self.touch(name);
+        self.remember(name, seat);
         let object = self.object(name);
         let cause = self.slot_cause(name, seat);
         let change = self.units.get(name).and_then(|unit| unit.change);

@@ -116,7 +116,7 @@ impl World {
     /// when its dependents are gone" would never let it go. Found once for as long as nothing is wanted otherwise.
     fn taken_along(&self) -> &BTreeMap<Name, String> {
         self.taken_along.get_or_init(|| {
-            let wishes = self.units.iter().map(|(name, unit)| (name, unit, unit.wish(None)));
+            let wishes = self.units.iter().map(|(name, unit)| (name, unit.as_ref(), unit.wish(None)));
             let (up, down): (Vec<_>, Vec<_>) = wishes.partition(|(.., wish)| matches!(wish, Wish::Up { .. }));
             let mut taken = BTreeMap::new();
             if down.is_empty() {
@@ -129,7 +129,7 @@ impl World {
                     dependents.entry(&dependency.name).or_default().push(name);
                 }
             }
-            let root = |(name, unit, wish): (&Name, &Box<Unit>, Wish)| match wish {
+            let root = |(name, unit, wish): (&Name, &Unit, Wish)| match wish {
                 Wish::Down { why } | Wish::Gone { why } => {
                     Some((name.clone(), format!("it depends on {}: {why}", unit.spec.object)))
                 }

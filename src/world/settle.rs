@@ -239,6 +239,7 @@ impl World {
             ready: board.is_some_and(crate::unit::ProbeBoard::is_ready),
             stopping: stop.is_some(),
             stop,
+            left_out: instance.left_out.clone(),
         };
         let (spec, generation) = (instance.spec.clone(), instance.generation);
         self.effects.push_back(Effect::Remember { id, spec, generation, mark });

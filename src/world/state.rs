@@ -156,6 +156,8 @@ pub struct Instance {
     pub seen: BTreeMap<Name, u64>,
     /// Numbers of its `auto` ports, once it has been spawned.
     pub ports: Arc<PortNumbers>,
+    /// What it runs without: security settings (`bestEffort`), or its cgroup.
+    pub left_out: Vec<String>,
 }
 
 /// How the last instance of an ordinal ended.

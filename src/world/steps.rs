@@ -65,6 +65,7 @@ impl World {
             log_watched: false,
             seen,
             ports: Default::default(),
+            left_out: Vec::new(),
         });
         let object = self.object(name);
         let message = format!("starting {seat}: {}", action.reason);

@@ -7,6 +7,8 @@
 mod machine;
 mod oracle;
 mod run;
+mod scenes;
+mod stage;
 mod system;
 mod why;
 

@@ -183,7 +183,7 @@ impl Sim {
             parts: held.parts.iter().map(|(part, process)| (*part, state(process))).collect(),
             signalled: held.signalled,
             ports: Default::default(),
-            mark: held.mark,
+            mark: held.mark.clone(),
         };
         self.world.handle(self.clock(), Event::Adopt(Box::new(adopted)));
     }

@@ -1,0 +1,55 @@
+//! Decisions about whole systems that a drawn one hardly ever is.
+
+use std::time::Duration;
+
+use unisys::base::Name;
+use unisys::world::{InstanceFact, Order};
+
+use super::stage::{Stage, names, service};
+
+/// Forty layers of three, each depending on all three below: 3^39 ways lead from the top to the bottom.
+#[test]
+fn a_graph_with_many_ways_is_planned_by_its_units_and_a_stop_at_its_root_takes_all_along() {
+    let mut stage = Stage::new();
+    let layer = |layer: usize| (0..3).map(move |index| format!("s{layer}x{index}"));
+    let manifests: Vec<String> = (0..40)
+        .flat_map(|number: usize| {
+            let below: Vec<String> = number.checked_sub(1).map(layer).into_iter().flatten().collect();
+            let depends_on = format!(", dependsOn: [{}]", below.join(", "));
+            layer(number).map(move |name| service(&name, &depends_on))
+        })
+        .collect();
+    stage.accept(&manifests);
+    assert_eq!(stage.running.len(), 120);
+    stage.order(Order::Stop(names("s0x1")));
+    assert_eq!(stage.running.len(), 2);
+    let top: Name = "s39x2".parse().unwrap();
+    let why: Vec<String> =
+        stage.world.conditions(&top).into_iter().map(|condition| condition.message).collect();
+    assert!(
+        why.iter().any(|message| message.contains("it depends on service/s0x1: stopped by ada")),
+        "{why:?}"
+    );
+    stage.order(Order::Start(names("s0x1")));
+    assert_eq!(stage.running.len(), 120);
+}
+
+#[test]
+fn what_an_instance_runs_without_is_a_condition_that_the_keeper_remembers() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("a", "")]);
+    let id = stage.id("a");
+    stage.fact(&id, InstanceFact::Uncontained);
+    stage.act();
+    let enforced = |stage: &Stage| {
+        let conditions = stage.world.conditions(&"a".parse().unwrap());
+        conditions.into_iter().find(|condition| condition.kind == "Enforced")
+    };
+    let condition = enforced(&stage).unwrap();
+    assert_eq!((condition.status, condition.reason), ("False", "LeftOut"));
+    assert!(condition.message.starts_with("instance 0 runs without its cgroup"), "{}", condition.message);
+    assert_eq!(stage.marks[&id].left_out.len(), 1);
+    stage.order(Order::Restart(names("a")));
+    stage.pass(Duration::from_secs(5));
+    assert!(enforced(&stage).is_none(), "another instance is in its cgroup");
+}
