@@ -268,6 +268,7 @@ impl Work {
         let known = spooled.contains(&true);
         let consumed =
             if known { self.service(&id.unit).log.consumed(id.incarnation, spooled) } else { [0; 2] };
+        let consumed = [0, 1].map(|stream| spooled[stream].then_some(consumed[stream]));
         let [stdout, stderr] = pipes;
         for (pipe, bit) in [(&stdout, 0), (&stderr, 1)] {
             let data = epoll::EventData::new_u64(key | bit);

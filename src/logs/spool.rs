@@ -37,9 +37,10 @@ pub enum Moved {
 }
 
 impl Spool {
-    /// `consumed` is what the index knows.
-    pub fn open(path: PathBuf, pipe: OwnedFd, consumed: u64) -> Self {
-        let file = OpenOptions::new().read(true).write(true).open(&path).ok();
+    /// `consumed` is what the index knows; `None`: nobody has written one.
+    pub fn open(path: PathBuf, pipe: OwnedFd, consumed: Option<u64>) -> Self {
+        let file = consumed.and_then(|_| OpenOptions::new().read(true).write(true).open(&path).ok());
+        let consumed = consumed.unwrap_or(0);
         let moved = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
         Self { path, pipe, file, moved, consumed: consumed.min(moved), punched: consumed.min(moved) }
     }

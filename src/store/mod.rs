@@ -26,6 +26,8 @@ pub use stored::{StoredAction, StoredCause, StoredChange, StoredFile, StoredSet}
 
 /// A disk that could not be written to is tried again after this long.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Between two commits, unless somebody waits: in a storm each holds what a few crashes left, not one.
+const BREATH: Duration = Duration::from_millis(5);
 /// Incarnations are reserved in blocks, so that a start never waits for the disk.
 const BLOCK: u64 = 10_000;
 
@@ -239,7 +241,7 @@ impl Drop for Store {
     }
 }
 
-/// Takes what there is to do; waits for it. Nothing is tried again before `not_before`, but for somebody who waits.
+/// Takes what there is to do; waits for it. Nothing is written before `not_before`, but for somebody who waits.
 fn take(shared: &Shared, not_before: Option<Instant>) -> Option<(Pending, Vec<Question>)> {
     let mut desk = shared.lock();
     loop {
@@ -262,10 +264,10 @@ fn take(shared: &Shared, not_before: Option<Instant>) -> Option<(Pending, Vec<Qu
 /// One transaction for everything that is waiting: a thousand starts are a few commits. What cannot be written goes back, and is
 /// tried again.
 fn serve(mut connection: Connection, shared: &Shared, tell: &Tell) {
-    let mut again = None;
+    let mut not_before = None;
     // What was last told: that it fails, or nothing yet.
     let mut told = false;
-    while let Some((pending, questions)) = take(shared, again) {
+    while let Some((pending, questions)) = take(shared, not_before) {
         let (mut answers, written) = (Vec::new(), !pending.is_empty());
         let result = connection.transaction().and_then(|transaction| {
             write(&transaction, &pending)?;
@@ -282,7 +284,7 @@ fn serve(mut connection: Connection, shared: &Shared, tell: &Tell) {
         for question in questions.iter().skip(answers.len()) {
             answers.extend(answer(&connection, question));
         }
-        again = result.as_ref().err().map(|_| Instant::now() + AGAIN);
+        not_before = Some(Instant::now() + if result.is_ok() { BREATH } else { AGAIN });
         match result {
             Err(error) if !told => told = tell(Some(error.to_string())),
             Ok(()) if told && written => told = !tell(None),
