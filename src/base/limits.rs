@@ -55,6 +55,12 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub const CONNECTIONS: usize = 256;
 /// Output kept of a probe, hook or stop command.
 pub const COMMAND_OUTPUT_BYTES: usize = 4 << 10;
+/// Threads of the daemon for what waits: commands of probes, close looks at frozen programs, logs that are read, names that are
+/// resolved.
+pub const WAITING_THREADS: usize = 32;
+/// Of these for commands of probes, in all and of one unit.
+pub const PROBE_COMMANDS: usize = 24;
+pub const PROBE_COMMANDS_OF_UNIT: usize = 4;
 /// Body read of an http probe: only the status counts.
 pub const PROBE_BODY_BYTES: usize = 4 << 10;
 

@@ -65,7 +65,7 @@ impl Link {
         if self.waiting.is_empty() {
             match packet::send(self.socket.get_ref(), &bytes, &borrowed(&fds)) {
                 Ok(()) => return,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if packet::is_for_now(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, "cannot send to the keeper");
                     self.closed = true;
@@ -122,7 +122,7 @@ impl Link {
     fn flush(&mut self) {
         while let Some((bytes, fds)) = self.waiting.front() {
             match packet::send(self.socket.get_ref(), bytes, &borrowed(fds)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if packet::is_for_now(&error) => return,
                 _ => drop(self.waiting.pop_front()),
             }
         }

@@ -92,8 +92,6 @@ pub enum Input {
         id: InstanceId,
         name: String,
     },
-    /// Something happened to what the sets are read from.
-    FilesTouched,
     /// A question or wish of the control API.
     Call(Box<dyn FnOnce(&mut Engine) + Send>),
     /// To be answered when everything before it has been acted upon.
@@ -141,6 +139,8 @@ pub struct Engine {
     ports: ports::PortWatch,
     listening: listening::Listening,
     files: Option<crate::os::watch::Watch>,
+    /// Something happened to what the sets are read from.
+    touched: Arc<tokio::sync::Notify>,
     files_due: Option<Debounce>,
     /// When units that this machine lacks something for are looked at again.
     machine_due: Option<Instant>,
@@ -242,6 +242,7 @@ impl Engine {
             ports: ports::PortWatch::default(),
             listening: listening::Listening::default(),
             files: None,
+            touched: Arc::default(),
             files_due: None,
             machine_due: None,
             looked_at: (Arc::default(), false),
@@ -322,6 +323,7 @@ impl Engine {
 
     /// Runs until everything has stopped or the keeper is gone; gives the keeper that takes the place of one that was killed.
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Option<Heir> {
+        let touched = self.touched.clone();
         while !self.ending {
             let deadline = self.next_deadline();
             tokio::select! {
@@ -331,11 +333,19 @@ impl Engine {
                         self.stirred();
                         self.report(report, fds);
                     }
-                    None => return self.keeper_lost(),
+                    None => {
+                        // Who waits to tell something is let go: the log thread is waited for next.
+                        inputs.close();
+                        return self.keeper_lost();
+                    }
                 },
                 Some(input) = inputs.recv() => {
                     self.stirred();
                     self.input(input);
+                }
+                () = touched.notified() => {
+                    self.stirred();
+                    self.files_touched();
                 }
                 () = sleep_until(deadline) => self.tick(),
             }
@@ -416,16 +426,25 @@ impl Engine {
             Input::Probe { id, kind, seq, answer } => {
                 self.probe_answered(&id, kind, &answer);
                 let probe::Answer { ok, late, message } = answer;
+                let message = self.without_secrets(message);
                 self.fact(id, InstanceFact::Probe { kind, seq, ok, late, message });
             }
             Input::External { name, seq, answer } => {
-                let event = Event::External { name, seq, ok: answer.ok, message: answer.message };
+                let message = self.without_secrets(answer.message);
+                let event = Event::External { name, seq, ok: answer.ok, message };
                 self.world.handle(clock::now(), event);
             }
             Input::Fact { id, fact } => {
                 if let (InstanceFact::MainPid(pid), Some(attached)) = (&fact, self.attached.get_mut(&id)) {
                     attached.main_pid = Some(*pid);
                 }
+                let fact = match fact {
+                    InstanceFact::ToldStatus(text) => InstanceFact::ToldStatus(self.without_secrets(text)),
+                    InstanceFact::Reloaded { ok, message } => {
+                        InstanceFact::Reloaded { ok, message: self.without_secrets(message) }
+                    }
+                    fact => fact,
+                };
                 if fact == InstanceFact::Heartbeat {
                     self.heart_beat(&id);
                 }
@@ -443,12 +462,19 @@ impl Engine {
                 let epoch = self.epoch;
                 self.link.send(&Request::Unstore { epoch, id, name });
             }
-            Input::FilesTouched => self.files_touched(),
             Input::Heard(heard) => self.heard.push(heard),
             Input::Call(call) => {
                 self.trim_soon();
                 call(self);
             }
+        }
+    }
+
+    /// What programs say may hold values that only they should know.
+    fn without_secrets(&self, text: String) -> String {
+        match self.faults.redactor().text(&text) {
+            std::borrow::Cow::Borrowed(_) => text,
+            std::borrow::Cow::Owned(masked) => masked,
         }
     }
 

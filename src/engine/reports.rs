@@ -1,7 +1,7 @@
 //! What the keeper reports, and what becomes of it when it is gone.
 
 use crate::base::Part;
-use crate::keeper::protocol::{Down, Report, Request, signal_words};
+use crate::keeper::protocol::{CANNOT_BECOME, Down, Report, Request, signal_words};
 use crate::os::clock;
 use crate::world::{Event, InstanceFact};
 
@@ -33,6 +33,10 @@ impl Engine {
                     self.note(true, "Survivors", &object, message);
                 }
                 self.fact(id, InstanceFact::Gone { survivors: survivors.len() as u32 });
+            }
+            Report::Refused { id: None, why } if why.starts_with(CANNOT_BECOME) => {
+                let message = format!("the keeper goes on as it is: it {why}");
+                self.note(true, "UpgradeFailed", "system", message);
             }
             Report::Refused { why, .. } => tracing::warn!(%why, "the keeper refused a request"),
             Report::Terminate { immediate, signal } => {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::os::clock;
 use crate::world::{Cause, Event};
 
-use super::{Engine, Input, Proposal, files_due};
+use super::{Engine, Proposal, files_due};
 
 impl Engine {
     pub(super) fn files_touched(&mut self) {
@@ -25,11 +25,9 @@ impl Engine {
             return;
         }
         if self.files.is_none() {
-            let inputs = self.inputs.clone();
-            let touched = move || {
-                let _ = inputs.blocking_send(Input::FilesTouched);
-            };
-            match crate::os::watch::Watch::new(touched) {
+            let touched = self.touched.clone();
+            // Never waits: this thread is waited for whenever other directories are to be watched.
+            match crate::os::watch::Watch::new(move || touched.notify_one()) {
                 Ok(watch) => self.files = Some(watch),
                 Err(error) => {
                     let message =

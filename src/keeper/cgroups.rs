@@ -29,7 +29,7 @@ impl Keeper {
                 if let Some(emptied) = &mut self.emptied {
                     emptied.forget(&id);
                 }
-                self.tell(&Report::Uncontained { id }, &[]);
+                self.tell(&Report::Uncontained { id });
             }
         }
     }

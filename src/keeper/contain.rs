@@ -133,9 +133,39 @@ fn members(table: &Table, strays: &Strays, owner: &Owner<'_>, id: &InstanceId) -
     process::tree(&roots)
 }
 
+/// Who is to be killed: by a handle; where no descriptor is left for one, by its pid, as long as it is still the same process.
+enum Victim {
+    Handle(OwnedFd),
+    Start(u64),
+}
+
+impl Victim {
+    fn find(pid: u32, start: u64) -> Option<Self> {
+        match process::open(pid, start) {
+            Ok(handle) => handle.map(Self::Handle),
+            Err(_) => Some(Self::Start(start)),
+        }
+    }
+
+    fn signal(&self, pid: u32, signal: i32) {
+        match self {
+            Self::Handle(handle) => drop(process::signal(handle, signal)),
+            Self::Start(start) if process::is_still(pid, *start) => process::signal_pid(pid, signal),
+            Self::Start(_) => {}
+        }
+    }
+
+    fn has_ended(&self, pid: u32) -> bool {
+        match self {
+            Self::Handle(handle) => process::has_ended(handle),
+            Self::Start(start) => !process::is_still(pid, *start),
+        }
+    }
+}
+
 /// A kill that is under way.
 pub struct Kill {
-    victims: BTreeMap<u32, OwnedFd>,
+    victims: BTreeMap<u32, Victim>,
     give_up: Instant,
 }
 
@@ -155,9 +185,9 @@ impl Kill {
                 if self.victims.contains_key(&pid) {
                     continue;
                 }
-                if let Some(handle) = process::open(pid, start) {
-                    let _ = process::signal(&handle, libc::SIGSTOP);
-                    self.victims.insert(pid, handle);
+                if let Some(victim) = Victim::find(pid, start) {
+                    victim.signal(pid, libc::SIGSTOP);
+                    self.victims.insert(pid, victim);
                     found_new = true;
                 }
             }
@@ -169,8 +199,8 @@ impl Kill {
         if let Some(tree) = owner.cgroups {
             tree.kill(id);
         }
-        for handle in self.victims.values() {
-            let _ = process::signal(handle, libc::SIGKILL);
+        for (pid, victim) in &self.victims {
+            victim.signal(*pid, libc::SIGKILL);
         }
     }
 
@@ -182,7 +212,7 @@ impl Kill {
         owner: &Owner<'_>,
         id: &InstanceId,
     ) -> Option<Vec<u32>> {
-        self.victims.retain(|_, handle| !process::has_ended(handle));
+        self.victims.retain(|pid, victim| !victim.has_ended(*pid));
         if self.victims.is_empty() {
             self.round(table, strays, owner, id);
             if self.victims.is_empty() {

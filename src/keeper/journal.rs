@@ -47,6 +47,11 @@ pub enum Entry {
     Forgot {
         id: InstanceId,
     },
+    /// Its main program was asked to stop.
+    Signalled {
+        id: InstanceId,
+        signal: i32,
+    },
     Epoch {
         epoch: Epoch,
     },
@@ -105,13 +110,16 @@ impl Journal {
 
     /// Reads what an earlier keeper wrote; nothing if there is no such file.
     pub fn read(path: &Path) -> io::Result<Vec<Entry>> {
-        let mut text = String::new();
+        let mut text = Vec::new();
         match File::open(path) {
-            Ok(file) => file.take(LARGEST).read_to_string(&mut text)?,
+            Ok(file) => file.take(LARGEST).read_to_end(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        Ok(text.split_inclusive('\n').map_while(whole).filter_map(parse).collect())
+        // A torn tail may be anything.
+        let lines =
+            text.split_inclusive(|byte| *byte == b'\n').map_while(|line| std::str::from_utf8(line).ok());
+        Ok(lines.map_while(whole).filter_map(parse).collect())
     }
 
     /// Takes an entry; [`Journal::flush`] writes it.

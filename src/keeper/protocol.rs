@@ -16,6 +16,9 @@ pub const VERSION: u32 = 1;
 /// The oldest version of the other side that is still understood.
 pub const OLDEST: u32 = 1;
 
+/// How a refused [`Request::Upgrade`] begins.
+pub const CANNOT_BECOME: &str = "cannot become ";
+
 /// Exit code of a daemon that cannot start because the manifests are not valid; nothing runs, so the keeper ends too.
 pub const EXIT_INVALID: u8 = 81;
 /// The same because a unit that is to be started is in no manifest.

@@ -11,7 +11,7 @@ use crate::world::Mark;
 
 use super::journal::Entry;
 use super::listeners::Provided;
-use super::protocol::{self, Down, Report, Request, Spawn};
+use super::protocol::{self, CANNOT_BECOME, Down, Report, Request, Spawn};
 use super::run::Keeper;
 use super::spawner::{Gifts, PipeNames};
 use super::table::{Instance, PartState};
@@ -23,10 +23,8 @@ impl Keeper {
                 Ok(Some(packet)) => match serde_json::from_slice(&packet.bytes) {
                     Ok(request) => self.request(request, packet.fds),
                     Err(error) => {
-                        self.tell(
-                            &Report::Refused { id: None, why: format!("not understood: {error}") },
-                            &[],
-                        );
+                        let why = format!("not understood: {error}");
+                        self.tell(&Report::Refused { id: None, why });
                     }
                 },
                 // The daemon is gone or going; its end is told by SIGCHLD.
@@ -94,7 +92,7 @@ impl Keeper {
             Request::Exit { epoch, code } if self.fenced(epoch, None) => self.done = Some(code),
             Request::Upgrade { epoch } if self.fenced(epoch, None) => {
                 if let Err(error) = self.upgrade() {
-                    self.refuse(None, &format!("cannot become {}: {error}", self.options.program.display()));
+                    self.refuse(None, &format!("{CANNOT_BECOME}{}: {error}", self.options.program.display()));
                 }
             }
             _ => {}
@@ -112,7 +110,7 @@ impl Keeper {
     }
 
     fn refuse(&mut self, id: Option<InstanceId>, why: &str) {
-        self.tell(&Report::Refused { id, why: why.to_owned() }, &[]);
+        self.tell(&Report::Refused { id, why: why.to_owned() });
     }
 
     fn greet(&mut self, epoch: Epoch) {
@@ -128,20 +126,19 @@ impl Keeper {
             down: self.down.clone(),
             oldest: protocol::OLDEST,
         };
-        self.tell(&welcome, &[]);
-        let instances = std::mem::take(&mut self.table.instances);
-        for (id, instance) in &instances {
-            let fds = instance.pipes.as_ref().map(|pipes| pipes.fds()).unwrap_or_default();
-            self.tell(&Report::Instance(Box::new(instance.held(id))), &fds);
+        self.tell(&welcome);
+        let held: Vec<_> = self.table.instances.iter().map(|(id, instance)| instance.held(id)).collect();
+        for held in held {
+            let id = held.id.clone();
+            self.tell_with_pipes(&Report::Instance(Box::new(held)), &id);
         }
-        self.table.instances = instances;
-        self.tell(&Report::InventoryEnd, &[]);
+        self.tell(&Report::InventoryEnd);
         if self.journal_error.is_some() {
             self.tell_of_journal();
         }
         // For daemons that do not know what the welcome says of it.
         if let Some(Down { immediate, .. }) = self.down {
-            self.tell(&Report::Terminate { immediate, signal: libc::SIGTERM }, &[]);
+            self.tell(&Report::Terminate { immediate, signal: libc::SIGTERM });
         }
     }
 
@@ -189,7 +186,7 @@ impl Keeper {
             Ok(provided) => provided,
             Err(BindError { errno, detail }) => {
                 let stage = SpawnStage::Listeners;
-                return self.tell(&Report::SpawnFailed { id, part, stage, errno, detail }, &[]);
+                return self.tell(&Report::SpawnFailed { id, part, stage, errno, detail });
             }
         };
         if part == Part::Main {
@@ -241,6 +238,7 @@ impl Keeper {
         // The next daemon asks whether it was told to stop; that it was woken for it says nothing.
         if let Some(instance) = self.table.instances.get_mut(id).filter(|_| signal != libc::SIGCONT) {
             instance.signalled = Some(signal);
+            self.journal.write(&Entry::Signalled { id: id.clone(), signal });
         }
     }
 

@@ -10,13 +10,16 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::FdFlags;
 
 use crate::base::{Exit, Listen, Part};
-use crate::os::{clock, process, signals};
+use crate::os::{clock, process};
 
 use super::journal::{Entry, Journal};
 use super::protocol::{Held, HeldPart};
 use super::run::Keeper;
 use super::spawner;
 use super::table::{Instance, PartState, Running, Table};
+
+/// Starts that are under way are waited for this long before the keeper becomes another image.
+const STARTS: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Keeper {
     /// Adopts what the journal speaks of. A process is recognised by pid and start time, and only in the boot it was started in.
@@ -55,9 +58,7 @@ impl Keeper {
             }
             self.table.instances.insert(id, instance(held, pipes, parts));
         }
-        if !same_process {
-            self.adopt_marked();
-        }
+        self.adopt_marked();
         if same_boot {
             self.take_over_listeners(&entries);
         }
@@ -84,7 +85,7 @@ impl Keeper {
         let handle = match child {
             // Our own child: even one that has ended waits for us.
             true => process::open_any(part.pid),
-            false => process::open(part.pid, part.start).filter(|_| same_boot),
+            false => process::open(part.pid, part.start).ok().flatten().filter(|_| same_boot),
         };
         match handle {
             Some(pidfd) => {
@@ -110,7 +111,7 @@ impl Keeper {
             if self.table.instances.contains_key(&id) || stat.sid != stat.pid {
                 continue;
             }
-            let Some(pidfd) = process::open(stat.pid, stat.start) else { continue };
+            let Ok(Some(pidfd)) = process::open(stat.pid, stat.start) else { continue };
             let Ok(pipes) = spawner::reopen(&self.options.state.run(), &id, Default::default(), None) else {
                 continue;
             };
@@ -137,12 +138,27 @@ impl Keeper {
         }
     }
 
+    /// Waits until no start is under way: the spawn threads end with this image, and with them who knows what they started.
+    fn finish_starts(&mut self) -> io::Result<()> {
+        let deadline = clock::mono() + STARTS;
+        while self.spawner.in_flight > 0 {
+            let left = deadline.since(clock::mono());
+            if left.is_zero() {
+                return Err(io::Error::other("a program is still being started; try again later"));
+            }
+            process::readable_within(&self.spawner.wake, left);
+            self.take_outcomes();
+        }
+        Ok(())
+    }
+
     /// Becomes the binary on disk. Children stay children, the lock and the instances' descriptors stay open; the journal
     /// says the rest.
     ///
     /// # Errors
     /// execve(2) failed: everything is as it was.
     pub(super) fn upgrade(&mut self) -> io::Result<()> {
+        self.finish_starts()?;
         self.journal.flush(clock::mono())?;
         if self.journal.behind().is_some() {
             // The next image knows only what is written.
@@ -179,7 +195,7 @@ impl Keeper {
         for argument in &self.options.own_arguments {
             argv.push(word(argument)?);
         }
-        signals::unblock_all();
+        // Signals stay blocked across it (execve(2)): none is lost, and if it fails they are still ours.
         let mut pointers: Vec<*const libc::c_char> = argv.iter().map(|word| word.as_ptr()).collect();
         pointers.push(std::ptr::null());
         // SAFETY: every pointer refers to a C string that lives until the call returns, which it does only on failure.

@@ -76,7 +76,10 @@ pub struct Keeper {
     pub(super) doomed: Vec<InstanceId>,
     /// Ends of children that are not known yet: a program may end before its spawn is reported.
     pub(super) early: BTreeMap<u32, (Exit, Option<Spent>)>,
-    pub(super) backlog: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// Reports that wait, some with the pipes of an instance.
+    pub(super) backlog: VecDeque<(Vec<u8>, Option<InstanceId>)>,
+    /// They wait for descriptors, not for room in the socket: tried again like a kill.
+    pub(super) choked: bool,
     pub(super) down: Option<Down>,
     pub(super) kill_all_at: Option<Instant>,
     /// Whether the daemon has been told everything and hears reports.
@@ -122,6 +125,7 @@ impl Keeper {
             doomed: Vec::new(),
             early: BTreeMap::new(),
             backlog: VecDeque::new(),
+            choked: false,
             down: None,
             kill_all_at: None,
             greeted: false,
@@ -209,7 +213,7 @@ impl Keeper {
     /// Sleeps until something happens.
     fn wait(&mut self) -> io::Result<()> {
         let now = clock::mono();
-        let kills = (!self.kills.is_empty()).then(|| now + KILL_POLL);
+        let kills = (!self.kills.is_empty() || self.choked).then(|| now + KILL_POLL);
         let deadlines = [self.daemon.start_at, kills, self.kill_all_at, self.trim_at, self.journal.behind()];
         let timeout = deadlines.into_iter().flatten().min().map(|at| at.since(now));
         let timeout = timeout
@@ -217,7 +221,8 @@ impl Keeper {
         let mut fds =
             vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.spawner.wake, PollFlags::IN)];
         if let Some(socket) = &self.daemon.socket {
-            let write = if self.backlog.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            let waits = !self.backlog.is_empty() && !self.choked;
+            let write = if waits { PollFlags::OUT } else { PollFlags::empty() };
             fds.push(PollFd::new(socket, PollFlags::IN | write));
         }
         fds.extend(self.emptied.as_ref().map(|emptied| PollFd::new(emptied, PollFlags::IN)));
@@ -246,16 +251,16 @@ impl Keeper {
                 }
                 let immediate = again || self.down.as_ref().is_some_and(|down| down.immediate);
                 self.goes_down(Down { by: protocol::signal_words(signal).into(), immediate });
-                self.tell(&Report::Terminate { immediate, signal }, &[]);
+                self.tell(&Report::Terminate { immediate, signal });
             }
-            libc::SIGHUP => self.tell(&Report::Reload, &[]),
+            libc::SIGHUP => self.tell(&Report::Reload),
             // Without a daemon that could be asked, none may be what is to be mended.
             libc::SIGUSR2 if !self.greeted => {
                 if let Err(error) = self.upgrade() {
                     eprintln!("unisys: cannot become {}: {error}", self.options.program.display());
                 }
             }
-            libc::SIGUSR2 => self.tell(&Report::UpgradeAsked, &[]),
+            libc::SIGUSR2 => self.tell(&Report::UpgradeAsked),
             _ => {}
         }
     }
@@ -275,7 +280,7 @@ impl Keeper {
 
     /// The daemon says it to people.
     pub(super) fn tell_of_journal(&mut self) {
-        self.tell(&Report::Journal { blocked: self.journal_error.clone() }, &[]);
+        self.tell(&Report::Journal { blocked: self.journal_error.clone() });
     }
 
     fn rewrite_journal_if_due(&mut self) {

@@ -128,6 +128,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// The keeper's ends of an instance's pipes, as far as there are any.
+    pub fn pipes_of(&self, id: Option<&InstanceId>) -> Vec<BorrowedFd<'_>> {
+        let instance = id.and_then(|id| self.instances.get(id));
+        instance.and_then(|instance| instance.pipes.as_ref()).map(Pipes::fds).unwrap_or_default()
+    }
+
     /// A part has ended; gives whose it was.
     pub fn ended(
         &mut self,
@@ -184,6 +190,11 @@ impl Table {
                         instance.mark = mark;
                         instance.generation = generation;
                         instance.spec = spec.unwrap_or(std::mem::take(&mut instance.spec));
+                    }
+                }
+                Entry::Signalled { id, signal } => {
+                    if let Some(instance) = held.get_mut(&id) {
+                        instance.signalled = Some(signal);
                     }
                 }
                 Entry::Forgot { id } => drop(held.remove(&id)),

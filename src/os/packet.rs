@@ -97,6 +97,13 @@ fn receive_in(buffer: &mut [u8], socket: impl AsFd) -> io::Result<Option<Packet>
     Ok(Some(Packet { bytes, fds }))
 }
 
+/// What sending may meet with that passes: the socket is full, or there is no room for what is on its way (sendmsg(2), unix(7),
+/// memfd_create(2)).
+pub fn is_for_now(error: &io::Error) -> bool {
+    let codes = [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ETOOMANYREFS];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

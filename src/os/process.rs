@@ -151,10 +151,23 @@ pub fn command(pid: u32) -> String {
 }
 
 /// A handle of the process with this pid and start; `None` when that one is gone.
-pub fn open(pid: u32, start: u64) -> Option<OwnedFd> {
-    let fd = rustix::process::pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty()).ok()?;
-    // The pid may have been given to another before it was opened: its start tells.
-    stat(pid).filter(|stat| stat.start == start && stat.is_alive()).map(|_| fd)
+///
+/// # Errors
+/// It may well live, but no handle of it can be had: no descriptor is left.
+pub fn open(pid: u32, start: u64) -> io::Result<Option<OwnedFd>> {
+    let Some(number) = Pid::from_raw(pid as i32) else { return Ok(None) };
+    match rustix::process::pidfd_open(number, PidfdFlags::empty()) {
+        // The pid may have been given to another before it was opened: its start tells.
+        Ok(fd) => Ok(is_still(pid, start).then_some(fd)),
+        Err(rustix::io::Errno::SRCH) => Ok(None),
+        Err(error) if is_still(pid, start) => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The process with this pid and start lives.
+pub fn is_still(pid: u32, start: u64) -> bool {
+    stat(pid).is_some_and(|stat| stat.start == start && stat.is_alive())
 }
 
 /// A handle of whatever has this pid now.
@@ -177,6 +190,14 @@ pub fn signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Sends a signal by number: for who is known to be that process still, when no handle of it can be had.
+pub fn signal_pid(pid: u32, signal: i32) {
+    // SAFETY: plain system call; no memory is passed. 0 and below would mean a group.
+    if let Ok(pid @ 1..) = i32::try_from(pid) {
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
 /// The handle's process has ended (it may be a zombie).
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
     ends_within(pidfd, std::time::Duration::ZERO)
@@ -184,7 +205,12 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
 
 /// The same, waiting for it.
 pub fn ends_within(pidfd: &OwnedFd, time: std::time::Duration) -> bool {
-    let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    readable_within(pidfd, time)
+}
+
+/// Something can be read, now or within this time.
+pub fn readable_within(fd: &OwnedFd, time: std::time::Duration) -> bool {
+    let mut fds = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
     let time =
         rustix::event::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
     rustix::event::poll(&mut fds, Some(&time)).is_ok_and(|ready| ready > 0)

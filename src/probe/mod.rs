@@ -4,11 +4,15 @@ mod grpc;
 pub mod http;
 pub mod notify;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::base::limits;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::base::{Name, limits};
 use crate::keeper::protocol::Spawn;
 use crate::manifest::spec::HttpProbe;
 use crate::os::command::Place;
@@ -58,9 +62,45 @@ impl Answer {
     }
 }
 
+/// Commands that run at the same time, in all and of one unit: others' commands that hang take none of a unit's time, as time
+/// counts from when its command may run.
+struct Turns {
+    all: Arc<Semaphore>,
+    of: Mutex<HashMap<Name, Weak<Semaphore>>>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(limits::PROBE_COMMANDS)), of: Mutex::default() }
+    }
+
+    /// A unit's turn; it ends with what is given.
+    async fn take(&self, unit: &Name) -> Option<[OwnedSemaphorePermit; 2]> {
+        let own = {
+            let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+            of.retain(|_, turns| turns.strong_count() > 0);
+            let known = of.get(unit).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let turns = Arc::new(Semaphore::new(limits::PROBE_COMMANDS_OF_UNIT));
+                of.insert(unit.clone(), Arc::downgrade(&turns));
+                turns
+            })
+        };
+        // Its own first: who waits for the others of its unit keeps nobody else waiting.
+        let own = own.acquire_owned().await.ok()?;
+        Some([own, self.all.clone().acquire_owned().await.ok()?])
+    }
+}
+
+static TURNS: LazyLock<Turns> = LazyLock::new(Turns::new);
+
 /// Asks, and answers in time: no answer within `timeout` is a no.
 pub async fn ask(http: &reqwest::Client, question: Question, timeout: Duration) -> Answer {
-    match tokio::time::timeout(timeout, put(http, question, timeout)).await {
+    let turn = match &question {
+        Question::Exec { command, .. } => TURNS.take(&command.id.unit).await,
+        _ => None,
+    };
+    match tokio::time::timeout(timeout, put(http, question, timeout, turn)).await {
         Ok(answer) => answer,
         Err(_) => {
             let message = format!("no answer within {}", crate::base::format_duration(timeout));
@@ -69,12 +109,17 @@ pub async fn ask(http: &reqwest::Client, question: Question, timeout: Duration) 
     }
 }
 
-async fn put(http: &reqwest::Client, question: Question, timeout: Duration) -> Answer {
+async fn put(
+    http: &reqwest::Client,
+    question: Question,
+    timeout: Duration,
+    turn: Option<[OwnedSemaphorePermit; 2]>,
+) -> Answer {
     match question {
         Question::Http { port, probe } => ask_http(http, port, &probe).await,
         Question::Tcp { host, port } => ask_tcp(&host, port).await,
         Question::Grpc { port, service } => grpc::ask(port, &service).await,
-        Question::Exec { command, place } => ask_command(*command, place, timeout).await,
+        Question::Exec { command, place } => ask_command(*command, place, timeout, turn).await,
         Question::File { path } => match path.exists() {
             true => Answer::yes("the file exists"),
             false => Answer::no(format!("{} does not exist", path.display())),
@@ -133,8 +178,15 @@ async fn ask_tcp(host: &str, port: u16) -> Answer {
     }
 }
 
-async fn ask_command(command: Spawn, place: Place, timeout: Duration) -> Answer {
+async fn ask_command(
+    command: Spawn,
+    place: Place,
+    timeout: Duration,
+    turn: Option<[OwnedSemaphorePermit; 2]>,
+) -> Answer {
     let ran = tokio::task::spawn_blocking(move || {
+        // Its turn lasts as long as the command, whether anybody still waits for the answer or not.
+        let _turn = turn;
         crate::os::command::run(&command, &place, timeout, limits::COMMAND_OUTPUT_BYTES)
     });
     match ran.await {

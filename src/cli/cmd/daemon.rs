@@ -26,7 +26,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
     log_to(&state)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(16)
+        .max_blocking_threads(limits::WAITING_THREADS)
         .thread_stack_size(256 << 10)
         .on_thread_park(process::forget_program_if_asked)
         .thread_keep_alive(std::time::Duration::from_secs(2))
