@@ -139,16 +139,15 @@ pub(super) async fn read_logs(
         return Err(context.ask(move |engine| not_found(engine, &[name])).await?);
     }
     let incarnation = match query.previous {
-        true => Some(logs::previous_incarnation(&index, &service).ok_or_else(|| {
-            refuse(
-                StatusCode::NOT_FOUND,
-                format!("{service} has no earlier instance that wrote anything"),
-                "",
-            )
-        })?),
+        true => {
+            let (index, of) = (index.clone(), service.clone());
+            let looked = tokio::task::spawn_blocking(move || logs::previous_incarnation(&index, &of)).await;
+            let none = format!("{service} has no earlier instance that wrote anything");
+            Some(looked.ok().flatten().ok_or_else(|| refuse(StatusCode::NOT_FOUND, none, ""))?)
+        }
         false => None,
     };
-    let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(16);
+    let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(2);
     let mut grown = context.grown.clone();
     tokio::spawn(async move {
         let mut wanted = logs::Query {
@@ -174,7 +173,12 @@ pub(super) async fn read_logs(
             if !query.follow {
                 return;
             }
+            let went_on = wanted.from.is_some_and(|from| end > from);
             wanted = logs::Query { from: Some(end), ..logs::Query::default() };
+            // There may be more: it grew, or this was a part.
+            if went_on {
+                continue;
+            }
             tokio::select! {
                 result = grown.changed() => if result.is_err() { return },
                 () = send.closed() => return,

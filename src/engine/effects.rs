@@ -122,7 +122,9 @@ impl Engine {
 
     /// Everything has stopped and is written: daemon and keeper end.
     pub(super) fn end_if_finished(&mut self) {
-        if !self.finished || self.ending || !self.closing.is_empty() {
+        // The end does not wait for room on the disk.
+        let waits = !self.closing.is_empty() && !self.logs_stuck;
+        if !self.finished || self.ending || waits {
             return;
         }
         self.store.flush();

@@ -1,6 +1,6 @@
 //! Failures on their way from the world to the error book, the crash dumps and the notifiers. Every decision is in `faults`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -164,12 +164,15 @@ impl Faults {
 impl Engine {
     /// The accepted state changed: other secrets, other patterns.
     pub(super) fn faults_revised(&mut self) {
-        let desired = self.world.desired();
-        let env = desired.units.values().flat_map(|unit| &unit.launch.env);
+        let wanted = self.world.desired().units.values();
+        // Programs that are still to be replaced know the values of before.
+        let slots = self.world.units().values().flat_map(|unit| unit.slots.values());
+        let running = slots.filter_map(|slot| Some(&slot.instance.as_ref()?.spec));
+        let env = wanted.chain(running).flat_map(|spec| &spec.launch.env);
         let notifiers = self.sets.notifiers().iter().flat_map(|plan| &plan.secrets);
-        self.faults.redactor = Redactor::new(
-            env.filter(|var| var.secret).map(|var| &var.value).chain(notifiers).map(String::as_str),
-        );
+        let secrets = env.filter(|var| var.secret).map(|var| &var.value).chain(notifiers);
+        let secrets: BTreeSet<&str> = secrets.map(String::as_str).collect();
+        self.faults.redactor = Redactor::new(secrets);
         self.faults.notifiers.revise(self.sets.notifiers());
         let system = self.sets.objects().system.as_ref();
         let settings = system.and_then(|system| system.spec.errors.as_ref());

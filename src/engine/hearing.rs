@@ -80,16 +80,17 @@ impl Engine {
                 self.link.send(&Request::Forget { epoch, id });
                 self.end_if_finished();
             }
-            Told::Stuck(Some(why)) => self.note(
-                true,
-                "LogsBlocked",
-                "system",
-                format!(
+            Told::Stuck(Some(why)) => {
+                self.logs_stuck = true;
+                let message = format!(
                     "output cannot be written to {}: {why}; programs that write wait until it can",
                     self.state.logs().display()
-                ),
-            ),
+                );
+                self.note(true, "LogsBlocked", "system", message);
+                self.end_if_finished();
+            }
             Told::Stuck(None) => {
+                self.logs_stuck = false;
                 self.note(false, "LogsUnblocked", "system", "output is written again".into())
             }
         }

@@ -16,7 +16,7 @@ use crate::os::cgroup::Tree;
 use crate::os::{clock, process};
 
 use super::spawner::PipeNames;
-use super::table::{PartState, Table};
+use super::table::{PartState, Running, Table};
 
 /// Scans until nothing new is found; a fork bomb is stopped faster than it can fork, as every member is stopped first.
 const ROUNDS: usize = 32;
@@ -133,6 +133,12 @@ fn members(table: &Table, strays: &Strays, owner: &Owner<'_>, id: &InstanceId) -
     process::tree(&roots)
 }
 
+/// Parts of an instance that have not ended.
+fn living<'a>(table: &'a Table, id: &InstanceId) -> impl Iterator<Item = &'a Running> {
+    let running = table.instances.get(id).into_iter().flat_map(|instance| instance.running());
+    running.map(|(_, running)| running).filter(|running| !process::has_ended(&running.pidfd))
+}
+
 /// Who is to be killed: by a handle; where no descriptor is left for one, by its pid, as long as it is still the same process.
 enum Victim {
     Handle(OwnedFd),
@@ -181,8 +187,11 @@ impl Kill {
         for _ in 0..ROUNDS {
             strays.refresh(table, owner);
             let mut found_new = false;
+            // Parts are reached by the handles that are held anyway: who kills hundreds at once may have no descriptor left.
+            let parts = table.instances.get(id).into_iter().flat_map(|instance| instance.running());
+            parts.for_each(|(_, running)| drop(process::signal(&running.pidfd, libc::SIGSTOP)));
             for (pid, start) in members(table, strays, owner, id) {
-                if self.victims.contains_key(&pid) {
+                if self.victims.contains_key(&pid) || table.by_pid.contains_key(&pid) {
                     continue;
                 }
                 if let Some(victim) = Victim::find(pid, start) {
@@ -202,6 +211,9 @@ impl Kill {
         for (pid, victim) in &self.victims {
             victim.signal(*pid, libc::SIGKILL);
         }
+        for running in living(table, id) {
+            let _ = process::signal(&running.pidfd, libc::SIGKILL);
+        }
     }
 
     /// `Some(survivors)` when it is over.
@@ -213,12 +225,15 @@ impl Kill {
         id: &InstanceId,
     ) -> Option<Vec<u32>> {
         self.victims.retain(|pid, victim| !victim.has_ended(*pid));
-        if self.victims.is_empty() {
+        let ended = |kill: &Self| kill.victims.is_empty() && living(table, id).next().is_none();
+        if ended(self) {
             self.round(table, strays, owner, id);
-            if self.victims.is_empty() {
+            // Nobody is found either when nothing can be looked at.
+            if ended(self) && process::can_look() {
                 return Some(Vec::new());
             }
         }
-        (clock::mono() >= self.give_up).then(|| self.victims.keys().copied().collect())
+        let survivors = self.victims.keys().copied().chain(living(table, id).map(|running| running.pid));
+        (clock::mono() >= self.give_up).then(|| survivors.collect())
     }
 }

@@ -76,7 +76,9 @@ impl Collector {
             room: Room::of(process::file_limit()),
             spools_open: 0,
             buffer: Vec::new(),
-            stuck: None,
+            retry_at: None,
+            full: false,
+            told_stuck: false,
             tell,
             grown: grown_send,
         };
@@ -143,7 +145,15 @@ struct Captured {
     key: u64,
     /// Lines are looked at for this.
     pattern: Option<Regex>,
+    /// Its output cannot be written just now.
+    stuck: bool,
+    /// It has ended: it is let go of once all of its output is written.
+    ended: bool,
 }
+
+/// Instances that have ended and whose output cannot be written (a full disk, a crash loop): beyond, the first of them is let go of
+/// with what it left.
+const ENDED_KEPT: usize = 64;
 
 /// How many files are kept open. The daemon has a quarter of its descriptors beside those that instances take (see
 /// `limits::FREE_DESCRIPTORS`); what logs and spools leave of it is for clients and probes.
@@ -181,8 +191,12 @@ struct Work {
     room: Room,
     spools_open: usize,
     buffer: Vec<u8>,
-    /// Output cannot be written; tried again then.
-    stuck: Option<Instant>,
+    /// Some output cannot be written: tried again then.
+    retry_at: Option<Instant>,
+    /// It is the disk: nobody's can.
+    full: bool,
+    /// The engine knows of it.
+    told_stuck: bool,
     tell: Tell,
     grown: tokio::sync::watch::Sender<u64>,
 }
@@ -192,7 +206,7 @@ impl Work {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(128);
         loop {
             events.clear();
-            let timeout = self.stuck.map(|at| {
+            let timeout = self.retry_at.map(|at| {
                 let left = at.saturating_duration_since(Instant::now());
                 rustix::event::Timespec {
                     tv_sec: left.as_secs() as i64,
@@ -222,7 +236,7 @@ impl Work {
                     }
                 }
             }
-            if self.stuck.is_some_and(|at| at <= Instant::now()) {
+            if self.retry_at.is_some_and(|at| at <= Instant::now()) {
                 self.retry();
             }
             if wrote {
@@ -272,7 +286,8 @@ impl Work {
         let [stdout, stderr] = pipes;
         for (pipe, bit) in [(&stdout, 0), (&stderr, 1)] {
             let data = epoll::EventData::new_u64(key | bit);
-            let _ = epoll::add(&self.epoll, pipe, data, epoll::EventFlags::IN);
+            let interest = if self.full { epoll::EventFlags::empty() } else { epoll::EventFlags::IN };
+            let _ = epoll::add(&self.epoll, pipe, data, interest);
         }
         let streams = [
             Spool::open(spool_path(Stream::Stdout), stdout, consumed[0]),
@@ -280,7 +295,10 @@ impl Work {
         ];
         self.spools_open += streams.iter().filter(|spool| spool.is_open()).count();
         self.ids.insert(key, id.clone());
-        self.instances.insert(id.clone(), Box::new(Captured { streams, key, pattern: None }));
+        self.instances.insert(
+            id.clone(),
+            Box::new(Captured { streams, key, pattern: None, stuck: false, ended: false }),
+        );
         if known {
             for stream in Stream::BOTH {
                 self.derive(&id, stream, false);
@@ -292,18 +310,44 @@ impl Work {
     }
 
     fn close(&mut self, id: &InstanceId) {
-        if self.instances.contains_key(id) {
-            for stream in Stream::BOTH {
-                while self.pump(id, stream) {}
-                self.derive(id, stream, true);
+        match self.instances.get_mut(id) {
+            Some(captured) => captured.ended = true,
+            None => {
+                (self.tell)(Told::Closed(id.clone()));
+                return;
             }
         }
+        self.finish(id);
+        let ended = self.instances.iter().filter(|(_, captured)| captured.ended).map(|(id, _)| id);
+        let ended: Vec<InstanceId> = ended.cloned().collect();
+        if let Some(first) = ended.first().filter(|_| ended.len() > ENDED_KEPT) {
+            self.let_go(first);
+        }
+    }
+
+    /// Writes what one that has ended left, and lets go of it; what cannot be written now is tried again.
+    fn finish(&mut self, id: &InstanceId) {
+        for stream in Stream::BOTH {
+            // A pipe is empty after a few; somebody whom it left it to may write on and on.
+            for _ in 0..TURN {
+                if !self.pump(id, stream) {
+                    break;
+                }
+            }
+            self.derive(id, stream, true);
+        }
+        if self.instances.get(id).is_some_and(|captured| !captured.stuck) {
+            self.let_go(id);
+        }
+    }
+
+    fn let_go(&mut self, id: &InstanceId) {
         if let Some(captured) = self.instances.remove(id) {
             self.ids.remove(&captured.key);
             for spool in captured.streams {
                 let _ = epoll::delete(&self.epoll, spool.pipe().as_fd());
                 self.spools_open -= usize::from(spool.is_open());
-                // What could not become lines (the disk is full) is kept for a person to look at.
+                // What could not become lines is kept for a person to look at.
                 if spool.consumed == spool.moved {
                     spool.remove();
                 }
@@ -327,7 +371,7 @@ impl Work {
                 Moved::Bytes => any = true,
                 Moved::Nothing => break,
                 Moved::Stuck(error) => {
-                    self.stick(&error);
+                    self.stick(id, &error);
                     break;
                 }
             }
@@ -382,7 +426,7 @@ impl Work {
             };
             let result = self.service(&id.unit).log.append(&lines, record);
             if let Err(error) = result {
-                self.stick(&error);
+                self.stick(id, &error);
                 break;
             }
             if let Some(captured) = self.instances.get_mut(id) {
@@ -412,38 +456,65 @@ impl Work {
         service
     }
 
-    /// The disk is full, or nothing can be opened: everything waits, and is tried again.
-    fn stick(&mut self, error: &std::io::Error) {
-        if self.stuck.is_none() {
+    /// Output of an instance cannot be written: it waits, and its program with it. Where that is the disk's fault, everybody does.
+    fn stick(&mut self, id: &InstanceId, error: &std::io::Error) {
+        let of_disk = [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::EROFS];
+        let full = error.raw_os_error().is_some_and(|code| of_disk.contains(&code));
+        if let Some(captured) = self.instances.get_mut(id) {
+            captured.stuck = true;
+            Self::listen(&self.epoll, captured, false);
+        }
+        if full && !self.full {
+            self.full = true;
+            self.instances.values().for_each(|captured| Self::listen(&self.epoll, captured, false));
+        }
+        self.retry_at.get_or_insert_with(|| Instant::now() + STUCK_RETRY);
+        if !self.told_stuck {
+            self.told_stuck = true;
             (self.tell)(Told::Stuck(Some(crate::os::files::why(error))));
-            self.set_interest(epoll::EventFlags::empty());
-        }
-        self.stuck = Some(Instant::now() + STUCK_RETRY);
-    }
-
-    fn set_interest(&self, flags: epoll::EventFlags) {
-        for captured in self.instances.values() {
-            for (spool, bit) in captured.streams.iter().zip([0, 1]) {
-                let data = epoll::EventData::new_u64(captured.key | bit);
-                let _ = epoll::modify(&self.epoll, spool.pipe(), data, flags);
-            }
         }
     }
 
+    fn listen(epoll: &OwnedFd, captured: &Captured, wanted: bool) {
+        let flags = if wanted { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        for (spool, bit) in captured.streams.iter().zip([0, 1]) {
+            let data = epoll::EventData::new_u64(captured.key | bit);
+            let _ = epoll::modify(epoll, spool.pipe(), data, flags);
+        }
+    }
+
+    /// Everybody's turn again, if it was the disk; else of those whose output could not be written.
     fn retry(&mut self) {
-        self.stuck = None;
-        let ids: Vec<InstanceId> = self.instances.keys().cloned().collect();
-        for id in &ids {
-            for stream in Stream::BOTH {
-                self.pump(id, stream);
-                self.derive(id, stream, false);
+        self.retry_at = None;
+        let all = std::mem::take(&mut self.full);
+        let waiting = self.instances.iter().filter(|(_, captured)| all || captured.stuck);
+        let waiting: Vec<InstanceId> = waiting.map(|(id, _)| id.clone()).collect();
+        for id in &waiting {
+            if self.full {
+                // Of no use to ask for each of them: the first that is asked for next time tells.
+                self.retry_at.get_or_insert_with(|| Instant::now() + STUCK_RETRY);
+                break;
+            }
+            let Some(captured) = self.instances.get_mut(id) else { continue };
+            captured.stuck = false;
+            if captured.ended {
+                self.finish(id);
+            } else {
+                for stream in Stream::BOTH {
+                    self.pump(id, stream);
+                    self.derive(id, stream, false);
+                }
             }
         }
-        if self.stuck.is_none() {
+        if self.full {
+            return;
+        }
+        for captured in self.instances.values().filter(|captured| !captured.stuck) {
+            Self::listen(&self.epoll, captured, true);
+        }
+        if self.told_stuck && !self.instances.values().any(|captured| captured.stuck) {
+            self.told_stuck = false;
             (self.tell)(Told::Stuck(None));
-            self.set_interest(epoll::EventFlags::IN);
-        } else {
-            self.set_interest(epoll::EventFlags::empty());
         }
     }
 }

@@ -163,6 +163,42 @@ fn last_record(index: &File) -> io::Result<(u64, Option<Record>)> {
     Ok((0, None))
 }
 
+/// Calls with each record that ends behind a position of the log, the first of them first, while it says to go on. Records
+/// ascend; one that is damaged counts as one that ends where the one after it does.
+pub fn for_each_after(
+    index: &File,
+    position: u64,
+    mut wanted: impl FnMut(Record) -> io::Result<bool>,
+) -> io::Result<()> {
+    let count = last_record(index)?.0 / RECORD as u64;
+    let at = |number: u64| -> io::Result<Option<Record>> {
+        let mut bytes = [0; RECORD];
+        index.read_exact_at(&mut bytes, number * RECORD as u64)?;
+        Ok(Record::from_bytes(&bytes))
+    };
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let mut known = middle;
+        let record = loop {
+            match at(known)? {
+                Some(record) => break record,
+                // The last of all is never damaged.
+                None => known += 1,
+            }
+        };
+        if record.log_end > position { high = middle } else { low = known + 1 }
+    }
+    for number in low..count {
+        if let Some(record) = at(number)?
+            && !wanted(record)?
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Calls with each record from the last to the first while it says to go on.
 pub fn for_each_backwards(index: &File, mut wanted: impl FnMut(Record) -> bool) -> io::Result<()> {
     let (mut end, _) = last_record(index)?;

@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Incarnation, InstanceId, Stamp, limits};
 
-use super::derived::{Record, Stream, for_each_backwards};
+use super::derived::{Record, Stream, for_each_after, for_each_backwards};
 
 /// The most that one answer holds; who wants more follows or reads the file.
 const ANSWER_BYTES: u64 = 16 << 20;
+
+/// The most that a follower is given at once: it may be slow, and the next part is read when it has taken this one.
+const PART_BYTES: u64 = 1 << 20;
 
 /// One line, in the shape of `logs -o json` (cli.md).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -38,11 +41,20 @@ pub struct Query {
     pub since: Option<Stamp>,
     pub incarnation: Option<Incarnation>,
     pub stream: Option<Stream>,
-    /// From this position of the log on.
+    /// From this position of the log on, a part of it.
     pub from: Option<u64>,
 }
 
-/// Lines of a service, oldest first, and the position that they go up to.
+impl Query {
+    fn wants(&self, record: &Record) -> bool {
+        self.incarnation.is_none_or(|wanted| wanted == record.incarnation)
+            && self.stream.is_none_or(|wanted| wanted == record.stream)
+            && self.since.is_none_or(|since| record.at >= since)
+    }
+}
+
+/// Lines of a service, oldest first, and the position that they go up to. From a position on nothing is left out: a part that is
+/// not all ends before the end of the log.
 pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Result<(Vec<Line>, u64)> {
     let (log, index) =
         match (File::open(logs.join(format!("{service}.log"))), File::open(index.join(service))) {
@@ -50,6 +62,40 @@ pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Resu
             // Nothing has been written yet.
             _ => return Ok((Vec::new(), 0)),
         };
+    match query.from {
+        Some(from) => read_on(&log, &index, service, query, from),
+        None => read_back(&log, &index, service, query),
+    }
+}
+
+fn read_on(
+    log: &File,
+    index: &File,
+    service: &str,
+    query: &Query,
+    from: u64,
+) -> io::Result<(Vec<Line>, u64)> {
+    let (mut found, mut position, mut read) = (Vec::new(), from, 0);
+    let mut buffer = Vec::new();
+    for_each_after(index, from, |record| {
+        let length = record.log_end.saturating_sub(position);
+        if read > 0 && read + length > PART_BYTES {
+            return Ok(false);
+        }
+        read += length;
+        if query.wants(&record) {
+            buffer.resize(length as usize, 0);
+            log.read_exact_at(&mut buffer, position)?;
+            let lines = buffer.strip_suffix(b"\n").unwrap_or(&buffer).split(|b| *b == b'\n');
+            found.extend(lines.map(|line| to_line(service, &record, line)));
+        }
+        position = record.log_end;
+        Ok(true)
+    })?;
+    Ok((found, position))
+}
+
+fn read_back(log: &File, index: &File, service: &str, query: &Query) -> io::Result<(Vec<Line>, u64)> {
     let mut end = None;
     let mut upper: Option<Record> = None;
     let mut budget = ANSWER_BYTES;
@@ -58,15 +104,13 @@ pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Resu
     let mut found: Vec<Line> = Vec::new();
     let mut take = |start: u64, record: Record| -> bool {
         let length = record.log_end.saturating_sub(start).min(budget);
-        if query.from.is_some_and(|from| record.log_end <= from) || lines_left == 0 || budget == 0 {
+        if lines_left == 0 || budget == 0 {
             return false;
         }
         if query.since.is_some_and(|since| record.at < since) {
             return false;
         }
-        if query.incarnation.is_some_and(|wanted| wanted != record.incarnation)
-            || query.stream.is_some_and(|wanted| wanted != record.stream)
-        {
+        if !query.wants(&record) {
             return true;
         }
         budget -= length;
@@ -84,7 +128,7 @@ pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Resu
         true
     };
     let mut whole = true;
-    for_each_backwards(&index, |record| {
+    for_each_backwards(index, |record| {
         end.get_or_insert(record.log_end);
         whole = match upper.replace(record) {
             Some(later) => take(record.log_end, later),

@@ -165,6 +165,11 @@ pub fn open(pid: u32, start: u64) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// There is a descriptor left to look at processes with.
+pub fn can_look() -> bool {
+    fs::File::open("/proc/self/stat").is_ok()
+}
+
 /// The process with this pid and start lives.
 pub fn is_still(pid: u32, start: u64) -> bool {
     stat(pid).is_some_and(|stat| stat.start == start && stat.is_alive())

@@ -174,10 +174,15 @@ fn garbage_slow_and_vanishing_clients_harm_nobody() {
 #[test]
 fn a_full_disk_loses_no_line_and_stops_nobody() {
     // A file system of its own that is full: only root can make one.
-    let system = System::new(&[(
-        "a.yaml",
-        &python("a", "import time\nn=0\nwhile True:\n  print(n, 'x'*1000); n+=1; time.sleep(0.0005)", ""),
-    )]);
+    let last_words = "import os,sys,time\nwhile not os.path.exists('../go'): time.sleep(0.01)\n\
+        for n in range(50): print('last', n)\nsys.exit(3)";
+    let system = System::new(&[
+        (
+            "a.yaml",
+            &python("a", "import time\nn=0\nwhile True:\n  print(n, 'x'*1000); n+=1; time.sleep(0.0005)", ""),
+        ),
+        ("b.yaml", &python("b", last_words, "  restart: {policy: Never}\n")),
+    ]);
     let state = system.path("state");
     std::fs::create_dir(&state).unwrap();
     let mount = std::process::Command::new("mount")
@@ -200,6 +205,11 @@ fn a_full_disk_loses_no_line_and_stops_nobody() {
         serde_json::from_slice(&run(&["get", "service", "a", "-o", "json"]).stdout).unwrap();
     let pid = object["status"]["instances"][0]["pid"].as_u64().unwrap() as u32;
     assert!(alive(pid));
+    // One that ends now has said its last words to nobody yet.
+    std::fs::write(system.path("go"), "").unwrap();
+    until("b has ended", || {
+        crate::support::text(&run(&["events", "b"]).stdout).contains("exit code 3").then_some(())
+    });
     std::process::Command::new("mount")
         .args(["-o", "remount,size=64m", state.to_str().unwrap()])
         .status()
@@ -208,6 +218,8 @@ fn a_full_disk_loses_no_line_and_stops_nobody() {
         crate::support::text(&run(&["events"]).stdout).contains("LogsUnblocked").then_some(())
     });
     assert!(run(&["down"]).status.success());
+    let last = std::fs::read_to_string(state.join("logs/services/b.log")).unwrap();
+    assert_eq!(last.lines().count(), 50, "{last}");
     let log = std::fs::read_to_string(state.join("logs/services/a.log")).unwrap();
     let numbers: Vec<usize> =
         log.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
@@ -239,6 +251,47 @@ fn no_free_descriptors_fail_a_start_by_name_and_harm_nobody() {
     assert_eq!(system.pid("a"), a);
     crate::support::signal(child.id(), "TERM");
     until("it ends", || child.try_wait().unwrap());
+}
+
+#[test]
+fn a_kill_needs_no_descriptors_and_says_nothing_that_is_not_true() {
+    let deaf = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: a}\nspec:\n  \
+        command: [sh, -c, \"trap '' TERM; while :; do sleep 1000; done\"]\n  stop: {grace: 100ms}\n";
+    let system = System::new(&[("a.yaml", deaf)]);
+    let script = format!("ulimit -n 160; exec {} up", crate::support::BINARY);
+    let log = std::fs::File::create(system.path("up.log")).unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &script]).current_dir(system.dir.path()).stdout(log.try_clone().unwrap()).stderr(log);
+    let mut child = command.spawn().unwrap();
+    until("a is ready", || {
+        system.run(&["wait", "--for=condition=Ready", "a"]).status.success().then_some(())
+    });
+    system.ok(&["scale", "a=60"]);
+    until("as many as can be run", || system.ok(&["events", "a"]).contains("SpawnFailed").then_some(()));
+    system.ok(&["stop", "a"]);
+    assert_eq!(system.marked(), Vec::<u32>::new());
+    crate::support::signal(child.id(), "TERM");
+    until("it ends", || child.try_wait().unwrap());
+}
+
+#[test]
+fn a_log_that_cannot_be_written_holds_back_its_own_service_only() {
+    let says = |name: &str| {
+        python(name, "import time\nfor n in range(3000): print(n, 'x'*1000)\ntime.sleep(1000)", "")
+    };
+    let mut system = System::new(&[("bad.yaml", &says("bad")), ("good.yaml", &says("good"))]);
+    let logs = system.path(".unified-system/logs/services");
+    std::fs::create_dir_all(logs.join("bad.log")).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(system.path(".unified-system"), private).unwrap();
+    system.start(&[]);
+    until("it is said", || system.ok(&["events"]).contains("LogsBlocked").then_some(()));
+    let lines = |name: &str| std::fs::read_to_string(logs.join(name)).map_or(0, |text| text.lines().count());
+    until("the other's output is all there", || (lines("good.log") == 3000).then_some(()));
+    assert_eq!(system.ok(&["events"]).matches("LogsBlocked").count(), 1);
+    std::fs::remove_dir(logs.join("bad.log")).unwrap();
+    until("nothing is lost", || (lines("bad.log") == 3000).then_some(()));
 }
 
 #[test]

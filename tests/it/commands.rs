@@ -259,8 +259,14 @@ fn a_terminal_never_obeys_what_a_service_wrote() {
 fn a_secret_is_shown_nowhere() {
     let secret =
         "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: s}\nspec: {data: {pw: {file: ../pw}}}\n";
-    let mut system =
-        System::new(&[("s.yaml", secret), ("a.yaml", &sleeper("a", "  env: {PW: {secret: s, key: pw}}\n"))]);
+    // A probe that tells it.
+    let telling = "  env: {PW: {secret: s, key: pw}}\n  update: {autoRollback: false}\n  probes: {liveness: {period: 1s, failureThreshold: 1, \
+        exec: {command: [sh, -c, 'echo it is $PW; exit 1']}}}\n";
+    let mut system = System::new(&[
+        ("s.yaml", secret),
+        ("a.yaml", &sleeper("a", "  env: {PW: {secret: s, key: pw}}\n")),
+        ("b.yaml", &sleeper("b", telling)),
+    ]);
     system.write("pw", "hunter2-first");
     system.start(&[]);
     system.ready(&["a"]);
@@ -268,6 +274,7 @@ fn a_secret_is_shown_nowhere() {
     system.write("pw", "hunter2-second");
     until("it is replaced", || system.ok(&["events", "a"]).contains("PW changed").then_some(()));
     system.ready(&["a"]);
+    until("the probe has told it", || system.ok(&["events", "b"]).contains("it is ***").then_some(()));
     let mut said = system.terminal();
     for verb in [
         &["get", "-o", "yaml"][..],

@@ -263,6 +263,44 @@ fn the_keeper_becomes_the_binary_on_disk_and_no_service_notices() {
 }
 
 #[test]
+fn a_binary_that_cannot_be_executed_leaves_everything_as_it_was() {
+    let mut system = System::new(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
+    system.has_own_binary();
+    system.start(&[]);
+    let a = system.pid("a");
+    fs::rename(system.path("unisys"), system.path("unisys.good")).unwrap();
+    fs::write(system.path("unisys"), "not a program").unwrap();
+    let keeper = system.keeper_pid();
+    signal(keeper, "USR2");
+    fs::rename(system.path("unisys"), system.path("unisys.bad")).ok();
+    fs::rename(system.path("unisys.good"), system.path("unisys")).unwrap();
+    until("it is said", || system.ok(&["events"]).contains("UpgradeFailed").then_some(()));
+    assert_eq!((system.pid("a"), system.keeper_pid()), (a, keeper));
+    signal(a, "KILL");
+    until("it is started again", || (system.instance("a")["lastExit"]["signal"] == 9).then_some(()));
+    signal(keeper, "TERM");
+    assert_eq!(system.ended(), 0, "the keeper still hears signals");
+}
+
+#[test]
+fn an_upgrade_amid_starts_starts_nobody_twice() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    for replicas in [60, 120] {
+        let daemon = system.daemon_pid().unwrap();
+        system.ok(&["scale", &format!("a={replicas}")]);
+        system.ok(&["upgrade"]);
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        until("all are ready", || {
+            (system.json(&["get", "service", "a"])["status"]["readyReplicas"] == replicas).then_some(())
+        });
+        assert_eq!(system.marked().len(), replicas);
+    }
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert_eq!(system.marked(), Vec::<u32>::new());
+}
+
+#[test]
 fn as_pid_1_it_reaps_what_is_left_to_it_and_ends_in_order() {
     let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
     let works = std::process::Command::new(unshare[0]).args(&unshare[1..]).arg("true").status();

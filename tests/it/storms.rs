@@ -235,6 +235,27 @@ fn a_flood_of_messages_is_heard_to_its_end_and_stops_nobody() {
 }
 
 #[test]
+fn probes_that_hang_take_no_time_from_those_of_others() {
+    let probe = |command: &str, timeout: &str| {
+        format!(
+            "  circuitBreaker: null\n  probes: {{liveness: {{period: 1s, timeout: {timeout}, failureThreshold: 1, \
+             exec: {{command: {command}}}}}}}\n"
+        )
+    };
+    let hangs = format!("  replicas: 40\n{}", probe("[sleep, \"1000\"]", "3s"));
+    let system = System::up(&[
+        ("bad.yaml", &sleeper("bad", &hangs)),
+        ("good.yaml", &sleeper("good", &probe("[\"true\"]", "1s"))),
+    ]);
+    let pid = system.pid("good");
+    until("many have hung", || {
+        (system.ok(&["events", "bad"]).matches("liveness").count() > 20).then_some(())
+    });
+    assert_eq!(system.pid("good"), pid);
+    assert_eq!(system.instance("good")["restarts"], 0);
+}
+
+#[test]
 fn output_without_a_newline_costs_no_memory() {
     let code = "import os,time\nblock=b'x'*65536\nfor _ in range(4096): os.write(1,block)\nos.write(1,b'\\nthe end\\n')\ntime.sleep(1000)";
     let system = System::up(&[("a.yaml", &python("a", code, "")), ("h.yaml", &sleeper("healthy", STEADY))]);

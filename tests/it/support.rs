@@ -63,10 +63,15 @@ impl System {
         system
     }
 
-    /// Everything in it, and every command from now on, is another user's.
-    pub fn belong_to(&mut self, uid: u32) {
+    /// It runs a copy of the binary, which can be replaced.
+    pub fn has_own_binary(&mut self) {
         self.binary = self.path("unisys");
         copy_program(&self.binary);
+    }
+
+    /// Everything in it, and every command from now on, is another user's.
+    pub fn belong_to(&mut self, uid: u32) {
+        self.has_own_binary();
         let status =
             Command::new("chown").args(["-R", &format!("{uid}:{uid}")]).arg(self.dir.path()).status();
         assert!(status.unwrap().success());
@@ -194,6 +199,19 @@ impl System {
         let output = self.run(&["get", "system", "-o", "json"]);
         let value: Value = serde_json::from_slice(&output.stdout).ok()?;
         Some(value["status"]["daemonPid"].as_u64()? as u32)
+    }
+
+    /// Its programs that live, known to unisys or not: they carry its marker.
+    pub fn marked(&self) -> Vec<u32> {
+        let id = fs::read_to_string(self.path(".unified-system/run/id")).unwrap();
+        let marker = format!("UNISYS_INSTANCE={}/", id.trim());
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let carries = |pid: &u32| {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environ).contains(&marker) && alive(*pid)
+        };
+        pids.filter(carries).collect()
     }
 
     /// Waits for the keeper's end; its exit code.
