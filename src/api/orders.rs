@@ -41,6 +41,14 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
                     return Err(refuse(StatusCode::BAD_REQUEST, format!("there is no order `{verb}`"), ""));
                 }
             };
+            let none =
+                |name: &&Name| engine.world.units().get(*name).is_some_and(|unit| unit.replicas() == 0);
+            if let (Order::Start(names), "start") = (&order, call.verb.as_str())
+                && let Some(name) = names.iter().find(none)
+            {
+                let message = format!("{name} has 0 replicas: there is nothing to start");
+                return Err(refuse(StatusCode::CONFLICT, message, format!("`unisys scale {name}=1`")));
+            }
             engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
             Ok(Done {
                 revision: engine.world.revision().0,
@@ -73,6 +81,11 @@ fn scale(engine: &Engine, names: Vec<Name>, replicas: &[u32]) -> Result<Order, R
     if names.len() != replicas.len() || replicas.iter().any(|count| *count > limits::REPLICAS) {
         let message = format!("each name needs a number from 0 to {}", limits::REPLICAS);
         return Err(refuse(StatusCode::BAD_REQUEST, message, "write `unisys scale api=3`"));
+    }
+    let is_job = |name: &&Name| engine.world.units().get(*name).is_some_and(|unit| unit.spec.policy.job);
+    if let Some(job) = names.iter().find(is_job) {
+        let message = format!("{job} is a Job: it runs once, and has no replicas");
+        return Err(refuse(StatusCode::CONFLICT, message, format!("`unisys run {job}` runs it again")));
     }
     let fixed = names.iter().zip(replicas).find_map(|(name, count)| {
         let unit = engine.world.units().get(name).filter(|_| *count > 1)?;

@@ -38,7 +38,11 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
 /// up. `stopped`: processes that cannot be killed.
 fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
     if what == "stopped" {
-        return names.iter().filter_map(|name| survivors(engine, name)).collect();
+        let again = |name: &Name| {
+            let wanted = engine.world.wanted_replicas(name) > 0 && engine.world.going_down().is_none();
+            wanted.then(|| format!("{name}: it was started again meanwhile; `unisys why {name}`"))
+        };
+        return names.iter().filter_map(|name| survivors(engine, name).or_else(|| again(name))).collect();
     }
     let Some(revision) = what.strip_prefix("rollout=").and_then(|text| text.parse::<u64>().ok()) else {
         return Vec::new();
@@ -102,8 +106,9 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
     }
     if what.starts_with("rollout=") {
         let rolling = |name: &&Name| {
-            world.units().get(*name).is_some_and(|unit| {
-                unit.rollout.is_active() || (!unit.spec.policy.job && !unit_ready(engine, name))
+            world.units().get(*name).is_some_and(|unit| match unit.spec.policy.job {
+                true => unit.rollout.is_active() && !has(engine, name, "Completed"),
+                false => unit.rollout.is_active() || !has(engine, name, "Ready"),
             })
         };
         let words = |name: &Name| format!("{name} is {}", world.status_word(name));
@@ -130,7 +135,7 @@ fn survivors(engine: &Engine, name: &Name) -> Option<String> {
     })
 }
 
-fn unit_ready(engine: &Engine, name: &Name) -> bool {
+fn has(engine: &Engine, name: &Name, kind: &str) -> bool {
     let conditions = engine.world.conditions(name);
-    conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
+    conditions.iter().any(|condition| condition.kind == kind && condition.status == "True")
 }

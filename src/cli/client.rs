@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,8 +36,19 @@ pub fn find_socket(global: &Global) -> Option<PathBuf> {
     }
     let here = std::env::current_dir().ok()?;
     let upwards = here.ancestors().map(|dir| dir.join(STATE_DIR).join("unisys.sock"));
-    upwards.chain([PathBuf::from(SYSTEM_SOCKET)]).find(|path| path.exists())
+    upwards.chain([PathBuf::from(SYSTEM_SOCKET)]).find(|path| path.exists() || has_keeper(path))
 }
+
+/// A keeper holds the lock beside this socket: if nobody answers there, its daemon is being started.
+fn has_keeper(socket: &Path) -> bool {
+    let lock = socket.parent().and_then(|dir| std::fs::File::open(dir.join("lock")).ok());
+    let shared = rustix::fs::FlockOperation::NonBlockingLockShared;
+    lock.is_some_and(|lock| rustix::fs::flock(&lock, shared) == Err(rustix::io::Errno::WOULDBLOCK))
+}
+
+/// How long a daemon that is being started is waited for, and how often it is looked for.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Client {
     /// Connects, after checking that the socket and the server behind it belong to the caller or root.
@@ -46,7 +58,25 @@ impl Client {
         Self::at(&path)
     }
 
+    /// A daemon that was killed is back in a moment: it is waited for as long as there is a keeper.
     pub fn at(path: &Path) -> Result<Self, Failure> {
+        let began = Instant::now();
+        loop {
+            match Self::try_at(path) {
+                Err(Failure::NoDaemon { .. }) if has_keeper(path) => {
+                    if began.elapsed() > PATIENCE {
+                        let message =
+                            format!("there is a keeper, and no daemon answers on {}", path.display());
+                        return Err(Failure::NoDaemon { message, hint: "see logs/up.log beside it".into() });
+                    }
+                    std::thread::sleep(LOOK);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_at(path: &Path) -> Result<Self, Failure> {
         let own = rustix::process::geteuid().as_raw();
         let trusted = |uid: u32| uid == own || uid == 0;
         let meta = std::fs::symlink_metadata(path).map_err(|error| unreachable(path, &error))?;

@@ -95,7 +95,7 @@ pub struct Reloaded {
 impl Sets {
     pub fn new(options: &Options, restored: &Restored, state_id: &str, keeper: u32) -> Self {
         let set_of = |path: &PathBuf| Set {
-            name: options.set.clone().unwrap_or_else(|| set_name(path)),
+            name: options.set.clone().unwrap_or_else(|| set_name_among(path, &options.paths)),
             path: Some(path.clone()),
             applied: false,
             overlays: options.overlays.clone(),
@@ -581,6 +581,18 @@ impl Proposal {
 
     pub fn objects(&self) -> &Objects {
         &self.objects
+    }
+}
+
+/// The same, where several paths are read: those that would have one name are told apart by the directories that they are in.
+fn set_name_among(path: &Path, all: &[PathBuf]) -> String {
+    let name = set_name(path);
+    if all.iter().filter(|other| set_name(other) == name).count() < 2 {
+        return name;
+    }
+    match path.parent().and_then(Path::file_name) {
+        Some(parent) => format!("{}-{name}", parent.to_string_lossy()),
+        None => name,
     }
 }
 

@@ -87,7 +87,7 @@ pub struct Source {
 impl Source {
     /// The place of a field.
     pub fn span(&self, path: &str) -> Span {
-        let documents = tree::parse(&self.file, &self.bytes, &mut Vec::new());
+        let documents = tree::documents(&self.file, &self.bytes);
         let place = documents.get(self.index).map(|node| node.place(path.split('.')));
         let (line, column) = place.unwrap_or((0, 0));
         Span { file: self.file.clone(), line, column }
@@ -134,13 +134,15 @@ impl Draft {
 
     fn span(&self, path: &str) -> Span {
         let steps = path.split('.').filter(|step| !step.is_empty());
-        let (line, column) = self.node().map_or((0, 0), |node| node.place(steps));
+        let documents = tree::documents(&self.file, &self.bytes);
+        let (line, column) = documents.get(self.index).map_or((0, 0), |node| node.place(steps));
         Span { file: self.file.clone(), line, column }
     }
 }
 
 /// Loads a set. Objects that are broken are left out; their diagnostics say so.
 pub fn load(input: &LoadInput, cache: &mut ParseCache) -> (Objects, Vec<Diagnostic>) {
+    let _places = tree::Places::keep();
     let kept = Kept::of(input, &cache.known);
     if let Some(found) = load_with(input, kept, cache) {
         return found;

@@ -1,6 +1,9 @@
 //! YAML (and JSON, which is YAML) as a tree in which every node knows its place.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -185,6 +188,48 @@ impl<'de> Visitor<'de> for KindVisitor {
         }
         Ok(Kind::Map(entries))
     }
+}
+
+thread_local! {
+    /// The file whose places were asked for last, while a [`Places`] lives.
+    static LAST: RefCell<Option<Option<Parsed>>> = const { RefCell::new(None) };
+}
+
+/// A file with its documents.
+type Parsed = (Arc<[u8]>, Rc<Vec<Node>>);
+
+/// While it lives, the file whose places are asked for is parsed once, not once a question: a file may hold a thousand documents.
+/// It ends with the work on a set, for trees take a multiple of their files' memory.
+pub struct Places(());
+
+impl Places {
+    pub fn keep() -> Self {
+        LAST.set(Some(None));
+        Self(())
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        LAST.set(None);
+    }
+}
+
+/// The documents of a file that was parsed before, for the place of a finding.
+pub fn documents(file: &Path, bytes: &Arc<[u8]>) -> Rc<Vec<Node>> {
+    let known = LAST.with_borrow(|last| match last {
+        Some(Some((of, documents))) if Arc::ptr_eq(of, bytes) => Some(documents.clone()),
+        _ => None,
+    });
+    known.unwrap_or_else(|| {
+        let documents = Rc::new(parse(file, bytes, &mut Vec::new()));
+        LAST.with_borrow_mut(|last| {
+            if let Some(last) = last {
+                *last = Some((bytes.clone(), documents.clone()));
+            }
+        });
+        documents
+    })
 }
 
 /// The documents of one file. Budgets stop "billion laughs" and deep nesting before they cost anything.

@@ -19,6 +19,7 @@ use crate::manifest::spec::service::{
 };
 use crate::manifest::spec::system::RollbackScope;
 use crate::manifest::spec::{HumanDuration, JobSpec};
+use crate::manifest::tree::Places;
 use crate::unit::watchdog::OnFreeze;
 use crate::unit::{
     BreakerPolicy, CanaryPolicy, CanaryShare, Condition, Dependency, Policy, ProbePolicy, ProbeWay,
@@ -68,6 +69,7 @@ impl Built {
 /// Builds the desired state. E1 findings mean that it must not be accepted; E2 findings stop single units only. `key` is
 /// the key of value digests; `machine` says what this machine has, and is absent where it does not matter (`validate`).
 pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Option<&dyn Machine>) -> Built {
+    let _places = Places::keep();
     let objects = context.objects;
     let mut built = Built::default();
     check::check(objects, &mut built.diagnostics);

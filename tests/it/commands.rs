@@ -207,6 +207,52 @@ fn what_apply_was_given_outlives_the_daemon_and_delete_ends_it() {
 }
 
 #[test]
+fn directories_of_one_name_are_sets_of_their_own() {
+    let mut system = System::new(&[]);
+    for (project, name) in [("x", "first"), ("y", "second")] {
+        let dir = system.path(project).join("manifests");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("a.yaml"), sleeper(name, "")).unwrap();
+    }
+    system.start(&["-f", "x/manifests", "-f", "y/manifests"]);
+    system.ready(&["first", "second"]);
+    let sets = system.json(&["get", "sets"]);
+    let names: Vec<&str> =
+        sets["items"].as_array().unwrap().iter().filter_map(|set| set["metadata"]["name"].as_str()).collect();
+    assert_eq!(names, ["x-manifests", "y-manifests"]);
+    let second = system.pid("second");
+    system.write("x/manifests/a.yaml", &sleeper("first", "  env: {X: \"1\"}\n"));
+    until("an edit of one is taken", || system.ok(&["events", "first"]).contains("Changed").then_some(()));
+    assert_eq!(system.pid("second"), second);
+}
+
+#[test]
+fn waiting_ends_when_there_is_nothing_left_to_wait_for() {
+    let job =
+        "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: migrate}\nspec: {command: [\"true\"]}\n";
+    let deaf = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: deaf}\nspec:\n  \
+        command: [sh, -c, \"trap '' TERM; echo deaf; while :; do sleep 0.1; done\"]\n  stop: {grace: 2s}\n";
+    let system = System::up(&[
+        ("job.yaml", job),
+        ("a.yaml", &sleeper("a", "  dependsOn: [migrate]\n")),
+        ("d.yaml", deaf),
+    ]);
+    system.ready(&["a"]);
+    system.write("more.yaml", &sleeper("more", ""));
+    system.ok(&["apply", "-f", "more.yaml", "--wait=20s"]);
+    let (code, words) = system.fails(&["scale", "migrate=2"]);
+    assert_eq!(code, 5, "{words}");
+    until("it does not hear", || system.ok(&["logs", "deaf"]).contains("deaf").then_some(()));
+    // Somebody else starts what is being stopped.
+    let stop = system.command(&["stop", "deaf"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    until("it is being stopped", || system.ok(&["get"]).contains("Stopping").then_some(()));
+    system.ok(&["start", "deaf"]);
+    let stopped = stop.wait_with_output().unwrap();
+    assert_eq!(stopped.status.code(), Some(1));
+    assert!(text(&stopped.stderr).contains("started again meanwhile"), "{}", text(&stopped.stderr));
+}
+
+#[test]
 fn wrong_usage_is_said_before_anything_is_done() {
     let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     system.write("b.yaml", &sleeper("b", ""));

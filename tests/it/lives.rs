@@ -272,14 +272,30 @@ fn a_binary_that_cannot_be_executed_leaves_everything_as_it_was() {
     fs::write(system.path("unisys"), "not a program").unwrap();
     let keeper = system.keeper_pid();
     signal(keeper, "USR2");
-    fs::rename(system.path("unisys"), system.path("unisys.bad")).ok();
+    let said = || {
+        let mut events = std::process::Command::new(crate::support::BINARY);
+        let output = events.arg("events").current_dir(system.dir.path()).output().unwrap();
+        text(&output.stdout).contains("UpgradeFailed")
+    };
+    until("it is said", || said().then_some(()));
     fs::rename(system.path("unisys.good"), system.path("unisys")).unwrap();
-    until("it is said", || system.ok(&["events"]).contains("UpgradeFailed").then_some(()));
     assert_eq!((system.pid("a"), system.keeper_pid()), (a, keeper));
     signal(a, "KILL");
     until("it is started again", || (system.instance("a")["lastExit"]["signal"] == 9).then_some(()));
     signal(keeper, "TERM");
     assert_eq!(system.ended(), 0, "the keeper still hears signals");
+}
+
+#[test]
+fn a_command_waits_for_a_daemon_that_is_being_started_again() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    for _ in 0..3 {
+        signal(system.daemon_pid().unwrap(), "KILL");
+        system.ok(&["get"]);
+    }
+    system.ok(&["upgrade"]);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
 }
 
 #[test]

@@ -4,6 +4,8 @@ use serde_json::Value;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use std::time::{Duration, Instant};
+
 use crate::api;
 use crate::base::limits;
 use crate::engine::{Engine, EngineError, Heir, Link, Options, no_keeper};
@@ -29,7 +31,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
         .max_blocking_threads(limits::WAITING_THREADS)
         .thread_stack_size(256 << 10)
         .on_thread_park(process::forget_program_if_asked)
-        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_keep_alive(Duration::from_secs(2))
         .build()
         .map_err(|error| Failure::other(error.to_string(), ""))?;
     let ended = runtime.block_on(async {
@@ -126,8 +128,24 @@ fn resume(text: &str) -> Result<Resumed, Failure> {
 }
 
 pub fn upgrade(global: &Global) -> Result<Outcome, Failure> {
+    let daemon = |client: &Client| -> Result<Value, Failure> {
+        Ok(client.get::<Value>("/v1/system", &[])?["status"]["daemonPid"].clone())
+    };
     let client = Client::connect(global)?;
+    let before = daemon(&client)?;
     let answer: Value = client.post("/v1/upgrade", &serde_json::json!({}))?;
+    let deadline = Instant::now() + UPGRADE;
+    // It is done when the daemon of the new binary answers; in between there may be none.
+    while Client::connect(global).and_then(|client| daemon(&client)).map_or(true, |now| now == before) {
+        if Instant::now() > deadline {
+            let message = "keeper and daemon are the same as before";
+            return Err(Failure::other(message, "`unisys events` says why"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
     println!("{}", answer["message"].as_str().unwrap_or_default());
     Ok(Outcome::Done)
 }
+
+/// How long an upgrade may take: programs that are being started are waited for.
+const UPGRADE: Duration = Duration::from_secs(20);
