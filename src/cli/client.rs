@@ -12,8 +12,8 @@ use crate::api::types::Problem;
 use crate::os::process;
 use crate::os::state_dir::short_socket;
 
-use super::Failure;
 use super::args::Global;
+use super::{Failure, Outcome};
 
 pub struct Client {
     http: reqwest::Client,
@@ -126,6 +126,30 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// A stream that goes on for as long as the system does: each daemon's in its turn. `open` reads one to its end, and gives
+    /// whether the next one is wanted.
+    pub fn follow(
+        global: &Global,
+        mut open: impl FnMut(&Self) -> Result<bool, Failure>,
+    ) -> Result<Outcome, Failure> {
+        let mut client = Self::connect(global)?;
+        loop {
+            match open(&client) {
+                Ok(false) => break,
+                Ok(true) | Err(Failure::NoDaemon { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            client = match Self::connect(global) {
+                Err(Failure::NoDaemon { .. }) => {
+                    eprintln!("unisys: the system has ended");
+                    break;
+                }
+                result => result?,
+            };
+        }
+        Ok(Outcome::Done)
     }
 
     pub fn text(&self, path: &str) -> Result<String, Failure> {

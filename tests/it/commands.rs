@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::support::{System, alive, sleeper, text, until};
+use crate::support::{System, alive, python, signal, sleeper, text, until};
 
 #[test]
 fn apply_diff_plan_and_delete_agree_and_say_by_their_exit_code_what_there_is_to_do() {
@@ -172,6 +172,38 @@ fn what_watches_goes_on_when_something_changes() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+#[test]
+fn who_follows_a_log_or_the_events_follows_the_next_daemon_too() {
+    let counts = "import time\nn=0\nwhile True:\n  print(n); n+=1; time.sleep(0.002)";
+    let mut system = System::up(&[("a.yaml", &python("a", counts, ""))]);
+    let follow = |args: &[&str], name: &str| {
+        let file = std::fs::File::create(system.path(name)).unwrap();
+        system.command(args).stdout(file).stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut followers =
+        [follow(&["logs", "-f", "a", "--tail", "100000"], "lines"), follow(&["events", "-w"], "events")];
+    let lines = || std::fs::read_to_string(system.path("lines")).unwrap().lines().count();
+    for _ in 0..3 {
+        let before = lines();
+        until("it goes on", || (lines() > before + 100).then_some(()));
+        signal(system.daemon_pid().unwrap(), "KILL");
+    }
+    let before = lines();
+    until("it goes on", || (lines() > before + 100).then_some(()));
+    system.ok(&["stop", "a"]);
+    until("the end of it is told", || {
+        std::fs::read_to_string(system.path("events")).unwrap().contains("unisys stop by you").then_some(())
+    });
+    system.ok(&["down"]);
+    for follower in &mut followers {
+        assert_eq!(follower.wait().unwrap().code(), Some(0), "it ends with the system");
+    }
+    let text = std::fs::read_to_string(system.path("lines")).unwrap();
+    let numbers: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>(), "none is missing, none comes twice");
+    assert_eq!(system.ended(), 0);
 }
 
 #[test]

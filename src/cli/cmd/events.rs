@@ -14,23 +14,25 @@ pub fn run(global: &Global, args: &Events) -> Result<Outcome, Failure> {
     if !args.watch {
         return Ok(Outcome::Done);
     }
-    let after = events.last().map_or(0, |event| event.id);
-    let mut query = vec![("after", after.to_string())];
-    query.extend(name);
-    let mut text = String::new();
-    client.stream("/v1/watch", &query, |chunk| {
-        text.push_str(&String::from_utf8_lossy(chunk));
-        while let Some((line, rest)) = text.split_once('\n') {
-            if let Some(event) =
-                line.strip_prefix("data:").and_then(|data| serde_json::from_str(data.trim()).ok())
-            {
-                show(global, &event);
+    let mut after = events.last().map_or(0, |event| event.id);
+    Client::follow(global, |client| {
+        let mut query = vec![("after", after.to_string())];
+        query.extend(name.clone());
+        let mut text = String::new();
+        client.stream("/v1/watch", &query, |chunk| {
+            text.push_str(&String::from_utf8_lossy(chunk));
+            while let Some((line, rest)) = text.split_once('\n') {
+                let data = line.strip_prefix("data:").map(str::trim);
+                if let Some(event) = data.and_then(|data| serde_json::from_str::<Event>(data).ok()) {
+                    after = event.id;
+                    show(global, &event);
+                }
+                text = rest.to_owned();
             }
-            text = rest.to_owned();
-        }
-        true
-    })?;
-    Ok(Outcome::Done)
+            true
+        })?;
+        Ok(true)
+    })
 }
 
 fn show(global: &Global, event: &Event) {

@@ -13,39 +13,38 @@ use super::super::{Failure, Outcome, render};
 pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Table, Format::Wide, Format::Json, Format::Yaml, Format::Name])?;
     let client = Client::connect(global)?;
-    let look = || -> Result<(Value, Vec<String>), Failure> {
-        let notes = if is_for_a_person(global.output, args) { invalid_sets(&client)? } else { Vec::new() };
-        Ok((fetch(&client, args)?, notes))
+    let look = |client: &Client| -> Result<(Value, Vec<String>), Failure> {
+        let notes = if is_for_a_person(global.output, args) { invalid_sets(client)? } else { Vec::new() };
+        Ok((fetch(client, args)?, notes))
     };
     let show = |(value, notes): &(Value, Vec<String>)| -> Result<(), Failure> {
         show(global.output, value)?;
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(())
     };
-    let mut shown = look()?;
+    let mut shown = look(&client)?;
     show(&shown)?;
     if !args.watch {
         return Ok(Outcome::Done);
     }
-    let mut failed = None;
-    client_stream(global, |_| match look() {
-        Ok(seen) if seen == shown => true,
-        Ok(seen) => {
-            let result = show(&seen);
-            shown = seen;
-            result.map_err(|error| failed = Some(error)).is_ok()
-        }
-        Err(error) => {
-            failed = Some(error);
-            false
-        }
-    })?;
-    failed.map_or(Ok(Outcome::Done), Err)
-}
-
-/// Calls for every piece of the stream of changes.
-fn client_stream(global: &Global, take: impl FnMut(&[u8]) -> bool) -> Result<(), Failure> {
-    Client::connect(global)?.stream("/v1/watch", &[], take)
+    Client::follow(global, |client| {
+        let mut failed = None;
+        client.stream("/v1/watch", &[], |_| match look(client) {
+            Ok(seen) if seen == shown => true,
+            Ok(seen) => {
+                let result = show(&seen);
+                shown = seen;
+                result.map_err(|error| failed = Some(error)).is_ok()
+            }
+            // The next daemon is asked.
+            Err(Failure::NoDaemon { .. }) => false,
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        })?;
+        failed.map_or(Ok(true), Err)
+    })
 }
 
 fn fetch(client: &Client, args: &Get) -> Result<Value, Failure> {

@@ -1,6 +1,6 @@
 use regex::Regex;
 
-use crate::base::parse_duration;
+use crate::base::{Stamp, parse_duration};
 use crate::logs::read::Line;
 use crate::os::clock;
 
@@ -77,22 +77,39 @@ fn follow(
     query: &[(&str, String)],
     show: &(dyn Fn(&Line) + Sync),
 ) -> Result<Outcome, Failure> {
-    let mut query = query.to_vec();
-    query.push(("follow", "true".into()));
-    let query = &query;
     std::thread::scope(|scope| {
         let threads: Vec<_> = args
             .names
             .iter()
             .map(|name| {
                 scope.spawn(move || {
-                    let client = Client::connect(global)?;
-                    read(&client, name, query, |line| show(&line))
+                    // The time of the last line that was shown, and how many of that time were.
+                    let mut last: Option<(Stamp, usize)> = None;
+                    Client::follow(global, |client| {
+                        let mut query = match last {
+                            Some((at, _)) => vec![("sinceMs", at.0.to_string())],
+                            None => query.to_vec(),
+                        };
+                        query.push(("follow", "true".into()));
+                        let mut known = last;
+                        read(client, name, &query, |line| {
+                            if let Some((at, count)) = known.as_mut().filter(|(_, count)| *count > 0)
+                                && *at == line.ts
+                            {
+                                *count -= 1;
+                                return;
+                            }
+                            let before = last.filter(|(at, _)| *at == line.ts).map_or(0, |(_, count)| count);
+                            last = Some((line.ts, before + 1));
+                            show(&line);
+                        })?;
+                        Ok(true)
+                    })
                 })
             })
             .collect();
         for thread in threads {
-            thread.join().unwrap_or(Ok(()))?;
+            thread.join().unwrap_or(Ok(Outcome::Done))?;
         }
         Ok(Outcome::Done)
     })
