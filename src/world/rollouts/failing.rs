@@ -146,6 +146,7 @@ impl World {
             unit.scaled_from = Some(replicas);
         }
         (unit.spec, unit.generation) = (back.spec.clone(), back.generation);
+        self.taken_along.take();
         unit.good = Some(back);
         unit.rollout.phase = Phase::RollingBack(failure.clone().into());
         (unit.rollout.deadline, unit.rollout.ended) = (None, None);

@@ -42,6 +42,7 @@ impl World {
         let standing = unit.overrides.rejected.is_some() || unit.overrides.pinned.is_some();
         if standing {
             (unit.spec, unit.generation) = (version.spec.clone(), version.generation);
+            self.taken_along.take();
             unit.rollout = Rollout::complete(version.revision, version.generation, now.wall);
             if let Some(rejected) = &unit.overrides.rejected {
                 unit.rollout.revision = rejected.revision;
