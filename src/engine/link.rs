@@ -23,14 +23,14 @@ pub struct Peer {
     handle: Option<OwnedFd>,
 }
 
-/// A process that was killed has closed its files and ends within this.
-const LAST_BREATH: Duration = Duration::from_secs(1);
-
 impl Peer {
     /// Its end of the link is closed. Either it was killed, or it became the binary on disk (execve(2)) and starts a daemon of
-    /// its own: who lives on needs no heir.
+    /// its own: who lives on needs no heir. One that has become another image and ended since is taken for killed; the heir
+    /// learns from the lock that it ended in order.
     pub fn was_killed(&self) -> bool {
-        self.handle.as_ref().is_none_or(|handle| process::ends_within(handle, LAST_BREATH))
+        let alive =
+            |handle| !process::has_ended(handle) && process::stat(self.pid).is_some_and(|stat| !stat.exiting);
+        !self.handle.as_ref().is_some_and(alive)
     }
 }
 

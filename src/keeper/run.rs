@@ -309,6 +309,8 @@ impl Keeper {
 
     /// Nothing is left to keep: the daemon goes, then the files that only a running system has.
     fn leave(&mut self) {
+        // First: a daemon that an upgrade replaced may still be looking whether we were killed.
+        StateDir::let_go(&self.options.lock);
         self.daemon.socket = None;
         self.end_daemon();
         if self.table.instances.is_empty() {

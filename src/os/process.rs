@@ -30,6 +30,8 @@ pub struct Stat {
     pub rss_pages: u64,
     /// It was forked and has not executed anything since (PF_FORKNOEXEC).
     pub not_executed: bool,
+    /// It is on its way out, or out (PF_EXITING): set before its files are closed.
+    pub exiting: bool,
     /// Where its arguments and its environment lie: with address randomisation, whose image it is.
     image: (u64, u64),
 }
@@ -55,12 +57,14 @@ pub fn parse_stat(text: &str) -> Option<Stat> {
         start: number(19)?,
         rss_pages: number(21)?,
         not_executed: number(6)? & PF_FORKNOEXEC != 0,
+        exiting: number(6)? & PF_EXITING != 0,
         image: (number(45).unwrap_or(0), number(47).unwrap_or(0)),
     })
 }
 
 /// Of `include/linux/sched.h`.
 const PF_FORKNOEXEC: u64 = 0x40;
+const PF_EXITING: u64 = 0x4;
 
 /// Children of this process that are about to become a program: they still are this process, with its descriptors and its
 /// environment.
@@ -205,12 +209,7 @@ pub fn signal_pid(pid: u32, signal: i32) {
 
 /// The handle's process has ended (it may be a zombie).
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
-    ends_within(pidfd, std::time::Duration::ZERO)
-}
-
-/// The same, waiting for it.
-pub fn ends_within(pidfd: &OwnedFd, time: std::time::Duration) -> bool {
-    readable_within(pidfd, time)
+    readable_within(pidfd, std::time::Duration::ZERO)
 }
 
 /// Something can be read, now or within this time.

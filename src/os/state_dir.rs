@@ -39,6 +39,8 @@ pub enum StateDirError {
     Locked { path: PathBuf, pid: String },
     #[error("cannot lock {path}: {why}")]
     Lock { path: PathBuf, why: String },
+    #[error("the keeper that was to be replaced on {path} has ended in order, or has been replaced")]
+    Superseded { path: PathBuf },
 }
 
 impl StateDir {
@@ -106,23 +108,24 @@ impl StateDir {
         self.root.join("logs/index")
     }
 
-    /// Takes the lock for as long as the descriptor lives (flock(2)); the file holds the owner's pid.
+    /// Takes the lock for as long as the descriptor lives (flock(2)); the file holds the owner's pid until that ends in order.
     ///
     /// A holder that was killed lets go a moment after it is seen to be dead: it is waited for, and one that seems to be alive
-    /// may just have been killed. An heir waits for the keeper of this pid, and gives way to whoever took over meanwhile.
+    /// may just have been killed. An heir waits for the keeper of this pid.
+    ///
+    /// # Errors
+    /// `Superseded`: the keeper that an heir is to replace has ended in order, or another one took over meanwhile; whether that
+    /// still is there or not, its word stands.
     pub fn lock(&self, heir_of: Option<u32>) -> Result<OwnedFd, StateDirError> {
         let began = clock::mono();
-        let heir_of = heir_of.map(|pid| pid.to_string());
+        let former = heir_of.map(|pid| pid.to_string());
         loop {
-            let holder = self.holder();
-            let locked = || StateDirError::Locked { path: self.root.clone(), pid: holder.clone() };
-            let superseded = heir_of.as_ref().is_some_and(|former| *former != holder);
-            match self.try_lock(superseded) {
-                Err(StateDirError::Locked { .. }) => {
-                    let dead = heir_of.is_some() || !is_alive(&holder);
+            match self.try_lock(former.as_deref()) {
+                Err(StateDirError::Locked { path, pid }) => {
+                    let dead = former.is_some() || !is_alive(&pid);
                     let patience = if dead { LOCK_PATIENCE } else { LOCK_LOOK };
-                    if superseded || clock::mono().since(began) >= patience {
-                        return Err(locked());
+                    if clock::mono().since(began) >= patience {
+                        return Err(StateDirError::Locked { path, pid });
                     }
                     std::thread::sleep(LOCK_AGAIN);
                 }
@@ -136,24 +139,34 @@ impl StateDir {
         fs::read_to_string(self.root.join("lock")).unwrap_or_default().trim().to_owned()
     }
 
-    /// `superseded`: another keeper has been there since, and whether it still is or not, its word stands.
-    fn try_lock(&self, superseded: bool) -> Result<OwnedFd, StateDirError> {
+    fn try_lock(&self, former: Option<&str>) -> Result<OwnedFd, StateDirError> {
         use rustix::fs::{FlockOperation, Mode, OFlags};
         let path = self.root.join("lock");
         let fail = |error: io::Error| StateDirError::Lock { path: path.clone(), why: files::why(&error) };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|e| fail(e.into()))?;
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) if !superseded => {}
-            Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(StateDirError::Locked { path: self.root.clone(), pid: self.holder() });
+        let locked = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
+        let pid = self.holder();
+        match locked {
+            Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) if former.is_some_and(|former| former != pid) => {
+                return Err(StateDirError::Superseded { path: self.root.clone() });
             }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(StateDirError::Locked { path: self.root.clone(), pid });
+            }
+            Ok(()) => {}
             Err(error) => return Err(fail(error.into())),
         }
-        let pid = format!("{}\n", std::process::id());
-        rustix::fs::ftruncate(&fd, 0).map_err(|e| fail(e.into()))?;
+        // One write of a fixed width: whoever is killed here leaves the pid of the former or its own, never half of one.
+        let pid = format!("{:<10}\n", std::process::id());
         rustix::io::pwrite(&fd, pid.as_bytes(), 0).map_err(|e| fail(e.into()))?;
+        rustix::fs::ftruncate(&fd, pid.len() as u64).map_err(|e| fail(e.into()))?;
         Ok(fd)
+    }
+
+    /// The holder ends in order: nobody is to take its place.
+    pub fn let_go(lock: &OwnedFd) {
+        let _ = rustix::fs::ftruncate(lock, 0);
     }
 
     /// Identity of the directory for the marker in children's environments: survives renames and restarts.
@@ -183,4 +196,40 @@ pub fn short_socket(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
     let fd = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())).join(name);
     Ok((short, Some(fd)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn former(state: &StateDir) -> u32 {
+        state.holder().parse().unwrap()
+    }
+
+    #[test]
+    fn an_heir_takes_the_place_of_a_killed_keeper_and_of_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        let superseded = |result| matches!(result, Err(StateDirError::Superseded { .. }));
+        let lock = state.lock(None).unwrap();
+        assert!(matches!(state.lock(None), Err(StateDirError::Locked { .. })));
+        drop(lock);
+        // Killed: its pid stands.
+        let heir = state.lock(Some(former(&state))).unwrap();
+        assert!(superseded(state.lock(Some(u32::MAX))), "another took over and is there");
+        StateDir::let_go(&heir);
+        assert!(superseded(state.lock(Some(std::process::id()))), "it ended in order and is still there");
+        drop(heir);
+        assert!(superseded(state.lock(Some(std::process::id()))), "it ended in order");
+        assert!(state.lock(None).is_ok(), "a person may begin anew");
+    }
+
+    #[test]
+    fn a_longer_word_in_the_lock_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        fs::write(state.root.join("lock"), "4294967295 and more of it\n").unwrap();
+        let _lock = state.lock(None).unwrap();
+        assert_eq!(state.holder(), std::process::id().to_string());
+    }
 }

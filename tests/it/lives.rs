@@ -255,11 +255,27 @@ fn the_keeper_becomes_the_binary_on_disk_and_no_service_notices() {
     assert_eq!(system.pid("a"), a);
     signal(a, "KILL");
     until("it is started again", || (system.instance("a")["lastExit"]["signal"] == 9).then_some(()));
-    // The end is the end: the daemon that was replaced has left nobody who waits to take over.
+    // The end is the end, also right after an upgrade: the daemon that was replaced leaves nobody who takes over.
+    system.ok(&["upgrade"]);
     system.ok(&["down"]);
     assert_eq!(system.ended(), 0);
     until("nothing of it runs", || system.processes().is_empty().then_some(()));
     assert!(!system.path(".unified-system/unisys.sock").exists());
+}
+
+#[test]
+fn nobody_takes_the_place_of_a_keeper_that_ended_in_order() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let keeper = system.keeper_pid().to_string();
+    let words = fs::read_to_string(format!("/proc/{}/cmdline", system.daemon_pid().unwrap())).unwrap();
+    let options = words.split('\0').skip_while(|word| *word != "--options").nth(1).unwrap().to_owned();
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    let mut late = std::process::Command::new(crate::support::BINARY);
+    late.args(["keeper", "--heir-of", &keeper, "--options", &options]);
+    let output = late.output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    assert!(system.processes().is_empty());
 }
 
 #[test]
@@ -393,11 +409,16 @@ fn keepers_that_are_killed_as_soon_as_they_are_there_leave_one_that_takes_over()
     // An heir is killed as soon as it is seen: mostly before it has a daemon of its own.
     for _ in 0..3 {
         let heir = until("an heir", || {
-            let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            system
-                .processes()
-                .into_iter()
-                .find(|pid| !known.contains(pid) && words(pid).contains("--heir-of"))
+            let file =
+                |pid: &u32, name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            // What an heir has just forked is called like it until it becomes a daemon.
+            let of_heir = |pid: &u32| {
+                let stat = file(pid, "stat");
+                let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+                parent.is_some_and(|parent: u32| file(&parent, "cmdline").contains("--heir-of"))
+            };
+            let is_heir = |pid: &u32| file(pid, "cmdline").contains("--heir-of") && !of_heir(pid);
+            system.processes().into_iter().find(|pid| !known.contains(pid) && is_heir(pid))
         });
         known.insert(heir);
         signal(heir, "KILL");

@@ -37,7 +37,10 @@ pub fn keep(
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
     let (lock, kept) = match resumed {
         Some(resumed) => (resumed.lock, Some(resumed.kept)),
-        None => (state.lock(heir_of).map_err(state_failure)?, None),
+        None => match state.lock(heir_of) {
+            Err(StateDirError::Superseded { .. }) => return Ok(Outcome::Done),
+            lock => (lock.map_err(state_failure)?, None),
+        },
     };
     let text = serde_json::to_string(&options).map_err(|error| Failure::other(error.to_string(), ""))?;
     let keeper_options = keeper::Options {
@@ -69,7 +72,7 @@ fn state_failure(error: StateDirError) -> Failure {
             "make it and its parents writable by root alone, or give another with --state-dir"
         }
         StateDirError::NotDirectory { .. } => "remove it, or give another with --state-dir",
-        StateDirError::Lock { .. } => "",
+        StateDirError::Lock { .. } | StateDirError::Superseded { .. } => "",
     };
     Failure::Conflict { message: error.to_string(), hint: hint.into() }
 }
