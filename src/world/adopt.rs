@@ -23,6 +23,7 @@ impl World {
             return;
         };
         let unit = self.units.entry(name.clone()).or_insert_with(|| {
+            self.taken_along.take();
             let unit = Unit::new(spec.clone(), adopted.generation, Default::default(), now.wall);
             Box::new(Unit { declared: false, ..unit })
         });
@@ -99,9 +100,7 @@ impl World {
     fn adopted_follow_up(&mut self, now: Now, adopted: &Adopted, held: &HeldParts, fact: Option<Fact>) {
         let name = &adopted.id.unit;
         let seat = Seat { ordinal: adopted.id.ordinal, role: adopted.mark.role };
-        self.starting = self.count_starting();
         self.refresh_drift(name);
-        self.index_dependents();
         let seen = self.replacements_of(name);
         let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) else {
             return;
@@ -140,10 +139,5 @@ impl World {
         self.watch(now, name, seat);
         self.refresh(now, name);
         self.touch(name);
-    }
-
-    fn count_starting(&self) -> u32 {
-        let slots = self.units.values().flat_map(|unit| unit.slots.values());
-        slots.filter(|slot| matches!(slot.state, Lifecycle::Starting(_))).count() as u32
     }
 }

@@ -81,26 +81,6 @@ pub enum Event {
     Tick,
 }
 
-impl Event {
-    /// It tells of what has happened; the others say what is wanted, or what there is.
-    pub fn is_fact(&self) -> bool {
-        match self {
-            Self::Instance { .. }
-            | Self::External { .. }
-            | Self::Lines { .. }
-            | Self::Classified { .. }
-            | Self::Note { .. }
-            | Self::Tick => true,
-            Self::Desired { .. }
-            | Self::Restore { .. }
-            | Self::Adopt(_)
-            | Self::Begin
-            | Self::Order { .. }
-            | Self::ShutDown { .. } => false,
-        }
-    }
-}
-
 /// A fact about one instance.
 #[derive(Clone, Debug, PartialEq)]
 pub enum InstanceFact {

@@ -58,7 +58,7 @@ pub struct World {
     externals: BTreeMap<Name, External>,
     /// Who depends on whom, among all units there are, those on their way out included.
     dependents: BTreeMap<Name, BTreeSet<Name>>,
-    /// See `neighbours.rs`; found anew once anything else is wanted.
+    /// See `neighbours.rs`; taken away wherever something else is wanted or there are other units, and then found anew.
     taken_along: OnceCell<BTreeMap<Name, String>>,
     restored: BTreeMap<Name, (Checkpoint, Option<Arc<UnitSpec>>)>,
     dirty: BTreeSet<Name>,
@@ -165,11 +165,6 @@ impl World {
 
     /// Takes in one fact or wish. Nothing is decided about other units until [`Self::settle`].
     pub fn handle(&mut self, now: Now, event: Event) {
-        // A fact changes nothing of what is wanted, unless it leads to a rollback ([`Self::want`]).
-        let is_fact = event.is_fact();
-        if !is_fact {
-            self.taken_along.take();
-        }
         match event {
             Event::Desired { desired, cause } => self.revise(now, desired, &cause),
             Event::Restore { unit, checkpoint, kept } => {
@@ -192,9 +187,6 @@ impl World {
                 self.announce(now, entry);
             }
             Event::Tick => self.tick(now),
-        }
-        if !is_fact {
-            self.taken_along.take();
         }
     }
 

@@ -149,6 +149,7 @@ impl World {
             change(unit);
             rows.push((name.clone(), row(&unit.spec.object, verb, what)));
         }
+        self.taken_along.take();
         if rows.is_empty() {
             return;
         }

@@ -68,6 +68,7 @@ impl World {
             }
         }
         self.revise_externals(now, &desired);
+        self.taken_along.take();
         self.index_dependents();
         if self.begun && !rows.is_empty() {
             self.open_change(now, cause.clone(), rows);

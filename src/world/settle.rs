@@ -42,6 +42,8 @@ impl World {
     /// Planning begins: what the first plan does belongs to one change.
     pub(super) fn begin(&mut self, now: Now) {
         self.begun = true;
+        self.starting = self.count_starting();
+        self.index_dependents();
         self.resume_rollouts(now);
         self.dirty.extend(self.units.keys().cloned());
         let rows: Vec<(Name, ChangeAction)> = self
@@ -56,6 +58,11 @@ impl World {
         if let (Some(cause), false) = (self.first_cause.take(), rows.is_empty()) {
             self.open_change(now, cause, rows);
         }
+    }
+
+    fn count_starting(&self) -> u32 {
+        let slots = self.units.values().flat_map(|unit| unit.slots.values());
+        slots.filter(|slot| matches!(slot.state, Lifecycle::Starting(_))).count() as u32
     }
 
     /// What is still to be done, of every unit: for `plan` without a path.
