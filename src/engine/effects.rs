@@ -8,7 +8,7 @@ use crate::os::command::Place;
 use crate::plan::machine::working_dir;
 use crate::plan::ports::port_number;
 use crate::plan::{Launch, UnitSpec};
-use crate::probe::{self, Question};
+use crate::probe::Question;
 use crate::unit::ProbeKind;
 use crate::world::{Effect, Event, InstanceFact};
 
@@ -60,18 +60,18 @@ impl Engine {
             Effect::Limit { id, limits } => self.link.send(&Request::Limit { epoch, id, limits }),
             Effect::Probe { id, kind, seq, timeout, spec, ports } => {
                 let question = self.question(&id, kind, &spec, &ports);
-                let (http, inputs) = (self.http.clone(), self.inputs.clone());
+                let (asker, inputs) = (self.asker.clone(), self.inputs.clone());
                 tokio::spawn(async move {
-                    let answer = probe::ask(&http, question, timeout).await;
+                    let answer = asker.ask(question, timeout).await;
                     let _ = inputs.send(Input::Probe { id, kind, seq, answer }).await;
                 });
             }
             Effect::LookAt { id, pid, work, closely } => self.look_at(id, pid, work, closely),
             Effect::ProbeExternal { name, seq, timeout, spec } => {
                 let question = external_question(&spec.launch);
-                let (http, inputs) = (self.http.clone(), self.inputs.clone());
+                let (asker, inputs) = (self.asker.clone(), self.inputs.clone());
                 tokio::spawn(async move {
-                    let answer = probe::ask(&http, question, timeout).await;
+                    let answer = asker.ask(question, timeout).await;
                     let _ = inputs.send(Input::External { name, seq, answer }).await;
                 });
             }
@@ -85,9 +85,9 @@ impl Engine {
             Effect::UnwatchLog { id } => self.collector.unwatch(id),
             Effect::RunReload { id, command, timeout, spec, ports } => {
                 let question = self.exec_question(&id, &command, &spec, &ports);
-                let (http, inputs) = (self.http.clone(), self.inputs.clone());
+                let (asker, inputs) = (self.asker.clone(), self.inputs.clone());
                 tokio::spawn(async move {
-                    let answer = probe::ask(&http, question, timeout).await;
+                    let answer = asker.ask(question, timeout).await;
                     let fact = InstanceFact::Reloaded { ok: answer.ok, message: answer.message };
                     let _ = inputs.send(Input::Fact { id, fact }).await;
                 });

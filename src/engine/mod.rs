@@ -13,9 +13,11 @@ mod link;
 mod listening;
 mod ports;
 mod reports;
+mod set;
 pub mod sets;
 mod started_with;
 mod telling;
+mod trim;
 mod usage;
 mod watching;
 
@@ -43,6 +45,7 @@ pub use link::{Heir, Link};
 pub use reports::no_keeper;
 pub use sets::{Proposal, Sets};
 pub use started_with::StartedWith;
+use trim::Trim;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -134,7 +137,7 @@ pub struct Engine {
     pub changed: watch::Sender<u64>,
     link: Link,
     inputs: Inputs,
-    http: reqwest::Client,
+    asker: probe::Asker,
     attached: BTreeMap<InstanceId, Attached>,
     ports: ports::PortWatch,
     listening: listening::Listening,
@@ -159,10 +162,7 @@ pub struct Engine {
     finished: bool,
     ending: bool,
     saw_events: bool,
-    /// Much was done: what it has left of memory, and touched of the program, is given back.
-    trim: Option<Debounce>,
-    /// Programs started since it last was.
-    starts: u32,
+    trim: Trim,
 }
 
 /// A machine fault (a missing program, a held port) is looked at again this often, while there is one.
@@ -239,7 +239,7 @@ impl Engine {
             changed: watch::channel(0).0,
             link,
             inputs,
-            http,
+            asker: probe::Asker::new(http),
             attached: BTreeMap::new(),
             ports: ports::PortWatch::default(),
             listening: listening::Listening::default(),
@@ -256,8 +256,7 @@ impl Engine {
             finished: false,
             ending: false,
             saw_events: false,
-            trim: Some(trim_due(limits::TRIM_AFTER)),
-            starts: 0,
+            trim: Trim::new(clock::mono()),
             state,
             options,
         };
@@ -333,7 +332,7 @@ impl Engine {
                 biased;
                 report = self.link.receive() => match report {
                     Some((report, fds)) => {
-                        self.stirred();
+                        self.trim.stirred(clock::mono());
                         self.report(report, fds);
                     }
                     None => {
@@ -343,11 +342,11 @@ impl Engine {
                     }
                 },
                 Some(input) = inputs.recv() => {
-                    self.stirred();
+                    self.trim.stirred(clock::mono());
                     self.input(input);
                 }
                 () = touched.notified() => {
-                    self.stirred();
+                    self.trim.stirred(clock::mono());
                     self.files_touched();
                 }
                 () = sleep_until(deadline) => self.tick(),
@@ -384,7 +383,7 @@ impl Engine {
             listening,
             self.machine_due,
             self.sets.prune_due(),
-            self.trim.as_ref().map(Debounce::due),
+            self.trim.due(),
         ]
         .into_iter()
         .flatten()
@@ -394,7 +393,7 @@ impl Engine {
     fn tick(&mut self) {
         let now = clock::now();
         if self.world.poll_deadline().is_some_and(|at| at <= now.mono) {
-            self.stirred();
+            self.trim.stirred(now.mono);
             self.world.handle(now, Event::Tick);
         }
         if self.ports.due.is_some_and(|at| at <= now.mono) {
@@ -414,8 +413,7 @@ impl Engine {
                 self.reload("FilesChanged");
             }
         }
-        if self.trim.is_some_and(|trim| trim.due() <= now.mono) {
-            (self.trim, self.starts) = (None, 0);
+        if self.trim.take_due(now.mono) {
             process::trim_memory();
         }
         if self.machine_due.is_some_and(|at| at <= now.mono) {
@@ -467,7 +465,7 @@ impl Engine {
             }
             Input::Heard(heard) => self.heard.push(heard),
             Input::Call(call) => {
-                self.trim_soon();
+                self.trim.soon(clock::mono());
                 call(self);
             }
         }
@@ -538,32 +536,6 @@ impl Engine {
         }
     }
 
-    /// Something was done that is not done all the time (a question, a look at the manifests, many starts): memory is given back
-    /// once it has been quiet for a moment, for then nothing waits for that millisecond.
-    fn trim_soon(&mut self) {
-        let soon = trim_due(limits::TRIM_AFTER);
-        if self.trim.is_none_or(|trim| soon.due() < trim.due()) {
-            self.trim = Some(soon);
-        }
-    }
-
-    /// Something happened. What lies on the way of a crash or a probe is kept for longer: having it read in again would delay the
-    /// next restart by more than a millisecond.
-    fn stirred(&mut self) {
-        match &mut self.trim {
-            Some(trim) => trim.postpone(clock::mono()),
-            None => self.trim = Some(trim_due(limits::TRIM_LATER)),
-        }
-    }
-
-    /// One program more.
-    fn started(&mut self) {
-        self.starts += 1;
-        if self.starts >= limits::MANY_STARTS {
-            self.trim_soon();
-        }
-    }
-
     pub fn note(&mut self, warning: bool, reason: &'static str, object: &str, message: String) {
         let event = Event::Note { warning, reason, object: object.to_owned(), message };
         self.world.handle(clock::now(), event);
@@ -600,11 +572,6 @@ impl Engine {
 /// A look at the files, once nobody is writing them any more.
 fn files_due(now: Instant) -> Debounce {
     Debounce::new(now, limits::WATCH_QUIET, limits::WATCH_MAX)
-}
-
-/// Giving memory back, once nothing is done for a moment.
-fn trim_due(quiet: std::time::Duration) -> Debounce {
-    Debounce::new(clock::mono(), quiet, limits::TRIM_MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -13,7 +13,7 @@ impl Engine {
         match report {
             Report::Spawned { id, part, pid, at, ports, left_out } => {
                 self.attach_pipes(&id, (part == Part::Main).then_some(pid), fds);
-                self.started();
+                self.trim.started(clock::mono());
                 self.fact(id, InstanceFact::Spawned { part, pid, at, ports, left_out });
             }
             Report::SpawnFailed { id, part, stage, errno, detail } => {

@@ -3,46 +3,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::base::{Instant, Name, ObjectRef, Revision, limits};
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
-use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load};
-use crate::os::files::{self, Disk, ThisMachine};
+use crate::manifest::{Diagnostic, LoadInput, Objects, load};
+use crate::os::files::{Disk, ThisMachine};
 use crate::os::watch::Interest;
 use crate::os::{clock, listeners};
 use crate::plan::Desired;
 use crate::plan::build::{Built, build};
 use crate::plan::machine::fixed_ports;
 use crate::plan::notifier::NotifierPlan;
-use crate::store::{Restored, StoredFile, StoredSet};
+use crate::store::{Restored, StoredSet};
 
 use super::Options;
+use super::set::{Candidate, Set, changed_files, file_name, input_of, set_name_among};
 
-/// One set as it was last accepted, and what is wrong with what is on the disk now.
-pub struct Set {
-    pub name: String,
-    /// Where it is read from; none for what was given to `apply`.
-    pub path: Option<PathBuf>,
-    /// Given to `apply`, not to `up`: it stays when `up` names other paths, and `delete` may end it.
-    pub applied: bool,
-    pub overlays: Vec<PathBuf>,
-    input: LoadInput,
-    dirs: Vec<PathBuf>,
-    pub pending: Vec<Diagnostic>,
-    /// The path cannot be read, or holds nothing: nothing is pruned.
-    pub unreadable: Option<String>,
-    pub revision: Revision,
-    /// Objects would be pruned: the same must be found again then.
-    prune: Option<(Instant, Vec<SourceFile>)>,
-}
+pub use super::set::set_name;
 
 pub struct Sets {
     sets: Vec<Set>,
     objects: Objects,
     notifiers: Vec<NotifierPlan>,
-    /// Files that values came from.
-    referenced: Vec<PathBuf>,
+    /// Files that values came from, each with when it had last been written then.
+    referenced: Vec<(PathBuf, Option<SystemTime>)>,
     environment: BTreeMap<String, String>,
     options: Options,
     key: Vec<u8>,
@@ -62,14 +48,6 @@ pub struct Proposal {
     built: Built,
     pub diagnostics: Vec<Diagnostic>,
     pub rejected: bool,
-}
-
-#[derive(Clone)]
-struct Candidate {
-    name: String,
-    path: Option<PathBuf>,
-    input: LoadInput,
-    dirs: Vec<PathBuf>,
 }
 
 /// What a first look at the sets gave.
@@ -94,17 +72,12 @@ pub struct Reloaded {
 
 impl Sets {
     pub fn new(options: &Options, restored: &Restored, state_id: &str, keeper: u32) -> Self {
-        let set_of = |path: &PathBuf| Set {
-            name: options.set.clone().unwrap_or_else(|| set_name_among(path, &options.paths)),
-            path: Some(path.clone()),
-            applied: false,
-            overlays: options.overlays.clone(),
-            input: LoadInput::default(),
-            dirs: Vec::new(),
-            pending: Vec::new(),
-            unreadable: None,
-            revision: restored.revision,
-            prune: None,
+        let set_of = |path: &PathBuf| {
+            let name = options.set.clone().unwrap_or_else(|| set_name_among(path, &options.paths));
+            Set {
+                overlays: options.overlays.clone(),
+                ..Set::new(name, Some(path.clone()), restored.revision)
+            }
         };
         Self {
             sets: options.paths.iter().map(set_of).collect(),
@@ -130,21 +103,14 @@ impl Sets {
                 continue;
             }
             self.sets.push(Set {
-                name: kept.name.clone(),
-                path: kept.path.clone(),
                 applied: true,
-                overlays: Vec::new(),
                 input: input_of(kept),
-                dirs: Vec::new(),
-                pending: Vec::new(),
-                unreadable: None,
-                revision: self.revision,
-                prune: None,
+                ..Set::new(kept.name.clone(), kept.path.clone(), self.revision)
             });
         }
         let mut candidates = Vec::new();
         for set in &mut self.sets {
-            match read(set) {
+            match set.read() {
                 Ok(candidate) => {
                     // Watched whether it is accepted or not.
                     set.dirs.clone_from(&candidate.dirs);
@@ -153,7 +119,7 @@ impl Sets {
                 Err(why) => {
                     set.unreadable = Some(why);
                     let kept = stored.iter().find(|kept| kept.name == set.name);
-                    candidates.extend(kept.map(|kept| stored_candidate(set, kept)));
+                    candidates.extend(kept.map(|kept| set.as_stored(kept)));
                 }
             }
         }
@@ -174,7 +140,7 @@ impl Sets {
         let candidates: Vec<Candidate> = self
             .sets
             .iter()
-            .filter_map(|set| Some(stored_candidate(set, stored.iter().find(|kept| kept.name == set.name)?)))
+            .filter_map(|set| Some(set.as_stored(stored.iter().find(|kept| kept.name == set.name)?)))
             .collect();
         if candidates.is_empty() {
             return Begun { desired: None, rejected: true, diagnostics };
@@ -195,7 +161,7 @@ impl Sets {
         let mut candidates = Vec::new();
         let mut changed: Vec<String> = Vec::new();
         for set in &mut self.sets {
-            match read(set) {
+            match set.read() {
                 Ok(candidate) => {
                     if set.unreadable.take().is_some() {
                         outcome.notes.push((
@@ -215,10 +181,14 @@ impl Sets {
                         outcome.newly_rejected = true;
                     }
                     set.unreadable = Some(why);
-                    candidates.push(current(set));
+                    candidates.push(set.current());
                 }
             }
         }
+        let other = |(path, then): &&(PathBuf, _)| written(path) != *then;
+        changed.extend(self.referenced.iter().filter(other).map(|(path, _)| file_name(path)));
+        changed.sort();
+        changed.dedup();
         let mut proposal = self.propose_all(candidates, busy);
         if proposal.rejected {
             outcome.newly_rejected |= self.blame(&proposal.diagnostics);
@@ -255,7 +225,7 @@ impl Sets {
         }
         outcome.files.clone_from(&changed);
         outcome.what = match changed.len() {
-            0 => "a referenced file or this machine changed".into(),
+            0 => "this machine changed".into(),
             1..=3 => format!("{} changed", changed.join(", ")),
             count => format!("{count} files changed"),
         };
@@ -340,7 +310,7 @@ impl Sets {
         busy: &BTreeSet<u16>,
     ) -> Proposal {
         let mut candidates: Vec<Candidate> =
-            self.sets.iter().filter(|known| known.name != set).map(current).collect();
+            self.sets.iter().filter(|known| known.name != set).map(Set::current).collect();
         let known = self.sets.iter().find(|known| known.name == set);
         candidates.push(Candidate {
             name: set.to_owned(),
@@ -375,7 +345,7 @@ impl Sets {
 
     /// What it would be without a set.
     pub fn propose_without(&mut self, set: &str, busy: &BTreeSet<u16>) -> Proposal {
-        let candidates = self.sets.iter().filter(|known| known.name != set).map(current).collect();
+        let candidates = self.sets.iter().filter(|known| known.name != set).map(Set::current).collect();
         let mut proposal = self.propose_all(candidates, busy);
         proposal.dropped = Some(set.to_owned());
         proposal
@@ -475,16 +445,8 @@ impl Sets {
             let at = self.sets.iter().position(|set| set.name == candidate.name);
             let at = at.unwrap_or_else(|| {
                 self.sets.push(Set {
-                    name: candidate.name.clone(),
-                    path: candidate.path.clone(),
                     applied: true,
-                    overlays: Vec::new(),
-                    input: LoadInput::default(),
-                    dirs: Vec::new(),
-                    pending: Vec::new(),
-                    unreadable: None,
-                    revision: self.revision,
-                    prune: None,
+                    ..Set::new(candidate.name.clone(), candidate.path.clone(), self.revision)
                 });
                 self.sets.len() - 1
             });
@@ -494,7 +456,8 @@ impl Sets {
             set.pending.clear();
         }
         self.objects = proposal.objects;
-        self.referenced = proposal.built.files;
+        self.referenced =
+            proposal.built.files.into_iter().map(|path| (path.clone(), written(&path))).collect();
         self.notifiers = proposal.built.notifiers;
         self.desired = Arc::new(proposal.built.desired);
     }
@@ -518,11 +481,9 @@ impl Sets {
 
     /// A referenced file is still being written: it is looked at once it has been quiet.
     pub fn is_being_written(&self) -> bool {
-        let fresh = |path: &PathBuf| {
-            let changed = std::fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
-            changed.elapsed().ok().filter(|age| *age < limits::WATCH_QUIET)
-        };
-        self.referenced.iter().any(|path| fresh(path).is_some())
+        let fresh =
+            |(path, _): &(PathBuf, _)| written(path)?.elapsed().ok().filter(|age| *age < limits::WATCH_QUIET);
+        self.referenced.iter().any(|file| fresh(file).is_some())
     }
 
     /// Everything that is wrong with what is on the disk.
@@ -546,30 +507,14 @@ impl Sets {
         };
         let dirs = read().flat_map(|set| set.dirs.iter().filter(|dir| listed(set, dir)));
         let inputs = read().flat_map(|set| set.input.files.iter().chain(set.input.overlays.iter().flatten()));
-        let files = roots.chain(inputs.map(|file| &file.path)).chain(&self.referenced);
+        let files =
+            roots.chain(inputs.map(|file| &file.path)).chain(self.referenced.iter().map(|(path, _)| path));
         Interest::new(dirs.map(PathBuf::as_path), files.map(PathBuf::as_path))
     }
 
     /// All sets with their manifests as written, for the store.
     pub fn stored(&self) -> Vec<StoredSet> {
-        let file = |file: &SourceFile| {
-            let text = String::from_utf8_lossy(file.content.as_ref().ok()?).into_owned();
-            Some(StoredFile { path: file.path.clone(), text })
-        };
-        let set = |set: &Set| StoredSet {
-            name: set.name.clone(),
-            path: set.path.clone(),
-            applied: set.applied,
-            overlays: set.overlays.clone(),
-            files: set.input.files.iter().filter_map(file).collect(),
-            overlay_files: set
-                .input
-                .overlays
-                .iter()
-                .map(|files| files.iter().filter_map(file).collect())
-                .collect(),
-        };
-        self.sets.iter().map(set).collect()
+        self.sets.iter().map(Set::stored).collect()
     }
 }
 
@@ -584,83 +529,12 @@ impl Proposal {
     }
 }
 
-/// The same, where several paths are read: those that would have one name are told apart by the directories that they are in.
-fn set_name_among(path: &Path, all: &[PathBuf]) -> String {
-    let name = set_name(path);
-    if all.iter().filter(|other| set_name(other) == name).count() < 2 {
-        return name;
-    }
-    match path.parent().and_then(Path::file_name) {
-        Some(parent) => format!("{}-{name}", parent.to_string_lossy()),
-        None => name,
-    }
-}
-
-/// The name of a set: its directory's, or its file's without the ending.
-pub fn set_name(path: &Path) -> String {
-    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    name.map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned())
-}
-
-fn read(set: &Set) -> Result<Candidate, String> {
-    let Some(path) = &set.path else { return Ok(current(set)) };
-    let snapshot = files::snapshot(path)
-        .map_err(|error| format!("{} cannot be read: {}", path.display(), files::why(&error)))?;
-    if snapshot.files.is_empty() {
-        return Err(format!("{} holds no manifests", path.display()));
-    }
-    let mut overlays = Vec::new();
-    let mut dirs = snapshot.dirs;
-    for overlay in &set.overlays {
-        let snapshot = files::snapshot(overlay).map_err(|error| {
-            format!("the overlay {} cannot be read: {}", overlay.display(), files::why(&error))
-        })?;
-        dirs.extend(snapshot.dirs);
-        overlays.push(snapshot.files);
-    }
-    let input = LoadInput { set: set.name.clone(), files: snapshot.files, overlays };
-    Ok(Candidate { dirs, input, ..current(set) })
-}
-
-fn current(set: &Set) -> Candidate {
-    Candidate {
-        name: set.name.clone(),
-        path: set.path.clone(),
-        input: set.input.clone(),
-        dirs: set.dirs.clone(),
-    }
-}
-
-fn stored_candidate(set: &Set, stored: &StoredSet) -> Candidate {
-    Candidate { input: input_of(stored), ..current(set) }
-}
-
-fn input_of(stored: &StoredSet) -> LoadInput {
-    let file =
-        |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
-    LoadInput {
-        set: stored.name.clone(),
-        files: stored.files.iter().map(file).collect(),
-        overlays: stored.overlay_files.iter().map(|files| files.iter().map(file).collect()).collect(),
-    }
-}
-
 fn refs(objects: &Objects) -> BTreeSet<ObjectRef> {
     objects.sources().into_iter().map(|source| source.object.clone()).collect()
 }
 
-fn changed_files(old: &LoadInput, new: &LoadInput) -> Vec<String> {
-    let all = |input: &LoadInput| -> BTreeMap<PathBuf, Result<Arc<[u8]>, String>> {
-        let files = input.files.iter().chain(input.overlays.iter().flatten());
-        files.map(|file| (file.path.clone(), file.content.clone())).collect()
-    };
-    let name = |path: &PathBuf| {
-        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-    };
-    let (old, new) = (all(old), all(new));
-    let changed = new.iter().filter(|(path, content)| old.get(*path) != Some(*content));
-    let gone = old.keys().filter(|path| !new.contains_key(*path));
-    changed.map(|(path, _)| name(path)).chain(gone.map(name)).collect()
+fn written(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
 }
 
 /// Equal specs share memory with what is there, and are seen to be equal at once.

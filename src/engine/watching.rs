@@ -45,7 +45,7 @@ impl Engine {
 
     /// Reads the sets again; what is well is accepted, what is not is told and changes nothing.
     pub fn reload(&mut self, kind: &str) {
-        self.trim_soon();
+        self.trim.soon(clock::mono());
         let busy = self.busy_ports();
         let outcome = self.sets.reload(&busy);
         for (set, warning, message) in outcome.notes {

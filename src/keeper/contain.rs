@@ -184,12 +184,13 @@ impl Kill {
     }
 
     fn round(&mut self, table: &Table, strays: &mut Strays, owner: &Owner<'_>, id: &InstanceId) {
+        // Parts are reached by the handles that are held anyway: who kills hundreds at once may have no descriptor left.
+        for running in living(table, id) {
+            let _ = process::signal(&running.pidfd, libc::SIGSTOP);
+        }
         for _ in 0..ROUNDS {
             strays.refresh(table, owner);
             let mut found_new = false;
-            // Parts are reached by the handles that are held anyway: who kills hundreds at once may have no descriptor left.
-            let parts = table.instances.get(id).into_iter().flat_map(|instance| instance.running());
-            parts.for_each(|(_, running)| drop(process::signal(&running.pidfd, libc::SIGSTOP)));
             for (pid, start) in members(table, strays, owner, id) {
                 if self.victims.contains_key(&pid) || table.by_pid.contains_key(&pid) {
                     continue;

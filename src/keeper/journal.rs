@@ -211,6 +211,18 @@ mod tests {
         std::fs::write(&path, damaged).unwrap();
         assert!(Journal::read(&path).unwrap().is_empty());
     }
+
+    #[test]
+    fn a_torn_tail_that_is_no_text_hides_nothing_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        drop(Journal::create(&path, &[Entry::Epoch { epoch: Epoch(4) }]).unwrap());
+        let mut torn = std::fs::read(&path).unwrap();
+        torn.extend([0xff, 0, 0xc3]);
+        std::fs::write(&path, torn).unwrap();
+        assert_eq!(Journal::read(&path).unwrap().len(), 1);
+    }
+
     #[test]
     fn after_a_write_that_failed_nothing_is_appended_until_all_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();

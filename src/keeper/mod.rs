@@ -18,6 +18,7 @@ mod ends;
 pub mod journal;
 mod listeners;
 pub mod protocol;
+mod queue;
 mod requests;
 mod resume;
 mod run;

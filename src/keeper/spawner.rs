@@ -1,14 +1,13 @@
 //! The spawn threads: two halve the time in which a large system starts (measured). Each takes a request, makes the FIFOs and
 //! the notify socket, and starts the process.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -19,6 +18,7 @@ use crate::os::sandbox::Prepared;
 use crate::os::{clock, inherit, process, spawn};
 
 use super::protocol::{Notify, Spawn};
+use super::queue::Queue;
 use super::table::Pipes;
 
 const THREADS: usize = 2;
@@ -64,55 +64,6 @@ pub struct Gifts {
     pub ports: PortNumbers,
 }
 
-/// Requests that wait. A crash storm is a queue of starts that will fail again: whoever failed less often in a row is in front
-/// of it, and those that failed alike take turns.
-#[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    more: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// By attempt, then in the order of their coming.
-    jobs: BTreeMap<(u32, u64), Job>,
-    next: u64,
-    closed: bool,
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, job: Job) {
-        let mut waiting = self.lock();
-        let place = (job.request.attempt, waiting.next);
-        waiting.next += 1;
-        waiting.jobs.insert(place, job);
-        self.more.notify_one();
-    }
-
-    /// The next one; `None` once the queue is closed.
-    fn take(&self) -> Option<Job> {
-        let mut waiting = self.lock();
-        loop {
-            if waiting.closed {
-                return None;
-            }
-            match waiting.jobs.pop_first() {
-                Some((_, job)) => return Some(job),
-                None => waiting = self.more.wait(waiting).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-
-    fn close(&self) {
-        self.lock().closed = true;
-        self.more.notify_all();
-    }
-}
-
 /// What every spawn thread knows.
 struct Common {
     run: PathBuf,
@@ -146,7 +97,7 @@ impl Tools {
 }
 
 pub struct Spawner {
-    jobs: Arc<Queue>,
+    jobs: Arc<Queue<Job>>,
     outcomes: Receiver<Outcome>,
     /// Readable when there are outcomes.
     pub wake: OwnedFd,
@@ -180,7 +131,8 @@ impl Spawner {
     }
 
     pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool, gifts: Gifts) {
-        self.jobs.put(Job { request, needs_pipes, gifts });
+        // A crash storm is a queue of starts that will fail again: whoever failed less often in a row is in front of it.
+        self.jobs.put(request.attempt, Job { request, needs_pipes, gifts });
         self.in_flight += 1;
     }
 
@@ -199,7 +151,7 @@ impl Drop for Spawner {
     }
 }
 
-fn work(common: &Common, queue: &Queue, mut tools: Tools) {
+fn work(common: &Common, queue: &Queue<Job>, mut tools: Tools) {
     while let Some(job) = queue.take() {
         let outcome = one(common, job, &mut tools);
         if common.done.send(outcome).is_err() {
@@ -526,32 +478,4 @@ pub fn reopen(
         stderr: open_fifo(&names.stderr, OFlags::NONBLOCK)?,
         notify,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job(name: &str, attempt: u32) -> Job {
-        let id = format!("{name}.0.1").parse().unwrap();
-        let command = Spawn::command(id, Path::new("/bin/true"), &[], Path::new("/"));
-        Job { request: Box::new(Spawn { attempt, ..command }), needs_pipes: false, gifts: Gifts::default() }
-    }
-
-    #[test]
-    fn who_failed_least_often_in_a_row_is_started_first_and_equals_take_turns() {
-        let queue = Queue::default();
-        for (name, attempt) in
-            [("storm-a", 40), ("storm-b", 40), ("well", 0), ("storm-c", 39), ("well-too", 0)]
-        {
-            queue.put(job(name, attempt));
-        }
-        let mut taken = Vec::new();
-        while !queue.lock().jobs.is_empty() {
-            taken.extend(queue.take().map(|job| job.request.id.unit.to_string()));
-        }
-        assert_eq!(taken, ["well", "well-too", "storm-c", "storm-a", "storm-b"]);
-        queue.close();
-        assert!(queue.take().is_none());
-    }
 }

@@ -211,6 +211,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stop_that_was_asked_for_is_known_to_the_next_keeper() {
+        let id: InstanceId = "a.0.1".parse().unwrap();
+        let instance = json!({"instance": {
+            "id": id, "spec": "", "generation": 1, "wall": Stamp(0), "mark": Mark::default(), "parts": [], "notify": "no"
+        }});
+        let asked = Entry::Signalled { id: id.clone(), signal: 15 };
+        let held = Table::replay(vec![serde_json::from_value(instance).unwrap(), asked]);
+        assert_eq!(held[&id].signalled, Some(15));
+    }
+
+    #[test]
     fn an_end_is_read_with_what_was_used_and_from_an_older_keeper_without() {
         let id: InstanceId = "a.0.1".parse().unwrap();
         let part = json!({"part": "Main", "pid": 5, "start": 1, "at": 1, "exit": null, "remains": true});

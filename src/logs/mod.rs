@@ -12,5 +12,6 @@ pub mod collector;
 pub mod derived;
 pub mod read;
 mod spool;
+mod work;
 
 pub use collector::{Collector, Told};

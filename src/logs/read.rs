@@ -182,3 +182,42 @@ pub fn previous_incarnation(index: &Path, service: &str) -> Option<Incarnation> 
 }
 
 const _: () = assert!(limits::LOG_LINE_BYTES as u64 <= ANSWER_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use crate::base::Ordinal;
+
+    use super::super::derived::Log;
+    use super::*;
+
+    #[test]
+    fn who_reads_on_is_given_every_line_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(dir.path(), dir.path(), "a");
+        let long = "x".repeat(PART_BYTES as usize / 3);
+        let record = Record {
+            log_end: 0,
+            spool_end: 0,
+            at: Stamp(1),
+            incarnation: Incarnation(1),
+            ordinal: Ordinal(0),
+            stream: Stream::Stdout,
+        };
+        for number in 0..10 {
+            log.append(format!("{number} {long}\n").as_bytes(), record).unwrap();
+        }
+        let (mut from, mut parts, mut seen) = (0, 0, Vec::new());
+        loop {
+            let query = Query { from: Some(from), ..Query::default() };
+            let (lines, end) = read(dir.path(), dir.path(), "a", &query).unwrap();
+            if lines.is_empty() {
+                break;
+            }
+            assert!(end > from, "what was read is not read again");
+            (from, parts) = (end, parts + 1);
+            seen.extend(lines.iter().map(|line| line.message[..1].parse::<u32>().unwrap()));
+        }
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        assert!(parts > 3, "no part is larger than a slow reader can take");
+    }
+}

@@ -7,7 +7,7 @@ pub mod notify;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -64,14 +64,15 @@ impl Answer {
 
 /// Commands that run at the same time, in all and of one unit: others' commands that hang take none of a unit's time, as time
 /// counts from when its command may run.
+#[derive(Clone)]
 struct Turns {
     all: Arc<Semaphore>,
-    of: Mutex<HashMap<Name, Weak<Semaphore>>>,
+    of: Arc<Mutex<HashMap<Name, Weak<Semaphore>>>>,
 }
 
 impl Turns {
     fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(limits::PROBE_COMMANDS)), of: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(limits::PROBE_COMMANDS)), of: Arc::default() }
     }
 
     /// A unit's turn; it ends with what is given.
@@ -92,39 +93,50 @@ impl Turns {
     }
 }
 
-static TURNS: LazyLock<Turns> = LazyLock::new(Turns::new);
-
-/// Asks, and answers in time: no answer within `timeout` is a no.
-pub async fn ask(http: &reqwest::Client, question: Question, timeout: Duration) -> Answer {
-    let turn = match &question {
-        Question::Exec { command, .. } => TURNS.take(&command.id.unit).await,
-        _ => None,
-    };
-    match tokio::time::timeout(timeout, put(http, question, timeout, turn)).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            let message = format!("no answer within {}", crate::base::format_duration(timeout));
-            Answer { late: true, ..Answer::no(message) }
-        }
-    }
+/// Asks questions. Copies share what bounds them.
+#[derive(Clone)]
+pub struct Asker {
+    http: reqwest::Client,
+    turns: Turns,
 }
 
-async fn put(
-    http: &reqwest::Client,
-    question: Question,
-    timeout: Duration,
-    turn: Option<[OwnedSemaphorePermit; 2]>,
-) -> Answer {
-    match question {
-        Question::Http { port, probe } => ask_http(http, port, &probe).await,
-        Question::Tcp { host, port } => ask_tcp(&host, port).await,
-        Question::Grpc { port, service } => grpc::ask(port, &service).await,
-        Question::Exec { command, place } => ask_command(*command, place, timeout, turn).await,
-        Question::File { path } => match path.exists() {
-            true => Answer::yes("the file exists"),
-            false => Answer::no(format!("{} does not exist", path.display())),
-        },
-        Question::Impossible(why) => Answer::no(why),
+impl Asker {
+    pub fn new(http: reqwest::Client) -> Self {
+        Self { http, turns: Turns::new() }
+    }
+
+    /// Asks, and answers in time: no answer within `timeout` is a no.
+    pub async fn ask(&self, question: Question, timeout: Duration) -> Answer {
+        let turn = match &question {
+            Question::Exec { command, .. } => self.turns.take(&command.id.unit).await,
+            _ => None,
+        };
+        match tokio::time::timeout(timeout, self.put(question, timeout, turn)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let message = format!("no answer within {}", crate::base::format_duration(timeout));
+                Answer { late: true, ..Answer::no(message) }
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        question: Question,
+        timeout: Duration,
+        turn: Option<[OwnedSemaphorePermit; 2]>,
+    ) -> Answer {
+        match question {
+            Question::Http { port, probe } => ask_http(&self.http, port, &probe).await,
+            Question::Tcp { host, port } => ask_tcp(&host, port).await,
+            Question::Grpc { port, service } => grpc::ask(port, &service).await,
+            Question::Exec { command, place } => ask_command(*command, place, timeout, turn).await,
+            Question::File { path } => match path.exists() {
+                true => Answer::yes("the file exists"),
+                false => Answer::no(format!("{} does not exist", path.display())),
+            },
+            Question::Impossible(why) => Answer::no(why),
+        }
     }
 }
 

@@ -1,0 +1,159 @@
+//! One set of manifests: what was accepted of it, and what is on the disk.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::{Instant, Revision};
+use crate::manifest::{Diagnostic, LoadInput, SourceFile};
+use crate::os::files;
+use crate::store::{StoredFile, StoredSet};
+
+/// One set as it was last accepted, and what is wrong with what is on the disk now.
+pub struct Set {
+    pub name: String,
+    /// Where it is read from; none for what was given to `apply`.
+    pub path: Option<PathBuf>,
+    /// Given to `apply`, not to `up`: it stays when `up` names other paths, and `delete` may end it.
+    pub applied: bool,
+    pub overlays: Vec<PathBuf>,
+    pub(super) input: LoadInput,
+    pub(super) dirs: Vec<PathBuf>,
+    pub pending: Vec<Diagnostic>,
+    /// The path cannot be read, or holds nothing: nothing is pruned.
+    pub unreadable: Option<String>,
+    pub revision: Revision,
+    /// Objects would be pruned: the same must be found again then.
+    pub(super) prune: Option<(Instant, Vec<SourceFile>)>,
+}
+
+impl Set {
+    /// One that was not read yet.
+    pub(super) fn new(name: String, path: Option<PathBuf>, revision: Revision) -> Self {
+        Self {
+            name,
+            path,
+            applied: false,
+            overlays: Vec::new(),
+            input: LoadInput::default(),
+            dirs: Vec::new(),
+            pending: Vec::new(),
+            unreadable: None,
+            revision,
+            prune: None,
+        }
+    }
+
+    /// As it is on the disk now.
+    ///
+    /// # Errors
+    /// Why it cannot be read, for people.
+    pub(super) fn read(&self) -> Result<Candidate, String> {
+        let Some(path) = &self.path else { return Ok(self.current()) };
+        let snapshot = files::snapshot(path)
+            .map_err(|error| format!("{} cannot be read: {}", path.display(), files::why(&error)))?;
+        if snapshot.files.is_empty() {
+            return Err(format!("{} holds no manifests", path.display()));
+        }
+        let mut overlays = Vec::new();
+        let mut dirs = snapshot.dirs;
+        for overlay in &self.overlays {
+            let snapshot = files::snapshot(overlay).map_err(|error| {
+                format!("the overlay {} cannot be read: {}", overlay.display(), files::why(&error))
+            })?;
+            dirs.extend(snapshot.dirs);
+            overlays.push(snapshot.files);
+        }
+        let input = LoadInput { set: self.name.clone(), files: snapshot.files, overlays };
+        Ok(Candidate { dirs, input, ..self.current() })
+    }
+
+    /// As it was accepted.
+    pub(super) fn current(&self) -> Candidate {
+        Candidate {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            input: self.input.clone(),
+            dirs: self.dirs.clone(),
+        }
+    }
+
+    /// As the store has it.
+    pub(super) fn as_stored(&self, kept: &StoredSet) -> Candidate {
+        Candidate { input: input_of(kept), ..self.current() }
+    }
+
+    /// With its manifests as written, for the store.
+    pub(super) fn stored(&self) -> StoredSet {
+        let file = |file: &SourceFile| {
+            let text = String::from_utf8_lossy(file.content.as_ref().ok()?).into_owned();
+            Some(StoredFile { path: file.path.clone(), text })
+        };
+        StoredSet {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            applied: self.applied,
+            overlays: self.overlays.clone(),
+            files: self.input.files.iter().filter_map(file).collect(),
+            overlay_files: self
+                .input
+                .overlays
+                .iter()
+                .map(|files| files.iter().filter_map(file).collect())
+                .collect(),
+        }
+    }
+}
+
+/// What a set may become.
+#[derive(Clone)]
+pub(super) struct Candidate {
+    pub name: String,
+    pub path: Option<PathBuf>,
+    pub input: LoadInput,
+    pub dirs: Vec<PathBuf>,
+}
+
+/// The same, where several paths are read: those that would have one name are told apart by the directories that they are in.
+pub(super) fn set_name_among(path: &Path, all: &[PathBuf]) -> String {
+    let name = set_name(path);
+    if all.iter().filter(|other| set_name(other) == name).count() < 2 {
+        return name;
+    }
+    match path.parent().and_then(Path::file_name) {
+        Some(parent) => format!("{}-{name}", parent.to_string_lossy()),
+        None => name,
+    }
+}
+
+/// The name of a set: its directory's, or its file's without the ending.
+pub fn set_name(path: &Path) -> String {
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned())
+}
+
+pub(super) fn input_of(stored: &StoredSet) -> LoadInput {
+    let file =
+        |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
+    LoadInput {
+        set: stored.name.clone(),
+        files: stored.files.iter().map(file).collect(),
+        overlays: stored.overlay_files.iter().map(|files| files.iter().map(file).collect()).collect(),
+    }
+}
+
+/// Names of the files that are others now, or gone.
+pub(super) fn changed_files(old: &LoadInput, new: &LoadInput) -> Vec<String> {
+    let all = |input: &LoadInput| -> BTreeMap<PathBuf, Result<Arc<[u8]>, String>> {
+        let files = input.files.iter().chain(input.overlays.iter().flatten());
+        files.map(|file| (file.path.clone(), file.content.clone())).collect()
+    };
+    let (old, new) = (all(old), all(new));
+    let changed = new.iter().filter(|(path, content)| old.get(*path) != Some(*content));
+    let gone = old.keys().filter(|path| !new.contains_key(*path));
+    changed.map(|(path, _)| path).chain(gone).map(|path| file_name(path)).collect()
+}
+
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
