@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use serde_json::Value;
 
-use crate::support::{System, until};
+use crate::support::{NOBODY, System, is_root, until};
 
 /// What is shown to a program that hangs: who waits for it.
 #[derive(Clone, Copy, PartialEq)]
@@ -238,9 +238,9 @@ fn who_hangs_while_somebody_waits_is_named_and_ended_and_nobody_else() {
 
 #[test]
 fn the_same_as_an_ordinary_user() {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root() {
         // Then the other test was as one already.
         return;
     }
-    run(Some(65534));
+    run(Some(NOBODY));
 }

@@ -12,6 +12,7 @@ mod readme;
 mod rollout_ways;
 mod rollouts;
 mod sandbox;
+mod scarcity;
 mod storms;
 mod support;
 mod tidy;

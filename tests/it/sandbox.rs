@@ -54,10 +54,6 @@ fn said(system: &System) -> String {
     })
 }
 
-fn is_root() -> bool {
-    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
-}
-
 const EACCES: i32 = 13;
 const EROFS: i32 = 30;
 const EAFNOSUPPORT: i32 = 97;

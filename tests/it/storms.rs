@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{System, alive, python, signal, sleeper, text, until};
+use crate::support::{System, alive, is_root, python, signal, sleeper, text, until};
 
 /// Resident memory of a process, in MiB.
 fn memory(pid: u32) -> u64 {
@@ -35,10 +35,6 @@ fn comes_back(system: &System, name: &str) {
 
 /// Comes back soon, however often it is killed.
 const STEADY: &str = "  circuitBreaker: null\n  restart: {backoff: {initial: 10ms, max: 20ms}}\n";
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// A file system of a few pages of its own, unmounted at the end. `None`, with a word, where nobody may mount.
 struct Small(PathBuf);

@@ -269,6 +269,13 @@ impl System {
     }
 }
 
+/// The user that tests become where a fault needs one who is not root.
+pub const NOBODY: u32 = 65534;
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
