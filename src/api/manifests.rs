@@ -37,6 +37,9 @@ pub(super) async fn pending(State(context): State<Context>) -> Answer<super::typ
 fn target(engine: &Engine, submission: &Submission) -> Result<(String, Option<PathBuf>, LoadInput), Refusal> {
     let source =
         |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
+    if let Some(beside) = files_of_a_set(engine, submission)? {
+        return Ok(beside);
+    }
     let name = match (&submission.set, &submission.path) {
         (Some(set), _) => set.clone(),
         (None, Some(path)) => crate::engine::sets::set_name(path),
@@ -55,9 +58,17 @@ fn target(engine: &Engine, submission: &Submission) -> Result<(String, Option<Pa
         input.files = submission.files.iter().map(source).collect();
     } else {
         let added = documents(&submission.files);
-        if submission.prune && added.is_empty() && !submission.files.iter().any(has_documents) {
-            let message = "there is nothing in it, and --prune would delete everything of the set";
-            return Err(refuse(StatusCode::BAD_REQUEST, message, "`unisys delete` deletes"));
+        if added.is_empty() && !submission.files.iter().any(has_documents) {
+            let (message, hint) = match submission.prune {
+                true => (
+                    "there is nothing in it, and --prune would delete everything of the set",
+                    "`unisys delete` deletes",
+                ),
+                false => {
+                    ("there is no manifest in it", "give a directory, a file or `-` with at least one object")
+                }
+            };
+            return Err(refuse(StatusCode::BAD_REQUEST, message, hint));
         }
         let none = Vec::new();
         let known = if submission.prune { &none } else { &input.files };
@@ -74,6 +85,44 @@ fn target(engine: &Engine, submission: &Submission) -> Result<(String, Option<Pa
         input.files = files;
     }
     Ok((name, submission.path.clone(), input))
+}
+
+/// Files of a directory that a set is read from, whose other files stay as they were accepted. Nothing if they are none.
+fn files_of_a_set(
+    engine: &Engine,
+    submission: &Submission,
+) -> Result<Option<(String, Option<PathBuf>, LoadInput)>, Refusal> {
+    if submission.path.is_some() || submission.files.is_empty() {
+        return Ok(None);
+    }
+    let holds_all = |root: &PathBuf| submission.files.iter().all(|file| file.path.starts_with(root));
+    let Some(set) = engine.sets.iter().find(|set| set.path.as_ref().is_some_and(holds_all)) else {
+        return Ok(None);
+    };
+    if submission.set.as_ref().is_some_and(|wanted| *wanted != set.name) {
+        return Ok(None);
+    }
+    if submission.prune {
+        let message = format!(
+            "the set `{}` is read from its directory: what is not in it any more goes by itself",
+            set.name
+        );
+        return Err(refuse(
+            StatusCode::BAD_REQUEST,
+            message,
+            "leave --prune out, or apply the whole directory",
+        ));
+    }
+    let mut input = engine.sets.input_of(&set.name);
+    for file in &submission.files {
+        let new = SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
+        match input.files.iter_mut().find(|known| known.path == new.path) {
+            Some(known) => *known = new,
+            None => input.files.push(new),
+        }
+    }
+    input.files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Some((set.name.clone(), None, input)))
 }
 
 fn has_documents(file: &StoredFile) -> bool {

@@ -23,10 +23,22 @@ pub fn rollout(unit: &Unit) -> Rollout {
         from_generation: unit.rollout.from.map_or(unit.rollout.to.0, |from| from.0),
         to_generation: unit.rollout.to.0,
         last_good_generation: unit.good.as_ref().map(|good| good.generation.0),
-        running_revision: unit.wanted().revision.0,
+        running_revision: running_revision(unit).0,
         reason: failure.map(|failure| failure.reason.clone()),
         message: failure.map(|failure| failure.message.clone()),
         lines: failure.map(|failure| failure.lines.clone()).unwrap_or_default(),
+    }
+}
+
+/// Of the version that serves: while another one is on its way in, still that before it.
+fn running_revision(unit: &Unit) -> Revision {
+    let runs = |generation| {
+        let instances = unit.serving().filter_map(|slot| slot.instance.as_ref());
+        instances.into_iter().any(|instance| instance.generation == generation)
+    };
+    match &unit.before {
+        Some(before) if before.generation != unit.generation && runs(before.generation) => before.revision,
+        _ => unit.wanted().revision,
     }
 }
 
@@ -125,11 +137,17 @@ fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refu
         let before = unit.and_then(|unit| unit.before.as_ref()).map(|before| before.revision);
         return match before {
             Some(_) if !runs_good => Ok(Order::Undo(name.clone(), None)),
-            _ => Err(refuse(
-                StatusCode::CONFLICT,
-                format!("{name} has no version before the one that runs"),
-                "name one with --to-revision; see `unisys rollout history`",
-            )),
+            _ => {
+                let error = match unit.filter(|_| runs_good) {
+                    Some(unit) => format!(
+                        "{name} was rolled back by itself: revision {} runs already",
+                        running_revision(unit)
+                    ),
+                    None => format!("{name} has no version before the one that runs"),
+                };
+                let hint = "name one with --to-revision; see `unisys rollout history`";
+                Err(refuse(StatusCode::CONFLICT, error, hint))
+            }
         };
     };
     match engine.version_at(Revision(revision), name) {

@@ -77,15 +77,9 @@ pub enum Verb {
     /// Show objects
     Get(Get),
     /// Show all that is known of one object
-    Describe {
-        /// KIND/NAME, or the NAME of a unit
-        object: String,
-    },
+    Describe(Object),
     /// Tell why a unit is as it is, back to the root
-    Why {
-        /// A unit
-        name: String,
-    },
+    Why(Object),
     /// Show what happened
     Events(Events),
     /// Show recorded changes, or one with its actions
@@ -348,6 +342,20 @@ pub enum Crashes {
 }
 
 #[derive(Clone, Debug, Args)]
+pub struct Object {
+    /// The NAME of a unit, KIND/NAME or KIND NAME
+    #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
+    words: Vec<String>,
+}
+
+impl Object {
+    /// `KIND/NAME`, or a name alone.
+    pub fn text(&self) -> String {
+        self.words.join("/")
+    }
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct Names {
     /// Units
     #[arg(required = true)]
@@ -356,7 +364,7 @@ pub struct Names {
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Rollout {
-    /// How far a rollout is, or how it ended
+    /// How far a rollout is, or how it ended: exit code 6 when it was rolled back, 1 when it failed
     Status {
         /// A unit
         name: String,

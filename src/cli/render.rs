@@ -72,9 +72,44 @@ pub fn print(text: &str) {
     }
 }
 
-/// Text of a service without what a terminal would obey.
+/// Text of a service without what a terminal would obey: colours are left out, whatever else it has is shown as U+FFFD.
 pub fn neutral(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    painted(text, false)
+}
+
+/// A line of a service, with its colours where they are wanted: of what a terminal obeys they do no harm.
+pub fn painted(text: &str, colours: bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut painted = false;
+    // A line that ends in CR LF.
+    let mut rest = text.strip_suffix('\r').unwrap_or(text);
+    while let Some(c) = rest.chars().next() {
+        if let Some(colour) = colour_at(rest) {
+            if colours {
+                shown.push_str(colour);
+                painted = !matches!(colour, "\u{1b}[m" | "\u{1b}[0m");
+            }
+            rest = &rest[colour.len()..];
+            continue;
+        }
+        shown.push(if c.is_control() && c != '\t' { '\u{fffd}' } else { c });
+        rest = &rest[c.len_utf8()..];
+    }
+    if painted {
+        shown.push_str("\u{1b}[0m");
+    }
+    shown
+}
+
+/// The sequence that chooses colours (SGR of ECMA-48, 8.3.117) at the beginning of some text.
+fn colour_at(text: &str) -> Option<&str> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|c: char| !matches!(c, '0'..='9' | ';' | ':'))?;
+    parameters[end..].starts_with('m').then(|| &text[..2 + end + 1])
+}
+
+pub fn colour_on_stdout() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// A format that a verb does not have.
@@ -89,5 +124,26 @@ pub fn only(format: Option<Format>, allowed: &[Format]) -> Result<(), Failure> {
             ))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_terminal_obeys_only_colours_are_shown_and_only_where_they_are_wanted() {
+        for (text, plain, coloured) in [
+            ("plain\tand\u{e9}", "plain\tand\u{e9}", "plain\tand\u{e9}"),
+            ("ended by CR LF\r", "ended by CR LF", "ended by CR LF"),
+            ("\u{1b}[31mred\u{1b}[0m", "red", "\u{1b}[31mred\u{1b}[0m"),
+            ("\u{1b}[1;38:5:9mleft on", "left on", "\u{1b}[1;38:5:9mleft on\u{1b}[0m"),
+            ("50%\r100%", "50%\u{fffd}100%", "50%\u{fffd}100%"),
+            ("\u{1b}[2Jgone", "\u{fffd}[2Jgone", "\u{fffd}[2Jgone"),
+            ("\u{1b}]0;title\u{7}", "\u{fffd}]0;title\u{fffd}", "\u{fffd}]0;title\u{fffd}"),
+            ("torn \u{1b}[3", "torn \u{fffd}[3", "torn \u{fffd}[3"),
+        ] {
+            assert_eq!((neutral(text).as_str(), painted(text, true).as_str()), (plain, coloured));
+        }
     }
 }

@@ -77,6 +77,8 @@ impl Engine {
             }
             Effect::WatchPort { id, port } => self.ports.add(id, port),
             Effect::UnwatchPort { id } => self.ports.remove(&id),
+            Effect::WatchProgram { name, spec } => self.programs.add(name, spec),
+            Effect::UnwatchProgram { name } => self.programs.remove(&name),
             Effect::WatchLog { id, spec } => {
                 if let Some(pattern) = awaited_pattern(&spec) {
                     self.collector.watch(id, pattern);
@@ -108,6 +110,7 @@ impl Engine {
             Effect::SaveUnit { name, checkpoint } => self.store.save_units(vec![(name, checkpoint)]),
             Effect::SaveUnits { units } => self.store.save_units(units),
             Effect::DropUnit { name } => {
+                self.programs.remove(&name);
                 self.faults.forget_unit(&name);
                 self.store.drop_unit(name);
             }

@@ -12,6 +12,7 @@ pub mod launch;
 mod link;
 mod listening;
 mod ports;
+mod programs;
 mod reports;
 mod set;
 pub mod sets;
@@ -140,6 +141,7 @@ pub struct Engine {
     asker: probe::Asker,
     attached: BTreeMap<InstanceId, Attached>,
     ports: ports::PortWatch,
+    programs: programs::ProgramWatch,
     listening: listening::Listening,
     files: Option<crate::os::watch::Watch>,
     /// Something happened to what the sets are read from.
@@ -242,6 +244,7 @@ impl Engine {
             asker: probe::Asker::new(http),
             attached: BTreeMap::new(),
             ports: ports::PortWatch::default(),
+            programs: programs::ProgramWatch::default(),
             listening: listening::Listening::default(),
             files: None,
             touched: Arc::default(),
@@ -380,6 +383,7 @@ impl Engine {
             self.world.poll_deadline(),
             files,
             self.ports.due,
+            self.programs.due,
             listening,
             self.machine_due,
             self.sets.prune_due(),
@@ -399,6 +403,11 @@ impl Engine {
         if self.ports.due.is_some_and(|at| at <= now.mono) {
             for id in self.ports.look(now.mono) {
                 self.fact(id, InstanceFact::PortOpen);
+            }
+        }
+        if self.programs.due.is_some_and(|at| at <= now.mono) {
+            for name in self.programs.look(now.mono) {
+                self.world.handle(now, Event::ProgramChanged { name });
             }
         }
         if self.listening.due().is_some_and(|at| at <= now.mono) {

@@ -92,26 +92,46 @@ impl Node {
         place
     }
 
-    /// Every duplicate key below, with its path.
-    fn duplicates(&self, path: &str, found: &mut Vec<(Key, String)>) {
+    /// What is wrong below, though it is YAML.
+    fn flaws(&self, path: &str, found: &mut Vec<Flaw>) {
+        let nul = |text: &str, line, column, found: &mut Vec<Flaw>| {
+            if text.contains('\0') {
+                found.push(Flaw { kind: FlawKind::Nul, line, column, path: path.to_owned() });
+            }
+        };
         match &self.kind {
-            Kind::Scalar(_) => {}
+            Kind::Scalar(value) => nul(value.as_str().unwrap_or_default(), self.line, self.column, found),
             Kind::Seq(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    item.duplicates(&join(path, &index.to_string()), found);
+                    item.flaws(&join(path, &index.to_string()), found);
                 }
             }
             Kind::Map(entries) => {
                 for (index, (key, node)) in entries.iter().enumerate() {
+                    nul(&key.text, key.line, key.column, found);
                     let path = join(path, &key.text);
                     if entries[..index].iter().any(|(earlier, _)| earlier.text == key.text) {
-                        found.push((key.clone(), path.clone()));
+                        let kind = FlawKind::Twice(key.text.clone());
+                        found.push(Flaw { kind, line: key.line, column: key.column, path: path.clone() });
                     }
-                    node.duplicates(&path, found);
+                    node.flaws(&path, found);
                 }
             }
         }
     }
+}
+
+struct Flaw {
+    kind: FlawKind,
+    line: u32,
+    column: u32,
+    path: String,
+}
+
+enum FlawKind {
+    /// This key is there twice in one map.
+    Twice(String),
+    Nul,
 }
 
 /// `spec` + `env` → `spec.env`.
@@ -258,7 +278,7 @@ pub fn parse(file: &Path, bytes: &[u8], diagnostics: &mut Vec<Diagnostic>) -> Ve
         Ok(documents) => {
             let documents: Vec<Node> = documents.into_iter().filter(|node| !node.is_null()).collect();
             for document in &documents {
-                report_duplicates(file, document, diagnostics);
+                report_flaws(file, document, diagnostics);
             }
             documents
         }
@@ -286,13 +306,21 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-fn report_duplicates(file: &Path, document: &Node, diagnostics: &mut Vec<Diagnostic>) {
+fn report_flaws(file: &Path, document: &Node, diagnostics: &mut Vec<Diagnostic>) {
     let mut found = Vec::new();
-    document.duplicates("", &mut found);
-    for (key, path) in found {
-        let span = Span { file: file.to_owned(), line: key.line, column: key.column };
-        let message = format!("the key `{}` is there twice", key.text);
-        diagnostics.push(Diagnostic::error("E1004", &span, path, message).hint("remove one of the two"));
+    document.flaws("", &mut found);
+    for Flaw { kind, line, column, path } in found {
+        let span = Span { file: file.to_owned(), line, column };
+        diagnostics.push(match kind {
+            FlawKind::Twice(key) => {
+                let message = format!("the key `{key}` is there twice");
+                Diagnostic::error("E1004", &span, path, message).hint("remove one of the two")
+            }
+            FlawKind::Nul => {
+                let message = "it contains the character NUL, at which a program would cut it off";
+                Diagnostic::error("E1008", &span, path, message).hint("remove `\\0`")
+            }
+        });
     }
 }
 

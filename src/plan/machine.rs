@@ -54,7 +54,7 @@ pub fn find_in(argv: &[String], launch: &Launch, machine: &dyn Machine) -> Resul
     let program = argv.first().map(String::as_str).unwrap_or_default();
     let dir = working_dir(launch);
     if program.contains('/') {
-        let path = dir.join(program);
+        let path: PathBuf = dir.join(program).components().collect();
         return match machine.file(&path) {
             FileKind::Executable => Ok(path),
             FileKind::Missing => Err(ProgramFault::Missing(format!("{} does not exist", path.display()))),
@@ -96,7 +96,7 @@ pub enum ProgramFault {
 
 /// The working directory of a unit.
 pub fn working_dir(launch: &Launch) -> PathBuf {
-    launch.base_dir.join(&launch.service.working_dir)
+    launch.base_dir.join(&launch.service.working_dir).components().collect()
 }
 
 /// Programs that many systems need, with what installs them.

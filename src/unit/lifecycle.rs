@@ -145,6 +145,13 @@ pub enum EndReason {
     },
 }
 
+impl EndReason {
+    /// What was to be executed, or where, was not as it has to be: no start mends that before it is another file.
+    pub fn is_of_program(&self) -> bool {
+        matches!(self, Self::SpawnFailed { stage: SpawnStage::Exec | SpawnStage::WorkingDir, .. })
+    }
+}
+
 /// An instance of which nothing is left.
 #[derive(Clone, Debug, PartialEq)]
 pub struct End {

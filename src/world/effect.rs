@@ -89,6 +89,15 @@ pub enum Effect {
     UnwatchLog {
         id: InstanceId,
     },
+    /// Its program, or the directory that it runs in, was not as it has to be: tell when that is another one, with
+    /// [`super::Event::ProgramChanged`]; until [`Effect::UnwatchProgram`] or [`Effect::DropUnit`].
+    WatchProgram {
+        name: Name,
+        spec: Arc<UnitSpec>,
+    },
+    UnwatchProgram {
+        name: Name,
+    },
     /// The program is to read its files again, by a command of its own.
     RunReload {
         id: InstanceId,

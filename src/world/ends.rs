@@ -2,7 +2,7 @@
 
 use crate::base::{Exit, Generation, InstanceId, Name, Now, Role, Seat};
 use crate::unit::lifecycle::Rest;
-use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, StopReason};
+use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, StopReason};
 
 use super::World;
 use super::chronicle::Entry;
@@ -90,13 +90,41 @@ impl World {
             self.breaker_failed(now, name, seat);
         }
         self.apply(now, name, seat, Fact::Rest(rest));
-        if let Some((reason, message)) = warning {
+        // An open circuit has said when it is started again.
+        let open =
+            self.units.get(name).is_some_and(|unit| matches!(unit.breaker.circuit(), Circuit::Open { .. }));
+        if let Some((reason, message)) = warning.filter(|(reason, _)| !(open && *reason == "BackOff")) {
             self.warn(now, name, seat, reason, &message);
         }
         if failure {
             self.count_crash(now, &id, started_with, seat, &end, &outcome);
         }
+        if matches!(&outcome, AfterEnd::Failed(reason) if wanted && reason.is_of_program()) {
+            self.effects.push_back(Effect::WatchProgram { name: name.clone(), spec });
+        }
         self.save_unit(now, name);
+    }
+
+    /// What its seats failed for may be mended: they are tried again, once.
+    pub(super) fn program_changed(&mut self, now: Now, name: &Name) {
+        let lost = |slot: &Slot| matches!(&slot.state, Lifecycle::Failed(reason) if reason.is_of_program());
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let seats: Vec<Seat> = unit.slots.values().filter(|slot| lost(slot)).map(|slot| slot.seat).collect();
+        for seat in seats {
+            self.apply(now, name, seat, Fact::Rest(Rest::Idle));
+            let object = self.object(name);
+            let entry = Entry {
+                warning: false,
+                reason: "ProgramChanged",
+                object: &object,
+                message: format!("{seat} is tried again: what it executes is another file now"),
+                change: None,
+                cause: self.slot_cause(name, seat),
+            };
+            let record = self.announce(now, entry);
+            self.set_cause(name, seat, record);
+            self.touch(name);
+        }
     }
 
     /// An instance failed at its start for an error of its configuration. A rollout that can go back counts crashes by itself.

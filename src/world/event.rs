@@ -77,6 +77,10 @@ pub enum Event {
         object: String,
         message: String,
     },
+    /// What could not be executed is another file now ([`super::Effect::WatchProgram`]).
+    ProgramChanged {
+        name: Name,
+    },
     /// A deadline given out by [`super::World::poll_deadline`] has passed.
     Tick,
 }

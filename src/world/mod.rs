@@ -186,6 +186,7 @@ impl World {
                 let entry = Entry { warning, reason, object: &object, message, change: None, cause: None };
                 self.announce(now, entry);
             }
+            Event::ProgramChanged { name } => self.program_changed(now, &name),
             Event::Tick => self.tick(now),
         }
     }

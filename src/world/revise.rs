@@ -166,6 +166,9 @@ impl World {
             }
             unit.cause = Some(record);
             self.refresh_drift(name);
+            if mended {
+                self.program_changed(now, name);
+            }
             return Fate::Turned;
         }
         unit.written.generation = unit.written.generation.max(unit.generation).next();

@@ -47,6 +47,9 @@ impl World {
                 crate::unit::EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced)
             )
         });
+        if slot.last_end.as_ref().is_some_and(|last| last.end.reason.is_of_program()) {
+            self.effects.push_back(Effect::UnwatchProgram { name: name.clone() });
+        }
         if automatic && slot.restart_asked.is_none() {
             slot.restart.restarts += 1;
         }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Name, Now, Seat, Stamp};
+use crate::plan::Wish;
 use crate::unit::Lifecycle;
 
-use super::World;
 use super::chronicle::{Record, RecordId};
+use super::{Unit, World};
 
 /// The longest chain that is told.
 const LINKS: usize = 32;
 const WAITING: &str = "Waiting";
+const CANNOT_START: &str = "CannotStart";
 
 impl World {
     /// Why a unit is as it is: the record that explains its state and what that came of, symptom first, root last. A unit
@@ -27,12 +29,13 @@ impl World {
             let own = self.telling_record(&name);
             // That it waits is nothing that happened; what it waits for is why.
             let waits = on.is_some().then(|| self.waiting_record(&name, own)).flatten();
-            let records = match waits {
-                Some(waits) => vec![waits],
+            let records = match waits.or_else(|| self.faulty_record(&name, own)) {
+                Some(record) => vec![record],
                 None => own.map(|id| self.chronicle.chain(id, LINKS)).unwrap_or_default(),
             };
             for record in records {
-                if chain.len() < LINKS && (record.reason == WAITING || seen.insert(record.id)) {
+                let stands = [WAITING, CANNOT_START].contains(&record.reason);
+                if chain.len() < LINKS && (stands || seen.insert(record.id)) {
                     chain.push(record);
                 }
             }
@@ -51,17 +54,37 @@ impl World {
         let unit = self.units.get(name)?;
         let held = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Held));
         let waiting = unit.waiting.as_ref().filter(|_| !held)?;
+        Some(self.standing_record(unit, own, WAITING, format!("waits for {waiting}")))
+    }
+
+    /// What the machine lacks for a unit of which nothing runs, where something else (an order) was told of it since.
+    fn faulty_record(&self, name: &Name, own: Option<RecordId>) -> Option<Arc<Record>> {
+        let unit = self.units.get(name)?;
+        let fault = unit.spec.machine.as_ref().filter(|_| unit.is_gone())?;
+        let told = own.and_then(|id| self.chronicle.get(id)).is_some_and(|record| record.message == *fault);
+        let wanted = matches!(self.wish(name, unit), Wish::Up { .. });
+        (wanted && !told).then(|| self.standing_record(unit, own, CANNOT_START, fault.clone()))
+    }
+
+    /// A state as if it had happened.
+    fn standing_record(
+        &self,
+        unit: &Unit,
+        own: Option<RecordId>,
+        reason: &'static str,
+        message: String,
+    ) -> Arc<Record> {
         let since = own.and_then(|id| self.chronicle.get(id)).map_or(Stamp(0), |record| record.at);
-        Some(Arc::new(Record {
+        Arc::new(Record {
             id: own.unwrap_or_default(),
             at: unit.conditions.get("Progressing").map_or(since, |settled| settled.since),
             warning: false,
-            reason: WAITING,
+            reason,
             object: unit.spec.object.to_string(),
-            message: format!("waits for {waiting}"),
+            message,
             change: unit.change,
             cause: own,
-        }))
+        })
     }
 
     /// The latest record that explains the state of a unit or external.

@@ -29,6 +29,7 @@ fn text_that_is_no_manifest_is_refused_with_its_code() {
         ("duplicate key", format!("{head}spec: {{command: [x], command: [y]}}").into(), "command"),
         ("tab indentation", b"apiVersion: unisys.dev/v1\nkind: Service\nmetadata:\n\tname: a\n".to_vec(), "E1001"),
         ("YAML bomb", bomb.into(), "E100"),
+        ("NUL in a value", format!("{head}spec: {{command: [sleep, \"1\\0\"]}}\n").into_bytes(), "E1008"),
         ("100 MB file", vec![b'#'; 100 << 20], "E1007"),
         ("binary file", (0..=255).cycle().take(4096).collect(), "E100"),
         ("self-dependency", format!("{head}spec: {{command: [x], dependsOn: [a]}}").into(), "E140"),

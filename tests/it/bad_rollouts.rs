@@ -10,9 +10,7 @@ fn free_port() -> u16 {
 
 /// Until a unit's latest rollout ended so; its record.
 fn outcome(system: &System, unit: &str, wanted: &str) -> serde_json::Value {
-    until(&format!("{unit} is {wanted}"), || {
-        (system.json(&["rollout", "status", unit])["state"] == wanted).then_some(())
-    });
+    until(&format!("{unit} is {wanted}"), || (system.rollout(unit)["state"] == wanted).then_some(()));
     system.json(&["rollout", "history", unit]).as_array().unwrap().last().unwrap().clone()
 }
 
@@ -140,7 +138,7 @@ fn undo_to_a_version_that_is_gone_or_whose_program_is_gone_changes_nothing_that_
     let first = system.json(&["get", "service", "a"])["metadata"]["revision"].as_u64().unwrap().to_string();
     system.write("manifests/a.yaml", &of("sleep"));
     until("the second is complete", || {
-        let status = system.json(&["rollout", "status", "a"]);
+        let status = system.rollout("a");
         (status["state"] == "Complete" && status["toGeneration"] == 2).then_some(())
     });
     let pid = system.pid("a");

@@ -47,10 +47,48 @@ fn standard_input_is_applied_and_a_bad_one_changes_nothing() {
     };
     assert!(feed(&sleeper("b", "")).status.success());
     system.ready(&["b"]);
+    for nothing in ["", "# a comment\n", "---\n---\n"] {
+        let output = feed(nothing);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains("there is no manifest in it"), "{}", text(&output.stderr));
+    }
     let output = feed("kind: Service\n");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("E1201"), "{}", text(&output.stderr));
     system.ready(&["a", "b"]);
+}
+
+#[test]
+fn one_file_of_a_directory_is_applied_and_its_other_files_stay_as_they_were_accepted() {
+    let mut system = System::new(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    system.start(&["--no-watch"]);
+    system.ready(&["a", "b"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    for name in ["a", "b"] {
+        let edited = sleeper(name, "  env: {X: \"1\"}\n");
+        std::fs::write(system.path(&format!("manifests/{name}.yaml")), edited).unwrap();
+    }
+    assert_eq!(system.fails(&["apply", "--prune", "-f", "manifests/a.yaml"]).0, 2);
+    assert!(text(&system.run(&["diff", "-f", "manifests/a.yaml"]).stdout).contains("spec.env"));
+    system.ok(&["apply", "-f", "manifests/a.yaml", "--wait=30s"]);
+    assert_ne!(system.pid("a"), a);
+    assert_eq!(system.pid("b"), b);
+    std::fs::write(system.path("manifests/c.yaml"), sleeper("c", "")).unwrap();
+    system.ok(&["apply", "-f", "manifests/c.yaml", "--wait=30s"]);
+    assert_eq!((system.ready(&["c"]), system.pid("b")), ((), b));
+    system.ok(&["apply", "-f", "manifests", "--wait=30s"]);
+    assert_ne!(system.pid("b"), b);
+}
+
+#[test]
+fn an_object_is_named_as_kubectl_would() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    for verb in ["why", "describe", "get"] {
+        for words in [&["a"][..], &["service/a"], &["service", "a"]] {
+            assert!(system.ok(&[&[verb], words].concat()).contains('a'));
+        }
+        assert_eq!(system.fails(&[verb, "service", "none"]).0, 4);
+    }
 }
 
 #[test]

@@ -430,3 +430,45 @@ fn keepers_that_are_killed_as_soon_as_they_are_there_leave_one_that_takes_over()
         (system.instance("a")["pid"] != a).then(|| system.instance("a")["pid"].as_u64())?
     });
 }
+
+#[test]
+fn a_program_that_is_missing_when_it_is_needed_again_is_started_once_it_is_back() {
+    let system = System::new(&[]);
+    for way in ["crash", "restart"] {
+        let dir = system.path(way);
+        fs::create_dir(&dir).unwrap();
+        fs::copy("/bin/sleep", dir.join("program")).unwrap();
+    }
+    let of = |name: &str| {
+        let manifest = sleeper(name, "  restart: {backoff: {initial: 0s}}\n");
+        manifest.replace(
+            "[sleep, \"1000\"]",
+            &format!("[{}, \"1000\"]", system.path(name).join("program").display()),
+        )
+    };
+    system.write("manifests/a.yaml", &of("crash"));
+    system.write("manifests/b.yaml", &of("restart"));
+    let mut system = system;
+    system.start(&[]);
+    system.ready(&["crash", "restart"]);
+    let before = ["crash", "restart"].map(|name| system.pid(name));
+    let move_all = |from: &str, to: &str| {
+        for name in ["crash", "restart"] {
+            let dir = system.path(name);
+            fs::rename(dir.join(from), dir.join(to)).unwrap();
+        }
+    };
+    move_all("program", "away");
+    signal(before[0], "KILL");
+    system.ok(&["restart", "restart"]);
+    for name in ["crash", "restart"] {
+        until("why says it", || system.ok(&["why", name]).contains("program does not exist").then_some(()));
+    }
+    assert!(alive(before[1]), "what runs is not stopped for what cannot be started");
+    move_all("away", "program");
+    for (name, before) in ["crash", "restart"].into_iter().zip(before) {
+        let pid = || system.instance(name)["pid"].as_u64().filter(|pid| *pid != u64::from(before));
+        until("it runs again", pid);
+    }
+    until("it is told", || system.ok(&["events"]).contains("ProgramChanged").then_some(()));
+}

@@ -23,7 +23,7 @@ fn pids(system: &System, name: &str) -> BTreeSet<u64> {
 }
 
 fn state(system: &System, name: &str) -> String {
-    system.json(&["rollout", "status", name])["state"].as_str().unwrap_or_default().to_owned()
+    system.rollout(name)["state"].as_str().unwrap_or_default().to_owned()
 }
 
 fn until_state(system: &System, name: &str, wanted: &str) {
@@ -139,7 +139,7 @@ fn what_is_complete_goes_back_with_the_rest_of_its_revision_under_another_daemon
     }
     std::fs::rename(system.path("both.yaml"), system.path("manifests/both.yaml")).unwrap();
     until("a is complete", || {
-        let status = system.json(&["rollout", "status", "a"]);
+        let status = system.rollout("a");
         (status["state"] == "Complete" && status["toGeneration"] == 2).then_some(())
     });
     let daemon = system.daemon_pid().unwrap();

@@ -69,9 +69,7 @@ fn an_edit_under_load_loses_no_request_and_a_bad_one_comes_back_by_itself() {
         || {
             system.write("manifests/web.yaml", &text("two", "well"));
             until("the new version serves", || (ask(port).ok()? == "two").then_some(()));
-            until("its rollout is complete", || {
-                (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(())
-            });
+            until("its rollout is complete", || (system.rollout("web")["state"] == "Complete").then_some(()));
             let pid = system.pid("web");
             for fate in ["exits", "hangs", "cannot"] {
                 system.write("manifests/web.yaml", &text("bad", fate));
@@ -83,7 +81,7 @@ fn an_edit_under_load_loses_no_request_and_a_bad_one_comes_back_by_itself() {
                         .then_some(())
                 });
                 until("only what was good runs", || {
-                    let status = system.json(&["rollout", "status", "web"]);
+                    let status = system.rollout("web");
                     (status["state"] == "RolledBack" && status["steps"].as_array()?.len() == 1).then_some(())
                 });
                 assert_eq!(system.pid("web"), pid, "{fate}: what was good was not touched");
@@ -102,7 +100,10 @@ fn an_edit_under_load_loses_no_request_and_a_bad_one_comes_back_by_itself() {
     let daemon = system.daemon_pid().unwrap();
     signal(daemon, "KILL");
     until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
-    assert_eq!(system.json(&["rollout", "status", "web"])["state"], "RolledBack");
+    assert_eq!(system.rollout("web")["state"], "RolledBack");
+    assert_eq!(system.fails(&["rollout", "status", "web"]).0, 6);
+    let (code, words) = system.fails(&["rollout", "undo", "web"]);
+    assert!(code == 5 && words.contains("web was rolled back by itself"), "{code}: {words}");
     assert_eq!(ask(port).unwrap(), "two");
     system.write("manifests/web.yaml", &text("three", "well"));
     until("what is mended serves", || (ask(port).ok()? == "three").then_some(()));
@@ -142,7 +143,7 @@ fn apply_waits_for_a_rollout_and_says_by_6_that_it_was_rolled_back_and_undo_goes
 fn a_paused_rollout_takes_no_step_until_it_is_resumed() {
     let system = System::up(&[("a.yaml", &sleeper("a", "  update: {minReady: 100ms}\n"))]);
     system.ready(&["a"]);
-    until("a is good", || (system.json(&["rollout", "status", "a"])["state"] == "Complete").then_some(()));
+    until("a is good", || (system.rollout("a")["state"] == "Complete").then_some(()));
     let pid = system.pid("a");
     system.ok(&["rollout", "pause", "a"]);
     system.write("manifests/a.yaml", &sleeper("a", "  update: {minReady: 100ms}\n  env: {A: b}\n"));
@@ -168,7 +169,7 @@ fn a_changed_file_reloads_the_program_and_a_rebuilt_one_replaces_it() {
     system.write("program", "1");
     system.start(&[]);
     system.ready(&["a"]);
-    until("a is good", || (system.json(&["rollout", "status", "a"])["state"] == "Complete").then_some(()));
+    until("a is good", || (system.rollout("a")["state"] == "Complete").then_some(()));
     let pid = system.pid("a");
     system.write("conf", "second");
     until("it has read it again", || system.ok(&["logs", "a"]).contains("reloaded second").then_some(()));
@@ -184,7 +185,7 @@ fn a_file_that_is_saved_over_and_over_good_and_bad_ends_as_its_last_content_and_
     let text = |version: &str, fate: &str| server(version, fate).replace("PORT", &port.to_string());
     let system = System::up(&[("web.yaml", &text("first", "well"))]);
     system.ready(&["web"]);
-    until("it is good", || (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(()));
+    until("it is good", || (system.rollout("web")["state"] == "Complete").then_some(()));
     let began = std::time::Instant::now();
     let (asked, faults) = under_load(
         port,
@@ -207,9 +208,7 @@ fn a_file_that_is_saved_over_and_over_good_and_bad_ends_as_its_last_content_and_
             }
             system.write("manifests/web.yaml", &text("last", "well"));
             until("the last one serves", || (ask(port).ok()? == "last").then_some(()));
-            until("it is complete", || {
-                (system.json(&["rollout", "status", "web"])["state"] == "Complete").then_some(())
-            });
+            until("it is complete", || (system.rollout("web")["state"] == "Complete").then_some(()));
         },
     );
     assert!(faults.is_empty() && asked > 0, "{asked} well, {faults:?}");

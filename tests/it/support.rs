@@ -170,6 +170,12 @@ impl System {
         serde_json::from_str(&self.ok(&all)).unwrap()
     }
 
+    /// `rollout status`; its exit code says how it went.
+    pub fn rollout(&self, name: &str) -> Value {
+        serde_json::from_slice(&self.run(&["rollout", "status", name, "-o", "json"]).stdout)
+            .unwrap_or_default()
+    }
+
     pub fn instance(&self, name: &str) -> Value {
         self.json(&["get", "service", name])["status"]["instances"][0].clone()
     }

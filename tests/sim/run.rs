@@ -384,6 +384,8 @@ impl Sim {
             | Effect::UnwatchPort { .. }
             | Effect::WatchLog { .. }
             | Effect::UnwatchLog { .. }
+            | Effect::WatchProgram { .. }
+            | Effect::UnwatchProgram { .. }
             | Effect::RunReload { .. }
             | Effect::TailLog { .. }
             | Effect::SaveRollout { .. }

@@ -23,6 +23,7 @@ pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
     if args.previous {
         query.push(("previous", "true".into()));
     }
+    let colours = render::colour_on_stdout();
     let several = args.names.len() > 1;
     let show = |line: &Line| {
         if grep.as_ref().is_some_and(|grep| !grep.is_match(&line.message)) {
@@ -33,9 +34,9 @@ pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
                 render::print(&format!("{}\n", serde_json::to_string(line).unwrap_or_default()))
             }
             _ if several => {
-                render::print(&format!("{} | {}\n", line.service, render::neutral(&line.message)))
+                render::print(&format!("{} | {}\n", line.service, render::painted(&line.message, colours)))
             }
-            _ => render::print(&format!("{}\n", render::neutral(&line.message))),
+            _ => render::print(&format!("{}\n", render::painted(&line.message, colours))),
         }
     };
     if args.follow {

@@ -27,8 +27,13 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
 
 fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
     let found: RolloutStatus = client.get(&format!("/v1/rollouts/{name}"), &[])?;
+    let outcome = match found.rollout.state.as_str() {
+        "RollingBack" | "RolledBack" => Outcome::RolledBack,
+        "Failed" => Outcome::No,
+        _ => Outcome::Done,
+    };
     if render::structured(global.output, &serde_json::to_value(&found).unwrap_or_default())? {
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
     let rollout = &found.rollout;
     let mut out = format!(
@@ -64,7 +69,7 @@ fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failu
     }));
     out.push_str(&render::columns(&rows));
     render::print(&out);
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 fn history(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
