@@ -61,7 +61,8 @@ impl World {
         if let Some(slot) = unit.slots.get_mut(&seat) {
             slot.former = former;
         }
-        let Some(slot) = unit.slots.get_mut(&seat) else { return };
+        self.loosen(name, &spec);
+        let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) else { return };
         let outcome = after.clone();
         let (rest, warning) = match after {
             _ if !wanted => (Rest::Idle, None),

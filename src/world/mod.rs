@@ -12,6 +12,7 @@
 mod adopt;
 pub mod chronicle;
 pub mod conditions;
+mod edges;
 pub mod effect;
 mod ends;
 pub mod event;
@@ -56,8 +57,8 @@ pub struct World {
     /// Boxed: nodes of a map that was filled in order are half empty.
     units: BTreeMap<Name, Box<Unit>>,
     externals: BTreeMap<Name, External>,
-    /// Who depends on whom, among all units there are, those on their way out included.
-    dependents: BTreeMap<Name, BTreeSet<Name>>,
+    /// Among all units there are, those on their way out included.
+    dependents: edges::Dependents,
     /// See `neighbours.rs`; taken away wherever something else is wanted or there are other units, and then found anew.
     taken_along: OnceCell<BTreeMap<Name, String>>,
     restored: BTreeMap<Name, (Checkpoint, Option<Arc<UnitSpec>>)>,
@@ -133,7 +134,7 @@ impl World {
             desired: Arc::new(Desired::default()),
             units: BTreeMap::new(),
             externals: BTreeMap::new(),
-            dependents: BTreeMap::new(),
+            dependents: edges::Dependents::new(),
             taken_along: OnceCell::new(),
             restored: BTreeMap::new(),
             dirty: BTreeSet::new(),

@@ -8,6 +8,7 @@ use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish};
 use crate::rollout::Phase;
 use crate::unit::{Circuit, Dependency, Lifecycle};
 
+use super::edges::needs;
 use super::state::{Slot, Unit};
 use super::{External, World};
 
@@ -28,7 +29,7 @@ impl Surroundings for Around<'_> {
         let names = self.world.dependents.get(self.name).into_iter().flatten();
         names
             .filter_map(|name| self.world.units.get(name))
-            .filter(|unit| !unit.is_gone())
+            .filter(|unit| needs(unit, self.name))
             .map(|unit| unit.spec.object.clone())
             .collect()
     }

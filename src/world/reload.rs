@@ -19,7 +19,7 @@ impl World {
         let executed_at = slot.state.process().map(|process| process.executed_at);
         let Some(instance) = slot.instance.as_mut() else { return };
         let probes_changed = instance.spec.policy.probes != spec.policy.probes;
-        instance.spec = spec.clone();
+        let former = std::mem::replace(&mut instance.spec, spec.clone());
         instance.generation = generation;
         let ports = instance.ports.clone();
         slot.drift = Drift::None;
@@ -51,6 +51,7 @@ impl World {
                 signal.to_string()
             }
         };
+        self.loosen(name, &former);
         let message = format!("{seat} is told to read its files again ({how}): {}", action.reason);
         let reason = if answered { "Reloading" } else { "Reloaded" };
         let record =

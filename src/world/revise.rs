@@ -1,6 +1,6 @@
 //! A new accepted revision: who is new, who changed, who is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::base::{Generation, Name, Now, Revision, Seat, Stamp};
@@ -242,7 +242,6 @@ impl World {
         unit.cause = Some(record);
         let revision = version.revision;
         (unit.spec, unit.generation) = (version.spec, version.generation);
-        self.taken_along.take();
         if matches!(drift, Drift::Replace(_)) {
             // What was wrong may be mended: earlier failures no longer count.
             unit.breaker.reset();
@@ -251,6 +250,7 @@ impl World {
                 slot.cause = Some(record);
             }
         }
+        self.spec_turned(name);
         self.begin_rollout(now, name, revision, cause);
         self.refresh_drift(name);
         self.save_unit(now, name);
@@ -269,6 +269,7 @@ impl World {
     /// Compares what runs with what is wanted, once for every change of either.
     pub(super) fn refresh_drift(&mut self, name: &Name) {
         let Some(unit) = self.units.get_mut(name) else { return };
+        let mut former = Vec::new();
         for slot in unit.slots.values_mut() {
             slot.drift = match &slot.instance {
                 Some(instance) => Drift::between(&instance.spec, &unit.spec),
@@ -282,10 +283,11 @@ impl World {
                 None => Drift::None,
             };
             if let (Drift::None, Some(instance)) = (&slot.drift, &mut slot.instance) {
-                instance.spec = unit.spec.clone();
+                former.push(std::mem::replace(&mut instance.spec, unit.spec.clone()));
                 instance.generation = unit.generation;
             }
         }
+        former.iter().for_each(|spec| self.loosen(name, spec));
     }
 
     fn drift_words(&self, name: &Name) -> String {
@@ -336,20 +338,6 @@ impl World {
                 self.tell_neighbours(name);
             }
         }
-    }
-
-    pub(super) fn index_dependents(&mut self) {
-        let mut dependents: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
-        for (name, unit) in &self.units {
-            let running =
-                unit.slots.values().filter_map(|slot| slot.instance.as_ref()).map(|instance| &instance.spec);
-            for spec in std::iter::once(&unit.spec).chain(running) {
-                for dependency in &spec.policy.depends_on {
-                    dependents.entry(dependency.name.clone()).or_default().insert(name.clone());
-                }
-            }
-        }
-        self.dependents = dependents;
     }
 }
 

@@ -137,11 +137,12 @@ impl World {
         let probes_changed = instance.spec.policy.probes != spec.policy.probes;
         let limits = spec.launch.service.resources.cgroup();
         let limits_changed = instance.spec.launch.service.resources.cgroup() != limits;
-        instance.spec = spec;
+        let former = std::mem::replace(&mut instance.spec, spec);
         instance.generation = generation;
         if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
             board.replace_policy(&instance.spec.policy, at, now.mono);
         }
+        self.loosen(name, &former);
         let message = format!("{seat} updated in place: {}", action.reason);
         self.announce(
             now,

@@ -1,11 +1,11 @@
 //! What has to hold at every turn, looked at from outside: by what the fake keeper knows, not by what the world says of itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use unisys::base::{InstanceId, Instant, Name, Now, Part};
 use unisys::plan::UnitSpec;
 
-use unisys::unit::{Condition, EndReason, Lifecycle, ProbeKind, StopReason, Strategy};
+use unisys::unit::{Circuit, Condition, EndReason, Lifecycle, ProbeKind, StopReason, Strategy};
 use unisys::world::{Effect, Event, InstanceFact, Unit, World};
 
 use super::machine::{Held, Keeper};
@@ -17,6 +17,7 @@ pub fn before_spawn(
     id: &InstanceId,
     part: Part,
     spec: &UnitSpec,
+    now: Instant,
 ) -> Result<(), String> {
     if part == Part::Main {
         seats(keeper, world, id, spec)?;
@@ -28,6 +29,7 @@ pub fn before_spawn(
     if !first {
         return Ok(());
     }
+    circuit(keeper, world, id, now)?;
     for dependency in spec.policy.depends_on.iter().filter(|dependency| !dependency.optional) {
         let holds = match dependency.condition {
             Condition::Started => live(keeper, &dependency.name) > 0,
@@ -46,6 +48,67 @@ pub fn before_spawn(
         }
     }
     Ok(())
+}
+
+/// An open circuit starts nothing, a half-open one a single trial.
+fn circuit(keeper: &Keeper, world: &World, id: &InstanceId, now: Instant) -> Result<(), String> {
+    let Some(unit) = world.units().get(&id.unit).filter(|unit| unit.spec.policy.breaker.is_some()) else {
+        return Ok(());
+    };
+    let goes = |other: &InstanceId| {
+        let slot = unit.slots.values().find(|slot| slot.id(&id.unit).as_ref() == Some(other));
+        slot.is_none_or(|slot| matches!(slot.state, Lifecycle::Stopping(_)))
+    };
+    let beside = || {
+        let others = keeper.held.iter().filter(|(other, _)| other.unit == id.unit && *other != id);
+        let mut alive = others.filter(|(_, held)| held.parts.values().any(|process| !process.end_told));
+        alive.find(|(other, _)| !goes(other)).map(|(other, _)| other)
+    };
+    match unit.breaker.circuit() {
+        Circuit::Open { until } if now < until => Err(format!("{id} is started, and its circuit is open")),
+        Circuit::HalfOpen { .. } => match beside() {
+            Some(other) => Err(format!("{id} is started as a trial beside {other}")),
+            None => Ok(()),
+        },
+        Circuit::Open { .. } | Circuit::Closed => Ok(()),
+    }
+}
+
+/// Answers to liveness probes as they came: how many in a row said no.
+#[derive(Default)]
+pub struct Liveness {
+    failing: BTreeMap<InstanceId, (u64, u32)>,
+}
+
+impl Liveness {
+    pub fn answered(&mut self, id: &InstanceId, seq: u64, ok: bool) {
+        let (latest, count) = self.failing.entry(id.clone()).or_default();
+        // One that is told twice counts once.
+        if seq > *latest {
+            (*latest, *count) = (seq, if ok { 0 } else { *count + 1 });
+        }
+    }
+
+    /// It is probed anew, or not any more.
+    pub fn forget(&mut self, id: &InstanceId) {
+        self.failing.remove(id);
+    }
+
+    /// Who has failed often enough is being stopped. Answers that were on their way when its probes began anew do not count.
+    pub fn holds(&self, keeper: &Keeper, world: &World) -> Result<(), String> {
+        for (id, (_, count)) in &self.failing {
+            let Some(held) = keeper.held.get(id) else { continue };
+            let Some(probe) = held.spec.policy.probe(ProbeKind::Liveness) else { continue };
+            let slots = world.units().get(&id.unit).into_iter().flat_map(|unit| unit.slots.values());
+            let up = slots
+                .filter(|slot| slot.id(&id.unit).as_ref() == Some(id))
+                .any(|slot| matches!(slot.state, Lifecycle::Up(_)));
+            if up && *count > probe.failure_threshold + 1 {
+                return Err(format!("{id} failed its liveness probe {count} times and runs on"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Invariant 6: at most one serving and one incoming instance an ordinal, never more of a unit than its rollout allows.

@@ -9,7 +9,7 @@ use unisys::base::{
 };
 use unisys::manifest::load::ParseCache;
 use unisys::plan::Desired;
-use unisys::unit::PartState;
+use unisys::unit::{PartState, ProbeKind};
 use unisys::world::{Adopted, Beginning, Cause, Checkpoint, Effect, Event, Failure, InstanceFact, World};
 
 use super::machine::{Faults, Held, Keeper, Process};
@@ -30,6 +30,8 @@ enum Due {
     Beats(InstanceId, Duration),
     /// A failure was looked at closely.
     Classified(Box<Failure>, Category),
+    /// What could not be executed is there again.
+    ProgramChanged(Name),
     /// The program of an instance ends by itself.
     Ends(InstanceId, Part, Exit),
 }
@@ -58,6 +60,7 @@ struct Sim {
     /// How often the daemon dies while everything goes down.
     fate: f64,
     finished: bool,
+    liveness: oracle::Liveness,
     /// Who said READY=1 in this turn.
     heard: Vec<InstanceId>,
     /// What was done to main processes.
@@ -98,6 +101,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         loud,
         fate: 0.0,
         finished: false,
+        liveness: oracle::Liveness::default(),
         heard: Vec::new(),
         done: Vec::new(),
     };
@@ -225,6 +229,7 @@ impl Sim {
         }
         self.epoch += 1;
         self.born = self.now;
+        self.liveness = oracle::Liveness::default();
         let incarnation = Incarnation(self.incarnation.0 + 100);
         self.world = world(self.epoch, &mut self.rng, incarnation);
         self.begin()
@@ -258,6 +263,9 @@ impl Sim {
                 Due::Ends(id, part, exit) => self.process_ends(&id, part, exit),
                 Due::Spawned(id, part) => self.spawned(&id, part),
                 Due::Beats(id, pause) => self.beats(id, pause),
+                Due::ProgramChanged(name) => {
+                    self.world.handle(self.clock(), Event::ProgramChanged { name });
+                }
                 Due::Classified(failure, category) => {
                     let Failure { id, generation, ran_for, .. } = *failure;
                     if let Some(exit) = failure.end.exit {
@@ -278,6 +286,9 @@ impl Sim {
             && let Some(process) = self.keeper.held.get_mut(id).and_then(|held| held.parts.get_mut(part))
         {
             process.end_told = true;
+        }
+        if let InstanceFact::Probe { kind: ProbeKind::Liveness, seq, ok, .. } = fact {
+            self.liveness.answered(id, seq, ok);
         }
         self.say(|| format!("{id} {fact:?}"));
         if let InstanceFact::ToldReady { .. } = fact {
@@ -313,6 +324,7 @@ impl Sim {
             }
         }
         self.heard.clear();
+        self.liveness.holds(&self.keeper, &self.world)?;
         self.incarnation = self.world.next_incarnation();
         // Two copies of the world a look: every turn would be most of the run's time.
         if self.turns.is_multiple_of(7) { oracle::after_turn(&self.world, now) } else { Ok(()) }
@@ -321,7 +333,7 @@ impl Sim {
     fn effect(&mut self, effect: Effect) -> Result<(), String> {
         match effect {
             Effect::Spawn { id, part, spec, generation, .. } => {
-                oracle::before_spawn(&self.keeper, &self.world, &id, part, &spec)?;
+                oracle::before_spawn(&self.keeper, &self.world, &id, part, &spec, self.now)?;
                 match part {
                     Part::Main => self.done.push((id.clone(), truth::Done::Started)),
                     Part::StopCommand => self.done.push((id.clone(), truth::Done::ToldToStop)),
@@ -345,12 +357,16 @@ impl Sim {
             Effect::Forget { id } => {
                 oracle::before_forget(&self.keeper, &self.world, &id)?;
                 self.keeper.held.remove(&id);
+                self.liveness.forget(&id);
             }
             Effect::Limit { .. } => {}
             Effect::Remember { id, spec, generation, mark } => {
                 if let Some(held) = self.keeper.held.get_mut(&id) {
                     if held.spec.policy.watchdog != spec.policy.watchdog {
                         held.rewatched = Some(self.now);
+                    }
+                    if held.spec.policy.probe(ProbeKind::Liveness) != spec.policy.probe(ProbeKind::Liveness) {
+                        self.liveness.forget(&id);
                     }
                     (held.spec, held.generation, held.mark) = (spec, generation, mark);
                 }
@@ -365,6 +381,11 @@ impl Sim {
             Effect::Finished { .. } => self.finished = true,
             Effect::Announce(record) => {
                 self.say(|| format!("  {} {}: {}", record.object, record.reason, record.message))
+            }
+            // Somebody puts it back.
+            Effect::WatchProgram { name, .. } => {
+                let after = 1000 + self.rng.below(20_000);
+                self.later(after, Due::ProgramChanged(name));
             }
             Effect::LookAt { id, closely, .. } => {
                 let process = self.keeper.held.get(&id).and_then(|held| held.parts.get(&Part::Main));
@@ -384,7 +405,6 @@ impl Sim {
             | Effect::UnwatchPort { .. }
             | Effect::WatchLog { .. }
             | Effect::UnwatchLog { .. }
-            | Effect::WatchProgram { .. }
             | Effect::UnwatchProgram { .. }
             | Effect::RunReload { .. }
             | Effect::TailLog { .. }

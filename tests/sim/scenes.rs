@@ -53,3 +53,31 @@ fn what_an_instance_runs_without_is_a_condition_that_the_keeper_remembers() {
     stage.pass(Duration::from_secs(5));
     assert!(enforced(&stage).is_none(), "another instance is in its cgroup");
 }
+
+#[test]
+fn what_nothing_needs_any_more_goes_as_soon_as_the_last_instance_that_needed_it_is_gone() {
+    for edit in
+        [", env: {X: \"1\"}", ", stop: {grace: 3s}", ", env: {X: \"1\"}, update: {strategy: Recreate}"]
+    {
+        let mut stage = Stage::new();
+        stage.accept(&[service("db", ""), service("api", ", dependsOn: [db]")]);
+        assert_eq!(stage.running.len(), 2);
+        stage.accept(&[service("api", edit)]);
+        stage.pass(Duration::from_secs(30));
+        let left: Vec<String> = stage.running.keys().map(|id| id.unit.to_string()).collect();
+        assert_eq!(left, ["api"], "{edit}");
+    }
+}
+
+#[test]
+fn a_version_that_comes_back_needs_again_what_it_needed() {
+    let mut stage = Stage::new();
+    let api = |rest: &str| service("api", rest);
+    stage.accept(&[service("db", ""), api(", dependsOn: [db]")]);
+    stage.accept(&[service("db", ""), api(", env: {X: \"1\"}")]);
+    stage.pass(Duration::from_secs(30));
+    stage.order(Order::Undo("api".parse().unwrap(), None));
+    stage.pass(Duration::from_secs(30));
+    stage.order(Order::Stop(names("db")));
+    assert!(stage.running.is_empty(), "who needs it goes first, and both are gone: {:?}", stage.running);
+}

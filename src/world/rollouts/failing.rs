@@ -146,7 +146,6 @@ impl World {
             unit.scaled_from = Some(replicas);
         }
         (unit.spec, unit.generation) = (back.spec.clone(), back.generation);
-        self.taken_along.take();
         unit.good = Some(back);
         unit.rollout.phase = Phase::RollingBack(failure.clone().into());
         (unit.rollout.deadline, unit.rollout.ended) = (None, None);
@@ -156,6 +155,7 @@ impl World {
             slot.former = None;
             slot.restart.attempt = 0;
         }
+        self.spec_turned(name);
         self.refresh_drift(name);
         let message = format!(
             "revision {revision} is given up, what was good before it takes its place: {}",

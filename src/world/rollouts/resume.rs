@@ -42,7 +42,6 @@ impl World {
         let standing = unit.overrides.rejected.is_some() || unit.overrides.pinned.is_some();
         if standing {
             (unit.spec, unit.generation) = (version.spec.clone(), version.generation);
-            self.taken_along.take();
             unit.rollout = Rollout::complete(version.revision, version.generation, now.wall);
             if let Some(rejected) = &unit.overrides.rejected {
                 unit.rollout.revision = rejected.revision;
@@ -62,6 +61,7 @@ impl World {
             // It was still on its way back.
             unit.rollout.phase = Phase::RollingBack(failure.clone());
         }
+        self.spec_turned(name);
         self.refresh_drift(name);
     }
 }

@@ -39,12 +39,11 @@ impl Sim {
     pub(super) fn spawn(&mut self, id: InstanceId, part: Part, spec: Arc<UnitSpec>, generation: Generation) {
         let delay = 1 + self.rng.below(5);
         if self.rng.chance(self.faults.exec_fails) {
-            let fact = InstanceFact::SpawnFailed {
-                part,
-                stage: SpawnStage::Clone,
-                errno: 11,
-                detail: "no pid".into(),
+            let (stage, errno, detail) = match self.rng.chance(0.8) {
+                true => (SpawnStage::Clone, 11, "no pid"),
+                false => (SpawnStage::Exec, 2, "no such program"),
             };
+            let fact = InstanceFact::SpawnFailed { part, stage, errno, detail: detail.into() };
             return self.fact(delay, &id, fact);
         }
         let fate = spec.launch.argv.get(2).cloned().unwrap_or_default();

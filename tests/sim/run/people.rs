@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use unisys::base::Name;
 use unisys::plan::Desired;
+use unisys::unit::Circuit;
 use unisys::world::{Cause, Event, Order};
 
 use super::system;
@@ -103,6 +104,14 @@ impl Sim {
             self.world.units().iter().find(|(_, unit)| unit.rollout.is_active() && unit.good.is_some())
         {
             return Some(format!("{name} is rolling"));
+        }
+        let rests =
+            |name: &Name| self.desired.graph.closure([name]).into_iter().any(|name| self.has_ended(name));
+        let open = self.world.units().iter().find(|(name, unit)| {
+            unit.breaker.circuit() != Circuit::Closed && self.world.wanted_replicas(name) > 0 && !rests(name)
+        });
+        if let Some((name, unit)) = open {
+            return Some(format!("{name} is well, its circuit {:?}", unit.breaker.circuit()));
         }
         let plan = self.world.pending();
         (!plan.actions.is_empty() && !self.desired.units.keys().any(|name| self.has_ended(name)))

@@ -1,0 +1,60 @@
+//! Who depends on whom: by what is wanted of the units, and by what their instances were started with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::base::Name;
+use crate::plan::UnitSpec;
+
+use super::World;
+use super::state::Unit;
+
+/// Names that depend on each name. It may hold more than is true: an instance that brought an edge may have ended since.
+pub(super) type Dependents = BTreeMap<Name, BTreeSet<Name>>;
+
+impl World {
+    /// Finds all edges anew.
+    pub(super) fn index_dependents(&mut self) {
+        let mut dependents = Dependents::new();
+        for (name, unit) in &self.units {
+            let started = unit.slots.values().flat_map(|slot| {
+                let running = slot.instance.as_ref().map(|instance| &instance.spec);
+                // What it may be started with again.
+                running.into_iter().chain(slot.former.as_ref().map(|former| &former.spec))
+            });
+            for spec in std::iter::once(&unit.spec).chain(started) {
+                for dependency in &spec.policy.depends_on {
+                    dependents.entry(dependency.name.clone()).or_default().insert(name.clone());
+                }
+            }
+        }
+        self.dependents = dependents;
+    }
+
+    /// Another version of a unit is wanted: it has edges of its own, and may take others along.
+    pub(super) fn spec_turned(&mut self, name: &Name) {
+        self.taken_along.take();
+        let Some(unit) = self.units.get(name) else { return };
+        for dependency in &unit.spec.policy.depends_on {
+            self.dependents.entry(dependency.name.clone()).or_default().insert(name.clone());
+        }
+    }
+
+    /// Nothing of a unit runs with this spec any more: what only that depended on may be free to stop.
+    pub(super) fn loosen(&mut self, name: &Name, spec: &Arc<UnitSpec>) {
+        if self.units.get(name).is_some_and(|unit| Arc::ptr_eq(&unit.spec, spec)) {
+            return;
+        }
+        let names = spec.policy.depends_on.iter().map(|dependency| &dependency.name);
+        self.dirty.extend(names.filter(|name| self.units.contains_key(*name)).cloned());
+    }
+}
+
+/// Something of a unit is there that needs another: as it is wanted, or as it was started.
+pub(super) fn needs(unit: &Unit, on: &Name) -> bool {
+    let needs = |spec: &UnitSpec| spec.policy.depends_on.iter().any(|dependency| dependency.name == *on);
+    let mut occupied = unit.slots.values().filter(|slot| slot.state.is_occupied()).peekable();
+    occupied.peek().is_some()
+        && (needs(&unit.spec)
+            || occupied.filter_map(|slot| slot.instance.as_ref()).any(|instance| needs(&instance.spec)))
+}
