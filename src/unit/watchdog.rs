@@ -359,7 +359,9 @@ impl Vigil {
             }
             Missed::Told => "said WATCHDOG=trigger".to_owned(),
         };
-        let doing = look.map(|look| {
+        // Who just said something has been running for that: what it does from now on is not known.
+        let speaks = |look: &&Look| missed == Missed::Told && look.threads.running > 0;
+        let doing = look.filter(|look| !speaks(look)).map(|look| {
             let class = match look.threads {
                 threads if threads.running > 0 => Class::Livelock,
                 threads if threads.stopped > 0 => Class::Stopped,

@@ -6,7 +6,7 @@ use crate::base::{Name, ObjectKind, ObjectRef, Ordinal, Role, Seat};
 use crate::plan::observed::{ObservedRollout, Surroundings};
 use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish};
 use crate::rollout::Phase;
-use crate::unit::{Circuit, Dependency, Lifecycle};
+use crate::unit::{Circuit, Dependency, EndReason, Lifecycle, StopReason};
 
 use super::edges::needs;
 use super::state::{Slot, Unit};
@@ -115,7 +115,7 @@ impl World {
     /// Units that are down, though nobody stopped them, and why: a hard dependency that a person stopped, a switch turned off or
     /// a manifest dropped takes its dependents along (systemd's `Requires=`), and those theirs. Otherwise "a unit is stopped only
     /// when its dependents are gone" would never let it go. Found once for as long as nothing is wanted otherwise.
-    fn taken_along(&self) -> &BTreeMap<Name, String> {
+    pub(super) fn taken_along(&self) -> &BTreeMap<Name, String> {
         self.taken_along.get_or_init(|| {
             let wishes = self.units.iter().map(|(name, unit)| (name, unit.as_ref(), unit.wish(None)));
             let (up, down): (Vec<_>, Vec<_>) = wishes.partition(|(.., wish)| matches!(wish, Wish::Up { .. }));
@@ -169,7 +169,12 @@ impl World {
             drift: &slot.drift,
             restart: slot.restart_asked.as_deref(),
             rested_for_current: slot.rested_at == unit.generation,
-            last_end: slot.last_end.as_ref().map(|last| last.words.as_str()),
+            // Who was stopped because nobody wanted it is not started *again*.
+            last_end: slot
+                .last_end
+                .as_ref()
+                .filter(|last| last.end.reason != EndReason::Stopped(StopReason::Unwanted))
+                .map(|last| last.words.as_str()),
         });
         ObservedUnit {
             object: unit.spec.object.clone(),

@@ -1,7 +1,9 @@
 //! What a person asks for: overrides of the manifest, restarts, the end of everything.
 
+use std::collections::BTreeMap;
+
 use crate::base::{Name, Now, ObjectRef, Revision, Role};
-use crate::plan::{Drift, Verb};
+use crate::plan::{Drift, Verb, Wish};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Fact, Lifecycle};
 
@@ -143,6 +145,7 @@ impl World {
         what: &str,
         mut change: impl FnMut(&mut Unit),
     ) {
+        let along = self.taken_along().clone();
         let mut rows = Vec::new();
         for name in names {
             let Some(unit) = self.units.get_mut(name) else { continue };
@@ -156,6 +159,7 @@ impl World {
         let list = rows.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ");
         let cause = Cause::new("Order", format!("{what} {list} by {by}"));
         let touched: Vec<Name> = rows.iter().map(|(name, _)| name.clone()).collect();
+        rows.extend(self.followers(&along));
         let change = self.open_change(now, cause, rows);
         for name in touched {
             let object = self.object(&name);
@@ -179,6 +183,24 @@ impl World {
             self.touch(&name);
             self.touch_followers(&name);
         }
+    }
+
+    /// What becomes of units that are taken along by a stop and were not before, or no longer are: it belongs to the same change.
+    fn followers(&self, before: &BTreeMap<Name, String>) -> Vec<(Name, ChangeAction)> {
+        let after = self.taken_along();
+        let stopped = after.iter().filter(|(name, _)| !before.contains_key(*name));
+        let stopped = stopped.filter_map(|(name, why)| {
+            let unit = self.units.get(name).filter(|unit| !unit.is_gone())?;
+            Some((name.clone(), row(&unit.spec.object, Verb::Stop, why)))
+        });
+        let started = before.keys().filter(|name| !after.contains_key(*name)).filter_map(|name| {
+            let unit = self.units.get(name)?;
+            let starts =
+                unit.is_gone() && !unit.spec.policy.job && matches!(self.wish(name, unit), Wish::Up { .. });
+            let reason = "what it depends on is wanted again";
+            starts.then(|| (name.clone(), row(&unit.spec.object, Verb::Start, reason)))
+        });
+        stopped.chain(started).collect()
     }
 
     /// A stop or start of a unit concerns everything that cannot be without it.

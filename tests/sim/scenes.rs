@@ -81,3 +81,24 @@ fn a_version_that_comes_back_needs_again_what_it_needed() {
     stage.order(Order::Stop(names("db")));
     assert!(stage.running.is_empty(), "who needs it goes first, and both are gone: {:?}", stage.running);
 }
+
+#[test]
+fn what_a_stop_takes_along_and_what_a_start_brings_back_is_one_change() {
+    let mut stage = Stage::new();
+    stage.accept(&[
+        service("db", ""),
+        service("api", ", dependsOn: [db]"),
+        service("web", ", dependsOn: [api]"),
+    ]);
+    for (order, verb) in [(Order::Stop(names("db")), "Stop"), (Order::Start(names("db")), "Start")] {
+        stage.changes.clear();
+        stage.order(order);
+        stage.pass(Duration::from_secs(30));
+        let ids: Vec<u64> = stage.changes.keys().copied().collect();
+        assert_eq!(ids.len(), 1, "{:?}", stage.changes);
+        let actions: Vec<String> =
+            stage.changes[&ids[0]].actions.iter().map(|action| action.unit.name.to_string()).collect();
+        assert_eq!(actions, ["db", "api", "web"], "{verb}");
+        assert!(stage.changes[&ids[0]].actions.iter().all(|action| format!("{:?}", action.verb) == verb));
+    }
+}

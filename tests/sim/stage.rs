@@ -7,7 +7,7 @@ use std::time::Duration;
 use unisys::base::{Epoch, Exit, Incarnation, InstanceId, Instant, Name, Now, Revision, SpawnStage, Stamp};
 use unisys::manifest::load::ParseCache;
 use unisys::unit::ProbeKind;
-use unisys::world::{Beginning, Cause, Effect, Event, InstanceFact, Mark, Order, World};
+use unisys::world::{Beginning, Cause, Change, Effect, Event, InstanceFact, Mark, Order, World};
 
 use super::system;
 
@@ -21,6 +21,8 @@ pub struct Stage {
     pub running: BTreeMap<InstanceId, u32>,
     /// What the keeper was told to remember.
     pub marks: BTreeMap<InstanceId, Mark>,
+    /// As they were saved last.
+    pub changes: BTreeMap<u64, Arc<Change>>,
     /// Questions that were asked and not answered.
     asked: BTreeMap<(InstanceId, ProbeKind), u64>,
     asked_externals: BTreeMap<Name, u64>,
@@ -51,6 +53,7 @@ impl Stage {
             pid: 100,
             running: BTreeMap::new(),
             marks: BTreeMap::new(),
+            changes: BTreeMap::new(),
             asked: BTreeMap::new(),
             asked_externals: BTreeMap::new(),
             unstartable: BTreeMap::new(),
@@ -112,6 +115,7 @@ impl Stage {
                     self.ended(&id, Exit::Signal { signal: 9, core: false });
                     self.fact(&id, InstanceFact::Gone { survivors: 0 });
                 }
+                Effect::SaveChange(change) => _ = self.changes.insert(change.id, change),
                 Effect::Remember { id, mark, .. } => _ = self.marks.insert(id, mark),
                 Effect::Probe { id, kind, seq, .. } => _ = self.asked.insert((id, kind), seq),
                 Effect::ProbeExternal { name, seq, .. } => _ = self.asked_externals.insert(name, seq),
