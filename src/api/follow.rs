@@ -156,6 +156,7 @@ pub(super) async fn read_logs(
             incarnation,
             stream: None,
             from: query.from,
+            among: None,
         };
         loop {
             let (path, index, service, asked) =

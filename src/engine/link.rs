@@ -148,7 +148,9 @@ pub struct Heir {
     keeper: Child,
     /// Whose lock it takes over.
     of: u32,
-    options: Options,
+    options: Box<Options>,
+    /// Held open for what is in them.
+    pipes: Vec<OwnedFd>,
 }
 
 /// How often it is looked whether an heir has a daemon, and for how long.
@@ -156,11 +158,11 @@ const HEIR_LOOK: Duration = Duration::from_millis(5);
 const HEIR_LOOKS: u32 = 2000;
 
 impl Heir {
-    pub fn start(options: &Options, former: &Peer) -> io::Result<Self> {
-        Self::of(options, former.pid)
+    pub fn start(options: &Options, former: &Peer, pipes: Vec<OwnedFd>) -> io::Result<Self> {
+        Self::of(options, former.pid, pipes)
     }
 
-    fn of(options: &Options, of: u32) -> io::Result<Self> {
+    fn of(options: &Options, of: u32, pipes: Vec<OwnedFd>) -> io::Result<Self> {
         let text = serde_json::to_string(options)?;
         let mut command = Command::new(crate::cli::own_program());
         command
@@ -168,7 +170,7 @@ impl Heir {
             .process_group(0)
             .stdin(Stdio::null());
         signals::block_in(&mut command, &crate::keeper::SIGNALS);
-        Ok(Self { keeper: command.spawn()?, of, options: options.clone() })
+        Ok(Self { keeper: command.spawn()?, of, options: Box::new(options.clone()), pipes })
     }
 
     /// Waits until the heir has a daemon, which from then on watches over it as we do now. One that is killed before that gets
@@ -191,6 +193,6 @@ impl Heir {
         let killed = self.keeper.id();
         // It may have been killed before it had the lock.
         let of = if state.holder() == killed.to_string() { killed } else { self.of };
-        Self::of(&self.options, of)
+        Self::of(&self.options, of, self.pipes)
     }
 }

@@ -104,7 +104,8 @@ impl Engine {
     pub(super) fn look_for_taken_address(&mut self, id: &InstanceId) {
         let Some(held) = self.listening.holdings.get(&id.unit) else { return };
         let Some(listen) = held.listeners.first().map(ToString::to_string) else { return };
-        let query = Query { tail: Some(LAST_LINES), incarnation: Some(id.incarnation), ..Query::default() };
+        let (tail, incarnation) = (Some(LAST_LINES), Some(id.incarnation));
+        let query = Query { tail, incarnation, among: Some(read::LOOK), ..Query::default() };
         let (logs, index) = (self.state.services_logs(), self.state.index());
         let Ok((lines, _)) = read::read(&logs, &index, id.unit.as_str(), &query) else { return };
         let speaks = |line: &str| {

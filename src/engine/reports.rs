@@ -1,5 +1,7 @@
 //! What the keeper reports, and what becomes of it when it is gone.
 
+use std::os::fd::OwnedFd;
+
 use crate::base::Part;
 use crate::keeper::protocol::{CANNOT_BECOME, Down, Report, Request, signal_words};
 use crate::os::clock;
@@ -9,7 +11,7 @@ use super::link::{Heir, Peer};
 use super::{Engine, Options};
 
 impl Engine {
-    pub(super) fn report(&mut self, report: Report, fds: Vec<std::os::fd::OwnedFd>) {
+    pub(super) fn report(&mut self, report: Report, fds: Vec<OwnedFd>) {
         match report {
             Report::Spawned { id, part, pid, at, ports, left_out } => {
                 self.attach_pipes(&id, (part == Part::Main).then_some(pid), fds);
@@ -75,19 +77,20 @@ impl Engine {
     /// The keeper has closed the link. If it was killed, a new one takes over from its journal and starts a daemon of its own.
     pub(super) fn keeper_lost(&mut self) -> Option<Heir> {
         // In this order: the next daemon waits for the store before it captures anything.
-        self.collector.stop();
+        let pipes = self.collector.stop();
         self.store.close();
-        Self::replace_keeper(&self.options, &self.keeper)
+        Self::replace_keeper(&self.options, &self.keeper, pipes)
     }
 
-    /// Starts a keeper in place of one that was killed; does nothing when it became another image of itself.
-    pub fn replace_keeper(options: &Options, former: &Peer) -> Option<Heir> {
+    /// Starts a keeper in place of one that was killed; does nothing when it became another image of itself. `pipes`: of the
+    /// instances, whose output nobody else holds until it has opened them.
+    pub fn replace_keeper(options: &Options, former: &Peer, pipes: Vec<OwnedFd>) -> Option<Heir> {
         if !former.was_killed() {
             return None;
         }
         tracing::error!("the keeper is gone; starting a new one");
         eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
-        Heir::start(options, former).map_err(|error| no_keeper(&error)).ok()
+        Heir::start(options, former, pipes).map_err(|error| no_keeper(&error)).ok()
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::base::{Exit, Generation, InstanceId, Redactor, Spent, Stamp, Usage, limits};
 use crate::logs::derived::Stream;
-use crate::logs::read::{Query, read};
+use crate::logs::read::{LOOK, Query, read};
 use crate::manifest::spec::service::PortNumber;
 use crate::os::freeze::Thread;
 use crate::os::listeners::foreign_holders;
@@ -162,6 +162,7 @@ impl Work {
             incarnation: Some(failure.id.incarnation),
             stream: Some(stream),
             from: None,
+            among: Some(LOOK),
         };
         let service = failure.id.unit.as_str();
         let found = read(&self.state.services_logs(), &self.state.index(), service, &query);

@@ -38,7 +38,7 @@ pub struct Collector {
     /// Something was said that the thread has not been woken for.
     told: Cell<bool>,
     wake: OwnedFd,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Vec<OwnedFd>>>,
     /// Grows whenever a log does: those who follow one wait for it.
     pub grown: tokio::sync::watch::Receiver<u64>,
 }
@@ -90,18 +90,17 @@ impl Collector {
         self.send(Command::Unwatch(id));
     }
 
-    /// Once it returns, pipes, spools and logs are another's: two who derive lines would write them twice.
-    pub fn stop(&mut self) {
+    /// Once it returns, pipes, spools and logs are another's: two who derive lines would write them twice. Whoever keeps the
+    /// pipes open until that one has them loses nothing of programs that end meanwhile.
+    pub fn stop(&mut self) -> Vec<OwnedFd> {
         self.commands = None;
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        self.stop();
+        drop(self.stop());
     }
 }

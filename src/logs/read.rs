@@ -17,6 +17,9 @@ const ANSWER_BYTES: u64 = 16 << 20;
 /// The most that a follower is given at once: it may be slow, and the next part is read when it has taken this one.
 const PART_BYTES: u64 = 1 << 20;
 
+/// Where the last lines of an instance are looked for: among so many pieces (48 bytes of index each).
+pub const LOOK: usize = 1 << 16;
+
 /// One line, in the shape of `logs -o json` (cli.md).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -43,6 +46,8 @@ pub struct Query {
     pub stream: Option<Stream>,
     /// From this position of the log on, a part of it.
     pub from: Option<u64>,
+    /// Only among so many of the last pieces that were written: who wrote nothing is not looked for in all of a log.
+    pub among: Option<usize>,
 }
 
 impl Query {
@@ -128,7 +133,13 @@ fn read_back(log: &File, index: &File, service: &str, query: &Query) -> io::Resu
         true
     };
     let mut whole = true;
+    let mut left = query.among.unwrap_or(usize::MAX);
     for_each_backwards(index, |record| {
+        if left == 0 {
+            whole = false;
+            return false;
+        }
+        left -= 1;
         end.get_or_insert(record.log_end);
         whole = match upper.replace(record) {
             Some(later) => take(record.log_end, later),
@@ -158,9 +169,10 @@ fn to_line(service: &str, record: &Record, line: &[u8]) -> Line {
     }
 }
 
-/// The latest lines of one instance, as bytes.
+/// The latest lines of one instance, as bytes, unless others have written very much since.
 pub fn tail_of_instance(logs: &Path, index: &Path, id: &InstanceId, count: usize) -> Vec<Vec<u8>> {
-    let query = Query { tail: Some(count), incarnation: Some(id.incarnation), ..Query::default() };
+    let query =
+        Query { tail: Some(count), incarnation: Some(id.incarnation), among: Some(LOOK), ..Query::default() };
     let lines = read(logs, index, id.unit.as_str(), &query).map(|(lines, _)| lines).unwrap_or_default();
     lines.into_iter().map(|line| line.message.into_bytes()).collect()
 }
@@ -190,21 +202,44 @@ mod tests {
     use super::super::derived::Log;
     use super::*;
 
-    #[test]
-    fn who_reads_on_is_given_every_line_in_parts() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::new(dir.path(), dir.path(), "a");
-        let long = "x".repeat(PART_BYTES as usize / 3);
-        let record = Record {
+    fn record() -> Record {
+        Record {
             log_end: 0,
             spool_end: 0,
             at: Stamp(1),
             incarnation: Incarnation(1),
             ordinal: Ordinal(0),
             stream: Stream::Stdout,
+        }
+    }
+
+    #[test]
+    fn an_instance_is_looked_for_among_the_last_pieces_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(dir.path(), dir.path(), "a");
+        for number in 1..=5 {
+            let record = Record { incarnation: Incarnation(number), ..record() };
+            log.append(format!("{number}\n").as_bytes(), record).unwrap();
+        }
+        let found = |incarnation, among| {
+            let query = Query { incarnation: Some(Incarnation(incarnation)), among, ..Query::default() };
+            read(dir.path(), dir.path(), "a", &query).unwrap().0.len()
         };
+        assert_eq!((found(1, None), found(1, Some(6)), found(1, Some(2))), (1, 1, 0));
+        assert_eq!(
+            (found(5, Some(2)), found(5, Some(1))),
+            (1, 0),
+            "a piece ends where the one before it does"
+        );
+    }
+
+    #[test]
+    fn who_reads_on_is_given_every_line_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(dir.path(), dir.path(), "a");
+        let long = "x".repeat(PART_BYTES as usize / 3);
         for number in 0..10 {
-            log.append(format!("{number} {long}\n").as_bytes(), record).unwrap();
+            log.append(format!("{number} {long}\n").as_bytes(), record()).unwrap();
         }
         let (mut from, mut parts, mut seen) = (0, 0, Vec::new());
         loop {

@@ -49,6 +49,10 @@ impl Spool {
         &self.pipe
     }
 
+    pub fn into_pipe(self) -> OwnedFd {
+        self.pipe
+    }
+
     pub fn is_open(&self) -> bool {
         self.file.is_some()
     }

@@ -119,7 +119,8 @@ impl Work {
         })
     }
 
-    pub fn run(mut self, queue: &Receiver<Command>, wake: &OwnedFd) {
+    /// Gives the pipes of all that still run.
+    pub fn run(mut self, queue: &Receiver<Command>, wake: &OwnedFd) -> Vec<OwnedFd> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(128);
         loop {
             events.clear();
@@ -133,7 +134,7 @@ impl Work {
             let spare = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => return,
+                Err(_) => return self.pipes(),
             }
             let keys: Vec<u64> = events.iter().map(|event| event.data.u64()).collect();
             let mut wrote = false;
@@ -149,7 +150,7 @@ impl Work {
                     match queue.try_recv() {
                         Ok(command) => self.command(command),
                         Err(std::sync::mpsc::TryRecvError::Empty) => break,
-                        Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                        Err(std::sync::mpsc::TryRecvError::Disconnected) => return self.pipes(),
                     }
                 }
             }
@@ -160,6 +161,11 @@ impl Work {
                 self.grown.send_modify(|count| *count += 1);
             }
         }
+    }
+
+    fn pipes(self) -> Vec<OwnedFd> {
+        let streams = self.instances.into_values().flat_map(|captured| captured.streams);
+        streams.map(Spool::into_pipe).collect()
     }
 
     fn command(&mut self, command: Command) {

@@ -42,7 +42,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
             Ok(engine) => engine,
             // The keeper was killed before it had told everything.
             Err(EngineError::Link(_)) => {
-                return Ok(Ended::Run(Engine::replace_keeper(&again, &keeper)));
+                return Ok(Ended::Run(Engine::replace_keeper(&again, &keeper, Vec::new())));
             }
             Err(error) => return refuse_start(&error).map(Ended::With),
         };
