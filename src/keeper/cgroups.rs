@@ -2,7 +2,9 @@
 
 use crate::base::InstanceId;
 use crate::os::process;
+use crate::world::OUT_OF_ITS_CGROUP;
 
+use super::journal::Entry;
 use super::protocol::Report;
 use super::run::Keeper;
 use super::table::Instance;
@@ -29,9 +31,21 @@ impl Keeper {
                 if let Some(emptied) = &mut self.emptied {
                     emptied.forget(&id);
                 }
+                self.remember_left_out(&id, OUT_OF_ITS_CGROUP);
                 self.tell(&Report::Uncontained { id });
             }
         }
+    }
+
+    /// The daemon that is told may die before it says what is to be remembered.
+    fn remember_left_out(&mut self, id: &InstanceId, what: &str) {
+        let Some(instance) = self.table.instances.get_mut(id) else { return };
+        if instance.mark.left_out.iter().any(|known| known == what) {
+            return;
+        }
+        instance.mark.left_out.push(what.to_owned());
+        let (mark, generation) = (instance.mark.clone(), instance.generation);
+        self.journal.write(&Entry::Remember { id: id.clone(), mark, generation, spec: None });
     }
 
     /// Its main program is alive, and elsewhere. One that has ended is still named in its last cgroup.

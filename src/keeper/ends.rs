@@ -53,6 +53,10 @@ impl Keeper {
                     pidfd: started.pidfd,
                     child: true,
                 };
+                if part == Part::Main {
+                    // The daemon that is told may die before it says what is to be remembered.
+                    instance.mark.left_out.clone_from(&left_out);
+                }
                 let held: HeldPart = running.held(part);
                 instance.parts.insert(part, PartState::Running(running));
                 let entry = match (part, instance.parts.len()) {

@@ -57,7 +57,8 @@ impl Keeper {
                     if (instance.mark.role, mark.role) == (Role::Incoming, Role::Serving) {
                         self.listeners.take_place(&id);
                     }
-                    instance.mark = mark.clone();
+                    instance.mark.follow(mark);
+                    let mark = instance.mark.clone();
                     instance.generation = generation;
                     if let Some(spec) = &spec {
                         instance.spec.clone_from(spec);

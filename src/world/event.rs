@@ -224,6 +224,15 @@ pub struct Mark {
     pub left_out: Vec<String>,
 }
 
+impl Mark {
+    /// Another word of the daemon. What the keeper has found since that the instance runs without stays.
+    pub fn follow(&mut self, next: Self) {
+        let found = std::mem::replace(self, next).left_out;
+        let new: Vec<String> = found.into_iter().filter(|what| !self.left_out.contains(what)).collect();
+        self.left_out.extend(new);
+    }
+}
+
 /// What the store remembers of a unit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {

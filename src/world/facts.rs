@@ -10,8 +10,6 @@ use super::effect::Effect;
 use super::event::InstanceFact;
 use super::state::Slot;
 
-const OUT_OF_ITS_CGROUP: &str = "its cgroup and the limits of it: somebody else moved its processes out";
-
 impl World {
     /// A fact about one instance. One of an instance that is not there any more changes nothing but a counter (invariant 5).
     pub(super) fn instance_fact(&mut self, now: Now, id: &InstanceId, fact: InstanceFact) {
@@ -46,7 +44,9 @@ impl World {
                 }
                 self.apply(now, name, seat, Fact::HookExited { part, exit })
             }
-            InstanceFact::Uncontained => self.not_enforced(now, name, seat, &[OUT_OF_ITS_CGROUP.to_owned()]),
+            InstanceFact::Uncontained => {
+                self.not_enforced(now, name, seat, &[super::OUT_OF_ITS_CGROUP.to_owned()])
+            }
             InstanceFact::Gone { survivors } => self.apply(now, name, seat, Fact::Gone { survivors }),
             InstanceFact::Probe { kind, seq, ok, late, message } => {
                 self.probe_seen(now, name, seat, (kind, seq), late);

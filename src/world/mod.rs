@@ -50,6 +50,9 @@ pub use state::{Instance, Slot, Unit, Version};
 
 use chronicle::Entry;
 
+/// What an instance runs without that somebody moved out of its cgroup ([`Instance::left_out`]).
+pub const OUT_OF_ITS_CGROUP: &str = "its cgroup and the limits of it: somebody else moved its processes out";
+
 /// The state of everything. See the module. A copy decides like the original: `plan` asks one what would happen.
 #[derive(Clone)]
 pub struct World {

@@ -144,6 +144,8 @@ pub struct Held {
     pub signalled: Option<Signal>,
     /// When it was given its present watchdog, if it had another one before.
     pub rewatched: Option<Instant>,
+    /// When somebody moved it out of its cgroup.
+    pub moved_out: Option<Instant>,
 }
 
 impl Held {

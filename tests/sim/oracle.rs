@@ -1,6 +1,7 @@
 //! What has to hold at every turn, looked at from outside: by what the fake keeper knows, not by what the world says of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use unisys::base::{InstanceId, Instant, Name, Now, Part};
 use unisys::plan::UnitSpec;
@@ -250,6 +251,20 @@ pub fn watchdogs(keeper: &Keeper, world: &World, now: Instant, born: Instant) ->
             && process.end_expected(policy, since).is_some_and(|at| at < now)
         {
             return Err(format!("{id} is frozen and nothing is done: {process:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Who was moved out of its cgroup is known to run without, whoever dies. It takes a moment to be told.
+pub fn moved_out(keeper: &Keeper, world: &World, now: Instant) -> Result<(), String> {
+    for (id, held) in &keeper.held {
+        let told = held.moved_out.is_some_and(|at| now.since(at) > Duration::from_millis(20));
+        let slots = world.units().get(&id.unit).into_iter().flat_map(|unit| unit.slots.values());
+        let slot = slots.filter(|_| told).find(|slot| slot.id(&id.unit).as_ref() == Some(id));
+        let instance = slot.and_then(|slot| slot.instance.as_ref());
+        if instance.is_some_and(|instance| instance.left_out.is_empty()) {
+            return Err(format!("{id} was moved out of its cgroup, and nobody knows"));
         }
     }
     Ok(())

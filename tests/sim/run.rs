@@ -325,6 +325,7 @@ impl Sim {
         }
         self.heard.clear();
         self.liveness.holds(&self.keeper, &self.world)?;
+        oracle::moved_out(&self.keeper, &self.world, self.now)?;
         self.incarnation = self.world.next_incarnation();
         // Two copies of the world a look: every turn would be most of the run's time.
         if self.turns.is_multiple_of(7) { oracle::after_turn(&self.world, now) } else { Ok(()) }
@@ -368,7 +369,8 @@ impl Sim {
                     if held.spec.policy.probe(ProbeKind::Liveness) != spec.policy.probe(ProbeKind::Liveness) {
                         self.liveness.forget(&id);
                     }
-                    (held.spec, held.generation, held.mark) = (spec, generation, mark);
+                    (held.spec, held.generation) = (spec, generation);
+                    held.mark.follow(mark);
                 }
             }
             Effect::Probe { id, kind, seq, timeout, .. } => self.probe(&id, kind, seq, timeout),

@@ -84,6 +84,7 @@ impl Sim {
             doomed: false,
             signalled: None,
             rewatched: None,
+            moved_out: None,
         });
         if held.parts.contains_key(&part) {
             return;

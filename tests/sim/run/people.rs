@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use unisys::base::Name;
+use unisys::base::{InstanceId, Name, Part};
 use unisys::plan::Desired;
 use unisys::unit::Circuit;
-use unisys::world::{Cause, Event, Order};
+use unisys::world::{Cause, Event, InstanceFact, OUT_OF_ITS_CGROUP, Order};
 
+use super::super::machine::Held;
 use super::system;
 use super::{PATIENCE, Sim};
 
@@ -30,7 +31,29 @@ impl Sim {
         if self.rng.chance(0.01) {
             self.order();
         }
+        if self.rng.chance(0.005) {
+            self.somebody_moves_one_out();
+        }
         Ok(())
+    }
+
+    /// Of its cgroup.
+    fn somebody_moves_one_out(&mut self) {
+        let running = |held: &Held| {
+            held.moved_out.is_none()
+                && held.parts.get(&Part::Main).is_some_and(|main| main.exit.is_none() && !main.spawning)
+        };
+        let ids: Vec<InstanceId> =
+            self.keeper.held.iter().filter(|(_, held)| running(held)).map(|(id, _)| id.clone()).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = &ids[self.rng.below(ids.len() as u64) as usize];
+        if let Some(held) = self.keeper.held.get_mut(id) {
+            held.moved_out = Some(self.now);
+            held.mark.left_out.push(OUT_OF_ITS_CGROUP.to_owned());
+        }
+        self.fact(1, id, InstanceFact::Uncontained);
     }
 
     pub(super) fn accept(&mut self, desired: Desired) {
