@@ -135,6 +135,10 @@ fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refu
         let unit = engine.world.units().get(name);
         let runs_good = unit.is_some_and(|unit| unit.is_rolled_back());
         let before = unit.and_then(|unit| unit.before.as_ref()).map(|before| before.revision);
+        let spec = unit.and_then(|unit| unit.before.as_ref()).map(|before| before.spec.clone());
+        if let Some(why) = spec.filter(|_| !runs_good).and_then(|spec| engine.world.unmet(name, &spec)) {
+            return Err(unmet(name, before.unwrap_or_default(), &why));
+        }
         return match before {
             Some(_) if !runs_good => Ok(Order::Undo(name.clone(), None)),
             _ => {
@@ -151,6 +155,10 @@ fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refu
         };
     };
     match engine.version_at(Revision(revision), name) {
+        Ok(spec) if engine.world.unmet(name, &spec).is_some() => {
+            let why = engine.world.unmet(name, &spec).unwrap_or_default();
+            Err(unmet(name, Revision(revision), &why))
+        }
         Ok(spec) if spec.machine.is_none() => Ok(Order::Undo(name.clone(), Some((Revision(revision), spec)))),
         Ok(spec) => {
             let why = spec.machine.clone().unwrap_or_default();
@@ -166,4 +174,9 @@ fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refu
             "see `unisys rollout history`",
         )),
     }
+}
+
+fn unmet(name: &Name, revision: Revision, why: &str) -> Refusal {
+    let hint = "edit the manifests instead: both can be brought back there";
+    refuse(StatusCode::CONFLICT, format!("{name} cannot go back to revision {revision}: {why}"), hint)
 }

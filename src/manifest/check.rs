@@ -94,7 +94,8 @@ fn dependencies(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
                 diagnostics.push(Diagnostic::error("E1402", &span, path, message).hint("remove this entry"));
             } else if !known.contains(&edge.name.as_str()) && !edge.optional {
                 let message = format!("{} depends on `{}`, which is not declared", source.object, edge.name);
-                let hint = nearest(edge.name.as_str(), known.iter().copied())
+                let others = known.iter().copied().filter(|name| *name != source.object.name.as_str());
+                let hint = nearest(edge.name.as_str(), others)
                     .map_or("declare it, remove the dependency, or say `optional: true`".into(), |near| {
                         format!("did you mean `{near}`?")
                     });

@@ -57,6 +57,9 @@ pub struct ExternalSpec {
 impl UnitSpec {
     /// See [`Drift::between`]. What is not part of the launch (switches, sets, machine) is never drift.
     pub fn drift_to(&self, desired: &Self) -> Drift {
+        if self.policy.job != desired.policy.job {
+            return Drift::Replace(vec!["kind".into()]);
+        }
         self.launch.drift_to(&desired.launch)
     }
 }

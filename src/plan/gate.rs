@@ -47,6 +47,11 @@ pub fn replace_gate(around: &dyn Surroundings) -> Option<Waiting> {
     replacing.or_else(|| start_gate(around))
 }
 
+/// A start waits until who had its port before is gone: it would fail, and its probes would be answered by that one.
+pub fn port_gate(around: &dyn Surroundings) -> Option<Waiting> {
+    around.port_holder().map(|(on, port)| Waiting::Port { on, port })
+}
+
 /// A stop waits until every dependent is gone.
 pub fn stop_gate(around: &dyn Surroundings) -> Option<Waiting> {
     around.running_dependents().into_iter().next().map(|on| Waiting::Dependent { on })

@@ -132,6 +132,8 @@ pub enum Waiting {
     Circuit,
     /// A dependency's circuit is open.
     DependencyCircuit { on: ObjectRef },
+    /// A port that another unit is about to let go of.
+    Port { on: ObjectRef, port: String },
     /// `maxConcurrentStarts`.
     StartSlots,
     /// An instance of its own: until it is available, or gone.
@@ -152,6 +154,7 @@ impl std::fmt::Display for Waiting {
             Self::Dependent { on } => write!(f, "{on} gone"),
             Self::Circuit => f.write_str("its circuit to close"),
             Self::DependencyCircuit { on } => write!(f, "the circuit of {on} to close"),
+            Self::Port { on, port } => write!(f, "{on} to let go of {port}"),
             Self::StartSlots => f.write_str("other starts (maxConcurrentStarts)"),
             Self::Sibling { seat, until } => write!(f, "{seat} {until}"),
             Self::RolloutSlots => f.write_str("other rollouts (maxConcurrentRollouts)"),

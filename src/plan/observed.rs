@@ -99,6 +99,10 @@ pub trait Surroundings {
     fn dependencies(&self) -> Vec<(&crate::unit::Dependency, Option<Facets>)>;
     /// Those that depend on it and still run.
     fn running_dependents(&self) -> Vec<ObjectRef>;
+    /// Another unit that is on its way out, or to a version without it, still has a port that this one binds: which.
+    fn port_holder(&self) -> Option<(ObjectRef, String)> {
+        None
+    }
     /// Another start is allowed now (`maxConcurrentStarts`).
     fn start_allowed(&self) -> bool;
     /// This unit may roll now (`maxConcurrentRollouts`), or does so already.

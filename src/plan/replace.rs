@@ -4,7 +4,7 @@ use crate::base::{Ordinal, Seat};
 use crate::rollout::{Group, Move, Place, Standing, View, moves};
 use crate::unit::{Lifecycle, StopReason, Strategy};
 
-use super::gate::replace_gate;
+use super::gate::{port_gate, replace_gate};
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings};
 use super::{Action, Drift, Pick, Step, Verb, Waiting};
 
@@ -117,6 +117,7 @@ fn replacement(
     match next {
         Move::BringUp(_) => match unit.machine {
             Some(message) => action(None, Some(Waiting::Machine { message: message.to_owned() })),
+            None if port_gate(around).is_some() => action(None, port_gate(around)),
             None if !around.start_allowed() => action(None, Some(Waiting::StartSlots)),
             None => action(Some(Step::Start { seat: Seat::incoming(ordinal), version: Pick::Wanted }), None),
         },

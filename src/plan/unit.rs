@@ -3,7 +3,7 @@
 use crate::base::{Ordinal, Role, Seat};
 use crate::unit::{Circuit, Lifecycle, StopReason};
 
-use super::gate::{start_gate, stop_gate};
+use super::gate::{port_gate, start_gate, stop_gate};
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings, Wish};
 use super::replace::{plan_replacements, surges};
 use super::{Action, Drift, Pick, Step, UnitPlan, Verb, Waiting};
@@ -90,7 +90,12 @@ fn serving_slot(
         Lifecycle::Backoff { .. } if slot.is_old() && !slot.former => {
             Some(start(unit, slot.seat, Some(slot), starts, around))
         }
-        Lifecycle::Failed(_) | Lifecycle::Done(_) if slot.restart.is_some() || !slot.rested_for_current => {
+        // A former one that came to its end rests as long as the rollout does.
+        Lifecycle::Failed(_) | Lifecycle::Done(_)
+            if slot.restart.is_some()
+                || (!slot.rested_for_current
+                    && !(slot.former && (unit.rollout.paused || unit.rollout.holding))) =>
+        {
             Some(start(unit, slot.seat, Some(slot), starts, around))
         }
         Lifecycle::Backoff { .. } | Lifecycle::Failed(_) | Lifecycle::Done(_) | Lifecycle::Stopping(_) => {
@@ -170,13 +175,18 @@ pub(super) fn start(
 ) -> Action {
     let (verb, reason) = start_words(unit, seat, slot);
     let held = slot.is_some_and(|slot| matches!(slot.state, Lifecycle::Held));
-    let version = if slot.is_some_and(|slot| slot.former) { Pick::Former } else { Pick::Wanted };
+    // What came to its end is not begun again as it was.
+    let former = |slot: &ObservedSlot<'_>| {
+        slot.former && !matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Done(_))
+    };
+    let version = if slot.is_some_and(former) { Pick::Former } else { Pick::Wanted };
     if let Some(message) = unit.machine.filter(|_| version == Pick::Wanted) {
         let waiting = Some(Waiting::Machine { message: message.to_owned() });
         return Action { verb, reason, step: None, waiting };
     }
     let waiting = circuit_gate(unit, seat, *starts)
         .or_else(|| start_gate(around))
+        .or_else(|| port_gate(around))
         .or_else(|| (!around.start_allowed()).then_some(Waiting::StartSlots));
     let step = match &waiting {
         None => {

@@ -107,8 +107,24 @@ impl ProbeBoard {
         *self = if self.through {
             Self::adopted(policy, executed_at, now, self.ready)
         } else {
-            Self::new(policy, executed_at)
+            Self::resumed(policy, executed_at, now, self.has_started())
         };
+    }
+
+    /// The board of an instance that was not through its probes when it began anew. Whoever has said READY=1 does not say it again:
+    /// a startup that has passed is over.
+    pub fn resumed(policy: &Policy, executed_at: Instant, now: Instant, started: bool) -> Self {
+        let mut board = Self::new(policy, executed_at);
+        if let Some(track) = board.tracks[ProbeKind::Startup.index()].as_mut().filter(|_| started) {
+            (track.passed, track.next) = (true, Instant::NEVER);
+            board.open_gate(policy, now);
+        }
+        board
+    }
+
+    /// Its startup probe, if it has one, has passed.
+    pub fn has_started(&self) -> bool {
+        self.tracks[ProbeKind::Startup.index()].as_ref().is_some_and(|track| track.passed)
     }
 
     pub fn is_ready(&self) -> bool {

@@ -23,7 +23,8 @@ impl World {
             return;
         };
         let unit = self.units.entry(name.clone()).or_insert_with(|| {
-            self.taken_along.take();
+            self.standing.take();
+            self.undeclared.insert(name.clone());
             let unit = Unit::new(spec.clone(), adopted.generation, Default::default(), now.wall);
             Box::new(Unit { declared: false, ..unit })
         });
@@ -48,7 +49,7 @@ impl World {
             if adopted.mark.through {
                 ProbeBoard::adopted(&spec.policy, process.executed_at, now.mono, adopted.mark.ready)
             } else {
-                ProbeBoard::new(&spec.policy, process.executed_at)
+                ProbeBoard::resumed(&spec.policy, process.executed_at, now.mono, adopted.mark.started)
             }
         });
         let ready = board.as_ref().is_some_and(ProbeBoard::is_ready);
@@ -66,6 +67,8 @@ impl World {
             seen: Default::default(),
             ports: adopted.ports.clone(),
             left_out: adopted.mark.left_out.clone(),
+            heartbeat: adopted.mark.heartbeat,
+            startup_told: adopted.mark.started,
         });
         self.adopted_follow_up(now, &adopted, &held, fact);
     }

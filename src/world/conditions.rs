@@ -234,13 +234,14 @@ fn unready_reason(unit: &Unit) -> (&'static str, String) {
 }
 
 fn progressing_finding(unit: &Unit, wish: &Wish, ready: bool) -> Finding {
-    let rolling = unit.rollout.is_active() && unit.good.is_some();
+    // What is not wanted rolls no further until it is.
+    let wanted = matches!(wish, Wish::Up { replicas: 1.. });
+    let rolling = wanted && unit.rollout.is_active() && unit.good.is_some();
     let moving = rolling
         || unit.slots.values().any(|slot| {
             matches!(slot.state, Lifecycle::Starting(_) | Lifecycle::Stopping(_) | Lifecycle::Backoff { .. })
-                || matches!(slot.drift, Drift::Replace(_))
+                || (wanted && matches!(slot.drift, Drift::Replace(_)))
         });
-    let wanted = matches!(wish, Wish::Up { .. });
     let (status, reason) = match (moving, &unit.waiting) {
         (_, Some(_)) if wanted && !ready => (false, "Waiting"),
         (true, _) => (true, "Converging"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::base::Name;
 use crate::plan::UnitSpec;
+use crate::unit::Dependency;
 
 use super::World;
 use super::state::Unit;
@@ -33,11 +34,47 @@ impl World {
 
     /// Another version of a unit is wanted: it has edges of its own, and may take others along.
     pub(super) fn spec_turned(&mut self, name: &Name) {
-        self.taken_along.take();
+        self.wishes_turned();
         let Some(unit) = self.units.get(name) else { return };
         for dependency in &unit.spec.policy.depends_on {
             self.dependents.entry(dependency.name.clone()).or_default().insert(name.clone());
         }
+    }
+
+    /// Something else is wanted of some unit, or there are others: what follows from it for the rest is found anew.
+    pub(super) fn wishes_turned(&mut self) {
+        self.standing.take();
+        // Whether anybody needs them still.
+        self.dirty.extend(self.undeclared.iter().cloned());
+    }
+
+    /// A unit that this version of another one cannot be without, and that is not there, or needs that one in turn.
+    pub fn unmet(&self, name: &Name, spec: &UnitSpec) -> Option<String> {
+        let hard = spec.policy.depends_on.iter().filter(|dependency| !dependency.optional);
+        hard.map(|dependency| &dependency.name).find_map(|on| {
+            if !self.units.contains_key(on) && !self.externals.contains_key(on) {
+                return Some(format!("it depends on {on}, and there is no such unit any more"));
+            }
+            self.reaches(on, name).then(|| format!("it depends on {on}, which depends on it by now"))
+        })
+    }
+
+    /// One unit depends on another, over any number of edges: by what is wanted and by what they were started with.
+    pub(super) fn reaches(&self, from: &Name, to: &Name) -> bool {
+        let (mut seen, mut left) = (BTreeSet::from([from]), vec![from]);
+        while let Some(name) = left.pop() {
+            if name == to {
+                return true;
+            }
+            let Some(unit) = self.units.get(name) else { continue };
+            let running =
+                unit.slots.values().filter_map(|slot| slot.instance.as_ref()).map(|instance| &instance.spec);
+            for spec in std::iter::once(&unit.spec).chain(running) {
+                let on = spec.policy.depends_on.iter().map(|dependency| &dependency.name);
+                left.extend(on.filter(|on| seen.insert(on)));
+            }
+        }
+        false
     }
 
     /// Nothing of a unit runs with this spec any more: what only that depended on may be free to stop.
@@ -50,9 +87,11 @@ impl World {
     }
 }
 
-/// Something of a unit is there that needs another: as it is wanted, or as it was started.
-pub(super) fn needs(unit: &Unit, on: &Name) -> bool {
-    let needs = |spec: &UnitSpec| spec.policy.depends_on.iter().any(|dependency| dependency.name == *on);
+/// Something of a unit is there that needs another, as it is wanted or as it was started, by an edge that counts.
+pub(super) fn needs(unit: &Unit, on: &Name, counts: impl Fn(&Dependency) -> bool) -> bool {
+    let needs = |spec: &UnitSpec| {
+        spec.policy.depends_on.iter().any(|dependency| dependency.name == *on && counts(dependency))
+    };
     let mut occupied = unit.slots.values().filter(|slot| slot.state.is_occupied()).peekable();
     occupied.peek().is_some()
         && (needs(&unit.spec)

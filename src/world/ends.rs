@@ -1,6 +1,7 @@
 //! What follows the end of an instance: how it is told, where its seat goes, what it means for breaker and rollout.
 
 use crate::base::{Exit, Generation, InstanceId, Name, Now, Role, Seat};
+use crate::plan::Drift;
 use crate::unit::lifecycle::Rest;
 use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, StopReason};
 
@@ -53,7 +54,9 @@ impl World {
         });
         let last = LastEnd { end: end.clone(), at: now.wall, incarnation: id.incarnation, words };
         slot.last_end = Some(Box::new(last));
-        slot.rested_at = if started_with > generation { generation } else { started_with };
+        // One that went back without a new process rests for what it became.
+        let went_back = started_with > generation && !matches!(slot.drift, Drift::Replace(_));
+        slot.rested_at = if went_back { generation } else { started_with };
         (slot.ready_since, slot.available, slot.reloading) = (None, false, None);
         let ran =
             super::Version { spec: spec.clone(), generation: started_with, revision: unit.rollout.revision };
@@ -62,6 +65,7 @@ impl World {
             slot.former = former;
         }
         self.loosen(name, &spec);
+        self.dirty.extend(std::mem::take(&mut self.waiting_for_port));
         let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) else { return };
         let outcome = after.clone();
         let (rest, warning) = match after {

@@ -1,5 +1,6 @@
 //! What can happen to the world: a closed list.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    Category, Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Part, PortNumbers, Revision,
-    Role, Signal, SpawnStage, Stamp,
+    Category, Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Ordinal, Part, PortNumbers,
+    Revision, Role, Signal, SpawnStage, Stamp,
 };
 use crate::plan::{Desired, UnitSpec};
 use crate::rollout::{Failure, Progress, Span};
@@ -222,6 +223,12 @@ pub struct Mark {
     /// What it runs without ([`super::Instance::left_out`]).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// Its startup probe has passed.
+    #[serde(default)]
+    pub started: bool,
+    /// The interval of its heartbeat, if it has asked for one (`WATCHDOG_USEC=`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<std::time::Duration>,
 }
 
 impl Mark {
@@ -241,6 +248,9 @@ pub struct Checkpoint {
     pub digest: String,
     pub restarts: Vec<u32>,
     pub attempt: u32,
+    /// Ordinals that are still to be started again, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub restart_asked: BTreeMap<Ordinal, String>,
     /// A Job has ended for this generation: how.
     pub done: Option<Exit>,
     /// The breaker: open for so many milliseconds more when this was saved, and how long it was open last.

@@ -26,7 +26,8 @@ pub struct External {
 }
 
 impl External {
-    pub(super) fn new(spec: Arc<ExternalSpec>, now: Instant) -> Self {
+    /// `former`: what had its name, whose question may be under way.
+    pub(super) fn new(spec: Arc<ExternalSpec>, now: Instant, former: Option<&Self>) -> Self {
         let ready = spec.readiness.is_none();
         let next = spec.readiness.as_ref().map_or(Instant::NEVER, |probe| now + probe.initial_delay);
         Self {
@@ -36,7 +37,7 @@ impl External {
             cause: None,
             next,
             asked_at: now,
-            asked: 0,
+            asked: former.map_or(0, |former| former.asked),
             in_flight: None,
             successes: 0,
             failures: 0,
@@ -50,7 +51,8 @@ impl External {
             ready: self.ready,
             completed: self.ready,
             gone: true,
-            hopeless: None,
+            // An optional dependency on it holds nothing up once it is known to be down.
+            hopeless: (!self.ready && self.failures > 0).then(|| self.message.clone()),
             circuit_open: false,
             replacing: false,
             wanted: true,
@@ -79,7 +81,7 @@ impl World {
             let (seq, spec) = (external.asked, external.spec.clone());
             self.effects.push_back(Effect::ProbeExternal { name: name.clone(), seq, timeout, spec });
         }
-        self.timers.set(name, self.externals.get(name).and_then(External::deadline));
+        self.set_timer(name);
     }
 
     pub(super) fn external_answer(&mut self, now: Now, name: &Name, seq: u64, ok: bool, message: String) {
@@ -99,8 +101,12 @@ impl World {
             false => external.successes >= probe.success_threshold,
         };
         let changed = std::mem::replace(&mut external.ready, ready) != ready;
-        let deadline = external.deadline();
-        self.timers.set(name, deadline);
+        // Whether it is known to be down, for whom that is enough.
+        let known = !ready && external.failures.max(external.successes) == 1;
+        self.set_timer(name);
+        if known && !changed {
+            self.tell_neighbours(name);
+        }
         if changed {
             let object = self.object(name);
             let (reason, message) = if ready {

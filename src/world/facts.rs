@@ -50,10 +50,14 @@ impl World {
             InstanceFact::Gone { survivors } => self.apply(now, name, seat, Fact::Gone { survivors }),
             InstanceFact::Probe { kind, seq, ok, late, message } => {
                 self.probe_seen(now, name, seat, (kind, seq), late);
-                self.probe_answer(now, name, seat, kind, seq, ok, message)
+                self.probe_answer(now, name, seat, kind, seq, ok, message);
+                self.remember_startup(name, seat);
             }
             InstanceFact::PortOpen => self.port_open(now, name, seat),
-            InstanceFact::ToldReady { how } => self.told_ready(now, name, seat, how),
+            InstanceFact::ToldReady { how } => {
+                self.told_ready(now, name, seat, how);
+                self.remember_startup(name, seat);
+            }
             InstanceFact::ToldStopping => {
                 self.note(now, name, seat, "ToldStopping", "the program says that it is stopping")
             }
@@ -107,7 +111,7 @@ impl World {
             self.ask_due(now, name, seat);
             self.look_due(now, name, seat);
         }
-        self.timers.set(name, self.units.get(name).and_then(|unit| unit.deadline()));
+        self.set_timer(name);
     }
 
     fn check_active_deadline(&mut self, now: Now, name: &Name, seat: Seat) {
@@ -265,6 +269,15 @@ impl World {
             board.port_open(&spec.policy, now.mono);
         }
         self.ask_due(now, name, seat);
+    }
+
+    /// The next daemon has to know that a startup is over: it is not said twice.
+    fn remember_startup(&mut self, name: &Name, seat: Seat) {
+        let Some(instance) = self.instance_mut(name, seat) else { return };
+        let started = instance.board.as_ref().is_some_and(crate::unit::ProbeBoard::has_started);
+        if started && !std::mem::replace(&mut instance.startup_told, true) {
+            self.remember(name, seat);
+        }
     }
 
     fn told_ready(&mut self, now: Now, name: &Name, seat: Seat, _how: &'static str) {

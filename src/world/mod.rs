@@ -25,6 +25,7 @@ mod reload;
 mod revise;
 pub mod rollouts;
 mod settle;
+mod standing;
 pub mod state;
 mod steps;
 mod watchdog;
@@ -49,6 +50,7 @@ pub use rollouts::RolloutRecord;
 pub use state::{Instance, Slot, Unit, Version};
 
 use chronicle::Entry;
+use standing::Standing;
 
 /// What an instance runs without that somebody moved out of its cgroup ([`Instance::left_out`]).
 pub const OUT_OF_ITS_CGROUP: &str = "its cgroup and the limits of it: somebody else moved its processes out";
@@ -62,8 +64,10 @@ pub struct World {
     externals: BTreeMap<Name, External>,
     /// Among all units there are, those on their way out included.
     dependents: edges::Dependents,
-    /// See `neighbours.rs`; taken away wherever something else is wanted or there are other units, and then found anew.
-    taken_along: OnceCell<BTreeMap<Name, String>>,
+    /// Taken away wherever something else is wanted or there are other units, and then found anew.
+    standing: OnceCell<Standing>,
+    /// Units that are in no manifest any more.
+    undeclared: BTreeSet<Name>,
     restored: BTreeMap<Name, (Checkpoint, Option<Arc<UnitSpec>>)>,
     dirty: BTreeSet<Name>,
     touched: BTreeSet<Name>,
@@ -80,6 +84,10 @@ pub struct World {
     starting: u32,
     waiting_for_start: BTreeSet<Name>,
     waiting_for_roll: BTreeSet<Name>,
+    /// They start once a unit that is on its way out has let go of a port.
+    waiting_for_port: BTreeSet<Name>,
+    /// Whose rollouts count for `maxConcurrentRollouts`, as they were last planned.
+    rolling: BTreeSet<Name>,
     begun: bool,
     /// Why the first revision came about.
     first_cause: Option<Cause>,
@@ -138,7 +146,8 @@ impl World {
             units: BTreeMap::new(),
             externals: BTreeMap::new(),
             dependents: edges::Dependents::new(),
-            taken_along: OnceCell::new(),
+            standing: OnceCell::new(),
+            undeclared: BTreeSet::new(),
             restored: BTreeMap::new(),
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
@@ -154,6 +163,8 @@ impl World {
             starting: 0,
             waiting_for_start: BTreeSet::new(),
             waiting_for_roll: BTreeSet::new(),
+            waiting_for_port: BTreeSet::new(),
+            rolling: BTreeSet::new(),
             begun: false,
             first_cause: None,
             down: None,
@@ -265,11 +276,16 @@ impl World {
             due.push(name);
         }
         for name in due {
-            if self.externals.contains_key(&name) {
-                self.external_due(now, &name);
-            } else {
-                self.unit_due(now, &name);
-            }
+            // An External takes the name of a unit that may still be on its way out.
+            self.external_due(now, &name);
+            self.unit_due(now, &name);
         }
+    }
+
+    /// When something of this name is due next.
+    fn set_timer(&mut self, name: &Name) {
+        let unit = self.units.get(name).and_then(|unit| unit.deadline());
+        let external = self.externals.get(name).and_then(External::deadline);
+        self.timers.set(name, unit.into_iter().chain(external).min());
     }
 }

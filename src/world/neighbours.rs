@@ -1,7 +1,5 @@
 //! What the units see of each other.
 
-use std::collections::{BTreeMap, VecDeque};
-
 use crate::base::{Name, ObjectKind, ObjectRef, Ordinal, Role, Seat};
 use crate::plan::observed::{ObservedRollout, Surroundings};
 use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish};
@@ -9,6 +7,7 @@ use crate::rollout::Phase;
 use crate::unit::{Circuit, Dependency, EndReason, Lifecycle, StopReason};
 
 use super::edges::needs;
+use super::standing::Standing;
 use super::state::{Slot, Unit};
 use super::{External, World};
 
@@ -28,9 +27,9 @@ impl Surroundings for Around<'_> {
     fn running_dependents(&self) -> Vec<ObjectRef> {
         let names = self.world.dependents.get(self.name).into_iter().flatten();
         names
-            .filter_map(|name| self.world.units.get(name))
-            .filter(|unit| needs(unit, self.name))
-            .map(|unit| unit.spec.object.clone())
+            .filter_map(|name| Some((name, self.world.units.get(name)?)))
+            .filter(|(name, unit)| self.is_held_up_by(name, unit))
+            .map(|(_, unit)| unit.spec.object.clone())
             .collect()
     }
 
@@ -38,8 +37,37 @@ impl Surroundings for Around<'_> {
         self.world.may_roll(self.name)
     }
 
+    fn port_holder(&self) -> Option<(ObjectRef, String)> {
+        let world = self.world;
+        let leaving = world.undeclared.iter().chain(&world.rolling).filter(|name| *name != self.name);
+        leaving.filter_map(|name| world.units.get(name)).find_map(|unit| {
+            let old = unit.slots.values().filter(|slot| {
+                slot.state.is_occupied() && (!unit.declared || matches!(slot.drift, Drift::Replace(_)))
+            });
+            let mut held = old.filter_map(|slot| {
+                let launch = &slot.instance.as_ref()?.spec.launch;
+                // One that will have it again is no matter of waiting: its manifest would be refused.
+                launch.clash_with(&self.unit.spec.launch)
+            });
+            held.next().map(|port| (unit.spec.object.clone(), port))
+        })
+    }
+
     fn start_allowed(&self) -> bool {
         self.world.desired.max_concurrent_starts.is_none_or(|limit| self.world.starting < limit)
+    }
+}
+
+impl Around<'_> {
+    /// A dependent has to be gone before this unit stops.
+    fn is_held_up_by(&self, name: &Name, dependent: &Unit) -> bool {
+        if matches!(self.world.wish(name, dependent), Wish::Up { .. }) {
+            // Who goes on without it keeps nobody; nor does who waited for a job, which is done once.
+            return !self.unit.spec.policy.job
+                && needs(dependent, self.name, |dependency| !dependency.optional);
+        }
+        // Both go. Of those that need each other, by what is wanted and by what they were started with, none waits.
+        needs(dependent, self.name, |_| true) && !self.world.reaches(self.name, name)
     }
 }
 
@@ -102,55 +130,20 @@ impl World {
 
     /// What is wanted of a unit: its own wish, or down because something that it cannot be without is stopped.
     pub(super) fn wish(&self, name: &Name, unit: &Unit) -> Wish {
-        let own = unit.wish(self.down.as_deref());
+        let standing = self.standing();
+        let own = unit.wish(self.down.as_deref(), standing.kept.contains_key(name));
         if !matches!(own, Wish::Up { .. }) {
             return own;
         }
-        match self.taken_along().get(name) {
+        match standing.along.get(name) {
             Some(why) => Wish::Down { why: why.clone() },
             None => own,
         }
     }
 
-    /// Units that are down, though nobody stopped them, and why: a hard dependency that a person stopped, a switch turned off or
-    /// a manifest dropped takes its dependents along (systemd's `Requires=`), and those theirs. Otherwise "a unit is stopped only
-    /// when its dependents are gone" would never let it go. Found once for as long as nothing is wanted otherwise.
-    pub(super) fn taken_along(&self) -> &BTreeMap<Name, String> {
-        self.taken_along.get_or_init(|| {
-            let wishes = self.units.iter().map(|(name, unit)| (name, unit.as_ref(), unit.wish(None)));
-            let (up, down): (Vec<_>, Vec<_>) = wishes.partition(|(.., wish)| matches!(wish, Wish::Up { .. }));
-            let mut taken = BTreeMap::new();
-            if down.is_empty() {
-                return taken;
-            }
-            let mut dependents: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
-            for (name, unit, _) in up {
-                for dependency in unit.spec.policy.depends_on.iter().filter(|dependency| !dependency.optional)
-                {
-                    dependents.entry(&dependency.name).or_default().push(name);
-                }
-            }
-            let root = |(name, unit, wish): (&Name, &Unit, Wish)| match wish {
-                Wish::Down { why } | Wish::Gone { why } => {
-                    Some((name.clone(), format!("it depends on {}: {why}", unit.spec.object)))
-                }
-                Wish::Up { .. } => None,
-            };
-            let mut left: VecDeque<(Name, String)> = down.into_iter().filter_map(root).collect();
-            while let Some((name, why)) = left.pop_front() {
-                // A job is done once: what becomes of it later is nothing to those that waited for it.
-                if self.units.get(&name).is_some_and(|unit| unit.spec.policy.job) {
-                    continue;
-                }
-                for dependent in dependents.get(&name).into_iter().flatten() {
-                    if !taken.contains_key(*dependent) {
-                        taken.insert((*dependent).clone(), why.clone());
-                        left.push_back(((*dependent).clone(), why.clone()));
-                    }
-                }
-            }
-            taken
-        })
+    /// See [`Standing`]; found once for as long as nothing is wanted otherwise.
+    pub(super) fn standing(&self) -> &Standing {
+        self.standing.get_or_init(|| Standing::of(&self.units))
     }
 
     /// The unit as the plan sees it.
@@ -192,7 +185,9 @@ impl World {
             rollout: ObservedRollout {
                 paused: unit.overrides.paused.is_some(),
                 holding: unit.rollout.holding_since.is_some() && !unit.rollout.promoted,
-                promoted: unit.rollout.promoted || !unit.rollout.is_active(),
+                // What has failed and is not rolled back stays as it is: its canaries are no more than that.
+                promoted: unit.rollout.promoted
+                    || !(unit.rollout.is_active() || matches!(unit.rollout.phase, Phase::Failed(_))),
                 back: matches!(unit.rollout.phase, Phase::RollingBack(_)),
             },
         }

@@ -145,14 +145,14 @@ impl World {
         what: &str,
         mut change: impl FnMut(&mut Unit),
     ) {
-        let along = self.taken_along().clone();
+        let along = self.standing().along.clone();
         let mut rows = Vec::new();
         for name in names {
             let Some(unit) = self.units.get_mut(name) else { continue };
             change(unit);
             rows.push((name.clone(), row(&unit.spec.object, verb, what)));
         }
-        self.taken_along.take();
+        self.wishes_turned();
         if rows.is_empty() {
             return;
         }
@@ -187,7 +187,7 @@ impl World {
 
     /// What becomes of units that are taken along by a stop and were not before, or no longer are: it belongs to the same change.
     fn followers(&self, before: &BTreeMap<Name, String>) -> Vec<(Name, ChangeAction)> {
-        let after = self.taken_along();
+        let after = &self.standing().along;
         let stopped = after.iter().filter(|(name, _)| !before.contains_key(*name));
         let stopped = stopped.filter_map(|(name, why)| {
             let unit = self.units.get(name).filter(|unit| !unit.is_gone())?;
@@ -229,8 +229,10 @@ impl World {
                 .filter(|name| self.units.get(*name).is_some_and(|unit| !unit.is_gone()))
                 .map(|name| (name.clone(), row(&self.object(name), Verb::Stop, by)))
                 .collect();
-            let cause = Cause::new("ShutDown", by);
-            self.open_change(now, cause, rows);
+            let rows: Vec<_> = rows;
+            if !rows.is_empty() {
+                self.open_change(now, Cause::new("ShutDown", by), rows);
+            }
             for name in names {
                 if let Some(unit) = self.units.get_mut(&name) {
                     unit.cause = Some(record);
@@ -284,6 +286,10 @@ impl World {
             generation: unit.generation,
             digest: unit.spec.launch.digest(),
             restarts: unit.serving().map(|slot| slot.restart.restarts).collect(),
+            restart_asked: unit
+                .serving()
+                .filter_map(|slot| Some((slot.seat.ordinal, slot.restart_asked.clone()?)))
+                .collect(),
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
             done,
             open_left_ms: open_left,

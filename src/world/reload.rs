@@ -13,6 +13,7 @@ impl World {
     pub(super) fn reload(&mut self, now: Now, name: &Name, seat: Seat, action: &Action) {
         let Some(id) = self.instance_id(name, seat) else { return };
         let object = self.object(name);
+        let seen = self.replacements_of(name);
         let Some(unit) = self.units.get_mut(name) else { return };
         let (spec, generation, change, cause) = (unit.spec.clone(), unit.generation, unit.change, unit.cause);
         let Some(slot) = unit.slots.get_mut(&seat) else { return };
@@ -20,6 +21,7 @@ impl World {
         let Some(instance) = slot.instance.as_mut() else { return };
         let probes_changed = instance.spec.policy.probes != spec.policy.probes;
         let former = std::mem::replace(&mut instance.spec, spec.clone());
+        instance.sees(seen);
         instance.generation = generation;
         let ports = instance.ports.clone();
         slot.drift = Drift::None;

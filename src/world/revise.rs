@@ -26,7 +26,7 @@ enum Fate {
 
 impl World {
     pub(super) fn revise(&mut self, now: Now, desired: Arc<Desired>, cause: &Cause) {
-        let old_limit = std::mem::replace(&mut self.desired, desired.clone()).max_concurrent_starts;
+        let former = std::mem::replace(&mut self.desired, desired.clone());
         let message = format!("revision {} accepted: {}", desired.revision, cause.detail);
         let entry = Entry {
             warning: false,
@@ -59,6 +59,7 @@ impl World {
         for name in gone {
             if let Some(unit) = self.units.get_mut(&name).filter(|unit| unit.declared) {
                 unit.declared = false;
+                self.undeclared.insert(name.clone());
                 unit.cause = Some(record);
                 rows.push((
                     name.clone(),
@@ -68,7 +69,8 @@ impl World {
             }
         }
         self.revise_externals(now, &desired);
-        self.taken_along.take();
+        self.wishes_turned();
+        self.tell_kept(now, record);
         self.index_dependents();
         if self.begun && !rows.is_empty() {
             self.open_change(now, cause.clone(), rows);
@@ -79,8 +81,31 @@ impl World {
             changed.iter().flat_map(|name| desired.graph.impact(name)).cloned().collect();
         self.touched.extend(changed.iter().cloned());
         self.dirty.extend(changed.into_iter().chain(followers).filter(|name| self.units.contains_key(name)));
-        if old_limit != desired.max_concurrent_starts {
+        if former.max_concurrent_starts != desired.max_concurrent_starts {
             self.dirty.extend(std::mem::take(&mut self.waiting_for_start));
+        }
+        if former.max_concurrent_rollouts != desired.max_concurrent_rollouts {
+            self.dirty.extend(std::mem::take(&mut self.waiting_for_roll));
+        }
+    }
+
+    /// What is in no manifest any more and goes on for somebody who went back.
+    fn tell_kept(&mut self, now: Now, revised: RecordId) {
+        let kept: Vec<(Name, Name)> =
+            self.standing().kept.iter().map(|(name, by)| (name.clone(), by.clone())).collect();
+        for (name, by) in kept {
+            let (object, by) = (self.object(&name), self.object(&by));
+            let entry = Entry {
+                warning: true,
+                reason: "Kept",
+                object: &object,
+                message: format!(
+                    "is in no manifest any more and goes on: {by}, as it runs now, depends on it"
+                ),
+                change: None,
+                cause: Some(revised),
+            };
+            self.announce(now, entry);
         }
     }
 
@@ -146,6 +171,7 @@ impl World {
         let standing = unit.overrides.rejected.is_some() || unit.overrides.pinned.is_some();
         unit.written.spec = spec.clone();
         unit.declared = true;
+        self.undeclared.remove(name);
         if drift == Drift::None {
             let unrejected = mended
                 && unit
@@ -241,7 +267,8 @@ impl World {
         }
         unit.cause = Some(record);
         let revision = version.revision;
-        (unit.spec, unit.generation) = (version.spec, version.generation);
+        let former = std::mem::replace(&mut unit.generation, version.generation);
+        unit.spec = version.spec;
         if matches!(drift, Drift::Replace(_)) {
             // What was wrong may be mended: earlier failures no longer count.
             unit.breaker.reset();
@@ -249,6 +276,13 @@ impl World {
                 slot.restart.attempt = 0;
                 slot.cause = Some(record);
             }
+        }
+        if !matches!(drift, Drift::Replace(_)) {
+            // What needs no new process starts none: a job that is done is not run again.
+            let rests = |slot: &&mut Box<Slot>| {
+                slot.rested_at == former && matches!(slot.state, Lifecycle::Done(_) | Lifecycle::Failed(_))
+            };
+            unit.slots.values_mut().filter(rests).for_each(|slot| slot.rested_at = unit.generation);
         }
         self.spec_turned(name);
         self.begin_rollout(now, name, revision, cause);
@@ -324,16 +358,17 @@ impl World {
             self.externals.keys().filter(|name| !desired.externals.contains_key(*name)).cloned().collect();
         for name in gone {
             self.externals.remove(&name);
-            self.timers.set(&name, None);
+            self.set_timer(&name);
             self.touched.insert(name.clone());
             self.tell_neighbours(&name);
         }
         for (name, spec) in &desired.externals {
             let same = self.externals.get(name).is_some_and(|external| external.spec == *spec);
             if !same {
-                let external = External::new(spec.clone(), now.mono);
-                self.timers.set(name, external.deadline());
+                let former = self.externals.get(name);
+                let external = External::new(spec.clone(), now.mono, former);
                 self.externals.insert(name.clone(), external);
+                self.set_timer(name);
                 self.touched.insert(name.clone());
                 self.tell_neighbours(name);
             }
@@ -414,6 +449,7 @@ fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool) {
         slot.restart.restarts = *restarts;
         slot.restart.attempt = if same { checkpoint.attempt } else { 0 };
         slot.rested_at = unit.generation;
+        slot.restart_asked = checkpoint.restart_asked.get(&seat.ordinal).cloned();
         if let Some(exit) = checkpoint.done.filter(|_| same) {
             slot.state = Lifecycle::Done(exit);
         }

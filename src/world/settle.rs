@@ -1,13 +1,14 @@
 //! A turn's end: plan what is dirty, take the steps that can be taken, until nothing is left to do.
 
 use crate::base::{InstanceId, Name, Now, Seat, limits};
-use crate::plan::{Action, Plan, Step, UnitPlan, Verb, Waiting, plan_unit};
+use crate::plan::{Action, Plan, Step, UnitPlan, Verb, Waiting, Wish, plan_unit};
 use crate::unit::{Circuit, EndReason, Lifecycle};
 
 use super::chronicle::{ChangeAction, Entry};
 use super::effect::Effect;
 use super::event::{Cause, Mark};
 use super::neighbours::Around;
+use super::state::{Slot, Unit};
 use super::{Change, OpenChange, Outcome, World};
 
 impl World {
@@ -25,6 +26,9 @@ impl World {
         for _ in 0..limits::SETTLE_BATCH {
             let Some(name) = self.dirty.pop_first() else { break };
             self.settle_unit(now, &name);
+        }
+        if self.dirty.is_empty() {
+            self.use_start_slots();
         }
         if !self.dirty.is_empty() {
             return true;
@@ -84,7 +88,7 @@ impl World {
             let plan = self.plan_of(name);
             if plan.forget {
                 self.forget_unit(now, name);
-                return;
+                return self.note_rolling(name);
             }
             self.note_waiting(name, &plan);
             self.note_change(now, name, &plan);
@@ -100,20 +104,37 @@ impl World {
         self.look_at_rollout(now, name);
         self.close_change(name);
         self.refresh(now, name);
+        self.note_rolling(name);
+    }
+
+    /// A rollout that is over, or waits for somebody, lets another one begin (`maxConcurrentRollouts`).
+    fn note_rolling(&mut self, name: &Name) {
+        let rolls = self.units.get(name).is_some_and(|unit| rolls(unit));
+        if rolls {
+            self.rolling.insert(name.clone());
+        } else if self.rolling.remove(name) {
+            self.dirty.extend(std::mem::take(&mut self.waiting_for_roll));
+        }
     }
 
     /// Conditions, deadlines and neighbours follow the state.
     pub(super) fn refresh(&mut self, now: Now, name: &Name) {
         self.update_conditions(now, name);
-        self.timers.set(name, self.units.get(name).and_then(|unit| unit.deadline()));
+        self.set_timer(name);
         self.tell_neighbours(name);
     }
 
     fn note_waiting(&mut self, name: &Name, plan: &UnitPlan) {
         let waiting = plan.actions.iter().find_map(|action| action.waiting.as_ref());
-        let slots_short = matches!(waiting, Some(Waiting::StartSlots));
-        if matches!(waiting, Some(Waiting::RolloutSlots)) {
+        let waits_for = |wanted: fn(&Waiting) -> bool| {
+            plan.actions.iter().filter_map(|action| action.waiting.as_ref()).any(wanted)
+        };
+        let slots_short = waits_for(|waiting| matches!(waiting, Waiting::StartSlots));
+        if waits_for(|waiting| matches!(waiting, Waiting::RolloutSlots)) {
             self.waiting_for_roll.insert(name.clone());
+        }
+        if waits_for(|waiting| matches!(waiting, Waiting::Port { .. })) {
+            self.waiting_for_port.insert(name.clone());
         }
         let words = waiting.map(ToString::to_string);
         let dependency = waiting.and_then(|waiting| match waiting {
@@ -203,7 +224,9 @@ impl World {
     fn close_change(&mut self, name: &Name) {
         let Some(unit) = self.units.get(name) else { return };
         let Some(id) = unit.change else { return };
-        let rolling = unit.rollout.is_active() && unit.good.is_some();
+        // What is not wanted rolls no further until it is.
+        let wanted = matches!(self.wish(name, unit), Wish::Up { replicas: 1.. });
+        let rolling = wanted && unit.rollout.is_active() && unit.good.is_some();
         let at_rest = unit.waiting.is_none()
             && !rolling
             && unit.slots.values().all(|slot| {
@@ -247,6 +270,8 @@ impl World {
             stopping: stop.is_some(),
             stop,
             left_out: instance.left_out.clone(),
+            started: board.is_some_and(crate::unit::ProbeBoard::has_started),
+            heartbeat: instance.heartbeat,
         };
         let (spec, generation) = (instance.spec.clone(), instance.generation);
         self.effects.push_back(Effect::Remember { id, spec, generation, mark });
@@ -257,6 +282,10 @@ impl World {
         let Some(policy) = unit.spec.policy.breaker.clone() else { return };
         let before = unit.breaker.circuit();
         let closed = unit.breaker.tick(&policy, now.mono);
+        // One that was Ready before, or under an earlier daemon, is the trial.
+        if unit.serving().any(Slot::is_ready) {
+            unit.breaker.trial_ready(true, now.mono);
+        }
         let after = unit.breaker.circuit();
         if std::mem::discriminant(&before) == std::mem::discriminant(&after) {
             return;
@@ -318,7 +347,8 @@ impl World {
     fn forget_unit(&mut self, now: Now, name: &Name) {
         let object = self.object(name);
         if let Some(unit) = self.units.remove(name) {
-            self.taken_along.take();
+            self.undeclared.remove(name);
+            self.wishes_turned();
             let entry = Entry {
                 warning: false,
                 reason: "Deleted",
@@ -339,7 +369,14 @@ impl World {
             let dependencies = unit.spec.policy.depends_on.iter().map(|dependency| dependency.name.clone());
             self.dirty.extend(dependencies.filter(|dependency| self.units.contains_key(dependency)));
         }
-        self.timers.set(name, None);
+        self.set_timer(name);
+        // Another one of its name counts its replacements from the beginning.
+        let slots = self.units.values_mut().flat_map(|unit| unit.slots.values_mut());
+        for instance in slots.filter_map(|slot| slot.instance.as_mut()) {
+            if let Some(seen) = instance.seen.get_mut(name) {
+                *seen = 0;
+            }
+        }
         // What an earlier daemon knew of it ends with it.
         self.restored.remove(name);
         self.waiting_for_start.remove(name);
@@ -369,22 +406,33 @@ impl World {
     /// Why a unit may not roll now though nothing of its own is in the way.
     pub(super) fn may_roll(&self, name: &Name) -> bool {
         let Some(limit) = self.desired.max_concurrent_rollouts else { return true };
-        let rolls = |unit: &super::Unit| unit.rollout.is_active() && unit.rollout.deadline.is_some();
-        let others = self.units.iter().filter(|(other, unit)| *other != name && rolls(unit));
+        let needs_it = |unit: &Unit| unit.spec.policy.depends_on.iter().any(|on| on.name == *name);
+        // Who depends on this one waits for it: waiting in turn would never end.
+        let others =
+            self.units.iter().filter(|(other, unit)| *other != name && rolls(unit) && !needs_it(unit));
         self.units.get(name).is_some_and(|unit| rolls(unit)) || (others.count() as u32) < limit
     }
 
     /// A slot left Starting: another unit may start.
     pub(super) fn start_slot_freed(&mut self) {
         self.starting = self.starting.saturating_sub(1);
-        if let Some(next) = self.waiting_for_start.pop_first() {
-            self.dirty.insert(next);
+    }
+
+    /// As many that wait for a slot as there are: one that cannot use its slot any more leaves it to the next.
+    fn use_start_slots(&mut self) {
+        let free = self.desired.max_concurrent_starts.map_or(0, |limit| limit.saturating_sub(self.starting));
+        for _ in 0..free {
+            self.dirty.extend(self.waiting_for_start.pop_first());
         }
     }
 
     pub(super) fn instance_id(&self, name: &Name, seat: Seat) -> Option<InstanceId> {
         self.units.get(name)?.slots.get(&seat)?.id(name)
     }
+}
+
+fn rolls(unit: &Unit) -> bool {
+    unit.rollout.is_active() && unit.rollout.deadline.is_some()
 }
 
 /// Housekeeping that nobody needs to read of.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::{
     Generation, Incarnation, InstanceId, Instant, Name, Ordinal, PortNumbers, Revision, Role, Seat, Stamp,
@@ -158,6 +159,19 @@ pub struct Instance {
     pub ports: Arc<PortNumbers>,
     /// What it runs without: security settings (`bestEffort`), or its cgroup.
     pub left_out: Vec<String>,
+    /// The interval of its heartbeat, if it has asked for one (`WATCHDOG_USEC=`).
+    pub heartbeat: Option<Duration>,
+    /// The keeper knows that it has started up.
+    pub startup_told: bool,
+}
+
+impl Instance {
+    /// Edges with `restart: true` that it had not when it was started count from now on.
+    pub(super) fn sees(&mut self, replacements: BTreeMap<Name, u64>) {
+        for (name, count) in replacements {
+            self.seen.entry(name).or_insert(count);
+        }
+    }
 }
 
 /// How the last instance of an ordinal ended.
@@ -209,12 +223,12 @@ impl Unit {
         }
     }
 
-    /// What is wanted, with `down` the reason for which everything goes.
-    pub fn wish(&self, down: Option<&str>) -> Wish {
+    /// What is wanted, with `down` the reason for which everything goes, and whether it is kept though it is in no manifest.
+    pub fn wish(&self, down: Option<&str>, kept: bool) -> Wish {
         if let Some(why) = down {
             return Wish::Gone { why: why.to_owned() };
         }
-        if !self.declared {
+        if !self.declared && !kept {
             return Wish::Gone { why: "it is in no manifest any more".into() };
         }
         if let Some(signature) = &self.overrides.disabled {
@@ -223,7 +237,8 @@ impl Unit {
         if let Some(signature) = &self.overrides.stopped {
             return Wish::Down { why: format!("stopped by {}", signature.by) };
         }
-        if let Some(why) = &self.spec.switched_off {
+        // Whatever version runs, the switch is the one that is written now.
+        if let Some(why) = &self.written.spec.switched_off {
             return Wish::Down { why: why.clone() };
         }
         Wish::Up { replicas: self.replicas() }

@@ -69,6 +69,8 @@ impl World {
             seen,
             ports: Default::default(),
             left_out: Vec::new(),
+            heartbeat: None,
+            startup_told: false,
         });
         let object = self.object(name);
         let message = format!("starting {seat}: {}", action.reason);
@@ -128,6 +130,7 @@ impl World {
 
     fn update_in_place(&mut self, now: Now, name: &Name, seat: Seat, action: &Action) {
         let object = self.object(name);
+        let seen = self.replacements_of(name);
         let Some(unit) = self.units.get_mut(name) else { return };
         let (spec, generation, change, cause) = (unit.spec.clone(), unit.generation, unit.change, unit.cause);
         let Some(slot) = unit.slots.get_mut(&seat) else { return };
@@ -138,6 +141,7 @@ impl World {
         let limits = spec.launch.service.resources.cgroup();
         let limits_changed = instance.spec.launch.service.resources.cgroup() != limits;
         let former = std::mem::replace(&mut instance.spec, spec);
+        instance.sees(seen);
         instance.generation = generation;
         if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
             board.replace_policy(&instance.spec.policy, at, now.mono);

@@ -17,6 +17,10 @@ impl World {
         let wanted = instance.spec.policy.watchdog.as_deref().filter(|_| through);
         if wanted != instance.vigil.as_ref().map(|vigil| vigil.policy()) {
             instance.vigil = wanted.map(|policy| Box::new(Vigil::new(*policy, now.mono)));
+            // What it has said of its own heartbeat outlives policies and daemons.
+            if let (Some(vigil), Some(within)) = (&mut instance.vigil, instance.heartbeat) {
+                vigil.expect(within, now.mono);
+            }
             self.touch(name);
         }
     }
@@ -45,8 +49,13 @@ impl World {
     }
 
     pub(super) fn heartbeat_within(&mut self, now: Now, name: &Name, seat: Seat, within: Duration) {
+        let Some(instance) = self.instance_mut(name, seat) else { return };
+        let known = instance.heartbeat.replace(within) == Some(within);
         if let Some(vigil) = self.vigil(name, seat) {
             vigil.expect(within, now.mono);
+        }
+        if !known {
+            self.remember(name, seat);
         }
     }
 
@@ -83,7 +92,7 @@ impl World {
         match sight {
             // Only its timer has moved.
             Sight::Nothing => {
-                return self.timers.set(name, self.units.get(name).and_then(|unit| unit.deadline()));
+                return self.set_timer(name);
             }
             Sight::Degraded(finding) => {
                 self.warn(now, name, seat, finding.reason, &format!("is degraded: {}", finding.message));

@@ -1,13 +1,13 @@
 //! A world on its own, and programs that do what a scenario says: for what is easier told than drawn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use unisys::base::{Epoch, Exit, Incarnation, InstanceId, Instant, Name, Now, Revision, SpawnStage, Stamp};
 use unisys::manifest::load::ParseCache;
 use unisys::unit::ProbeKind;
-use unisys::world::{Beginning, Cause, Change, Effect, Event, InstanceFact, Mark, Order, World};
+use unisys::world::{Beginning, Cause, Change, Checkpoint, Effect, Event, InstanceFact, Mark, Order, World};
 
 use super::system;
 
@@ -23,9 +23,13 @@ pub struct Stage {
     pub marks: BTreeMap<InstanceId, Mark>,
     /// As they were saved last.
     pub changes: BTreeMap<u64, Arc<Change>>,
+    pub checkpoints: BTreeMap<Name, Checkpoint>,
+    /// Units whose programs end five seconds after they are told to.
+    pub deaf: BTreeSet<String>,
+    ending: Vec<(Instant, InstanceId)>,
     /// Questions that were asked and not answered.
     asked: BTreeMap<(InstanceId, ProbeKind), u64>,
-    asked_externals: BTreeMap<Name, u64>,
+    pub asked_externals: BTreeMap<Name, u64>,
     /// Units whose start fails: where, with which errno, in which words.
     pub unstartable: BTreeMap<String, (SpawnStage, i32, &'static str)>,
 }
@@ -54,6 +58,9 @@ impl Stage {
             running: BTreeMap::new(),
             marks: BTreeMap::new(),
             changes: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+            ending: Vec::new(),
             asked: BTreeMap::new(),
             asked_externals: BTreeMap::new(),
             unstartable: BTreeMap::new(),
@@ -108,6 +115,10 @@ impl Stage {
                         self.fact(&id, InstanceFact::Spawned { part, pid, at, ports, left_out });
                     }
                 },
+                Effect::Signal { id, .. } if self.deaf.contains(id.unit.as_str()) => {
+                    self.ending.push((self.now + Duration::from_secs(5), id));
+                }
+                Effect::SaveUnit { name, checkpoint } => _ = self.checkpoints.insert(name, *checkpoint),
                 Effect::Signal { id, signal, .. } => {
                     self.ended(&id, Exit::Signal { signal: signal.0, core: false });
                 }
@@ -146,11 +157,13 @@ impl Stage {
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
-            self.now = self
-                .world
-                .poll_deadline()
-                .map_or(end, |at| at.max(self.now + Duration::from_millis(1)))
-                .min(end);
+            let ending = self.ending.first().map(|(at, _)| *at);
+            let due = self.world.poll_deadline().into_iter().chain(ending).min();
+            self.now = due.map_or(end, |at| at.max(self.now + Duration::from_millis(1))).min(end);
+            while self.ending.first().is_some_and(|(at, _)| *at <= self.now) {
+                let (_, id) = self.ending.remove(0);
+                self.ended(&id, Exit::Code(0));
+            }
             self.tell(Event::Tick);
         }
     }

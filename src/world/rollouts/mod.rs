@@ -33,6 +33,10 @@ impl World {
             _ => {}
         }
         let Some(unit) = self.units.get_mut(name) else { return };
+        if unit.spec.policy.job {
+            // A job is run or it is not: there is nothing that it could roll out or go back to.
+            (unit.good, unit.before) = (None, None);
+        }
         unit.before.clone_from(&unit.good);
         let from = unit.good.as_ref().map(|good| good.generation);
         let update = &unit.spec.policy.update;
@@ -42,7 +46,7 @@ impl World {
         for slot in unit.slots.values_mut() {
             slot.former = None;
         }
-        self.timers.set(name, self.units.get(name).and_then(|unit| unit.deadline()));
+        self.set_timer(name);
     }
 
     /// Looks how far a unit has come: who is available, whether its rollout goes on, is over or has failed.
@@ -58,7 +62,8 @@ impl World {
         if !unit.rollout.is_active() || unit.spec.policy.job {
             return;
         }
-        let Wish::Up { replicas } = wish else {
+        // Of a version of which nothing runs nothing is proved.
+        let Wish::Up { replicas: replicas @ 1.. } = wish else {
             unit.rollout.suspend();
             return;
         };
@@ -99,7 +104,6 @@ impl World {
                 self.tell_rollout(now, name, false, "RollbackComplete", message);
                 self.save_rollout(now, name, "RolledBack");
                 self.save_unit(now, name);
-                self.rollout_over();
             }
             (Turn::DeadlineExceeded, _) => {
                 let limit = crate::base::format_duration(limit);
@@ -130,13 +134,6 @@ impl World {
         self.tell_rollout(now, name, false, "RolloutComplete", message);
         self.save_rollout(now, name, "Complete");
         self.save_unit(now, name);
-        self.rollout_over();
-    }
-
-    /// A rollout that is over lets another one begin (`maxConcurrentRollouts`).
-    fn rollout_over(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting_for_roll);
-        self.dirty.extend(waiting);
     }
 
     /// The unwell new instance that a rollout waits for, and what is wrong with it.
