@@ -29,6 +29,9 @@ impl World {
             Box::new(Unit { declared: false, ..unit })
         });
         let slot = unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
+        if slot.asked_of.take().is_some_and(|of| of != adopted.id.incarnation) {
+            slot.restart_asked = None;
+        }
         if slot.instance.as_ref().is_some_and(|known| known.incarnation > adopted.id.incarnation) {
             self.effects.push_back(Effect::Kill { id: adopted.id.clone() });
             self.effects.push_back(Effect::Forget { id: adopted.id });

@@ -248,9 +248,9 @@ pub struct Checkpoint {
     pub digest: String,
     pub restarts: Vec<u32>,
     pub attempt: u32,
-    /// Ordinals that are still to be started again, and why.
+    /// Ordinals that are still to be started again: which instance of each, if there was one, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub restart_asked: BTreeMap<Ordinal, String>,
+    pub restart_asked: BTreeMap<Ordinal, (Option<Incarnation>, String)>,
     /// A Job has ended for this generation: how.
     pub done: Option<Exit>,
     /// The breaker: open for so many milliseconds more when this was saved, and how long it was open last.

@@ -288,7 +288,10 @@ impl World {
             restarts: unit.serving().map(|slot| slot.restart.restarts).collect(),
             restart_asked: unit
                 .serving()
-                .filter_map(|slot| Some((slot.seat.ordinal, slot.restart_asked.clone()?)))
+                .filter_map(|slot| {
+                    let of = slot.instance.as_ref().map(|instance| instance.incarnation).or(slot.asked_of);
+                    Some((slot.seat.ordinal, (of, slot.restart_asked.clone()?)))
+                })
                 .collect(),
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
             done,

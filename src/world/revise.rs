@@ -449,7 +449,9 @@ fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool) {
         slot.restart.restarts = *restarts;
         slot.restart.attempt = if same { checkpoint.attempt } else { 0 };
         slot.rested_at = unit.generation;
-        slot.restart_asked = checkpoint.restart_asked.get(&seat.ordinal).cloned();
+        if let Some((of, why)) = checkpoint.restart_asked.get(&seat.ordinal) {
+            (slot.restart_asked, slot.asked_of) = (Some(why.clone()), *of);
+        }
         if let Some(exit) = checkpoint.done.filter(|_| same) {
             slot.state = Lifecycle::Done(exit);
         }

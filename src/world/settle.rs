@@ -83,7 +83,7 @@ impl World {
     fn settle_unit(&mut self, now: Now, name: &Name) {
         self.breaker_tick(now, name);
         self.look_at_rollout(now, name);
-        self.inherit_restarts(name);
+        self.inherit_restarts(now, name);
         loop {
             let plan = self.plan_of(name);
             if plan.forget {
@@ -305,7 +305,7 @@ impl World {
     }
 
     /// `restart: true` edges: a dependency that was replaced since this instance was started, and is Ready again.
-    fn inherit_restarts(&mut self, name: &Name) {
+    fn inherit_restarts(&mut self, now: Now, name: &Name) {
         let Some(unit) = self.units.get(name) else { return };
         let mut asks = Vec::new();
         for slot in unit.slots.values().filter(|slot| slot.restart_asked.is_none()) {
@@ -324,6 +324,9 @@ impl World {
                 asks.push((slot.seat, why, self.telling_record(&dependency.name)));
             }
         }
+        if asks.is_empty() {
+            return;
+        }
         if let Some(unit) = self.units.get_mut(name) {
             for (seat, why, cause) in asks {
                 unit.cause = cause.or(unit.cause);
@@ -332,6 +335,7 @@ impl World {
                 }
             }
         }
+        self.save_unit(now, name);
     }
 
     pub(super) fn replacements_of(&self, name: &Name) -> std::collections::BTreeMap<Name, u64> {

@@ -110,6 +110,8 @@ pub struct Slot {
     /// The generation that a Failed or Done rest belongs to.
     pub rested_at: Generation,
     pub restart_asked: Option<String>,
+    /// An earlier daemon left that word, of this instance: whoever has followed it since has done what it says.
+    pub asked_of: Option<Incarnation>,
     /// The record that explains its state.
     pub cause: Option<RecordId>,
     pub drift: Drift,
@@ -304,6 +306,7 @@ impl Slot {
             last_end: None,
             rested_at: Generation(0),
             restart_asked: None,
+            asked_of: None,
             cause: None,
             drift: Drift::None,
             ready_since: None,

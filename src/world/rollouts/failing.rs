@@ -54,6 +54,7 @@ impl World {
         }
         let message = format!("the restart is given up, the former instance stays: {seat} {words}");
         self.tell_rollout(now, name, true, "RestartFailed", message);
+        self.save_unit(now, name);
     }
 
     /// A rollout has failed: everything that the same revision changed goes back to what was good.

@@ -44,6 +44,7 @@ impl World {
         let record = self.announce(now, entry);
         self.set_cause(name, Seat::serving(ordinal), record);
         self.remember(name, Seat::serving(ordinal));
+        self.save_unit(now, name);
         if drains {
             self.set_cause(name, Seat::draining(ordinal), record);
             self.apply(now, name, Seat::draining(ordinal), Fact::Stop { reason: StopReason::Replaced });
