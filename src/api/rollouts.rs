@@ -131,52 +131,39 @@ fn order(engine: &mut Engine, name: &Name, call: &RolloutCall) -> Result<Order, 
 }
 
 fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refusal> {
-    let Some(revision) = to else {
-        let unit = engine.world.units().get(name);
-        let runs_good = unit.is_some_and(|unit| unit.is_rolled_back());
-        let before = unit.and_then(|unit| unit.before.as_ref()).map(|before| before.revision);
-        let spec = unit.and_then(|unit| unit.before.as_ref()).map(|before| before.spec.clone());
-        if let Some(why) = spec.filter(|_| !runs_good).and_then(|spec| engine.world.unmet(name, &spec)) {
-            return Err(unmet(name, before.unwrap_or_default(), &why));
+    let conflict = |error: String, hint: &str| refuse(StatusCode::CONFLICT, error, hint);
+    let history = "see `unisys rollout history`";
+    let (revision, spec, asked) = match to {
+        Some(revision) => {
+            let revision = Revision(revision);
+            let spec = engine.version_at(revision, name).map_err(|why| {
+                let error = format!("cannot go back to revision {revision} of {name}: {why}");
+                refuse(StatusCode::NOT_FOUND, error, history)
+            })?;
+            (revision, spec.clone(), Some((revision, spec)))
         }
-        return match before {
-            Some(_) if !runs_good => Ok(Order::Undo(name.clone(), None)),
-            _ => {
-                let error = match unit.filter(|_| runs_good) {
-                    Some(unit) => format!(
-                        "{name} was rolled back by itself: revision {} runs already",
-                        running_revision(unit)
-                    ),
-                    None => format!("{name} has no version before the one that runs"),
-                };
-                let hint = "name one with --to-revision; see `unisys rollout history`";
-                Err(refuse(StatusCode::CONFLICT, error, hint))
+        None => {
+            let hint = "name one with --to-revision; see `unisys rollout history`";
+            let unit = engine.world.units().get(name);
+            if let Some(unit) = unit.filter(|unit| unit.is_rolled_back()) {
+                let runs = running_revision(unit);
+                return Err(conflict(
+                    format!("{name} was rolled back by itself: revision {runs} runs already"),
+                    hint,
+                ));
             }
-        };
+            let before = unit.and_then(|unit| unit.before.as_ref());
+            let before = before
+                .ok_or_else(|| conflict(format!("{name} has no version before the one that runs"), hint))?;
+            (before.revision, before.spec.clone(), None)
+        }
     };
-    match engine.version_at(Revision(revision), name) {
-        Ok(spec) if engine.world.unmet(name, &spec).is_some() => {
-            let why = engine.world.unmet(name, &spec).unwrap_or_default();
-            Err(unmet(name, Revision(revision), &why))
-        }
-        Ok(spec) if spec.machine.is_none() => Ok(Order::Undo(name.clone(), Some((Revision(revision), spec)))),
-        Ok(spec) => {
-            let why = spec.machine.clone().unwrap_or_default();
-            Err(refuse(
-                StatusCode::CONFLICT,
-                format!("revision {revision} of {name} cannot run here: {why}"),
-                "",
-            ))
-        }
-        Err(why) => Err(refuse(
-            StatusCode::NOT_FOUND,
-            format!("cannot go back to revision {revision} of {name}: {why}"),
-            "see `unisys rollout history`",
-        )),
+    if let Some(why) = &spec.machine {
+        return Err(conflict(format!("revision {revision} of {name} cannot run here: {why}"), ""));
     }
-}
-
-fn unmet(name: &Name, revision: Revision, why: &str) -> Refusal {
-    let hint = "edit the manifests instead: both can be brought back there";
-    refuse(StatusCode::CONFLICT, format!("{name} cannot go back to revision {revision}: {why}"), hint)
+    if let Some(why) = engine.world.unmet(name, &spec) {
+        let hint = "edit the manifests instead: both can be brought back there";
+        return Err(conflict(format!("{name} cannot go back to revision {revision}: {why}"), hint));
+    }
+    Ok(Order::Undo(name.clone(), asked))
 }

@@ -230,13 +230,7 @@ fn parse_all<'f>(
                 let span = Span { file: file.path.clone(), line: 0, column: 0 };
                 let diagnostic =
                     Diagnostic::error("E1007", &span, "", format!("the file cannot be read: {why}"));
-                let large = why.contains("larger than");
-                let hint = if large {
-                    "split it; manifests are for people"
-                } else {
-                    "check its owner and mode (`ls -l`)"
-                };
-                diagnostics.push(diagnostic.hint(hint));
+                diagnostics.push(diagnostic.hint("check its owner, mode and size (`ls -l`)"));
             }
         }
     }

@@ -54,7 +54,7 @@ pub fn port_gate(around: &dyn Surroundings) -> Option<Waiting> {
 
 /// A stop waits until every dependent is gone.
 pub fn stop_gate(around: &dyn Surroundings) -> Option<Waiting> {
-    around.running_dependents().into_iter().next().map(|on| Waiting::Dependent { on })
+    around.running_dependent().map(|on| Waiting::Dependent { on })
 }
 
 fn holds(facets: &Facets, condition: Condition) -> bool {

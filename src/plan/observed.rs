@@ -97,8 +97,8 @@ pub struct ObservedRollout {
 pub trait Surroundings {
     /// Hard and optional dependencies with what is seen of them; `None`: there is no such unit.
     fn dependencies(&self) -> Vec<(&crate::unit::Dependency, Option<Facets>)>;
-    /// Those that depend on it and still run.
-    fn running_dependents(&self) -> Vec<ObjectRef>;
+    /// One that depends on it and has to be gone first, if there is any.
+    fn running_dependent(&self) -> Option<ObjectRef>;
     /// Another unit that is on its way out, or to a version without it, still has a port that this one binds: which.
     fn port_holder(&self) -> Option<(ObjectRef, String)> {
         None

@@ -115,12 +115,14 @@ fn replacement(
         return action(None, Some(waiting));
     }
     match next {
-        Move::BringUp(_) => match unit.machine {
-            Some(message) => action(None, Some(Waiting::Machine { message: message.to_owned() })),
-            None if port_gate(around).is_some() => action(None, port_gate(around)),
-            None if !around.start_allowed() => action(None, Some(Waiting::StartSlots)),
-            None => action(Some(Step::Start { seat: Seat::incoming(ordinal), version: Pick::Wanted }), None),
-        },
+        Move::BringUp(_) => {
+            let machine = unit.machine.map(|message| Waiting::Machine { message: message.to_owned() });
+            let waiting = machine
+                .or_else(|| port_gate(around))
+                .or_else(|| (!around.start_allowed()).then_some(Waiting::StartSlots));
+            let start = Step::Start { seat: Seat::incoming(ordinal), version: Pick::Wanted };
+            action(waiting.is_none().then_some(start), waiting)
+        }
         _ => action(Some(Step::Stop { seat: slot.seat, reason: StopReason::Replaced }), None),
     }
 }

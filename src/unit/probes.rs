@@ -230,7 +230,7 @@ impl ProbeBoard {
         track.in_flight = None;
         let starting = !self.through && kind != ProbeKind::Liveness;
         track.schedule(probe, starting && !ok, now);
-        let failed = track.count(probe, ok, now, &message);
+        let failed = track.count(probe, ok);
         track.last = Some(Answer { ok, message: message.clone(), at: now });
         match (kind, ok) {
             (ProbeKind::Startup, true) => {
@@ -355,7 +355,7 @@ impl Track {
     }
 
     /// Counts an answer; true when the failure threshold is reached.
-    fn count(&mut self, probe: &ProbePolicy, ok: bool, _now: Instant, _message: &str) -> bool {
+    fn count(&mut self, probe: &ProbePolicy, ok: bool) -> bool {
         if ok {
             self.failures = 0;
             self.successes += 1;

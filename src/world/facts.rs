@@ -54,8 +54,8 @@ impl World {
                 self.remember_startup(name, seat);
             }
             InstanceFact::PortOpen => self.port_open(now, name, seat),
-            InstanceFact::ToldReady { how } => {
-                self.told_ready(now, name, seat, how);
+            InstanceFact::ToldReady { .. } => {
+                self.told_ready(now, name, seat);
                 self.remember_startup(name, seat);
             }
             InstanceFact::ToldStopping => {
@@ -280,7 +280,7 @@ impl World {
         }
     }
 
-    fn told_ready(&mut self, now: Now, name: &Name, seat: Seat, _how: &'static str) {
+    fn told_ready(&mut self, now: Now, name: &Name, seat: Seat) {
         self.reload_answered(now, name, seat);
         let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();

@@ -68,6 +68,8 @@ pub struct World {
     standing: OnceCell<Standing>,
     /// Units that are in no manifest any more.
     undeclared: BTreeSet<Name>,
+    /// Units of which instances run that are to be replaced, as of their last change of specs.
+    outdated: BTreeSet<Name>,
     restored: BTreeMap<Name, (Checkpoint, Option<Arc<UnitSpec>>)>,
     dirty: BTreeSet<Name>,
     touched: BTreeSet<Name>,
@@ -148,6 +150,7 @@ impl World {
             dependents: edges::Dependents::new(),
             standing: OnceCell::new(),
             undeclared: BTreeSet::new(),
+            outdated: BTreeSet::new(),
             restored: BTreeMap::new(),
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),

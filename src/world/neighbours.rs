@@ -24,13 +24,10 @@ impl Surroundings for Around<'_> {
         depends_on.iter().map(|dependency| (dependency, self.world.facets(&dependency.name))).collect()
     }
 
-    fn running_dependents(&self) -> Vec<ObjectRef> {
+    fn running_dependent(&self) -> Option<ObjectRef> {
         let names = self.world.dependents.get(self.name).into_iter().flatten();
-        names
-            .filter_map(|name| Some((name, self.world.units.get(name)?)))
-            .filter(|(name, unit)| self.is_held_up_by(name, unit))
-            .map(|(_, unit)| unit.spec.object.clone())
-            .collect()
+        let mut units = names.filter_map(|name| Some((name, self.world.units.get(name)?)));
+        units.find(|(name, unit)| self.is_held_up_by(name, unit)).map(|(_, unit)| unit.spec.object.clone())
     }
 
     fn roll_allowed(&self) -> bool {
@@ -39,17 +36,14 @@ impl Surroundings for Around<'_> {
 
     fn port_holder(&self) -> Option<(ObjectRef, String)> {
         let world = self.world;
-        let leaving = world.undeclared.iter().chain(&world.rolling).filter(|name| *name != self.name);
+        let leaving = world.undeclared.iter().chain(&world.outdated).filter(|name| *name != self.name);
         leaving.filter_map(|name| world.units.get(name)).find_map(|unit| {
             let old = unit.slots.values().filter(|slot| {
                 slot.state.is_occupied() && (!unit.declared || matches!(slot.drift, Drift::Replace(_)))
             });
-            let mut held = old.filter_map(|slot| {
-                let launch = &slot.instance.as_ref()?.spec.launch;
-                // One that will have it again is no matter of waiting: its manifest would be refused.
-                launch.clash_with(&self.unit.spec.launch)
-            });
-            held.next().map(|port| (unit.spec.object.clone(), port))
+            let mut instances = old.filter_map(|slot| slot.instance.as_ref());
+            let port = instances.find_map(|old| old.spec.launch.clash_with(&self.unit.spec.launch))?;
+            Some((unit.spec.object.clone(), port))
         })
     }
 
@@ -130,8 +124,12 @@ impl World {
 
     /// What is wanted of a unit: its own wish, or down because something that it cannot be without is stopped.
     pub(super) fn wish(&self, name: &Name, unit: &Unit) -> Wish {
+        // First of all: what is wanted otherwise matters no more, and finding it costs as much as there are units.
+        if let Some(why) = &self.down {
+            return Wish::Gone { why: why.clone() };
+        }
         let standing = self.standing();
-        let own = unit.wish(self.down.as_deref(), standing.kept.contains_key(name));
+        let own = unit.wish(standing.kept.contains_key(name));
         if !matches!(own, Wish::Up { .. }) {
             return own;
         }

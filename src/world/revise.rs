@@ -70,7 +70,6 @@ impl World {
         }
         self.revise_externals(now, &desired);
         self.wishes_turned();
-        self.tell_kept(now, record);
         self.index_dependents();
         if self.begun && !rows.is_empty() {
             self.open_change(now, cause.clone(), rows);
@@ -89,23 +88,21 @@ impl World {
         }
     }
 
-    /// What is in no manifest any more and goes on for somebody who went back.
-    fn tell_kept(&mut self, now: Now, revised: RecordId) {
-        let kept: Vec<(Name, Name)> =
-            self.standing().kept.iter().map(|(name, by)| (name.clone(), by.clone())).collect();
-        for (name, by) in kept {
-            let (object, by) = (self.object(&name), self.object(&by));
-            let entry = Entry {
-                warning: true,
-                reason: "Kept",
-                object: &object,
-                message: format!(
-                    "is in no manifest any more and goes on: {by}, as it runs now, depends on it"
-                ),
-                change: None,
-                cause: Some(revised),
-            };
-            self.announce(now, entry);
+    /// What is in no manifest any more and goes on, for somebody who went back.
+    pub(super) fn tell_kept(&mut self, now: Now, name: &Name) {
+        if self.down.is_some() || self.units.get(name).is_none_or(|unit| unit.declared) {
+            return;
+        }
+        let by = self.standing().kept.get(name).cloned();
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let (kept, cause) = (std::mem::replace(&mut unit.kept, by.is_some()), unit.cause);
+        let Some(by) = by.filter(|_| !kept) else { return };
+        let (object, by) = (self.object(name), self.object(&by));
+        let message = format!("is in no manifest any more and goes on: {by}, as it runs now, depends on it");
+        let entry = Entry { warning: true, reason: "Kept", object: &object, message, change: None, cause };
+        let record = self.announce(now, entry);
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.cause = Some(record);
         }
     }
 
@@ -320,6 +317,10 @@ impl World {
                 former.push(std::mem::replace(&mut instance.spec, unit.spec.clone()));
                 instance.generation = unit.generation;
             }
+        }
+        match unit.slots.values().any(|slot| matches!(slot.drift, Drift::Replace(_))) {
+            true => drop(self.outdated.insert(name.clone())),
+            false => drop(self.outdated.remove(name)),
         }
         former.iter().for_each(|spec| self.loosen(name, spec));
     }

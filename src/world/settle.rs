@@ -81,6 +81,7 @@ impl World {
     }
 
     fn settle_unit(&mut self, now: Now, name: &Name) {
+        self.tell_kept(now, name);
         self.breaker_tick(now, name);
         self.look_at_rollout(now, name);
         self.inherit_restarts(now, name);
@@ -352,6 +353,7 @@ impl World {
         let object = self.object(name);
         if let Some(unit) = self.units.remove(name) {
             self.undeclared.remove(name);
+            self.outdated.remove(name);
             self.wishes_turned();
             let entry = Entry {
                 warning: false,
@@ -375,10 +377,12 @@ impl World {
         }
         self.set_timer(name);
         // Another one of its name counts its replacements from the beginning.
-        let slots = self.units.values_mut().flat_map(|unit| unit.slots.values_mut());
-        for instance in slots.filter_map(|slot| slot.instance.as_mut()) {
-            if let Some(seen) = instance.seen.get_mut(name) {
-                *seen = 0;
+        for dependent in self.dependents.get(name).into_iter().flatten() {
+            let slots = self.units.get_mut(dependent).into_iter().flat_map(|unit| unit.slots.values_mut());
+            for instance in slots.filter_map(|slot| slot.instance.as_mut()) {
+                if let Some(seen) = instance.seen.get_mut(name) {
+                    *seen = 0;
+                }
             }
         }
         // What an earlier daemon knew of it ends with it.

@@ -24,7 +24,7 @@ impl Standing {
         let kept = kept(units);
         let wishes = units.iter().map(|(name, unit)| {
             let unit = unit.as_ref();
-            (name, unit, unit.wish(None, kept.contains_key(name)))
+            (name, unit, unit.wish(kept.contains_key(name)))
         });
         let (up, down): (Vec<_>, Vec<_>) = wishes.partition(|(.., wish)| matches!(wish, Wish::Up { .. }));
         let mut along = BTreeMap::new();
@@ -66,7 +66,7 @@ fn kept(units: &BTreeMap<Name, Box<Unit>>) -> BTreeMap<Name, Name> {
     if units.values().all(|unit| unit.declared) {
         return kept;
     }
-    let running = units.iter().filter(|(_, unit)| matches!(unit.wish(None, false), Wish::Up { .. }));
+    let running = units.iter().filter(|(_, unit)| matches!(unit.wish(false), Wish::Up { .. }));
     let mut left: Vec<(&Name, &Unit)> = running.map(|(name, unit)| (name, unit.as_ref())).collect();
     while let Some((name, unit)) = left.pop() {
         for on in hard(unit) {

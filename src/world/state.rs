@@ -47,6 +47,8 @@ pub struct Unit {
     pub restart_crashes: u32,
     /// It is in the desired state; else it is on its way out.
     pub declared: bool,
+    /// It is not, and goes on: that was told.
+    pub kept: bool,
     pub overrides: Overrides,
     /// Boxed: a node of the map has room for eleven, and nearly every unit has one.
     pub slots: BTreeMap<Seat, Box<Slot>>,
@@ -202,6 +204,7 @@ impl Unit {
             span: None,
             restart_crashes: 0,
             declared: true,
+            kept: false,
             overrides: Overrides::default(),
             slots: BTreeMap::new(),
             breaker: Breaker::default(),
@@ -225,11 +228,8 @@ impl Unit {
         }
     }
 
-    /// What is wanted, with `down` the reason for which everything goes, and whether it is kept though it is in no manifest.
-    pub fn wish(&self, down: Option<&str>, kept: bool) -> Wish {
-        if let Some(why) = down {
-            return Wish::Gone { why: why.to_owned() };
-        }
+    /// What is wanted of it by itself; `kept`: it goes on though it is in no manifest.
+    pub fn wish(&self, kept: bool) -> Wish {
         if !self.declared && !kept {
             return Wish::Gone { why: "it is in no manifest any more".into() };
         }

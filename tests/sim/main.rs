@@ -6,6 +6,7 @@
 
 mod lessons;
 mod machine;
+mod next_daemon;
 mod oracle;
 mod run;
 mod scenes;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use unisys::base::{Epoch, Exit, Incarnation, InstanceId, Instant, Name, Now, Revision, SpawnStage, Stamp};
 use unisys::manifest::load::ParseCache;
 use unisys::unit::ProbeKind;
-use unisys::world::{Beginning, Cause, Change, Checkpoint, Effect, Event, InstanceFact, Mark, Order, World};
+use unisys::world::{
+    Beginning, Cause, Change, Checkpoint, Effect, Event, InstanceFact, Mark, Order, Unit, World,
+};
 
 use super::system;
 
@@ -38,6 +40,23 @@ pub struct Stage {
 pub fn service(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{command: [run]{spec}}}\n---\n"
+    )
+}
+
+/// The same as a version of its own, which needs a new process.
+pub fn versioned(name: &str, spec: &str, version: u32) -> String {
+    service(name, &format!("{spec}, env: {{X: \"{version}\"}}"))
+}
+
+pub fn system_of(spec: &str) -> String {
+    format!("apiVersion: unisys.dev/v1\nkind: System\nmetadata: {{name: system}}\nspec: {{{spec}}}\n---\n")
+}
+
+/// It is down after one refusal.
+pub fn external(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: unisys.dev/v1\nkind: External\nmetadata: {{name: {name}}}\n\
+         spec: {{probes: {{readiness: {{tcp: {{host: 192.0.2.1, port: {port}}}, failureThreshold: 1}}}}}}\n---\n"
     )
 }
 
@@ -127,6 +146,9 @@ impl Stage {
                     self.fact(&id, InstanceFact::Gone { survivors: 0 });
                 }
                 Effect::SaveChange(change) => _ = self.changes.insert(change.id, change),
+                Effect::LookAt { id, closely, .. } => {
+                    self.fact(&id, InstanceFact::Seen { look: None, closely })
+                }
                 Effect::Remember { id, mark, .. } => _ = self.marks.insert(id, mark),
                 Effect::Probe { id, kind, seq, .. } => _ = self.asked.insert((id, kind), seq),
                 Effect::ProbeExternal { name, seq, .. } => _ = self.asked_externals.insert(name, seq),
@@ -146,6 +168,24 @@ impl Stage {
     pub fn id(&self, name: &str) -> InstanceId {
         let of = self.running.keys().filter(|id| id.unit.as_str() == name);
         of.max_by_key(|id| id.incarnation).unwrap_or_else(|| panic!("{name} runs")).clone()
+    }
+
+    /// How many instances of a unit run.
+    pub fn count(&self, name: &str) -> usize {
+        self.running.keys().filter(|id| id.unit.as_str() == name).count()
+    }
+
+    pub fn unit(&self, text: &str) -> &Unit {
+        &self.world.units()[&name(text)]
+    }
+
+    /// The status of a condition.
+    pub fn condition(&self, unit: &str, kind: &str) -> &'static str {
+        let conditions = self.world.conditions(&name(unit));
+        conditions
+            .into_iter()
+            .find(|condition| condition.kind == kind)
+            .map_or("Unknown", |found| found.status)
     }
 
     pub fn exits(&mut self, name: &str, exit: Exit) {
@@ -211,6 +251,10 @@ impl Stage {
     }
 }
 
-pub fn names(name: &str) -> Vec<Name> {
-    vec![name.parse().unwrap()]
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn names(text: &str) -> Vec<Name> {
+    vec![name(text)]
 }

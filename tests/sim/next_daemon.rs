@@ -1,0 +1,119 @@
+//! What the next daemon has to know: it goes on with what it is told, and ends nobody who is well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use unisys::base::{Exit, Generation, InstanceId, Instant, Part, Revision};
+use unisys::unit::{Circuit, PartState, ProbeKind};
+use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Order};
+
+use super::stage::{FRAGILE, PROBED, Stage, names, service};
+use super::system;
+
+/// The next daemon, with what the keeper holds and remembers of an instance, and with what was stored of its unit.
+fn adopted(stage: &Stage, manifests: &[String], id: &InstanceId, checkpoint: Option<Checkpoint>) -> Stage {
+    let mut next = Stage::new();
+    next.pass(Duration::from_nanos(stage.clock().mono.0 - next.clock().mono.0));
+    let spec = stage.world.units()[&id.unit].spec.clone();
+    let mark = stage.marks.get(id).cloned().unwrap_or_default();
+    if let Some(checkpoint) = checkpoint {
+        next.world.handle(next.clock(), Event::Restore { unit: id.unit.clone(), checkpoint, kept: None });
+    }
+    let text = manifests.concat();
+    let desired = system::from_text(text, Revision(1), &mut Default::default()).unwrap();
+    next.world
+        .handle(next.clock(), Event::Desired { desired: Arc::new(desired), cause: Cause::new("Up", "up") });
+    let at = Instant(1_000_000_000);
+    next.running.insert(id.clone(), 7);
+    next.world.handle(
+        next.clock(),
+        Event::Adopt(Box::new(Adopted {
+            id: id.clone(),
+            spec: Some(spec),
+            generation: Generation(1),
+            started_wall: Default::default(),
+            parts: vec![(Part::Main, PartState::Running { pid: 7, at })],
+            signalled: None,
+            mark,
+            ports: Default::default(),
+        })),
+    );
+    next.tell(Event::Begin);
+    next
+}
+
+#[test]
+fn a_startup_that_was_told_is_over_for_the_next_daemon() {
+    let mut stage = Stage::new();
+    let v = vec![service(
+        "a",
+        ", probes: {startup: {notify: systemd, period: 1s, failureThreshold: 30}, readiness: {exec: {command: [ready]}, period: 5s}}",
+    )];
+    stage.accept(&v);
+    let id = stage.id("a");
+    stage.fact(&id, InstanceFact::ToldReady { how: "READY=1" });
+    stage.act();
+    stage.answer("a", ProbeKind::Readiness, false, "not yet");
+    stage.pass(Duration::from_secs(60));
+    let mut next = adopted(&stage, &v, &id, None);
+    next.pass(Duration::from_secs(1));
+    assert!(next.running.contains_key(&id));
+}
+
+#[test]
+fn a_trial_that_is_ready_closes_the_circuit_for_the_next_daemon() {
+    let mut stage = Stage::new();
+    let v = vec![service("a", FRAGILE)];
+    stage.accept(&v);
+    stage.exits("a", Exit::Code(1));
+    while stage.count("a") == 0 {
+        stage.pass(Duration::from_millis(500));
+    }
+    let id = stage.id("a");
+    let digest = stage.world.units()[&id.unit].spec.launch.digest();
+    let checkpoint = Checkpoint {
+        generation: Generation(1),
+        digest,
+        open_left_ms: Some(0),
+        open_for_ms: 60_000,
+        restarts: vec![1],
+        ..Default::default()
+    };
+    let mut next = adopted(&stage, &v, &id, Some(checkpoint));
+    next.pass(Duration::from_secs(3600));
+    assert_eq!(next.unit("a").breaker.circuit(), Circuit::Closed);
+}
+
+/// Everything that the daemon remembers goes to the next one, as well as what the keeper holds.
+#[test]
+fn what_was_to_be_restarted_is_restarted_by_the_next_daemon() {
+    let mut stage = Stage::new();
+    let v = vec![service("a", PROBED)];
+    stage.accept(&v);
+    stage.ready("a");
+    let id = stage.id("a");
+    stage.order(Order::Restart(names("a")));
+    assert_eq!(stage.running.len(), 2, "a new one is on its way in");
+    let checkpoint = stage.checkpoints[&id.unit].clone();
+    let mut next = adopted(&stage, &v, &id, Some(checkpoint));
+    next.ready("a");
+    next.pass(Duration::from_secs(30));
+    assert!(next.count("a") == 1 && !next.running.contains_key(&id), "{:?}", next.running);
+}
+
+#[test]
+fn a_heartbeat_that_a_program_asked_for_counts_for_the_next_daemon_and_for_another_policy() {
+    let v =
+        |soft: u32| vec![service("a", &format!(", watchdog: {{heartbeat: 5s, freeze: {{soft: {soft}s}}}}"))];
+    let mut stage = Stage::new();
+    stage.accept(&v(30));
+    let id = stage.id("a");
+    stage.fact(&id, InstanceFact::HeartbeatWithin(Duration::from_secs(600)));
+    stage.act();
+    let mut next = adopted(&stage, &v(30), &id, None);
+    stage.accept(&v(40));
+    for stage in [&mut stage, &mut next] {
+        stage.pass(Duration::from_secs(300));
+        assert!(stage.running.contains_key(&id));
+    }
+}
