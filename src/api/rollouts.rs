@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::os::clock;
 use crate::rollout::Phase;
 use crate::unit::Strategy;
-use crate::world::{Event, Order, RolloutRecord, Unit};
+use crate::world::{Event, Order, Overrides, RolloutRecord, Unit};
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
 use super::types::{Done, Rollout, RolloutCall, RolloutStatus, RolloutStep};
@@ -36,8 +36,12 @@ fn running_revision(unit: &Unit) -> Revision {
         let instances = unit.serving().filter_map(|slot| slot.instance.as_ref());
         instances.into_iter().any(|instance| instance.generation == generation)
     };
-    match &unit.before {
-        Some(before) if before.generation != unit.generation && runs(before.generation) => before.revision,
+    match (&unit.before, &unit.overrides) {
+        (Some(before), _) if before.generation != unit.generation && runs(before.generation) => {
+            before.revision
+        }
+        (_, Overrides { rejected: Some(rejected), .. }) => rejected.runs,
+        (_, Overrides { pinned: Some((pinned, _)), .. }) => *pinned,
         _ => unit.wanted().revision,
     }
 }

@@ -101,6 +101,7 @@ fn an_edit_under_load_loses_no_request_and_a_bad_one_comes_back_by_itself() {
     signal(daemon, "KILL");
     until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
     assert_eq!(system.rollout("web")["state"], "RolledBack");
+    assert_eq!(system.rollout("web")["runningRevision"], 2, "what runs is what was good");
     assert_eq!(system.fails(&["rollout", "status", "web"]).0, 6);
     let (code, words) = system.fails(&["rollout", "undo", "web"]);
     assert!(code == 5 && words.contains("web was rolled back by itself"), "{code}: {words}");

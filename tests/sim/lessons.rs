@@ -433,3 +433,16 @@ fn an_optional_external_that_is_down_holds_nothing_up() {
     stage.external("mail", false, "connection refused");
     assert_eq!(stage.count("a"), 1);
 }
+
+#[test]
+fn what_was_gone_back_to_is_taken_along_by_what_it_needs_again() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("x", ""), service("a", ", dependsOn: [x]")]);
+    stage.pass(Duration::from_secs(5));
+    stage.accept(&[service("x", ""), versioned("a", "", 2)]);
+    stage.order(Order::Stop(names("x")));
+    assert_eq!((stage.count("a"), stage.count("x")), (2, 1), "its former version still needs it");
+    stage.exits("a", Exit::Code(78));
+    stage.pass(Duration::from_secs(60));
+    assert!(stage.running.is_empty(), "{:?}", stage.running);
+}
