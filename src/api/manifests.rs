@@ -343,7 +343,11 @@ fn value_differences(
 /// Objects to take away: by name, from the sets that `apply` made. What a watched directory declares comes back by itself.
 #[derive(Deserialize)]
 pub(super) struct Deletion {
+    #[serde(default)]
     objects: Vec<String>,
+    /// Everything of the set that is read from there.
+    #[serde(default)]
+    path: Option<PathBuf>,
 }
 
 pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) -> Answer<Done> {
@@ -351,6 +355,20 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
         .ask(move |engine| {
             let mut gone = Vec::new();
             let mut whole: BTreeMap<String, BTreeSet<ObjectRef>> = BTreeMap::new();
+            if let Some(path) = &deletion.path {
+                let set = engine.sets.iter().find(|set| set.path.as_ref() == Some(path));
+                let set = set.ok_or_else(|| {
+                    let message = format!("no set is read from {}", path.display());
+                    refuse(StatusCode::NOT_FOUND, message, "see `unisys get sets`")
+                })?;
+                if !set.applied {
+                    let message = format!("{} is what `unisys up` was given", path.display());
+                    return Err(refuse(StatusCode::CONFLICT, message, "start unisys without it"));
+                }
+                let sources = engine.sets.objects().sources();
+                let of_set = sources.into_iter().filter(|source| *source.set == *set.name);
+                whole.entry(set.name.clone()).or_default().extend(of_set.map(|source| source.object.clone()));
+            }
             for text in &deletion.objects {
                 let object: ObjectRef = text.parse().map_err(|_| {
                     refuse(
@@ -384,6 +402,7 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
                 let left =
                     sources.iter().find(|source| *source.set == **set && !objects.contains(&source.object));
                 if let Some(left) = left {
+                    let path = engine.sets.get(set).and_then(|set| set.path.clone()).unwrap_or_default();
                     let message = format!(
                         "the set `{set}` is read from its directory and holds {} as well",
                         left.object
@@ -391,7 +410,10 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
                     return Err(refuse(
                         StatusCode::CONFLICT,
                         message,
-                        "remove the file there, or delete the whole set with `unisys delete -f DIRECTORY`",
+                        format!(
+                            "remove the file there, or delete the whole set with `unisys delete -f {}`",
+                            path.display()
+                        ),
                     ));
                 }
             }

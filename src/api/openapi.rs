@@ -31,7 +31,7 @@ pub fn document() -> Value {
     book.post::<types::Submission, types::Done>("/v1/apply", "Accepts manifests.");
     book.post::<Value, types::Done>(
         "/v1/delete",
-        "Takes objects away that `apply` made: `{\"objects\": [\"service/api\"]}`.",
+        "Takes objects away that `apply` made: `{\"objects\": [\"service/api\"]}`; or the whole set of a directory: `{\"path\": \"/etc/api\"}`.",
     );
     book.post::<types::Order, types::Done>(
         "/v1/orders",

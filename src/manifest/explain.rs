@@ -43,13 +43,17 @@ pub fn explain(word: &str) -> Result<String, String> {
 
 fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, String> {
     for length in 1..=steps.len() {
-        if schema::at(root, root, &steps[..length]).is_none() {
-            let parent = schema::at(root, root, &steps[..length - 1]);
-            let names = parent.map(schema::property_names).unwrap_or_default();
+        if at(root, &steps[..length]).is_none() {
+            let parent = at(root, &steps[..length - 1]);
+            let names = parent.map(|parent| properties(root, parent)).unwrap_or_default();
+            let names: Vec<&str> = names.into_iter().map(|(name, _)| name).collect();
             let missing = steps[length - 1];
             let near =
                 nearest(missing, names.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
-            let near = near.unwrap_or_else(|| format!("; it has {}", names.join(", ")));
+            let near = near.unwrap_or_else(|| match names.is_empty() {
+                true => "; it has none".into(),
+                false => format!("; it has {}", names.join(", ")),
+            });
             return Err(format!(
                 "{} has no field `{missing}`{near}",
                 [&[kind.singular()], &steps[..length - 1]].concat().join(".")
@@ -57,7 +61,7 @@ fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, Strin
         }
     }
     let raw = raw_at(root, steps);
-    let resolved = schema::at(root, root, steps).unwrap_or(root);
+    let resolved = at(root, steps).unwrap_or(root);
     let mut out = format!("{}\n", [&[kind.singular()], steps].concat().join("."));
     out.push_str(&format!("  type: {}\n", type_words(root, resolved)));
     if let Some(default) = raw.and_then(|raw| raw.get("default")).filter(|default| !default.is_null()) {
@@ -68,10 +72,10 @@ fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, Strin
     if let Some(description) = description {
         out.push_str(&format!("\n  {}\n", description.replace('\n', "\n  ")));
     }
-    let item = resolved.get("items").map_or(resolved, |items| schema::resolve(root, items));
-    if let Some(properties) = item.get("properties").and_then(Value::as_object) {
+    let properties = properties(root, resolved);
+    if !properties.is_empty() {
         out.push_str("\nFields:\n");
-        let width = properties.keys().map(String::len).max().unwrap_or(0);
+        let width = properties.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, inner) in properties {
             let resolved = schema::resolve(root, inner);
             let words = [inner, resolved].into_iter().find_map(|schema| schema.get("description")?.as_str());
@@ -82,10 +86,37 @@ fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, Strin
     Ok(out)
 }
 
+/// The schema at a path of keys; that of a list is left out for its items'.
+fn at<'s>(root: &'s Value, steps: &[&str]) -> Option<&'s Value> {
+    let mut schema = schema::resolve(root, root);
+    for step in steps {
+        schema = schema::at(root, items(root, schema), &[step])?;
+    }
+    Some(schema)
+}
+
+/// The schema of what is in a list, of anything else itself.
+fn items<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
+    schema.get("items").map_or(schema, |items| schema::resolve(root, items))
+}
+
+/// The fields of an object, of those in a list, or of the forms that it may have.
+fn properties<'s>(root: &'s Value, schema: &'s Value) -> Vec<(&'s str, &'s Value)> {
+    let item = items(root, schema);
+    let forms = item.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    let forms = forms.map(|form| schema::resolve(root, form));
+    let objects = std::iter::once(item).chain(forms).filter_map(|form| form.get("properties")?.as_object());
+    let mut all: Vec<(&str, &Value)> =
+        objects.flatten().map(|(name, inner)| (name.as_str(), inner)).collect();
+    all.dedup_by_key(|(name, _)| *name);
+    all
+}
+
 /// The schema of the last step before references are followed: it has the field's own default and description.
 fn raw_at<'s>(root: &'s Value, steps: &[&str]) -> Option<&'s Value> {
     let (last, before) = steps.split_last()?;
-    schema::at(root, root, before)?.get("properties")?.get(last)
+    let fields = properties(root, at(root, before)?);
+    fields.into_iter().find(|(name, _)| name == last).map(|(_, inner)| inner)
 }
 
 fn type_words(root: &Value, resolved: &Value) -> String {
@@ -123,10 +154,13 @@ mod tests {
     #[test]
     fn fields_and_codes_are_explained_and_slips_are_corrected() {
         assert!(explain("service.spec.restart.backoff.initial").unwrap().contains("default: \"100ms\""));
-        assert!(
-            explain("service.spec.ports.port").is_err()
-                || explain("service.spec.ports").unwrap().contains("listen")
-        );
+        assert!(explain("service.spec.ports").unwrap().contains("listen"));
+        assert!(explain("service.spec.ports.listen").unwrap().contains("type: boolean"));
+        assert!(explain("service.spec.dependsOn").unwrap().contains("optional"));
+        let optional = explain("service.spec.dependsOn.optional").unwrap();
+        assert!(optional.contains("type: boolean") && optional.contains("holds nothing up"), "{optional}");
+        assert!(explain("service.spec.dependsOn.optinal").unwrap_err().contains("did you mean `optional`"));
+        assert!(explain("service.spec.command.x").unwrap_err().contains("it has none"));
         assert!(explain("service.spec.restrat").unwrap_err().contains("did you mean `restart`"));
         assert!(explain("E1203").unwrap().contains("E1203"));
         assert!(explain("servise").unwrap_err().contains("did you mean `service`"));

@@ -18,10 +18,8 @@ pub fn start_gate(around: &dyn Surroundings) -> Option<Waiting> {
                 why,
             });
         };
-        if holds(&facets, dependency.condition) || (dependency.optional && facets.hopeless.is_some()) {
-            return None;
-        }
-        if dependency.optional && facets.circuit_open {
+        let unwell = facets.hopeless.is_some() || facets.unwell.is_some() || facets.circuit_open;
+        if holds(&facets, dependency.condition) || (dependency.optional && unwell) {
             return None;
         }
         if facets.circuit_open {

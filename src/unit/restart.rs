@@ -12,6 +12,8 @@ pub struct RestartState {
     pub attempt: u32,
     /// Automatic restarts of this ordinal, ever.
     pub restarts: u32,
+    /// The next start is one.
+    pub again: bool,
     /// How it ended when it last failed at its start for an error of its configuration.
     pub misconfigured: Option<Exit>,
 }
@@ -79,6 +81,12 @@ impl RestartState {
 
     /// Decides what follows `end`. The jitter comes from `rng`.
     pub fn after_end(&mut self, policy: &Policy, end: &End, now: Instant, rng: &mut Rng) -> AfterEnd {
+        let after = self.follow(policy, end, now, rng);
+        self.again = matches!(after, AfterEnd::RestartAt(_));
+        after
+    }
+
+    fn follow(&mut self, policy: &Policy, end: &End, now: Instant, rng: &mut Rng) -> AfterEnd {
         if end.ran_for(now) >= policy.restart.reset_after {
             self.attempt = 0;
         }

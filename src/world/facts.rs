@@ -93,11 +93,7 @@ impl World {
     pub(super) fn unit_due(&mut self, now: Now, name: &Name) {
         let Some(unit) = self.units.get(name) else { return };
         let seats: Vec<Seat> = unit.slots.keys().copied().collect();
-        let breaker_due = unit.spec.policy.breaker.as_ref().and_then(|policy| unit.breaker.deadline(policy));
-        let rollout_due = unit.rollout.due(&unit.spec.policy.update);
-        let min_ready = unit.spec.policy.update.min_ready;
-        let available = unit.slots.values().filter_map(|slot| slot.available_at(min_ready)).min();
-        if [breaker_due, rollout_due, available].into_iter().flatten().any(|at| at <= now.mono) {
+        if unit.plan_due().is_some_and(|at| at <= now.mono) {
             self.dirty.insert(name.clone());
         }
         for seat in seats {

@@ -337,6 +337,7 @@ fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
 fn revive(unit: &mut Unit) {
     for slot in unit.slots.values_mut() {
         slot.restart.attempt = 0;
+        slot.restart.again = false;
         if matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Backoff { .. } | Lifecycle::Held) {
             slot.state = Rest::Idle.into();
         }

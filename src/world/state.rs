@@ -121,6 +121,8 @@ pub struct Slot {
     pub ready_since: Option<Instant>,
     /// Ready for `minReady`.
     pub available: bool,
+    /// It has run for `progressDeadline` and has not been Ready in that time.
+    pub overdue: bool,
     /// It ended by itself in the middle of a rollout: it is started again as this, not as what is new.
     pub former: Option<Version>,
     /// It was told to read its files again.
@@ -285,14 +287,23 @@ impl Unit {
                 let process = slot.state.process()?;
                 (!matches!(slot.state, Lifecycle::Stopping(_))).then_some(process.executed_at + limit)
             });
-            let available = slot.available_at(self.spec.policy.update.min_ready);
             let reload = slot.reloading.map(|reloading| reloading.deadline);
             let vigil = slot.instance.as_ref().and_then(|instance| instance.vigil.as_ref()?.deadline());
-            [vigil, slot.state.deadline(), board.and_then(ProbeBoard::deadline), active, available, reload]
+            [vigil, slot.state.deadline(), board.and_then(ProbeBoard::deadline), active, reload]
+        });
+        slots.flatten().chain(self.plan_due()).min()
+    }
+
+    /// When its plan may be another one though nothing has happened.
+    pub fn plan_due(&self) -> Option<Instant> {
+        let update = &self.spec.policy.update;
+        let slots = self.slots.values().flat_map(|slot| {
+            let overdue = slot.overdue_at(update.progress_deadline);
+            let overdue = overdue.filter(|_| !slot.overdue && !self.spec.policy.job);
+            [slot.available_at(update.min_ready), overdue]
         });
         let breaker = self.spec.policy.breaker.as_ref().and_then(|policy| self.breaker.deadline(policy));
-        let rollout = self.rollout.due(&self.spec.policy.update);
-        slots.chain([breaker, rollout]).flatten().min()
+        slots.chain([breaker, self.rollout.due(update)]).flatten().min()
     }
 }
 
@@ -311,6 +322,7 @@ impl Slot {
             drift: Drift::None,
             ready_since: None,
             available: false,
+            overdue: false,
             former: None,
             reloading: None,
         }
@@ -319,6 +331,14 @@ impl Slot {
     /// When it will have been Ready for `minReady`, if it is not available yet.
     pub fn available_at(&self, min_ready: std::time::Duration) -> Option<Instant> {
         self.ready_since.filter(|_| !self.available).map(|since| since + min_ready)
+    }
+
+    /// When it will have had as long as it may take to become Ready, while it is not.
+    pub fn overdue_at(&self, limit: std::time::Duration) -> Option<Instant> {
+        if self.ready_since.is_some() || matches!(self.state, Lifecycle::Stopping(_)) {
+            return None;
+        }
+        Some(self.state.process()?.executed_at + limit)
     }
 
     pub fn id(&self, unit: &Name) -> Option<InstanceId> {

@@ -1,7 +1,7 @@
 //! The steps of a plan, one function each.
 
 use crate::base::{Name, Now, Seat};
-use crate::plan::{Action, Pick, Step, Waiting};
+use crate::plan::{Action, Drift, Pick, Step, Waiting};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Fact, StopReason};
 
@@ -41,12 +41,9 @@ impl World {
         let slot = unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
         let former = slot.former.take().filter(|_| version == Pick::Former);
         let Version { spec, generation, .. } = former.unwrap_or_else(|| wanted.clone());
-        let automatic = slot.last_end.as_ref().is_some_and(|last| {
-            !matches!(
-                last.end.reason,
-                crate::unit::EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced)
-            )
-        });
+        // Nobody asked for it, and nothing was changed: what ran before runs again.
+        let automatic = std::mem::take(&mut slot.restart.again)
+            && (version == Pick::Former || !matches!(slot.drift, Drift::Replace(_)));
         if slot.last_end.as_ref().is_some_and(|last| last.end.reason.is_of_program()) {
             self.effects.push_back(Effect::UnwatchProgram { name: name.clone() });
         }
@@ -54,7 +51,7 @@ impl World {
             slot.restart.restarts += 1;
         }
         slot.restart_asked = None;
-        slot.drift = crate::plan::Drift::between(&spec, &wanted.spec);
+        slot.drift = Drift::between(&spec, &wanted.spec);
         let cause = freed_by.or(slot.cause).or(cause);
         slot.instance = Some(Instance {
             incarnation,
@@ -134,7 +131,7 @@ impl World {
         let Some(unit) = self.units.get_mut(name) else { return };
         let (spec, generation, change, cause) = (unit.spec.clone(), unit.generation, unit.change, unit.cause);
         let Some(slot) = unit.slots.get_mut(&seat) else { return };
-        slot.drift = crate::plan::Drift::None;
+        slot.drift = Drift::None;
         let executed_at = slot.state.process().map(|process| process.executed_at);
         let Some(instance) = slot.instance.as_mut() else { return };
         let probes_changed = instance.spec.policy.probes != spec.policy.probes;

@@ -260,7 +260,12 @@ fn what_apply_was_given_outlives_the_daemon_and_delete_ends_it() {
     system.write("c.yaml", &sleeper("c", "  env: {X: '1'}\n"));
     assert_eq!(system.run(&["diff", "-f", "c.yaml"]).status.code(), Some(1));
     system.ok(&["delete", "service/c"]);
-    system.ok(&["delete", "-f", "more"]);
+    // Its directory is gone, and nothing was stopped for that.
+    std::fs::remove_dir_all(system.path("more")).unwrap();
+    until("that it is noticed", || system.ok(&["get", "sets"]).contains("Invalid").then_some(()));
+    system.ready(&["b"]);
+    assert_eq!(system.fails(&["delete", "-f", "manifests/nowhere"]).0, 4);
+    assert!(system.ok(&["delete", "-f", "more"]).contains("deleted everything of "));
     system.ok(&["wait", "--for=delete", "b", "c"]);
     system.ready(&["a", "d"]);
     assert_eq!(system.ok(&["get", "sets", "-o", "name"]), "set/manifests\nset/default\n");

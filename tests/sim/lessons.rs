@@ -446,3 +446,44 @@ fn what_was_gone_back_to_is_taken_along_by_what_it_needs_again() {
     stage.pass(Duration::from_secs(60));
     assert!(stage.running.is_empty(), "{:?}", stage.running);
 }
+
+#[test]
+fn an_optional_dependency_that_does_not_get_well_holds_nothing_up_for_long() {
+    let on = ", dependsOn: [{name: cache, optional: true}]";
+    let mut stage = Stage::new();
+    stage.accept(&[service("cache", PROBED), service("api", on)]);
+    stage.pass(Duration::from_secs(59));
+    assert_eq!(stage.count("api"), 0, "it may still become ready");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!(stage.count("api"), 1, "progressDeadline is over");
+
+    let mut stage = Stage::new();
+    stage.accept(&[service("cache", PROBED), service("api", on), service("web", ", dependsOn: [cache]")]);
+    stage.exits("cache", Exit::Code(1));
+    assert_eq!((stage.count("api"), stage.count("web")), (1, 0), "it failed, and only one can be without it");
+}
+
+#[test]
+fn restarts_are_those_that_nobody_asked_for() {
+    for (restart, delay) in [("", 1), (", restart: {backoff: {initial: 0s}}", 0)] {
+        let mut stage = Stage::new();
+        let v = |x: u32| vec![versioned("a", &format!("{restart}, update: {{strategy: Recreate}}"), x)];
+        let restarts =
+            |stage: &Stage| stage.unit("a").serving().map(|slot| slot.restart.restarts).sum::<u32>();
+        stage.accept(&v(1));
+        stage.exits("a", Exit::Code(1));
+        stage.pass(Duration::from_secs(delay));
+        assert_eq!((stage.count("a"), restarts(&stage)), (1, 1));
+        stage.accept(&v(2));
+        stage.order(Order::Restart(names("a")));
+        stage.order(Order::Stop(names("a")));
+        stage.order(Order::Start(names("a")));
+        stage.pass(Duration::from_secs(5));
+        assert_eq!((stage.count("a"), restarts(&stage)), (1, 1), "an edit and three orders");
+        stage.exits("a", Exit::Code(1));
+        stage.order(Order::Start(names("a")));
+        stage.pass(Duration::from_secs(5));
+        assert_eq!(stage.count("a"), 1);
+        assert_eq!(restarts(&stage), if delay == 0 { 2 } else { 1 }, "an order came first, or did not");
+    }
+}

@@ -1,3 +1,5 @@
+use std::path::{Path, PathBuf};
+
 use serde_json::json;
 
 use crate::api::types::Done;
@@ -11,7 +13,15 @@ use super::submit;
 /// `unisys delete`: takes away what `apply` made.
 pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
     let mut objects = args.objects.clone();
-    if let Some(path) = &args.file {
+    let mut gone = None;
+    // What a directory declared is known to the daemon, should the directory be there no more.
+    let missing = |path: &&PathBuf| {
+        let found = std::fs::symlink_metadata(path);
+        found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) && *path != Path::new("-")
+    };
+    if let Some(path) = args.file.as_ref().filter(missing) {
+        gone = std::path::absolute(path).ok();
+    } else if let Some(path) = &args.file {
         for file in submit::read(path, None)?.files {
             let documents = tree::parse_to_values(&file.text).map_err(|why| {
                 Failure::usage(format!("{}: {why}", file.path.display()), "`unisys validate` says more")
@@ -22,9 +32,15 @@ pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
             }
         }
     }
-    let done: Done = Client::connect(global)?.post("/v1/delete", &json!({"objects": objects}))?;
+    let deletion = json!({"objects": objects, "path": gone});
+    let done: Done = Client::connect(global)?.post("/v1/delete", &deletion)?;
     if !global.quiet {
-        println!("{}: deleted {}", done.message, objects.join(", "));
+        let whole = gone.map(|path| format!("everything of {}", path.display()));
+        println!(
+            "{}: deleted {}",
+            done.message,
+            objects.into_iter().chain(whole).collect::<Vec<_>>().join(", ")
+        );
     }
     Ok(Outcome::Done)
 }

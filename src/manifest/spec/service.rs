@@ -189,7 +189,7 @@ struct WrittenDependency {
     /// What it has to be; absent: Ready, for a Job Completed.
     #[serde(default)]
     condition: Option<DependencyCondition>,
-    /// Its absence or failure holds nothing up.
+    /// Its absence or failure holds nothing up, nor does a Service that was not Ready within its progressDeadline.
     #[serde(default)]
     optional: bool,
     /// Replaced when that one was replaced by a rollout or an explicit restart, never after a crash.

@@ -55,8 +55,10 @@ impl World {
         let wish = self.wish(name, unit);
         let running = matches!(wish, Wish::Up { .. }) && unit.overrides.paused.is_none();
         let Some(unit) = self.units.get_mut(name) else { return };
-        let min_ready = unit.spec.policy.update.min_ready;
+        let (job, min_ready) = (unit.spec.policy.job, unit.spec.policy.update.min_ready);
+        let limit = unit.spec.policy.update.progress_deadline;
         for slot in unit.slots.values_mut() {
+            slot.overdue = !job && slot.overdue_at(limit).is_some_and(|at| at <= now.mono);
             slot.available = slot.ready_since.is_some_and(|since| now.mono.since(since) >= min_ready);
         }
         if !unit.rollout.is_active() || unit.spec.policy.job {
