@@ -106,6 +106,8 @@ impl Shared {
 pub struct Store {
     shared: Arc<Shared>,
     reserved: Incarnation,
+    /// The latest change of a former daemon.
+    former: u64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -142,7 +144,8 @@ impl Store {
             .stack_size(256 << 10)
             .spawn(move || serve(connection, &desk, &tell))
             .map_err(|error| fail(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-        Ok((Self { shared, reserved, thread: Some(thread) }, restored))
+        let former = restored.last_change;
+        Ok((Self { shared, reserved, former, thread: Some(thread) }, restored))
     }
 
     fn write(&self, put: impl FnOnce(&mut Pending)) {
@@ -218,7 +221,11 @@ impl Store {
 
     /// The latest changes, newest first. Waits for the thread.
     pub fn changes(&self, limit: usize) -> Vec<StoredChange> {
-        self.ask(|answer| Question::Changes(limit, answer))
+        let mut found = self.ask(|answer| Question::Changes(limit, answer));
+        // What a former daemon had not done is done by this one, as a change of its own.
+        let left = |change: &&mut StoredChange| change.id <= self.former && change.outcome == "Active";
+        found.iter_mut().filter(left).for_each(|change| change.outcome = "Interrupted".into());
+        found
     }
 
     /// Everything said so far is on the disk, or has been tried to be.
@@ -380,6 +387,30 @@ mod tests {
             damaged[at] ^= 0xff;
             opens(&path, &damaged, &format!("byte {at} of {}", bytes.len()));
         }
+    }
+
+    #[test]
+    fn what_a_former_daemon_had_not_done_is_shown_as_interrupted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let change = |id| Change {
+            id,
+            at: Stamp(0),
+            cause: crate::world::Cause::new("Order", "unisys stop a by ada"),
+            revision: Revision(1),
+            actions: Vec::new(),
+            outcome: crate::world::Outcome::Active,
+        };
+        let outcomes = |store: &Store| -> Vec<String> {
+            store.changes(10).into_iter().map(|change| change.outcome).collect()
+        };
+        let (store, _) = open(&path).unwrap();
+        store.save_change(&change(1));
+        assert_eq!(outcomes(&store), ["Active"]);
+        drop(store);
+        let (store, _) = open(&path).unwrap();
+        store.save_change(&change(2));
+        assert_eq!(outcomes(&store), ["Active", "Interrupted"]);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct StoredChange {
     pub cause: StoredCause,
     pub revision: u64,
     pub actions: Vec<StoredAction>,
-    /// `Active`, `Complete`, `Superseded`.
+    /// `Active`, `Complete`, `Superseded`; `Interrupted`: the daemon ended before all of it was done, and the next one went on.
     pub outcome: String,
 }
 

@@ -40,7 +40,8 @@ impl World {
                 unit.overrides.stopped = None;
                 unit.breaker.reset();
                 unit.restart_crashes = 0;
-                for slot in unit.slots.values_mut().filter(|slot| slot.seat.role == Role::Serving) {
+                // In the middle of a rollout, what is on its way in as well.
+                for slot in unit.slots.values_mut().filter(|slot| slot.seat.role != Role::Draining) {
                     slot.restart_asked = Some("unisys restart".into());
                     slot.restart.attempt = 0;
                 }

@@ -464,6 +464,24 @@ fn an_optional_dependency_that_does_not_get_well_holds_nothing_up_for_long() {
 }
 
 #[test]
+fn a_restart_in_the_middle_of_a_rollout_also_begins_what_is_on_its_way_in_anew() {
+    let mut stage = Stage::new();
+    stage.accept(&[versioned("a", PROBED, 1)]);
+    stage.ready("a");
+    stage.pass(Duration::from_secs(3));
+    stage.accept(&[versioned("a", PROBED, 2)]);
+    let incoming = stage.id("a");
+    assert_eq!(stage.count("a"), 2);
+    stage.order(Order::Restart(names("a")));
+    stage.pass(Duration::from_secs(1));
+    assert_ne!(stage.id("a"), incoming);
+    assert_eq!(stage.count("a"), 2, "the serving one stays until a new one is ready");
+    stage.ready("a");
+    stage.pass(Duration::from_secs(10));
+    assert_eq!((stage.count("a"), stage.unit("a").rollout.word(false)), (1, "Complete"));
+}
+
+#[test]
 fn restarts_are_those_that_nobody_asked_for() {
     for (restart, delay) in [("", 1), (", restart: {backoff: {initial: 0s}}", 0)] {
         let mut stage = Stage::new();
