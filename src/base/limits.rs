@@ -36,6 +36,8 @@ pub const START_FAILURE: Duration = Duration::from_secs(30);
 pub const SETTLE_BATCH: usize = 16;
 /// Descriptors that keeper and daemon make room for at their start, four a service: 64 KiB in the kernel.
 pub const DESCRIPTORS_RESERVED: i32 = 8192;
+/// Links of the chain that opened a circuit, kept for the next daemon: the failure, and what it came of within the unit.
+pub const OPENED_BY: usize = 8;
 /// Events kept in memory for `events` and `why`.
 pub const EVENTS_KEPT: usize = 10_000;
 /// Revisions kept with their manifests as written (manifest.md, Sets).

@@ -65,6 +65,11 @@ impl Outcome {
     }
 }
 
+/// The reason of a record that a circuit has opened.
+pub const CIRCUIT_OPEN: &str = "CircuitOpen";
+/// That of one that names the fields that a revision changed.
+pub const CHANGED: &str = "Changed";
+
 /// The latest records, bounded.
 #[derive(Clone, Debug)]
 pub struct Chronicle {

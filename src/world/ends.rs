@@ -6,7 +6,7 @@ use crate::unit::lifecycle::Rest;
 use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, StopReason};
 
 use super::World;
-use super::chronicle::Entry;
+use super::chronicle::{CIRCUIT_OPEN, Entry};
 use super::effect::{Effect, Failure};
 use super::state::{LastEnd, Slot, end_words};
 
@@ -174,7 +174,7 @@ impl World {
             now,
             name,
             seat,
-            "CircuitOpen",
+            CIRCUIT_OPEN,
             &format!("failed too often ({times}): its circuit is open for {wait}"),
         );
         let cause = self.slot_cause(name, seat);

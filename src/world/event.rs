@@ -289,6 +289,9 @@ pub struct Checkpoint {
     /// What failures of its present generation follow: which fields were changed, and when.
     #[serde(default)]
     pub changed: Option<(String, Stamp)>,
+    /// While its circuit is not closed: what opened it and what that came of, symptom first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opened: Vec<(String, Stamp)>,
 }
 
 impl Checkpoint {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{Name, Now, ObjectRef, Revision, Role};
+use crate::base::{Name, Now, ObjectRef, Revision, Role, Stamp, limits};
 use crate::plan::{Drift, Verb, Wish};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Fact, Lifecycle};
 
-use super::chronicle::{ChangeAction, Entry};
+use super::chronicle::{CHANGED, CIRCUIT_OPEN, ChangeAction, Entry};
 use super::effect::Effect;
 use super::event::{Cause, Checkpoint, Order, Signature};
 use super::{Unit, Version, World};
@@ -271,6 +271,15 @@ impl World {
         self.effects.push_back(Effect::SaveUnits { units });
     }
 
+    /// The records that explain why a unit's circuit is open, but for the change that they follow.
+    fn what_opened(&self, unit: &Unit) -> Vec<(String, Stamp)> {
+        let object = unit.spec.object.to_string();
+        let chain = self.chronicle.chain(unit.cause.unwrap_or_default(), limits::OPENED_BY);
+        let from_there = chain.iter().skip_while(|record| record.reason != CIRCUIT_OPEN);
+        let own = from_there.take_while(|record| record.object == object && record.reason != CHANGED);
+        own.map(|record| (record.message.clone(), record.at)).collect()
+    }
+
     fn checkpoint(&self, now: Now, name: &Name) -> Option<Box<Checkpoint>> {
         let unit = self.units.get(name)?;
         let open_left = match unit.breaker.circuit() {
@@ -325,6 +334,10 @@ impl World {
                 .filter(|(_, generation)| *generation == unit.generation)
                 .and_then(|(record, _)| self.chronicle.get(record))
                 .map(|record| (record.message.clone(), record.at)),
+            opened: match unit.breaker.circuit() {
+                crate::unit::Circuit::Closed => Vec::new(),
+                _ => self.what_opened(unit),
+            },
         };
         Some(Box::new(checkpoint))
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::base::{Generation, Name, Now, Revision, Seat, Stamp};
 use crate::plan::{Desired, Drift, UnitSpec, Verb};
 use crate::rollout::{Phase, Rollout};
-use crate::unit::{Breaker, Lifecycle};
+use crate::unit::{Breaker, Circuit, Lifecycle};
 
 use super::World;
-use super::chronicle::{ChangeAction, Entry, RecordId};
+use super::chronicle::{CHANGED, CIRCUIT_OPEN, ChangeAction, Entry, RecordId};
 use super::event::{Cause, Checkpoint};
 use super::externals::External;
 use super::state::{Slot, Unit, Version};
@@ -138,19 +138,21 @@ impl World {
     ) -> Fate {
         let revision = self.desired.revision;
         let Some(unit) = self.units.get_mut(name) else {
+            let mut opened = None;
             let mut unit = match self.restored.remove(name) {
                 Some((mut checkpoint, kept)) => {
-                    let changed = checkpoint.changed.take();
+                    let (changed, told) = (checkpoint.changed.take(), std::mem::take(&mut checkpoint.opened));
                     let generation = checkpoint.generation;
                     let mut unit = restored_unit(now, spec.clone(), revision, checkpoint, kept);
                     if unit.generation == generation {
                         unit.changed = changed.map(|told| (self.recall_changed(&unit, told), generation));
+                        opened = self.recall_opened(&unit, told);
                     }
                     unit
                 }
                 None => Unit::new(spec.clone(), Generation(1), revision, now.wall),
             };
-            unit.cause = Some(record);
+            unit.cause = opened.or(Some(record));
             unit.rolled_by = Some(cause.clone());
             self.units.insert(name.clone(), Box::new(unit));
             if self.begun {
@@ -227,7 +229,7 @@ impl World {
         let object = self.object(name);
         let entry = Entry {
             warning: false,
-            reason: "Changed",
+            reason: CHANGED,
             object: &object,
             message: format!("revision {} changed {fields}", version.revision),
             change: None,
@@ -243,8 +245,24 @@ impl World {
     /// The record of a change that an earlier daemon told.
     fn recall_changed(&mut self, unit: &Unit, (message, at): (String, Stamp)) -> RecordId {
         let object = &unit.spec.object;
-        let entry = Entry { warning: false, reason: "Changed", object, message, change: None, cause: None };
+        let entry = Entry { warning: false, reason: CHANGED, object, message, change: None, cause: None };
         self.chronicle.write_of(at, entry).id
+    }
+
+    /// The record of what opened a unit's circuit under an earlier daemon, if it is still not closed.
+    fn recall_opened(&mut self, unit: &Unit, told: Vec<(String, Stamp)>) -> Option<RecordId> {
+        if matches!(unit.breaker.circuit(), Circuit::Closed) {
+            return None;
+        }
+        let last = told.len().checked_sub(1)?;
+        let mut cause = unit.changed.map(|(record, _)| record);
+        for (index, (message, at)) in told.into_iter().rev().enumerate() {
+            let reason = if index == last { CIRCUIT_OPEN } else { "Failed" };
+            let object = &unit.spec.object;
+            let entry = Entry { warning: true, reason, object, message, change: None, cause };
+            cause = Some(self.chronicle.write_of(at, entry).id);
+        }
+        cause
     }
 
     /// Another version of a unit is wanted. What needs no new process is good as it is; the rest is a rollout.

@@ -7,7 +7,7 @@ use unisys::base::{Exit, Generation, InstanceId, Instant, Part, Revision};
 use unisys::unit::{Circuit, PartState, ProbeKind};
 use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Order};
 
-use super::stage::{FRAGILE, PROBED, Stage, names, service};
+use super::stage::{FRAGILE, PROBED, Stage, names, service, versioned};
 use super::system;
 
 /// The next daemon, with what the keeper holds and remembers of an instance, and with what was stored of its unit.
@@ -58,6 +58,39 @@ fn a_startup_that_was_told_is_over_for_the_next_daemon() {
     let mut next = adopted(&stage, &v, &id, None);
     next.pass(Duration::from_secs(1));
     assert!(next.running.contains_key(&id));
+}
+
+#[test]
+fn what_opened_a_circuit_is_known_to_the_next_daemon() {
+    let v = |x: u32| {
+        vec![
+            versioned("api", &format!("{FRAGILE}, update: {{autoRollback: false, strategy: Recreate}}"), x),
+            service("web", ", dependsOn: [api]"),
+        ]
+    };
+    let mut stage = Stage::new();
+    stage.accept(&v(1));
+    stage.pass(Duration::from_secs(900));
+    stage.accept(&v(2));
+    stage.exits("api", Exit::Code(3));
+    let told = stage.why("api");
+    assert!(told.len() >= 3, "{told:?}");
+    let mut next = stage;
+    for _ in 0..2 {
+        let checkpoint = next.checkpoints[&names("api")[0]].clone();
+        let mut following = Stage::new();
+        following.pass(Duration::from_nanos(next.clock().mono.0 - following.clock().mono.0));
+        let restore = Event::Restore { unit: names("api")[0].clone(), checkpoint, kept: None };
+        following.world.handle(following.clock(), restore);
+        following.accept(&v(2));
+        assert_eq!(following.count("api"), 0);
+        let why = following.why("api");
+        for line in &told[1..3] {
+            assert!(why.contains(line), "{why:?} lacks {line}");
+        }
+        assert!(why.last().unwrap().contains("changed spec.env.X"), "{why:?}");
+        next = following;
+    }
 }
 
 #[test]
