@@ -1,6 +1,6 @@
 //! Carries out what the world asks for. No choice is made here: an effect carries every value.
 
-use crate::base::{InstanceId, Part, PortNumbers, Role, SpawnStage, limits};
+use crate::base::{InstanceId, Name, Part, PortNumbers, Role, SpawnStage, limits};
 use crate::keeper::protocol::{Request, Spawn};
 use crate::manifest::spec::probe::{Probe, ProbeAction};
 use crate::os::clock;
@@ -68,7 +68,7 @@ impl Engine {
             }
             Effect::LookAt { id, pid, work, closely } => self.look_at(id, pid, work, closely),
             Effect::ProbeExternal { name, seq, timeout, spec } => {
-                let question = external_question(&spec.launch);
+                let question = external_question(&name, &spec.launch);
                 let (asker, inputs) = (self.asker.clone(), self.inputs.clone());
                 tokio::spawn(async move {
                     let answer = asker.ask(question, timeout).await;
@@ -230,7 +230,7 @@ fn plain_question(action: ProbeAction<'_>, launch: &Launch, ports: &PortNumbers)
 }
 
 /// Of an External: it has no environment of its own; a command gets the PATH of the default.
-fn external_question(launch: &Launch) -> Question {
+fn external_question(name: &Name, launch: &Launch) -> Question {
     let Some(action) = launch.service.probes.readiness.as_deref().and_then(Probe::action) else {
         return Question::Impossible("there is no such probe".into());
     };
@@ -244,7 +244,7 @@ fn external_question(launch: &Launch) -> Question {
             match spec_less {
                 Ok(path) => {
                     let id = InstanceId {
-                        unit: "external".parse().expect("a valid name"),
+                        unit: name.clone(),
                         ordinal: Default::default(),
                         incarnation: Default::default(),
                     };

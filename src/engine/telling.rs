@@ -92,7 +92,10 @@ async fn datagram(
 ) -> Vec<InstanceFact> {
     let Some(sender) = message.sender else { return Vec::new() };
     // The kernel names the sender: usually the main program, which is known without asking /proc.
-    if main != Some(sender) && !belongs(sender, id) {
+    let own = main == Some(sender)
+        || belongs(sender, id)
+            .unwrap_or_else(|| message.uid == own_user() || main.and_then(user_of) == Some(message.uid));
+    if !own {
         tracing::warn!(%id, sender, "a notify message from outside the instance is ignored");
         return Vec::new();
     }
@@ -112,7 +115,7 @@ async fn datagram(
             Word::Monotonic(_) => {}
             Word::Stopping => facts.push(InstanceFact::ToldStopping),
             Word::Status(text) => facts.push(InstanceFact::ToldStatus(text)),
-            Word::MainPid(pid) if belongs(pid, id) => facts.push(InstanceFact::MainPid(pid)),
+            Word::MainPid(pid) if belongs(pid, id) == Some(true) => facts.push(InstanceFact::MainPid(pid)),
             Word::MainPid(pid) => tracing::warn!(%id, pid, "MAINPID of a foreign process is ignored"),
             Word::ExtendTimeout(micros) => {
                 facts.push(InstanceFact::Extend { until: clock::mono() + Duration::from_micros(micros) });
@@ -152,18 +155,27 @@ async fn store(id: &InstanceId, words: &[Word], fds: Vec<OwnedFd>, inputs: &Inpu
     Vec::new()
 }
 
-/// By the marker in its environment or that of an ancestor. A sender that is gone already cannot be asked: its message came
-/// through a socket that only the instance's user can reach.
-fn belongs(pid: u32, id: &InstanceId) -> bool {
+fn own_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn user_of(pid: u32) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    Some(std::fs::metadata(format!("/proc/{pid}")).ok()?.uid())
+}
+
+/// By the marker in its environment or that of an ancestor; `None` for one that is gone already and cannot be asked: whose user
+/// is the instance's is heard then, since anybody reaches an abstract address (unix(7)).
+fn belongs(pid: u32, id: &InstanceId) -> Option<bool> {
     let marker = id.to_string();
     let mut pid = pid;
     for _ in 0..32 {
-        let Some(stat) = process::stat(pid) else { return true };
+        let stat = process::stat(pid)?;
         match process::environ_value(pid, "UNISYS_INSTANCE") {
-            Some(value) => return value.split_once('/').is_some_and(|(_, own)| own == marker),
+            Some(value) => return Some(value.split_once('/').is_some_and(|(_, own)| own == marker)),
             None if stat.ppid > 1 => pid = stat.ppid,
-            None => return false,
+            None => return Some(false),
         }
     }
-    false
+    Some(false)
 }

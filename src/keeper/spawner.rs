@@ -22,8 +22,10 @@ use super::queue::Queue;
 use super::table::Pipes;
 
 const THREADS: usize = 2;
-/// Variables of sd_listen_fds(3): true of one process only, so none comes from elsewhere.
-const LISTEN_WORDS: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// Variables of sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3), and the marker: true of one process only, so none
+/// comes from elsewhere.
+const OWN_WORDS: [&str; 6] =
+    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "UNISYS_INSTANCE"];
 
 /// What became of a request.
 pub struct Outcome {
@@ -181,8 +183,10 @@ fn start(
     };
     let pipe_fault = |error: io::Error| failed(SpawnStage::Pipes, error);
     let mut names = PipeNames::of(&common.run, &request.id);
-    // The state directory is hidden from it.
-    names.unseen = request.sandbox.as_ref().is_some_and(|sandbox| sandbox.has_namespace());
+    // The state directory is hidden from it, or another user's.
+    let foreign =
+        request.user.as_ref().is_some_and(|(uid, _, _)| *uid != rustix::process::geteuid().as_raw());
+    names.unseen = foreign || request.sandbox.as_ref().is_some_and(|sandbox| sandbox.has_namespace());
     let mut extra = None;
     if job.needs_pipes {
         names.make().map_err(pipe_fault)?;
@@ -295,7 +299,7 @@ fn prepare(
     let first = first.map(|port| &port.name);
     let fill = |word: &String| text(&job.gifts.ports.fill(word, first));
     let mut envp = Vec::with_capacity(request.env.len() + 6);
-    for (name, value) in request.env.iter().filter(|(name, _)| !LISTEN_WORDS.contains(&name.as_str())) {
+    for (name, value) in request.env.iter().filter(|(name, _)| !OWN_WORDS.contains(&name.as_str())) {
         envp.push(fill(&format!("{name}={value}"))?);
     }
     for (name, number) in job.gifts.ports.variables(first) {

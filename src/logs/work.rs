@@ -303,6 +303,10 @@ impl Work {
                 }
             }
             self.derive(id, stream, false);
+            // What cannot become lines is left in the pipe: the program waits, and the spool does not grow without end.
+            if self.instances.get(id).is_some_and(|captured| captured.stuck) {
+                break;
+            }
         }
         any
     }
@@ -335,7 +339,9 @@ impl Work {
         while let Some(captured) = self.instances.get_mut(id) {
             let spool = &mut captured.streams[stream as usize];
             let Ok(bytes) = spool.unread(&mut buffer) else { break };
-            let (lines, taken) = whole_lines(bytes, all);
+            // There may be more than one look takes in.
+            let last = all && spool.consumed + bytes.len() as u64 == spool.moved;
+            let (lines, taken) = whole_lines(bytes, last);
             if taken == 0 {
                 break;
             }

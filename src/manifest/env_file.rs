@@ -104,13 +104,14 @@ impl Reader<'_> {
         }
         let name = name.to_owned();
         self.text = &self.text[end + 1..];
+        let blank = self.text.starts_with([' ', '\t']);
         while self.text.starts_with([' ', '\t']) {
             self.bump();
         }
         let value = match self.text.chars().next() {
             Some('\'') => self.single_quoted()?,
             Some('"') => self.double_quoted()?,
-            _ => self.bare()?,
+            _ => self.bare(blank)?,
         };
         Ok(Some((name, value)))
     }
@@ -159,12 +160,13 @@ impl Reader<'_> {
         Ok(value)
     }
 
-    fn bare(&mut self) -> Result<String, String> {
+    /// `blank`: one stands before it, so that a comment may begin at once.
+    fn bare(&mut self, blank: bool) -> Result<String, String> {
         let mut value = String::new();
         loop {
             match self.text.chars().next() {
                 None | Some('\n') => break,
-                Some('#') if value.is_empty() || value.ends_with([' ', '\t']) => break,
+                Some('#') if (blank && value.is_empty()) || value.ends_with([' ', '\t']) => break,
                 Some('$') => {
                     self.bump();
                     value.push_str(&self.variable()?);
@@ -225,6 +227,7 @@ mod tests {
         check("A=\"two\nlines\"\nB=3", &[("A", "two\nlines"), ("B", "3")]);
         check("# only\n\nA=\n", &[("A", "")]);
         check("A=a#b\nA=later", &[("A", "later")]);
+        check("A=#ff0000\nB= # none\nC=#", &[("A", "#ff0000"), ("B", ""), ("C", "#")]);
     }
 
     #[test]

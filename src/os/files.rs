@@ -153,8 +153,13 @@ thread_local! {
 fn digest(path: &Path) -> io::Result<u64> {
     use sha2::Digest;
     use std::os::unix::fs::MetadataExt;
-    let mut file = fs::File::open(path)?;
+    // Neither waits for who writes into a FIFO nor reads a device, which has no end.
+    let how = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let mut file = fs::OpenOptions::new().read(true).custom_flags(how).open(path)?;
     let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
     let identity = (meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec());
     let known = DIGESTS.with_borrow(|digests| digests.get(path).copied());
     if let Some((_, digest)) = known.filter(|(known, _)| *known == identity) {
@@ -313,4 +318,20 @@ fn untrusted_part(part: &Path, meta: &fs::Metadata, above: bool) -> Option<Strin
     let writable = meta.mode() & 0o022 != 0 && !(sticky && above);
     writable
         .then(|| format!("{} can be written by others (mode {:04o})", part.display(), meta.mode() & 0o7777))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_or_no_writer_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, rustix::fs::Mode::RUSR, 0).unwrap();
+        for path in [fifo.as_path(), Path::new("/dev/zero"), dir.path()] {
+            assert!(digest(path).is_err(), "{}", path.display());
+        }
+    }
 }

@@ -37,7 +37,12 @@ pub struct Stat {
 }
 
 pub fn stat(pid: u32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&read_lossy(format!("/proc/{pid}/stat"))?)
+}
+
+/// A file of `/proc` with a program's name in it, which may be any bytes: the kernel cuts it wherever it is too long.
+pub fn read_lossy(path: impl AsRef<std::path::Path>) -> Option<String> {
+    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
 }
 
 pub fn parse_stat(text: &str) -> Option<Stat> {
@@ -272,7 +277,7 @@ pub fn exit_by_handle(pidfd: &OwnedFd, pid: u32, start: u64) -> Exit {
 
 /// The code of a process that has ended and waits for its parent.
 pub fn exit_of_zombie(pid: u32, start: u64) -> Option<Exit> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = read_lossy(format!("/proc/{pid}/stat"))?;
     let stat = parse_stat(&text)?;
     let code = text.rsplit_once(')')?.1.split_whitespace().nth(49)?.parse().ok()?;
     // Who may not know is shown 0; what ended well is 0 as well.
@@ -469,6 +474,19 @@ pub fn peer(socket: impl AsFd) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_cut_in_the_middle_of_a_character_is_a_process_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("обработчик");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("100").spawn().unwrap();
+        let found = stat(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let name = found.expect("it runs").name;
+        assert!(name.starts_with("обработ") && name.ends_with('\u{fffd}'), "{name}");
+    }
 
     #[test]
     fn a_name_with_spaces_and_brackets_does_not_confuse_the_fields() {

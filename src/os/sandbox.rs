@@ -222,7 +222,7 @@ impl Prepared {
                         }
                         self.settle(self.mount_tmp(), left_out)?;
                         // Last of all: what is bound elsewhere comes from there.
-                        let hidden = self.hidden.as_ref().is_none_or(|state| bind(&self.nothing[0], state));
+                        let hidden = self.hidden.as_ref().is_none_or(|state| cover(&self.nothing[0], state));
                         self.settle(if hidden { Ok(()) } else { Err(fault(Step::Namespace)) }, left_out)?;
                     }
                     fault => self.settle(fault, left_out)?,
@@ -299,8 +299,8 @@ impl Prepared {
                 }
                 Change::ReadOnly => bind(path, path) && set_read_only(path, true, AT_RECURSIVE),
                 Change::ReadWrite => bind(path, path) && set_read_only(path, false, AT_RECURSIVE),
-                Change::NoDirectory => bind(&self.nothing[0], path),
-                Change::NoFile => bind(&self.nothing[1], path),
+                Change::NoDirectory => cover(&self.nothing[0], path),
+                Change::NoFile => cover(&self.nothing[1], path),
             }
         };
         if done { Ok(()) } else { Err(Fault { path: Some(index), ..fault(Step::Paths) }) }
@@ -418,6 +418,12 @@ unsafe fn bind(from: &std::ffi::CStr, to: &std::ffi::CStr) -> bool {
     let flags = libc::MS_BIND | libc::MS_REC;
     // SAFETY: both are C strings.
     unsafe { libc::mount(from.as_ptr(), to.as_ptr(), std::ptr::null(), flags, std::ptr::null()) == 0 }
+}
+
+/// Something empty takes the place of a path. Nobody may put anything there, root included: others are covered by the same.
+unsafe fn cover(nothing: &std::ffi::CStr, path: &std::ffi::CStr) -> bool {
+    // SAFETY: as for `bind` and `set_read_only`.
+    unsafe { bind(nothing, path) && set_read_only(path, true, AT_RECURSIVE) }
 }
 
 /// mount_setattr(2), Linux 5.12; with AT_RECURSIVE of everything mounted below it too.

@@ -41,7 +41,7 @@ fn open_files(pid: u32) -> Option<u32> {
 
 /// The most memory that a process has had at once (proc_pid_status(5), `VmHWM`).
 pub fn peak(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let text = super::process::read_lossy(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

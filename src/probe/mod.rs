@@ -155,6 +155,8 @@ pub fn client() -> reqwest::Result<reqwest::Client> {
 
 async fn ask_http(client: &reqwest::Client, port: u16, probe: &HttpProbe) -> Answer {
     let host = probe.host.as_deref().unwrap_or("127.0.0.1");
+    // RFC 3986, 3.2.2: an IPv6 address is written in brackets.
+    let host = if host.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
     let path = if probe.path.starts_with('/') { probe.path.clone() } else { format!("/{}", probe.path) };
     let mut request = client.get(format!("http://{host}:{port}{path}"));
     for (name, value) in &probe.headers {
@@ -174,9 +176,8 @@ async fn ask_http(client: &reqwest::Client, port: u16, probe: &HttpProbe) -> Ans
         }
     }
     let message = format!("http://{host}:{port}{path} answered {}", status.as_u16());
-    // A redirect that was not followed (another host, too many) counts as a success.
-    let ok = probe.status.contains(status.as_u16()) || status.is_redirection();
-    Answer { ok, late: false, message }
+    // By default a redirect that was not followed (another host, too many) is a success, as it is for Kubernetes.
+    Answer { ok: probe.status.contains(status.as_u16()), late: false, message }
 }
 
 async fn ask_tcp(host: &str, port: u16) -> Answer {

@@ -45,6 +45,8 @@ pub const STORED: &str = "stored";
 pub struct Message {
     pub words: Vec<Word>,
     pub sender: Option<u32>,
+    /// The sender's user.
+    pub uid: u32,
     /// Of `FDSTORE=1`, or of `BARRIER=1`: closed once everything before is processed, which is when this is dropped.
     pub fds: Vec<OwnedFd>,
 }
@@ -102,12 +104,13 @@ fn read(socket: impl AsFd, how: RecvFlags) -> io::Result<Message> {
     let mut slices = [IoSliceMut::new(&mut buffer)];
     let flags = how | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let got = rustix::net::recvmsg(socket, &mut slices, &mut ancillary, flags)?;
-    let mut message = Message { words: Vec::new(), sender: None, fds: Vec::new() };
+    let mut message = Message { words: Vec::new(), sender: None, uid: 0, fds: Vec::new() };
     for part in ancillary.drain() {
         match part {
             RecvAncillaryMessage::ScmRights(fds) => message.fds.extend(fds),
             RecvAncillaryMessage::ScmCredentials(sender) => {
                 message.sender = Some(sender.pid.as_raw_nonzero().get() as u32);
+                message.uid = sender.uid.as_raw();
             }
             _ => {}
         }

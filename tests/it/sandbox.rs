@@ -110,6 +110,46 @@ fn a_program_is_kept_from_what_its_manifest_says_and_so_are_its_commands() {
 }
 
 #[test]
+fn nothing_can_be_put_where_something_is_hidden_not_even_by_root() {
+    if unisys::os::sandbox::mount_namespace().is_err() {
+        eprintln!("skipped: no mount namespaces for this user");
+        return;
+    }
+    let tries = "touch secret/x || echo dir kept; echo x > key || echo file kept; touch .unified-system/x || echo state kept; echo done; exec sleep 1000";
+    let spec = format!(
+        "  command: [sh, -c, '{tries}']\n  workingDir: ..\n  security: {{inaccessiblePaths: [../secret, ../key]}}\n"
+    );
+    let mut system = System::new(&[(
+        "a.yaml",
+        &format!("apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n{spec}"),
+    )]);
+    files(&system);
+    system.start(&[]);
+    let words = said(&system);
+    for kept in ["dir kept", "file kept", "state kept"] {
+        assert!(words.contains(kept), "{words}");
+    }
+}
+
+#[test]
+fn who_runs_as_another_user_can_say_that_it_is_ready() {
+    if !is_root() {
+        eprintln!("skipped: only root runs programs as others");
+        return;
+    }
+    let code = "import os, socket, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); \
+                a = os.environ[\"NOTIFY_SOCKET\"]; s.sendto(b\"READY=1\", chr(0) + a[1:] if a[0] == \"@\" else a); time.sleep(1000)";
+    let mut system = System::new(&[(
+        "a.yaml",
+        &format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  user: nobody\n  workingDir: /\n  command: [/usr/bin/env, python3, -c, '{code}']\n  env: {{NOTIFY_SOCKET: /nowhere}}\n  probes: {{readiness: {{notify: systemd}}}}\n"
+        ),
+    )]);
+    system.start(&[]);
+    system.ready(&["a"]);
+}
+
+#[test]
 fn an_ordinary_user_is_kept_as_well() {
     if !is_root() {
         eprintln!("skipped: every test runs as an ordinary user here");
