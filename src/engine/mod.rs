@@ -280,7 +280,12 @@ impl Engine {
         let first = held.is_empty() && restored.revision.0 == 0;
         let rolling = restored.units.iter().filter_map(|(_, checkpoint)| checkpoint.rolling()).collect();
         let mut read = BTreeMap::new();
-        for (unit, checkpoint) in restored.units {
+        let another_boot = restored.boot != Some(clock::boot());
+        for (unit, mut checkpoint) in restored.units {
+            // What failed before the machine was started again is tried again.
+            if another_boot {
+                checkpoint.rests.clear();
+            }
             let kept = checkpoint.kept_revision(&rolling, now.mono).and_then(|revision| {
                 // Many units may go back to one revision: it is read once.
                 let desired = read.entry(revision).or_insert_with(|| self.desired_at(revision).ok());

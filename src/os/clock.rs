@@ -44,6 +44,12 @@ pub fn boot_id() -> String {
     text.trim().to_owned()
 }
 
+/// The same as a number: its first 64 bits.
+pub fn boot() -> u64 {
+    let digits: String = boot_id().chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
 /// Processor time in ticks (proc_pid_stat(5), `utime`).
 pub fn ticks(ticks: u64) -> std::time::Duration {
     let per_second = rustix::param::clock_ticks_per_second().max(1);

@@ -37,6 +37,8 @@ pub struct Restored {
     pub epoch: Epoch,
     /// Key of the digests of values.
     pub key: Vec<u8>,
+    /// The boot of the last daemon ([`clock::boot`]).
+    pub boot: Option<u64>,
     /// The first incarnation that no earlier daemon can have used.
     pub incarnation: Incarnation,
     pub revision: Revision,
@@ -163,9 +165,9 @@ impl Store {
         receive.recv().unwrap_or_default()
     }
 
-    /// The daemon's epoch, told once it is known.
+    /// The daemon's epoch, told once it is known, and the boot that it is of.
     pub fn begin(&self, epoch: Epoch) {
-        self.write(|pending| _ = pending.meta.insert("epoch", epoch.0));
+        self.write(|pending| pending.meta.extend([("epoch", epoch.0), ("boot", clock::boot())]));
     }
 
     /// All of them are saved, or none.

@@ -167,6 +167,7 @@ pub fn load(connection: &Connection) -> rusqlite::Result<Restored> {
     Ok(Restored {
         epoch: Epoch(number("epoch").unwrap_or(0)),
         key,
+        boot: number("boot"),
         incarnation: Incarnation(number("incarnation").unwrap_or(1)),
         revision,
         last_change: last_change as u64,

@@ -129,7 +129,7 @@ impl StopReason {
 }
 
 /// Why an instance ended, or is about to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum EndReason {
     Stopped(StopReason),
     /// It exited without being asked.
@@ -153,7 +153,7 @@ impl EndReason {
 }
 
 /// An instance of which nothing is left.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct End {
     pub reason: EndReason,
     pub exit: Option<Exit>,

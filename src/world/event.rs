@@ -16,6 +16,8 @@ use crate::rollout::{Failure, Progress, Span};
 use crate::unit::watchdog::Look;
 use crate::unit::{HeldParts, PartState, Policy, ProbeKind, StopReason};
 
+use super::state::LastEnd;
+
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one at a time, handed over and gone
@@ -251,6 +253,9 @@ pub struct Checkpoint {
     /// Ordinals that are still to be started again: which instance of each, if there was one, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub restart_asked: BTreeMap<Ordinal, (Option<Incarnation>, String)>,
+    /// Ordinals that have failed for this generation and rest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rests: BTreeMap<Ordinal, Rested>,
     /// A Job has ended for this generation: how.
     pub done: Option<Exit>,
     /// The breaker: open for so many milliseconds more when this was saved, and how long it was open last.
@@ -310,6 +315,14 @@ impl Checkpoint {
     pub fn rolling(&self) -> Option<Revision> {
         self.progress.as_ref().and(self.written_revision)
     }
+}
+
+/// An ordinal that failed. The next daemon of this boot leaves it where it is; after an ordered end everything is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rested {
+    pub last_end: LastEnd,
+    /// When it is started again, on the clock of this boot; absent: not before something changes.
+    pub until: Option<Instant>,
 }
 
 /// A version by its identity: its spec is with the instances that run it, or in the revision's manifests.

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{Name, Now, ObjectRef, Revision, Role, Stamp, limits};
+use crate::base::{Generation, Name, Now, ObjectRef, Ordinal, Revision, Role, Stamp, limits};
 use crate::plan::{Drift, Verb, Wish};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Fact, Lifecycle};
 
 use super::chronicle::{CHANGED, CIRCUIT_OPEN, ChangeAction, Entry};
 use super::effect::Effect;
-use super::event::{Cause, Checkpoint, Order, Signature};
+use super::event::{Cause, Checkpoint, Order, Rested, Signature};
+use super::state::Slot;
 use super::{Unit, Version, World};
 
 impl World {
@@ -235,8 +236,11 @@ impl World {
                 self.open_change(now, Cause::new("ShutDown", by), rows);
             }
             for name in names {
-                if let Some(unit) = self.units.get_mut(&name) {
-                    unit.cause = Some(record);
+                let Some(unit) = self.units.get_mut(&name) else { continue };
+                unit.cause = Some(record);
+                let rests = unit.serving().any(|slot| rested(slot, unit.generation).is_some());
+                if rests {
+                    self.save_unit(now, &name);
                 }
                 self.dirty.insert(name);
             }
@@ -303,6 +307,10 @@ impl World {
                     Some((slot.seat.ordinal, (of, slot.restart_asked.clone()?)))
                 })
                 .collect(),
+            rests: match self.down {
+                Some(_) => BTreeMap::new(),
+                None => unit.serving().filter_map(|slot| rested(slot, unit.generation)).collect(),
+            },
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
             done,
             open_left_ms: open_left,
@@ -345,6 +353,18 @@ impl World {
 
 fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
     ChangeAction { verb, unit: unit.clone(), reason: reason.to_owned() }
+}
+
+/// Where a serving seat rests that failed for `generation`. What it executes may be another file by the time that there is
+/// another daemon: that is tried again.
+fn rested(slot: &Slot, generation: Generation) -> Option<(Ordinal, Rested)> {
+    let until = match &slot.state {
+        Lifecycle::Failed(reason) if !reason.is_of_program() => None,
+        Lifecycle::Backoff { until } => Some(*until),
+        _ => return None,
+    };
+    let last_end = slot.last_end.as_deref().filter(|_| slot.rested_at == generation)?.clone();
+    Some((slot.seat.ordinal, Rested { last_end, until }))
 }
 
 /// A failed or backing-off seat starts afresh.

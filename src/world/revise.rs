@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::base::{Generation, Name, Now, Revision, Seat, Stamp};
+use crate::base::{Generation, Instant, Name, Now, Revision, Seat, Stamp};
 use crate::plan::{Desired, Drift, UnitSpec, Verb};
 use crate::rollout::{Phase, Rollout};
 use crate::unit::{Breaker, Circuit, Lifecycle};
@@ -12,7 +12,7 @@ use super::World;
 use super::chronicle::{CHANGED, CIRCUIT_OPEN, ChangeAction, Entry, RecordId};
 use super::event::{Cause, Checkpoint};
 use super::externals::External;
-use super::state::{Slot, Unit, Version};
+use super::state::{Slot, Unit, Version, end_reason};
 
 /// How one unit came out of a revision.
 enum Fate {
@@ -146,6 +146,7 @@ impl World {
                     let mut unit = restored_unit(now, spec.clone(), revision, checkpoint, kept);
                     if unit.generation == generation {
                         unit.changed = changed.map(|told| (self.recall_changed(&unit, told), generation));
+                        self.recall_ends(&mut unit);
                         opened = self.recall_opened(&unit, told);
                     }
                     unit
@@ -247,6 +248,18 @@ impl World {
         let object = &unit.spec.object;
         let entry = Entry { warning: false, reason: CHANGED, object, message, change: None, cause: None };
         self.chronicle.write_of(at, entry).id
+    }
+
+    /// The records of how the ordinals ended that rest since an earlier daemon.
+    fn recall_ends(&mut self, unit: &mut Unit) {
+        let cause = unit.changed.map(|(record, _)| record);
+        for slot in unit.slots.values_mut() {
+            let Some(last) = &slot.last_end else { continue };
+            let message = format!("{} {}", slot.seat, last.words);
+            let (object, reason) = (&unit.spec.object, end_reason(&last.end));
+            let entry = Entry { warning: true, reason, object, message, change: None, cause };
+            slot.cause = Some(self.chronicle.write_of(last.at, entry).id);
+        }
     }
 
     /// The record of what opened a unit's circuit under an earlier daemon, if it is still not closed.
@@ -430,7 +443,7 @@ fn restored_unit(
         unit.overrides.rejected = None;
         unit.overrides.pinned = None;
     }
-    restore_slots(&mut unit, &checkpoint, same);
+    restore_slots(&mut unit, &checkpoint, same, now.mono);
     if same && checkpoint.written_generation.is_none() {
         // The time of this boot, unless the machine was started again since: then nothing is later than what was left.
         let left = checkpoint.open_left_ms.map(|left| now.mono + std::time::Duration::from_millis(left));
@@ -461,7 +474,8 @@ fn restored_unit(
     unit
 }
 
-fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool) {
+fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool, now: Instant) {
+    let longest = unit.spec.policy.restart.backoff.max;
     for (index, restarts) in checkpoint.restarts.iter().enumerate() {
         let seat = Seat::serving(crate::base::Ordinal(index as u32));
         let mut slot = Box::new(Slot::new(seat));
@@ -473,6 +487,15 @@ fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool) {
         }
         if let Some(exit) = checkpoint.done.filter(|_| same) {
             slot.state = Lifecycle::Done(exit);
+        }
+        let rested = checkpoint.rests.get(&seat.ordinal);
+        if let Some(rested) = rested.filter(|_| same && checkpoint.written_generation.is_none()) {
+            slot.state = match rested.until {
+                Some(until) => Lifecycle::Backoff { until: until.min(now + longest) },
+                None => Lifecycle::Failed(rested.last_end.end.reason.clone()),
+            };
+            slot.restart.again = rested.until.is_some();
+            slot.last_end = Some(Box::new(rested.last_end.clone()));
         }
         unit.slots.insert(seat, slot);
     }

@@ -181,7 +181,7 @@ impl Instance {
 }
 
 /// How the last instance of an ordinal ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LastEnd {
     pub end: End,
     pub at: Stamp,

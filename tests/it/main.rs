@@ -3,6 +3,7 @@
 mod bad_input;
 mod bad_rollouts;
 mod commands;
+mod deaths;
 mod faults;
 mod freezes;
 mod generated;

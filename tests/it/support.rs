@@ -197,6 +197,12 @@ impl System {
         self.ok(&args);
     }
 
+    /// The log of a service as it lies on the disk.
+    pub fn log_of(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(&format!(".unified-system/logs/services/{name}.log")))
+            .unwrap_or_default()
+    }
+
     pub fn keeper_pid(&self) -> u32 {
         self.keeper.as_ref().unwrap().id()
     }

@@ -60,6 +60,55 @@ fn a_startup_that_was_told_is_over_for_the_next_daemon() {
     assert!(next.running.contains_key(&id));
 }
 
+/// The next daemon of the same boot, with what was stored of every unit, while nothing runs.
+fn following(stage: &Stage, manifests: &[String]) -> Stage {
+    let mut next = Stage::new();
+    next.pass(Duration::from_nanos(stage.clock().mono.0 - next.clock().mono.0));
+    for (unit, checkpoint) in stage.checkpoints.clone() {
+        let restore = Event::Restore { unit: unit.clone(), checkpoint: checkpoint.clone(), kept: None };
+        next.world.handle(next.clock(), restore);
+        next.checkpoints.insert(unit, checkpoint);
+    }
+    next.accept(manifests);
+    next
+}
+
+#[test]
+fn what_has_failed_for_good_or_waits_for_its_next_start_does_so_under_the_next_daemon() {
+    let slow = ", restart: {backoff: {initial: 40s, max: 60s, jitter: 0}}";
+    let v = [
+        service("perm", ""),
+        service("never", ", restart: {policy: Never}"),
+        service("job", ", backoffLimit: 0").replace("kind: Service", "kind: Job"),
+        service("slow", slow),
+    ];
+    let units = ["perm", "never", "job", "slow"];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    for unit in units {
+        stage.exits(unit, Exit::Code(if unit == "perm" { 78 } else { 1 }));
+    }
+    for _ in 0..3 {
+        let why = stage.why("never");
+        stage = following(&stage, &v);
+        stage.pass(Duration::from_secs(10));
+        assert!(stage.running.is_empty(), "{:?}", stage.running);
+        assert!(stage.why("never").last() == why.last(), "{:?} is not {why:?}", stage.why("never"));
+    }
+    stage.pass(Duration::from_secs(11));
+    let running: Vec<String> = stage.running.keys().map(|id| id.unit.to_string()).collect();
+    assert_eq!(running, ["slow"], "its time has come");
+    assert_eq!(stage.unit("slow").serving().map(|slot| slot.restart.restarts).sum::<u32>(), 1);
+    // A change or an order begins anew, and so does everything after an ordered end.
+    stage.order(Order::Start(names("never")));
+    assert_eq!(stage.count("never"), 1);
+    stage.exits("never", Exit::Code(1));
+    stage.tell(Event::ShutDown { by: "ada".into(), now: false });
+    stage.pass(Duration::from_secs(30));
+    let next = following(&stage, &v);
+    assert!(units.iter().all(|unit| next.count(unit) == 1), "{:?}", next.running);
+}
+
 #[test]
 fn what_opened_a_circuit_is_known_to_the_next_daemon() {
     let v = |x: u32| {
@@ -77,12 +126,7 @@ fn what_opened_a_circuit_is_known_to_the_next_daemon() {
     assert!(told.len() >= 3, "{told:?}");
     let mut next = stage;
     for _ in 0..2 {
-        let checkpoint = next.checkpoints[&names("api")[0]].clone();
-        let mut following = Stage::new();
-        following.pass(Duration::from_nanos(next.clock().mono.0 - following.clock().mono.0));
-        let restore = Event::Restore { unit: names("api")[0].clone(), checkpoint, kept: None };
-        following.world.handle(following.clock(), restore);
-        following.accept(&v(2));
+        let following = following(&next, &v(2));
         assert_eq!(following.count("api"), 0);
         let why = following.why("api");
         for line in &told[1..3] {

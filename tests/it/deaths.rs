@@ -1,0 +1,254 @@
+//! The daemon dies, the keeper, both; or they become another binary.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::support::{System, alive, python, signal, sleeper, text, until};
+
+#[test]
+fn the_daemon_can_be_killed_and_no_service_notices() {
+    let noisy = python("a", "import time\nn=0\nwhile True:\n  print(n); n+=1; time.sleep(0.001)", "");
+    let system = System::up(&[("a.yaml", &noisy), ("b.yaml", &sleeper("b", "  dependsOn: [a]\n"))]);
+    system.ready(&["a", "b"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    for _ in 0..5 {
+        let daemon = until("a daemon", || system.daemon_pid());
+        signal(daemon, "KILL");
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    }
+    assert_eq!((system.pid("a"), system.pid("b")), (a, b));
+    // Every line exactly once, in order.
+    until("enough lines", || (system.log_of("a").lines().count() > 300).then_some(()));
+    system.ok(&["stop", "a"]);
+    until("a has stopped", || system.instance("a")["pid"].is_null().then_some(()));
+    let numbers: Vec<u64> = system.log_of("a").lines().map(|line| line.parse().unwrap()).collect();
+    let expected: Vec<u64> = (0..numbers.len() as u64).collect();
+    assert_eq!(numbers, expected);
+}
+
+#[test]
+fn an_exit_that_happens_while_the_daemon_is_dead_keeps_its_code() {
+    let system = System::up(&[(
+        "a.yaml",
+        &python(
+            "a",
+            "import sys\nsys.stdin\nimport signal\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(42))\nprint('here')\nwhile True: signal.pause()",
+            "  restart: {policy: Never}\n",
+        ),
+    )]);
+    until("it is here", || system.log_of("a").contains("here").then_some(()));
+    let (pid, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
+    signal(daemon, "STOP");
+    signal(pid, "USR1");
+    until("it ended", || (!alive(pid)).then_some(()));
+    signal(daemon, "KILL");
+    until("the code is known", || (system.instance("a")["lastExit"]["code"] == 42).then_some(()));
+}
+
+#[test]
+fn keeper_and_daemon_killed_at_once_and_the_next_up_adopts() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "STOP");
+    signal(system.keeper_pid(), "KILL");
+    signal(daemon, "KILL");
+    system.ended();
+    assert!(alive(a));
+    system.start(&[]);
+    assert_eq!(system.pid("a"), a);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert!(!alive(a));
+}
+
+#[test]
+fn the_keeper_becomes_the_binary_on_disk_and_no_service_notices() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let (a, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
+    system.ok(&["upgrade"]);
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), a);
+    signal(a, "KILL");
+    until("it is started again", || (system.instance("a")["lastExit"]["signal"] == 9).then_some(()));
+    // The end is the end, also right after an upgrade: the daemon that was replaced leaves nobody who takes over.
+    system.ok(&["upgrade"]);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    until("nothing of it runs", || system.processes().is_empty().then_some(()));
+    assert!(!system.path(".unified-system/unisys.sock").exists());
+}
+
+#[test]
+fn nobody_takes_the_place_of_a_keeper_that_ended_in_order() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let keeper = system.keeper_pid().to_string();
+    let words = fs::read_to_string(format!("/proc/{}/cmdline", system.daemon_pid().unwrap())).unwrap();
+    let options = words.split('\0').skip_while(|word| *word != "--options").nth(1).unwrap().to_owned();
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    let mut late = std::process::Command::new(crate::support::BINARY);
+    late.args(["keeper", "--heir-of", &keeper, "--options", &options]);
+    let output = late.output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    assert!(system.processes().is_empty());
+}
+
+#[test]
+fn a_binary_that_cannot_be_executed_leaves_everything_as_it_was() {
+    let mut system = System::new(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
+    system.has_own_binary();
+    system.start(&[]);
+    let a = system.pid("a");
+    fs::rename(system.path("unisys"), system.path("unisys.good")).unwrap();
+    fs::write(system.path("unisys"), "not a program").unwrap();
+    let keeper = system.keeper_pid();
+    signal(keeper, "USR2");
+    let said = || {
+        let mut events = std::process::Command::new(crate::support::BINARY);
+        let output = events.arg("events").current_dir(system.dir.path()).output().unwrap();
+        text(&output.stdout).contains("UpgradeFailed")
+    };
+    until("it is said", || said().then_some(()));
+    fs::rename(system.path("unisys.good"), system.path("unisys")).unwrap();
+    assert_eq!((system.pid("a"), system.keeper_pid()), (a, keeper));
+    signal(a, "KILL");
+    until("it is started again", || (system.instance("a")["lastExit"]["signal"] == 9).then_some(()));
+    signal(keeper, "TERM");
+    assert_eq!(system.ended(), 0, "the keeper still hears signals");
+}
+
+#[test]
+fn a_command_waits_for_a_daemon_that_is_being_started_again() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    for _ in 0..3 {
+        signal(system.daemon_pid().unwrap(), "KILL");
+        system.ok(&["get"]);
+    }
+    system.ok(&["upgrade"]);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+}
+
+#[test]
+fn an_upgrade_amid_starts_starts_nobody_twice() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    for replicas in [60, 120] {
+        let daemon = system.daemon_pid().unwrap();
+        system.ok(&["scale", &format!("a={replicas}")]);
+        system.ok(&["upgrade"]);
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        until("all are ready", || {
+            (system.json(&["get", "service", "a"])["status"]["readyReplicas"] == replicas).then_some(())
+        });
+        assert_eq!(system.marked().len(), replicas);
+    }
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert_eq!(system.marked(), Vec::<u32>::new());
+}
+
+#[test]
+fn which_change_a_crash_follows_is_known_to_the_next_daemon() {
+    let code = "import os,time,sys\nwhile True:\n  time.sleep(0.05)\n  if os.path.exists('die'): sys.exit(3)";
+    let with =
+        |value: &str| python("a", code, &format!("  env: {{DB_URL: {value}}}\n  update: {{minReady: 0s}}\n"));
+    let system = System::up(&[("a.yaml", &with("old"))]);
+    system.ready(&["a"]);
+    system.write("manifests/a.yaml", &with("new"));
+    until("the change is made", || system.ok(&["events", "a"]).contains("RolloutComplete").then_some(()));
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    system.write("manifests/die", "");
+    let why = until("the crash and what it follows", || {
+        Some(system.ok(&["why", "a"])).filter(|why| why.contains("exit code 3"))
+    });
+    assert!(why.contains("revision 2 changed spec.env"), "{why}");
+}
+
+#[test]
+fn keepers_that_are_killed_as_soon_as_they_are_there_leave_one_that_takes_over() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let daemon = system.daemon_pid().unwrap();
+    let mut known: BTreeSet<u32> = system.processes().into_iter().collect();
+    signal(system.keeper_pid(), "KILL");
+    // An heir is killed as soon as it is seen: mostly before it has a daemon of its own.
+    for _ in 0..3 {
+        let heir = until("an heir", || {
+            let file =
+                |pid: &u32, name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            // What an heir has just forked is called like it until it becomes a daemon.
+            let of_heir = |pid: &u32| {
+                let stat = file(pid, "stat");
+                let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+                parent.is_some_and(|parent: u32| file(&parent, "cmdline").contains("--heir-of"))
+            };
+            let is_heir = |pid: &u32| file(pid, "cmdline").contains("--heir-of") && !of_heir(pid);
+            system.processes().into_iter().find(|pid| !known.contains(pid) && is_heir(pid))
+        });
+        known.insert(heir);
+        signal(heir, "KILL");
+    }
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), a);
+    signal(a, "KILL");
+    until("it is watched again", || {
+        (system.instance("a")["pid"] != a).then(|| system.instance("a")["pid"].as_u64())?
+    });
+}
+
+#[test]
+fn what_has_failed_or_waits_is_left_alone_by_the_next_daemon_and_tried_again_by_the_next_up() {
+    let fails = |name: &str, code: u8, rest: &str| {
+        let code = format!("import sys\nopen('{name}.runs','a').write('x')\nsys.exit({code})");
+        python(name, &code, rest)
+    };
+    let job = "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: job}\nspec: {command: [sh, -c, 'printf x >> job.runs; exit 1'], backoffLimit: 0}\n";
+    let mut system = System::new(&[
+        ("perm.yaml", &fails("perm", 78, "")),
+        ("never.yaml", &fails("never", 1, "  restart: {policy: Never}\n")),
+        ("slow.yaml", &fails("slow", 1, "  restart: {backoff: {initial: 10m, max: 10m}}\n")),
+        ("job.yaml", job),
+        ("a.yaml", &sleeper("a", "")),
+    ]);
+    system.start(&[]);
+    let units = ["perm", "never", "slow", "job"];
+    let runs = |system: &System| {
+        units.map(|name| {
+            fs::read_to_string(system.path(&format!("manifests/{name}.runs"))).unwrap_or_default().len()
+        })
+    };
+    let rested = |system: &System| {
+        let rests = |name: &str| {
+            let kind = if name == "job" { "job" } else { "service" };
+            let found = system.json(&["get", kind, name]);
+            ["Failed", "Backoff"]
+                .contains(&found["status"]["instances"][0]["lifecycle"].as_str()?)
+                .then_some(())
+        };
+        for name in units {
+            until("it rests", || rests(name));
+        }
+    };
+    rested(&system);
+    assert_eq!(runs(&system), [1; 4]);
+    for how in ["daemon", "upgrade", "keeper"] {
+        let daemon = system.daemon_pid().unwrap();
+        match how {
+            "daemon" => signal(daemon, "KILL"),
+            "keeper" => signal(system.keeper_pid(), "KILL"),
+            _ => drop(system.ok(&["upgrade"])),
+        }
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        system.ready(&["a"]);
+        rested(&system);
+        assert_eq!(runs(&system), [1; 4], "{how}");
+        assert_eq!(system.instance("never")["lastExit"]["code"], 1);
+        assert!(system.ok(&["why", "perm"]).contains("exit code 78"));
+    }
+    system.ok(&["down"]);
+    system.start(&[]);
+    until("all were tried again", || (runs(&system) == [2; 4]).then_some(()));
+}
