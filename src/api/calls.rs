@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::{oneshot, watch};
 
-use crate::base::{Name, limits};
+use crate::base::{Name, ObjectKind, limits};
 use crate::engine::{Engine, Input, Inputs};
 use crate::manifest::diagnostic::nearest;
 use crate::os::state_dir::StateDir;
@@ -53,6 +53,33 @@ impl Context {
         let call = Box::new(move |engine: &mut Engine| drop(answer.send(question(engine))));
         self.inputs.send(Input::Call(call)).await.map_err(|_| gone())?;
         receive.await.map_err(|_| gone())
+    }
+
+    /// The name in `NAME` or `KIND/NAME`. Who writes the kind means nothing of another one.
+    pub(super) async fn unit_name(&self, text: &str) -> Result<Name, Refusal> {
+        let (kind, name) = text.rsplit_once('/').map_or((None, text), |(kind, name)| (Some(kind), name));
+        let name: Name = name.parse().map_err(|_| nothing_called(text, "see `unisys get`"))?;
+        let Some(kind) = kind else { return Ok(name) };
+        let asked = name.clone();
+        let found = self.ask(move |engine| {
+            let external = engine.world.externals().get(&asked).map(|external| external.spec.object.clone());
+            external.or_else(|| Some(engine.world.units().get(&asked)?.spec.object.clone()))
+        });
+        match found.await? {
+            Some(object) if ObjectKind::from_word(kind) != Some(object.kind) => {
+                Err(nothing_called(text, &format!("did you mean {object}? See `unisys get`")))
+            }
+            _ => Ok(name),
+        }
+    }
+
+    /// The same of several.
+    pub(super) async fn unit_names(&self, texts: &[String]) -> Result<Vec<Name>, Refusal> {
+        let mut names = Vec::with_capacity(texts.len());
+        for text in texts {
+            names.push(self.unit_name(text).await?);
+        }
+        Ok(names)
     }
 
     /// What was found of a unit, or that there is no such unit.
@@ -121,16 +148,15 @@ async fn bounded(request: axum::extract::Request, next: axum::middleware::Next) 
     }
 }
 
-pub(super) fn unit_name(text: &str) -> Result<Name, Refusal> {
-    let name = text.rsplit_once('/').map_or(text, |(_, name)| name);
-    name.parse().map_err(|_| nothing_called(text, "see `unisys get`"))
-}
-
 /// Some units are not there; the hint names what may have been meant by the first.
 pub(super) fn not_found(engine: &Engine, names: &[impl ToString]) -> Refusal {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let units = engine.world.units().keys().chain(engine.world.externals().keys()).map(Name::as_str);
     let written = names.first().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
+    if written.parse::<Name>().is_ok_and(|name| engine.world.externals().contains_key(&name)) {
+        let message = format!("{written} is an External: unisys looks at it and does not run it");
+        return refuse(StatusCode::NOT_FOUND, message, format!("see `unisys describe external/{written}`"));
+    }
     let hint = match nearest(written, units) {
         Some(meant) => format!("did you mean {meant}? See `unisys get`"),
         None => "see `unisys get`".into(),

@@ -14,7 +14,7 @@ use crate::base::{Name, Stamp};
 use crate::engine::Engine;
 use crate::logs::read as logs;
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::status;
 
 #[derive(Deserialize)]
@@ -128,7 +128,7 @@ pub(super) async fn read_logs(
     Path(name): Path<String>,
     Query(query): Query<LogsQuery>,
 ) -> Result<Response, Refusal> {
-    let unit = unit_name(&name)?;
+    let unit = context.unit_name(&name).await?;
     let known = {
         let unit = unit.clone();
         context.ask(move |engine| engine.world.units().contains_key(&unit)).await?

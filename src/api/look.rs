@@ -13,7 +13,7 @@ use crate::engine::launch::user;
 use crate::manifest::capabilities;
 use crate::manifest::diagnostic::kinds_like;
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::status;
 use super::types::{ExecContext, ObjectList, Why, WhyLink};
 
@@ -174,7 +174,7 @@ pub(super) async fn changes(
 }
 
 pub(super) async fn why(State(context): State<Context>, Path(name): Path<String>) -> Answer<Why> {
-    let unit = unit_name(&name)?;
+    let unit = context.unit_name(&name).await?;
     let found = context
         .ask(move |engine| {
             let world = &engine.world;
@@ -198,7 +198,7 @@ pub(super) async fn why(State(context): State<Context>, Path(name): Path<String>
 }
 
 pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String>) -> Answer<ExecContext> {
-    let asked = unit_name(&name)?;
+    let asked = context.unit_name(&name).await?;
     let found = context
         .ask(move |engine| {
             let name = asked;

@@ -9,11 +9,11 @@ use crate::engine::Engine;
 use crate::os::clock;
 use crate::world::{Event, Order};
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::types::{Done, Order as OrderCall};
 
 pub(super) async fn order(State(context): State<Context>, Json(call): Json<OrderCall>) -> Answer<Done> {
-    let names: Vec<Name> = call.names.iter().map(|name| unit_name(name)).collect::<Result<_, _>>()?;
+    let names = context.unit_names(&call.names).await?;
     let done = context
         .ask(move |engine| {
             let unknown: Vec<String> = names

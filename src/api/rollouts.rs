@@ -11,7 +11,7 @@ use crate::rollout::Phase;
 use crate::unit::Strategy;
 use crate::world::{Event, Order, Overrides, RolloutRecord, Unit};
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::types::{Done, Rollout, RolloutCall, RolloutStatus, RolloutStep};
 
 /// `rollout` of a unit's status.
@@ -47,7 +47,7 @@ fn running_revision(unit: &Unit) -> Revision {
 }
 
 pub async fn status(State(context): State<Context>, Path(name): Path<String>) -> Answer<RolloutStatus> {
-    let unit = unit_name(&name)?;
+    let unit = context.unit_name(&name).await?;
     let found = context
         .ask(move |engine| {
             let unit = engine.world.units().get(&unit)?;
@@ -70,7 +70,7 @@ pub async fn status(State(context): State<Context>, Path(name): Path<String>) ->
 }
 
 pub async fn history(State(context): State<Context>, Path(name): Path<String>) -> Answer<Vec<RolloutRecord>> {
-    let unit = unit_name(&name)?;
+    let unit = context.unit_name(&name).await?;
     let found = context
         .ask(move |engine| {
             let present = engine.world.rollout_record(&unit)?;
@@ -94,7 +94,7 @@ pub async fn call(
     Path(name): Path<String>,
     Json(call): Json<RolloutCall>,
 ) -> Answer<Done> {
-    let unit = unit_name(&name)?;
+    let unit = context.unit_name(&name).await?;
     let done = context
         .ask(move |engine| {
             if !engine.world.units().contains_key(&unit) {

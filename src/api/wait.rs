@@ -9,14 +9,14 @@ use axum::http::StatusCode;
 use crate::base::Name;
 use crate::engine::Engine;
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse, unit_name};
+use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::types::{WaitFor, Waited};
 
 /// Waits until it is so, or the time is over.
 pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<WaitFor>) -> Answer<Waited> {
     let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms.min(86_400_000));
     let mut changed = context.changed.clone();
-    let names: Vec<Name> = wanted.names.iter().map(|name| unit_name(name)).collect::<Result<_, _>>()?;
+    let names = context.unit_names(&wanted.names).await?;
     let wanted_names = names.clone();
     loop {
         changed.mark_unchanged();

@@ -180,16 +180,17 @@ pub fn no_daemon(message: &str) -> Failure {
     }
 }
 
+/// As it may stand in a path or a query (RFC 3986, 2.1).
+pub fn encoded(text: &str) -> String {
+    let kept = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let one = |byte: u8| if kept(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(one).collect()
+}
+
 fn url(path: &str, query: &[(&str, String)]) -> String {
     let mut url = format!("http://unisys{path}");
     for (index, (name, value)) in query.iter().enumerate() {
-        let encoded: String = value
-            .bytes()
-            .map(|byte| match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
-                _ => format!("%{byte:02X}"),
-            })
-            .collect();
+        let encoded = encoded(value);
         url.push_str(&format!("{}{name}={encoded}", if index == 0 { '?' } else { '&' }));
     }
     url

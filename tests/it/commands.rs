@@ -441,3 +441,24 @@ fn a_mistyped_name_or_kind_is_told_with_what_may_have_been_meant() {
     assert_eq!(system.json(&["get", "backend"])["items"][0]["metadata"]["name"], "backend");
     assert_eq!(system.ok(&["validate", "-f", "manifests"]), system.ok(&["validate", "manifests"]));
 }
+
+#[test]
+fn who_writes_the_kind_means_nothing_of_another_one() {
+    let external = "apiVersion: unisys.dev/v1\nkind: External\nmetadata: {name: mail}\nspec: {probes: {readiness: {tcp: {host: 127.0.0.1, port: 1}}}}\n";
+    let system = System::up(&[("a.yaml", &sleeper("a", "")), ("mail.yaml", external)]);
+    let pid = system.pid("a");
+    for verb in ["stop", "restart", "start", "why", "describe"] {
+        let (code, words) = system.fails(&[verb, "job/a"]);
+        assert!(code == 4 && words.contains("job/a"), "{verb}: {code} {words}");
+    }
+    assert!(system.fails(&["stop", "job/a"]).1.contains("did you mean service/a?"));
+    assert_eq!(system.fails(&["wait", "--for=condition=Ready", "job/a"]).0, 4);
+    assert_eq!(system.pid("a"), pid, "nothing was stopped");
+    system.ok(&["logs", "service/a"]);
+    system.ok(&["exec", "service/a", "--", "true"]);
+    system.ok(&["rollout", "status", "service/a"]);
+    system.ok(&["rollout", "history", "service/a"]);
+    system.ok(&["why", "service/a"]);
+    let (code, words) = system.fails(&["restart", "mail"]);
+    assert!(code == 4 && words.contains("mail is an External"), "{words}");
+}

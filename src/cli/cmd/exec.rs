@@ -5,12 +5,12 @@ use crate::os::command::{Own, become_it};
 use crate::os::sandbox::Prepared;
 
 use super::super::args::Global;
-use super::super::client::Client;
+use super::super::client::{Client, encoded};
 use super::super::{Failure, Outcome};
 
 /// `unisys exec`: becomes the command, on this terminal, in the unit's environment, directory and sandbox, and as its user.
 pub fn run(global: &Global, name: &str, command: &[String]) -> Result<Outcome, Failure> {
-    let context: ExecContext = Client::connect(global)?.get(&format!("/v1/exec/{name}"), &[])?;
+    let context: ExecContext = Client::connect(global)?.get(&format!("/v1/exec/{}", encoded(name)), &[])?;
     let mut process = std::process::Command::new(&command[0]);
     process.args(&command[1..]).env_clear().envs(context.env);
     if let Ok(term) = std::env::var("TERM") {

@@ -5,7 +5,7 @@ use crate::logs::read::Line;
 use crate::os::clock;
 
 use super::super::args::{Format, Global, Logs};
-use super::super::client::Client;
+use super::super::client::{Client, encoded};
 use super::super::{Failure, Outcome, render};
 
 /// `unisys logs`: what units wrote, several units by time, and with -f as they write.
@@ -59,7 +59,7 @@ fn read(
     mut take: impl FnMut(Line),
 ) -> Result<(), Failure> {
     let mut rest: Vec<u8> = Vec::new();
-    client.stream(&format!("/v1/logs/{name}"), query, |chunk| {
+    client.stream(&format!("/v1/logs/{}", encoded(name)), query, |chunk| {
         rest.extend_from_slice(chunk);
         while let Some(at) = memchr::memchr(b'\n', &rest) {
             let line: Vec<u8> = rest.drain(..=at).collect();

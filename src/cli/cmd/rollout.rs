@@ -2,7 +2,7 @@ use crate::api::types::{Done, RolloutCall, RolloutStatus};
 use crate::world::RolloutRecord;
 
 use super::super::args::{Format, Global, Rollout};
-use super::super::client::Client;
+use super::super::client::{Client, encoded};
 use super::super::{Failure, Outcome, render};
 
 /// `unisys rollout`: status, history, undo, pause, resume, promote.
@@ -18,7 +18,7 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
         Rollout::Promote { name } => (name, "promote", None),
     };
     let call = RolloutCall { verb: verb.into(), to_revision };
-    let done: Done = client.post(&format!("/v1/rollouts/{name}"), &call)?;
+    let done: Done = client.post(&format!("/v1/rollouts/{}", encoded(name)), &call)?;
     if !global.quiet {
         println!("{}", done.message);
     }
@@ -26,7 +26,7 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
 }
 
 fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
-    let found: RolloutStatus = client.get(&format!("/v1/rollouts/{name}"), &[])?;
+    let found: RolloutStatus = client.get(&format!("/v1/rollouts/{}", encoded(name)), &[])?;
     let outcome = match found.rollout.state.as_str() {
         "RollingBack" | "RolledBack" => Outcome::RolledBack,
         "Failed" => Outcome::No,
@@ -73,7 +73,7 @@ fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failu
 }
 
 fn history(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
-    let found: Vec<RolloutRecord> = client.get(&format!("/v1/rollouts/{name}/history"), &[])?;
+    let found: Vec<RolloutRecord> = client.get(&format!("/v1/rollouts/{}/history", encoded(name)), &[])?;
     if render::structured(global.output, &serde_json::to_value(&found).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }

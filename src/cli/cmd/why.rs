@@ -1,14 +1,13 @@
 use crate::api::types::Why;
 
 use super::super::args::{Format, Global};
-use super::super::client::Client;
+use super::super::client::{Client, encoded};
 use super::super::{Failure, Outcome, render};
 
 /// `unisys why`: symptom first, root last.
 pub fn run(global: &Global, name: &str) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
-    let why: Why =
-        Client::connect(global)?.get(&format!("/v1/why/{}", name.rsplit('/').next().unwrap_or(name)), &[])?;
+    let why: Why = Client::connect(global)?.get(&format!("/v1/why/{}", encoded(name)), &[])?;
     if render::structured(global.output, &serde_json::to_value(&why).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }
