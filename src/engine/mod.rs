@@ -34,7 +34,7 @@ use crate::keeper::protocol::{Down, Held, Request};
 use crate::logs::{Collector, Told};
 use crate::os::cgroup::Tree;
 use crate::os::state_dir::StateDir;
-use crate::os::{clock, process};
+use crate::os::{clock, own};
 use crate::plan::UnitSpec;
 use crate::probe::{self, Answer};
 use crate::store::{Restored, Store, StoreError};
@@ -428,7 +428,7 @@ impl Engine {
             }
         }
         if self.trim.take_due(now.mono) {
-            process::trim_memory();
+            own::trim_memory();
         }
         if self.machine_due.is_some_and(|at| at <= now.mono) {
             self.machine_due = None;

@@ -92,9 +92,14 @@ async fn datagram(
 ) -> Vec<InstanceFact> {
     let Some(sender) = message.sender else { return Vec::new() };
     // The kernel names the sender: usually the main program, which is known without asking /proc.
-    let own = main == Some(sender)
-        || belongs(sender, id)
-            .unwrap_or_else(|| message.uid == own_user() || main.and_then(user_of) == Some(message.uid));
+    // One that is gone already cannot be asked: anybody reaches an abstract address (unix(7)), but not as the program's user.
+    let of_its_user = || {
+        [Some(std::process::id()), main]
+            .iter()
+            .flatten()
+            .any(|pid| process::user_of(*pid) == Some(message.uid))
+    };
+    let own = main == Some(sender) || belongs(sender, id).unwrap_or_else(of_its_user);
     if !own {
         tracing::warn!(%id, sender, "a notify message from outside the instance is ignored");
         return Vec::new();
@@ -155,17 +160,7 @@ async fn store(id: &InstanceId, words: &[Word], fds: Vec<OwnedFd>, inputs: &Inpu
     Vec::new()
 }
 
-fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
-fn user_of(pid: u32) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    Some(std::fs::metadata(format!("/proc/{pid}")).ok()?.uid())
-}
-
-/// By the marker in its environment or that of an ancestor; `None` for one that is gone already and cannot be asked: whose user
-/// is the instance's is heard then, since anybody reaches an abstract address (unix(7)).
+/// By the marker in its environment or that of an ancestor; `None` for one that is gone.
 fn belongs(pid: u32, id: &InstanceId) -> Option<bool> {
     let marker = id.to_string();
     let mut pid = pid;

@@ -12,7 +12,7 @@ use crate::base::{Epoch, Exit, InstanceId, Instant, Spent, limits};
 use crate::os::cgroup::Tree;
 use crate::os::emptied::Emptied;
 use crate::os::state_dir::StateDir;
-use crate::os::{clock, process, signals};
+use crate::os::{clock, own, process, signals};
 
 use super::contain::{Kill, Strays};
 use super::daemon::Daemon;
@@ -97,7 +97,7 @@ pub const SIGNALS: [i32; 6] =
 impl Keeper {
     /// Takes over what an earlier keeper left, if anything, and is ready to run.
     pub fn new(options: Options) -> io::Result<Self> {
-        process::become_subreaper()?;
+        own::become_subreaper()?;
         let signals = signals::descriptor(&SIGNALS)?;
         let state_id = options.state.identity()?;
         // Why there is none is said where somebody wants limits (E2013) and by `doctor`.
@@ -190,7 +190,7 @@ impl Keeper {
             if self.trim_at.is_some_and(|at| at <= clock::mono()) {
                 self.trim_at = None;
                 self.starts = 0;
-                process::trim_memory();
+                own::trim_memory();
             }
             if let Some(code) = self.done {
                 self.leave();
@@ -234,7 +234,7 @@ impl Keeper {
                     .map(|(_, running)| PollFd::new(&running.pidfd, PollFlags::IN)),
             );
         }
-        process::forget_program_if_asked();
+        own::forget_program_if_asked();
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),

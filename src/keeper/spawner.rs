@@ -15,7 +15,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage, limits};
 use crate::os::cgroup::Tree;
 use crate::os::sandbox::Prepared;
-use crate::os::{clock, inherit, process, spawn};
+use crate::os::{clock, inherit, own, spawn};
 
 use super::protocol::{Notify, Spawn};
 use super::queue::Queue;
@@ -227,7 +227,7 @@ fn start(
     let spawned = spawned.map_err(|error| {
         let mut fault = failed(error.stage, error.error);
         if let (SpawnStage::Rlimits, Some(asked)) = (fault.stage, request.nofile) {
-            let most = process::file_limit();
+            let most = own::file_limit();
             fault.detail = format!(
                 "`resources.nofile` is {asked}, and unisys may give {most} at most: {}; ask for less, or raise its own limit",
                 fault.detail
@@ -262,7 +262,7 @@ fn fits(job: &Job, general: (u64, u64)) -> Result<(), Failed> {
 /// # Errors
 /// EMFILE: the rest is the keeper's own (`limits::FREE_DESCRIPTORS`).
 pub fn leaves_some(new: &OwnedFd) -> io::Result<()> {
-    let limit = process::file_limit();
+    let limit = own::file_limit();
     match new.as_raw_fd() as u64 + limits::FREE_DESCRIPTORS < limit {
         true => Ok(()),
         false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
@@ -276,7 +276,7 @@ pub fn why_not(error: &io::Error) -> String {
     }
     format!(
         "unisys may have {} files open and needs four for each instance; raise its limit (`LimitNOFILE=` in a unit of systemd, `ulimit -Hn` in a shell) and start `unisys up` again",
-        process::file_limit()
+        own::file_limit()
     )
 }
 

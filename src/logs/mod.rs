@@ -11,6 +11,7 @@
 pub mod collector;
 pub mod derived;
 pub mod read;
+mod room;
 mod spool;
 mod work;
 

@@ -12,10 +12,11 @@ use rustix::io::Errno;
 
 use crate::base::{InstanceId, Name, limits};
 use crate::os::state_dir::StateDir;
-use crate::os::{clock, process};
+use crate::os::{clock, own};
 
 use super::collector::{Command, Tell, Told};
 use super::derived::{Log, Record, Stream};
+use super::room::Room;
 use super::spool::{Moved, Spool, is_readable};
 
 /// A disk that is full is asked again after this long; meanwhile programs that write wait (`overflow: block`).
@@ -39,23 +40,6 @@ struct Captured {
 /// Instances that have ended and whose output cannot be written (a full disk, a crash loop): beyond, the first of them is let go of
 /// with what it left.
 const ENDED_KEPT: usize = 64;
-
-/// How many files are kept open. The daemon has a quarter of its descriptors beside those that instances take (see
-/// `limits::FREE_DESCRIPTORS`); what logs and spools leave of it is for clients and probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Room {
-    logs: usize,
-    spools: usize,
-}
-
-impl Room {
-    fn of(limit: u64) -> Self {
-        let logs = (limit / 32).clamp(2, limits::OPEN_LOGS);
-        let clients = (limit / 8).min(limits::CONNECTIONS as u64);
-        let spools = (limit / 4).saturating_sub(2 * logs + clients).max(4);
-        Self { logs: logs as usize, spools: usize::try_from(spools).unwrap_or(usize::MAX) }
-    }
-}
 
 struct Service {
     log: Log,
@@ -108,7 +92,7 @@ impl Work {
             ids: BTreeMap::new(),
             next_key: 2,
             services: BTreeMap::new(),
-            room: Room::of(process::file_limit()),
+            room: Room::of(own::file_limit()),
             spools_open: 0,
             buffer: Vec::new(),
             retry_at: None,
@@ -478,13 +462,6 @@ fn matches_a_line(pattern: &Regex, lines: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_quarter_of_the_descriptors_is_shared_by_logs_spools_and_clients() {
-        for (limit, logs, spools) in [(64, 2, 4), (1024, 32, 64), (4096, 128, 512), (524_288, 512, 129_792)] {
-            assert_eq!(Room::of(limit), Room { logs, spools }, "{limit}");
-        }
-    }
 
     #[test]
     fn only_whole_lines_are_taken_until_the_end_or_the_limit() {

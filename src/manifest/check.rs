@@ -10,9 +10,10 @@ use super::check_ports;
 use super::diagnostic::{Diagnostic, nearest};
 use super::load::{Objects, Source};
 use super::spec::NotifyWay;
+use super::spec::dependency::DependencyCondition;
 use super::spec::probe::{PortRef, Probe, ProbeAction};
 use super::spec::process::{EnvSource, EnvValue};
-use super::spec::service::{DependencyCondition, Port, ServiceSpec, Watchdog};
+use super::spec::service::{Port, ServiceSpec, Watchdog};
 use super::spec::{Hooks, Probes};
 
 /// Checks everything that is declared, across all sets.

@@ -15,8 +15,19 @@ use crate::plan::machine::{FileKind, Machine};
 
 /// Reads at most `limit` bytes of a regular file. Never blocks on a FIFO or device.
 pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file =
-        fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+    let (file, meta) = open_regular(path)?;
+    if meta.len() > limit {
+        return Err(too_large(limit));
+    }
+    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
+}
+
+/// Neither waits for who writes into a FIFO nor opens a device, which may have no end.
+fn open_regular(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
+    let how = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = fs::OpenOptions::new().read(true).custom_flags(how).open(path)?;
     let meta = file.metadata()?;
     if meta.is_dir() {
         return Err(io::Error::other("it is a directory"));
@@ -24,12 +35,7 @@ pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if !meta.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    if meta.len() > limit {
-        return Err(too_large(limit));
-    }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
+    Ok((file, meta))
 }
 
 fn too_large(limit: u64) -> io::Error {
@@ -153,13 +159,7 @@ thread_local! {
 fn digest(path: &Path) -> io::Result<u64> {
     use sha2::Digest;
     use std::os::unix::fs::MetadataExt;
-    // Neither waits for who writes into a FIFO nor reads a device, which has no end.
-    let how = libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let mut file = fs::OpenOptions::new().read(true).custom_flags(how).open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
+    let (mut file, meta) = open_regular(path)?;
     let identity = (meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec());
     let known = DIGESTS.with_borrow(|digests| digests.get(path).copied());
     if let Some((_, digest)) = known.filter(|(known, _)| *known == identity) {

@@ -11,6 +11,7 @@ pub mod freeze;
 pub mod identity;
 pub mod inherit;
 pub mod listeners;
+pub mod own;
 pub mod packet;
 pub mod process;
 pub mod sandbox;

@@ -12,10 +12,11 @@ use crate::manifest::check;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::load::{Objects, Source};
 use crate::manifest::resolve::{Context, EnvVar, Resolved, resolve, switched_off};
+use crate::manifest::spec::dependency::DependencyCondition;
 use crate::manifest::spec::probe::{PortRef, Probe, ProbeAction};
 use crate::manifest::spec::service::{
-    DependencyCondition, Freeze, OnFreeze as WrittenOnFreeze, PortNumber, RestartPolicy as WrittenRestart,
-    ServiceSpec, Update, UpdateStrategy, Watchdog,
+    Freeze, OnFreeze as WrittenOnFreeze, PortNumber, RestartPolicy as WrittenRestart, ServiceSpec, Update,
+    UpdateStrategy, Watchdog,
 };
 use crate::manifest::spec::system::RollbackScope;
 use crate::manifest::spec::{HumanDuration, JobSpec};

@@ -18,7 +18,7 @@ pub fn start_gate(around: &dyn Surroundings) -> Option<Waiting> {
                 why,
             });
         };
-        let unwell = facets.hopeless.is_some() || facets.unwell.is_some() || facets.circuit_open;
+        let unwell = facets.hopeless.is_some() || facets.unwell || facets.circuit_open;
         if holds(&facets, dependency.condition) || (dependency.optional && unwell) {
             return None;
         }

@@ -33,7 +33,7 @@ pub struct Facets {
     /// It is not to run, or cannot: an optional dependent does not wait for it.
     pub hopeless: Option<String>,
     /// It is to run, and has failed or let its time to become ready go by: an optional dependent has waited long enough.
-    pub unwell: Option<String>,
+    pub unwell: bool,
     /// Its circuit, or one that it depends on, keeps it from starting.
     pub circuit_open: bool,
     /// It is about to be replaced: dependents that are to be replaced as well let it go first.

@@ -53,7 +53,7 @@ impl External {
             gone: true,
             // An optional dependency on it holds nothing up once it is known to be down.
             hopeless: (!self.ready && self.failures > 0).then(|| self.message.clone()),
-            unwell: None,
+            unwell: false,
             circuit_open: false,
             replacing: false,
             wanted: true,

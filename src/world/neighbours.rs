@@ -1,6 +1,6 @@
 //! What the units see of each other.
 
-use crate::base::{Name, ObjectKind, ObjectRef, Ordinal, Role, Seat, format_duration};
+use crate::base::{Name, ObjectKind, ObjectRef, Ordinal, Role, Seat};
 use crate::plan::observed::{ObservedRollout, Surroundings};
 use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish};
 use crate::rollout::Phase;
@@ -101,14 +101,8 @@ impl World {
             ),
             Wish::Up { .. } => unit.spec.machine.clone(),
         };
-        let limit = unit.spec.policy.update.progress_deadline;
-        let unwell = unit.serving().find_map(|slot| match &slot.last_end {
-            Some(last) if matches!(slot.state, Lifecycle::Backoff { .. }) => {
-                Some(format!("it {}", last.words))
-            }
-            _ if slot.overdue => Some(format!("it has not become ready for {}", format_duration(limit))),
-            _ => None,
-        });
+        let unwell =
+            unit.serving().any(|slot| slot.overdue || matches!(slot.state, Lifecycle::Backoff { .. }));
         let held = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Held));
         let holds = unit.spec.policy.breaker.as_ref().is_some_and(|breaker| breaker.hold_dependents);
         Facets {

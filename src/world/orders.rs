@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{Generation, Name, Now, ObjectRef, Ordinal, Revision, Role, Stamp, limits};
+use crate::base::{Name, Now, ObjectRef, Revision, Role};
 use crate::plan::{Drift, Verb, Wish};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Fact, Lifecycle};
 
-use super::chronicle::{CHANGED, CIRCUIT_OPEN, ChangeAction, Entry};
+use super::checkpoint::rested;
+use super::chronicle::{ChangeAction, Entry};
 use super::effect::Effect;
-use super::event::{Cause, Checkpoint, Order, Rested, Signature};
-use super::state::Slot;
-use super::{Unit, Version, World};
+use super::event::{Cause, Order, Signature};
+use super::{Unit, World};
 
 impl World {
     /// Carries out an order on units that exist; a name that does not is the API's business (it answers 404 first).
@@ -260,111 +260,10 @@ impl World {
             self.apply(now, &name, seat, Fact::KillNow);
         }
     }
-
-    /// The store learns what the next daemon will need of a unit.
-    pub(super) fn save_unit(&mut self, now: Now, name: &Name) {
-        if let Some(checkpoint) = self.checkpoint(now, name) {
-            self.effects.push_back(Effect::SaveUnit { name: name.clone(), checkpoint });
-        }
-    }
-
-    /// The same of several, all of them or none: what happens to them happens together.
-    pub(super) fn save_units(&mut self, now: Now, names: &[Name]) {
-        let units =
-            names.iter().filter_map(|name| Some((name.clone(), self.checkpoint(now, name)?))).collect();
-        self.effects.push_back(Effect::SaveUnits { units });
-    }
-
-    /// The records that explain why a unit's circuit is open, but for the change that they follow.
-    fn what_opened(&self, unit: &Unit) -> Vec<(String, Stamp)> {
-        let object = unit.spec.object.to_string();
-        let chain = self.chronicle.chain(unit.cause.unwrap_or_default(), limits::OPENED_BY);
-        let from_there = chain.iter().skip_while(|record| record.reason != CIRCUIT_OPEN);
-        let own = from_there.take_while(|record| record.object == object && record.reason != CHANGED);
-        own.map(|record| (record.message.clone(), record.at)).collect()
-    }
-
-    fn checkpoint(&self, now: Now, name: &Name) -> Option<Box<Checkpoint>> {
-        let unit = self.units.get(name)?;
-        let open_left = match unit.breaker.circuit() {
-            crate::unit::Circuit::Open { until } => Some((until - now.mono).as_millis() as u64),
-            crate::unit::Circuit::HalfOpen { .. } => Some(0),
-            crate::unit::Circuit::Closed => None,
-        };
-        let standing = unit.generation != unit.written.generation;
-        let done = unit.slots.values().find_map(|slot| match slot.state {
-            Lifecycle::Done(exit) if slot.rested_at == unit.generation => Some(exit),
-            _ => None,
-        });
-        let checkpoint = Checkpoint {
-            generation: unit.generation,
-            digest: unit.spec.launch.digest(),
-            restarts: unit.serving().map(|slot| slot.restart.restarts).collect(),
-            restart_asked: unit
-                .serving()
-                .filter_map(|slot| {
-                    let of = slot.instance.as_ref().map(|instance| instance.incarnation).or(slot.asked_of);
-                    Some((slot.seat.ordinal, (of, slot.restart_asked.clone()?)))
-                })
-                .collect(),
-            rests: match self.down {
-                Some(_) => BTreeMap::new(),
-                None => unit.serving().filter_map(|slot| rested(slot, unit.generation)).collect(),
-            },
-            attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
-            done,
-            open_left_ms: open_left,
-            open_for_ms: unit.breaker.open_for().as_millis() as u64,
-            overrides: unit.overrides.clone(),
-            written_revision: Some(unit.written.revision),
-            written_generation: standing.then_some(unit.written.generation),
-            written_digest: standing.then(|| unit.written.spec.launch.digest()),
-            good: match (&unit.good, &unit.known_good) {
-                (Some(good), _) => Some(good.known()),
-                (None, Some((known, _))) => Some(known.clone()),
-                (None, None) => None,
-            },
-            before: unit.before.as_ref().map(Version::known).zip(unit.rollout.probation()),
-            // What an earlier daemon left stands until everything that runs is known.
-            progress: match unit.known_good {
-                Some(_) => unit.progress.clone(),
-                None => unit.rollout.progress().filter(|_| unit.good.is_some()),
-            },
-            rollout: Some(unit.span.as_ref().map_or_else(|| unit.rollout.span(), |(span, _)| *span)),
-            rolled_by: unit.span.as_ref().map_or(&unit.rolled_by, |(_, cause)| cause).as_deref().cloned(),
-            open_until: match unit.breaker.circuit() {
-                crate::unit::Circuit::Open { until } => Some(until),
-                _ => None,
-            },
-            failures: unit.breaker.failing().collect(),
-            changed: unit
-                .changed
-                .filter(|(_, generation)| *generation == unit.generation)
-                .and_then(|(record, _)| self.chronicle.get(record))
-                .map(|record| (record.message.clone(), record.at)),
-            opened: match unit.breaker.circuit() {
-                crate::unit::Circuit::Closed => Vec::new(),
-                _ => self.what_opened(unit),
-            },
-        };
-        Some(Box::new(checkpoint))
-    }
 }
 
 fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
     ChangeAction { verb, unit: unit.clone(), reason: reason.to_owned() }
-}
-
-/// Where a serving seat rests that failed for `generation`. What it executes may be another file by the time that there is
-/// another daemon: that is tried again.
-fn rested(slot: &Slot, generation: Generation) -> Option<(Ordinal, Rested)> {
-    let until = match &slot.state {
-        Lifecycle::Failed(reason) if !reason.is_of_program() => None,
-        Lifecycle::Backoff { until } => Some(*until),
-        _ => return None,
-    };
-    let last_end = slot.last_end.as_deref().filter(|_| slot.rested_at == generation)?.clone();
-    Some((slot.seat.ordinal, Rested { last_end, until }))
 }
 
 /// A failed or backing-off seat starts afresh.

@@ -3,16 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::base::{Generation, Instant, Name, Now, Revision, Seat, Stamp};
+use crate::base::{Generation, Name, Now};
 use crate::plan::{Desired, Drift, UnitSpec, Verb};
-use crate::rollout::{Phase, Rollout};
-use crate::unit::{Breaker, Circuit, Lifecycle};
+use crate::unit::Lifecycle;
 
 use super::World;
-use super::chronicle::{CHANGED, CIRCUIT_OPEN, ChangeAction, Entry, RecordId};
-use super::event::{Cause, Checkpoint};
+use super::chronicle::{CHANGED, ChangeAction, Entry, RecordId};
+use super::event::Cause;
 use super::externals::External;
-use super::state::{Slot, Unit, Version, end_reason};
+use super::state::{Slot, Unit, Version};
 
 /// How one unit came out of a revision.
 enum Fate {
@@ -138,20 +137,9 @@ impl World {
     ) -> Fate {
         let revision = self.desired.revision;
         let Some(unit) = self.units.get_mut(name) else {
-            let mut opened = None;
-            let mut unit = match self.restored.remove(name) {
-                Some((mut checkpoint, kept)) => {
-                    let (changed, told) = (checkpoint.changed.take(), std::mem::take(&mut checkpoint.opened));
-                    let generation = checkpoint.generation;
-                    let mut unit = restored_unit(now, spec.clone(), revision, checkpoint, kept);
-                    if unit.generation == generation {
-                        unit.changed = changed.map(|told| (self.recall_changed(&unit, told), generation));
-                        self.recall_ends(&mut unit);
-                        opened = self.recall_opened(&unit, told);
-                    }
-                    unit
-                }
-                None => Unit::new(spec.clone(), Generation(1), revision, now.wall),
+            let (mut unit, opened) = match self.restored.remove(name) {
+                Some((checkpoint, kept)) => self.take_up(now, spec, checkpoint, kept),
+                None => (Unit::new(spec.clone(), Generation(1), revision, now.wall), None),
             };
             unit.cause = opened.or(Some(record));
             unit.rolled_by = Some(cause.clone());
@@ -241,41 +229,6 @@ impl World {
             unit.changed = Some((told, version.generation));
         }
         told
-    }
-
-    /// The record of a change that an earlier daemon told.
-    fn recall_changed(&mut self, unit: &Unit, (message, at): (String, Stamp)) -> RecordId {
-        let object = &unit.spec.object;
-        let entry = Entry { warning: false, reason: CHANGED, object, message, change: None, cause: None };
-        self.chronicle.write_of(at, entry).id
-    }
-
-    /// The records of how the ordinals ended that rest since an earlier daemon.
-    fn recall_ends(&mut self, unit: &mut Unit) {
-        let cause = unit.changed.map(|(record, _)| record);
-        for slot in unit.slots.values_mut() {
-            let Some(last) = &slot.last_end else { continue };
-            let message = format!("{} {}", slot.seat, last.words);
-            let (object, reason) = (&unit.spec.object, end_reason(&last.end));
-            let entry = Entry { warning: true, reason, object, message, change: None, cause };
-            slot.cause = Some(self.chronicle.write_of(last.at, entry).id);
-        }
-    }
-
-    /// The record of what opened a unit's circuit under an earlier daemon, if it is still not closed.
-    fn recall_opened(&mut self, unit: &Unit, told: Vec<(String, Stamp)>) -> Option<RecordId> {
-        if matches!(unit.breaker.circuit(), Circuit::Closed) {
-            return None;
-        }
-        let last = told.len().checked_sub(1)?;
-        let mut cause = unit.changed.map(|(record, _)| record);
-        for (index, (message, at)) in told.into_iter().rev().enumerate() {
-            let reason = if index == last { CIRCUIT_OPEN } else { "Failed" };
-            let object = &unit.spec.object;
-            let entry = Entry { warning: true, reason, object, message, change: None, cause };
-            cause = Some(self.chronicle.write_of(at, entry).id);
-        }
-        cause
     }
 
     /// Another version of a unit is wanted. What needs no new process is good as it is; the rest is a rollout.
@@ -415,88 +368,5 @@ impl Drift {
             Self::Replace(fields) => Self::Replace(fields),
             _ => Self::Replace(vec!["spec".into()]),
         }
-    }
-}
-
-/// A unit as an earlier daemon left it.
-fn restored_unit(
-    now: Now,
-    spec: Arc<UnitSpec>,
-    revision: Revision,
-    checkpoint: Checkpoint,
-    kept: Option<Arc<UnitSpec>>,
-) -> Unit {
-    let digest = spec.launch.digest();
-    let written = checkpoint.written_generation.unwrap_or(checkpoint.generation);
-    let standing = match &checkpoint.overrides.rejected {
-        Some(rejected) => rejected.digest == digest,
-        None => {
-            checkpoint.overrides.pinned.is_some() && checkpoint.written_digest.as_deref() == Some(&digest)
-        }
-    };
-    let same = if checkpoint.written_generation.is_some() { standing } else { checkpoint.digest == digest };
-    let revision = checkpoint.written_revision.filter(|_| same).unwrap_or(revision);
-    let generation = if same { written } else { written.max(checkpoint.generation).next() };
-    let mut unit = Unit::new(spec, generation, revision, now.wall);
-    unit.overrides = checkpoint.overrides.clone();
-    if !standing {
-        unit.overrides.rejected = None;
-        unit.overrides.pinned = None;
-    }
-    restore_slots(&mut unit, &checkpoint, same, now.mono);
-    if same && checkpoint.written_generation.is_none() {
-        // The time of this boot, unless the machine was started again since: then nothing is later than what was left.
-        let left = checkpoint.open_left_ms.map(|left| now.mono + std::time::Duration::from_millis(left));
-        let until = left.map(|left| checkpoint.open_until.map_or(left, |until| until.min(left)));
-        let failures = checkpoint.failures.iter().copied().filter(|at| *at <= now.mono);
-        let open_for = std::time::Duration::from_millis(checkpoint.open_for_ms);
-        unit.breaker = Breaker::restored(until, open_for, failures.collect());
-    }
-    match checkpoint.good {
-        Some(good) if same && !standing && good.generation == generation => {
-            unit.rollout = Rollout::complete(good.revision, generation, now.wall);
-            unit.written.revision = good.revision;
-            unit.good = Some(unit.written.clone());
-            unit.before = checkpoint.before.as_ref().zip(kept).map(|((known, probation), spec)| {
-                let latest = now.mono + unit.spec.policy.update.progress_deadline;
-                unit.rollout.phase = Phase::Complete { probation: (*probation).min(latest) };
-                unit.rollout.from = Some(known.generation);
-                Version { spec, generation: known.generation, revision: known.revision }
-            });
-        }
-        good => unit.known_good = good.map(|good| (good, kept)),
-    }
-    unit.progress = checkpoint.progress;
-    unit.span = checkpoint.rollout.map(|span| (span, checkpoint.rolled_by.map(Arc::new)));
-    if unit.known_good.is_none() {
-        unit.recall_rollout();
-    }
-    unit
-}
-
-fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool, now: Instant) {
-    let longest = unit.spec.policy.restart.backoff.max;
-    for (index, restarts) in checkpoint.restarts.iter().enumerate() {
-        let seat = Seat::serving(crate::base::Ordinal(index as u32));
-        let mut slot = Box::new(Slot::new(seat));
-        slot.restart.restarts = *restarts;
-        slot.restart.attempt = if same { checkpoint.attempt } else { 0 };
-        slot.rested_at = unit.generation;
-        if let Some((of, why)) = checkpoint.restart_asked.get(&seat.ordinal) {
-            (slot.restart_asked, slot.asked_of) = (Some(why.clone()), *of);
-        }
-        if let Some(exit) = checkpoint.done.filter(|_| same) {
-            slot.state = Lifecycle::Done(exit);
-        }
-        let rested = checkpoint.rests.get(&seat.ordinal);
-        if let Some(rested) = rested.filter(|_| same && checkpoint.written_generation.is_none()) {
-            slot.state = match rested.until {
-                Some(until) => Lifecycle::Backoff { until: until.min(now + longest) },
-                None => Lifecycle::Failed(rested.last_end.end.reason.clone()),
-            };
-            slot.restart.again = rested.until.is_some();
-            slot.last_end = Some(Box::new(rested.last_end.clone()));
-        }
-        unit.slots.insert(seat, slot);
     }
 }

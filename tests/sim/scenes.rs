@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use unisys::base::Name;
+use unisys::base::{Exit, Name};
 use unisys::world::{InstanceFact, Order};
 
-use super::stage::{Stage, names, service};
+use super::stage::{PROBED, Stage, names, service, versioned};
 
 /// Forty layers of three, each depending on all three below: 3^39 ways lead from the top to the bottom.
 #[test]
@@ -100,5 +100,64 @@ fn what_a_stop_takes_along_and_what_a_start_brings_back_is_one_change() {
             stage.changes[&ids[0]].actions.iter().map(|action| action.unit.name.to_string()).collect();
         assert_eq!(actions, ["db", "api", "web"], "{verb}");
         assert!(stage.changes[&ids[0]].actions.iter().all(|action| format!("{:?}", action.verb) == verb));
+    }
+}
+
+#[test]
+fn an_optional_dependency_that_does_not_get_well_holds_nothing_up_for_long() {
+    let on = ", dependsOn: [{name: cache, optional: true}]";
+    let mut stage = Stage::new();
+    stage.accept(&[service("cache", PROBED), service("api", on)]);
+    stage.pass(Duration::from_secs(59));
+    assert_eq!(stage.count("api"), 0, "it may still become ready");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!(stage.count("api"), 1, "progressDeadline is over");
+
+    let mut stage = Stage::new();
+    stage.accept(&[service("cache", PROBED), service("api", on), service("web", ", dependsOn: [cache]")]);
+    stage.exits("cache", Exit::Code(1));
+    assert_eq!((stage.count("api"), stage.count("web")), (1, 0), "it failed, and only one can be without it");
+}
+
+#[test]
+fn a_restart_in_the_middle_of_a_rollout_also_begins_what_is_on_its_way_in_anew() {
+    let mut stage = Stage::new();
+    stage.accept(&[versioned("a", PROBED, 1)]);
+    stage.ready("a");
+    stage.pass(Duration::from_secs(3));
+    stage.accept(&[versioned("a", PROBED, 2)]);
+    let incoming = stage.id("a");
+    assert_eq!(stage.count("a"), 2);
+    stage.order(Order::Restart(names("a")));
+    stage.pass(Duration::from_secs(1));
+    assert_ne!(stage.id("a"), incoming);
+    assert_eq!(stage.count("a"), 2, "the serving one stays until a new one is ready");
+    stage.ready("a");
+    stage.pass(Duration::from_secs(10));
+    assert_eq!((stage.count("a"), stage.unit("a").rollout.word(false)), (1, "Complete"));
+}
+
+#[test]
+fn restarts_are_those_that_nobody_asked_for() {
+    for (restart, delay) in [("", 1), (", restart: {backoff: {initial: 0s}}", 0)] {
+        let mut stage = Stage::new();
+        let v = |x: u32| vec![versioned("a", &format!("{restart}, update: {{strategy: Recreate}}"), x)];
+        let restarts =
+            |stage: &Stage| stage.unit("a").serving().map(|slot| slot.restart.restarts).sum::<u32>();
+        stage.accept(&v(1));
+        stage.exits("a", Exit::Code(1));
+        stage.pass(Duration::from_secs(delay));
+        assert_eq!((stage.count("a"), restarts(&stage)), (1, 1));
+        stage.accept(&v(2));
+        stage.order(Order::Restart(names("a")));
+        stage.order(Order::Stop(names("a")));
+        stage.order(Order::Start(names("a")));
+        stage.pass(Duration::from_secs(5));
+        assert_eq!((stage.count("a"), restarts(&stage)), (1, 1), "an edit and three orders");
+        stage.exits("a", Exit::Code(1));
+        stage.order(Order::Start(names("a")));
+        stage.pass(Duration::from_secs(5));
+        assert_eq!(stage.count("a"), 1);
+        assert_eq!(restarts(&stage), if delay == 0 { 2 } else { 1 }, "an order came first, or did not");
     }
 }

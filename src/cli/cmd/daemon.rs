@@ -12,7 +12,7 @@ use crate::engine::{Engine, EngineError, Heir, Link, Options, no_keeper};
 use crate::keeper::Resumed;
 use crate::keeper::protocol;
 use crate::os::inherit;
-use crate::os::process;
+use crate::os::own;
 use crate::os::state_dir::StateDir;
 
 use super::super::args::{Daemon, Global, KeeperArgs};
@@ -21,8 +21,8 @@ use super::super::{Failure, Outcome};
 use super::up;
 
 pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
-    process::few_arenas();
-    process::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
+    own::few_arenas();
+    own::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
     let options = parse(&args.options)?;
     let state = StateDir::open(&options.state_dir).map_err(|error| Failure::other(error.to_string(), ""))?;
     log_to(&state)?;
@@ -30,7 +30,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
         .enable_all()
         .max_blocking_threads(limits::WAITING_THREADS)
         .thread_stack_size(256 << 10)
-        .on_thread_park(process::forget_program_if_asked)
+        .on_thread_park(own::forget_program_if_asked)
         .thread_keep_alive(Duration::from_secs(2))
         .build()
         .map_err(|error| Failure::other(error.to_string(), ""))?;

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use crate::os::state_dir::short_socket;
-use crate::os::{cgroup, process};
+use crate::os::{cgroup, own, process};
 
 use super::super::args::{Format, Global};
 use super::super::client::find_socket;
@@ -47,7 +47,7 @@ fn checks(global: &Global) -> Vec<Check> {
     let release = uname.release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map(|word| word.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let (soft, hard) = process::raise_nofile();
+    let (soft, hard) = own::raise_nofile();
     let memory = sysinfo::System::new().map(|mut system| {
         system.refresh_memory();
         format!("{} MiB, {} MiB available", system.total_memory() >> 20, system.available_memory() >> 20)

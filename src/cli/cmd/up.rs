@@ -9,7 +9,7 @@ use crate::engine::Options;
 use crate::keeper::{self, Keeper};
 use crate::os::files;
 use crate::os::inherit;
-use crate::os::process;
+use crate::os::own;
 use crate::os::state_dir::{StateDir, StateDirError};
 
 use super::super::args::{Global, Up};
@@ -33,7 +33,7 @@ pub fn keep(
     resumed: Option<keeper::Resumed>,
     heir_of: Option<u32>,
 ) -> Result<Outcome, Failure> {
-    process::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
+    own::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
     let (lock, kept) = match resumed {
         Some(resumed) => (resumed.lock, Some(resumed.kept)),
@@ -99,7 +99,7 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
         Some(dir) => dir.clone(),
         None => PathBuf::from(STATE_DIR),
     };
-    process::few_arenas();
+    own::few_arenas();
     Ok(Options {
         state_dir: std::path::absolute(state_dir).map_err(|error| Failure::usage(error.to_string(), ""))?,
         paths,
@@ -108,7 +108,7 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
         profile: args.profile.clone(),
         watch: !args.no_watch,
         units,
-        nofile: process::raise_nofile(),
+        nofile: own::raise_nofile(),
         quiet: global.quiet,
     })
 }

@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::dependency::Dependency;
 use super::process::{Env, EnvSource, Hooks, Logging, Resources, Security, Stop, Switch};
-use super::service::{Backoff, Dependency, Restart, RestartPolicy, ServiceSpec, dot, inherited_names};
+use super::service::{Backoff, Restart, RestartPolicy, ServiceSpec, dot, inherited_names};
 use super::{HumanDuration, is_default};
 
 /// A program that ends. Without a schedule it runs once for each generation of its spec.

@@ -2,6 +2,7 @@
 //! generated from these types.
 
 pub mod config;
+pub mod dependency;
 pub mod job;
 pub mod probe;
 pub mod process;
