@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,7 +18,9 @@ logging.basicConfig(
 log = logging.getLogger("bot")
 
 MODE = os.environ.get("TRADING_MODE", "paper")
-INTERVAL = float(os.environ.get("HEALTH_CHECK_INTERVAL", "10s").removesuffix("s"))
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+PARTS = re.findall(r"([\d.]+)(ms|s|m|h)", os.environ.get("HEALTH_CHECK_INTERVAL", "10s"))
+INTERVAL = sum(float(number) * UNITS[unit] for number, unit in PARTS)
 BACKEND = f"http://127.0.0.1:{os.environ.get('PORT_BACKEND', '8000')}"
 stop = threading.Event()
 seen = {"prices": 0, "errors": 0}

@@ -26,6 +26,6 @@ server.daemon_threads = False               # server_close() waits until everyth
 
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))    # `@`: an abstract address
 server.serve_forever(poll_interval=0.05)
 server.server_close()

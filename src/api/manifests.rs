@@ -14,7 +14,7 @@ use crate::base::{Name, ObjectKind, ObjectRef};
 use crate::engine::{Engine, Proposal};
 use crate::manifest::fields::changed_fields;
 use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
-use crate::os::clock;
+use crate::os::{clock, files};
 use crate::store::StoredFile;
 use crate::world::{Cause, Event, Order};
 
@@ -215,6 +215,12 @@ pub(super) async fn apply(
 ) -> Answer<Done> {
     let done = context
         .ask(move |engine| {
+            // It is read again from there.
+            if let Some(why) = submission.path.as_deref().and_then(files::distrusted) {
+                let hint =
+                    "whoever can write the manifests can run code as root; make them writable by root alone";
+                return Err(refuse(StatusCode::CONFLICT, why, hint));
+            }
             let proposal = propose(engine, &submission)?;
             if proposal.rejected {
                 return Err(rejected(proposal.diagnostics));

@@ -311,7 +311,8 @@ pub fn sets(engine: &Engine) -> Vec<Object> {
         .iter()
         .map(|set| {
             let valid = set.pending.is_empty() && set.unreadable.is_none();
-            let message = match (&set.unreadable, set.pending.first()) {
+            let first = set.pending.iter().find(|found| found.rejects()).or(set.pending.first());
+            let message = match (&set.unreadable, first) {
                 (Some(why), _) => why.clone(),
                 (None, Some(first)) => format!("{}: {} [{}]", first.place(), first.message, first.code),
                 (None, None) => "what is on the disk is what is accepted".into(),

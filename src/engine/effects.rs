@@ -77,7 +77,7 @@ impl Engine {
             }
             Effect::WatchPort { id, port } => self.ports.add(id, port),
             Effect::UnwatchPort { id } => self.ports.remove(&id),
-            Effect::WatchProgram { name, spec } => self.programs.add(name, spec),
+            Effect::WatchProgram { name, spec, since } => self.programs.add(name, spec, since),
             Effect::UnwatchProgram { name } => self.programs.remove(&name),
             Effect::WatchLog { id, spec } => {
                 if let Some(pattern) = awaited_pattern(&spec) {

@@ -14,7 +14,7 @@ use crate::plan::machine::{find_program, working_dir};
 
 /// How often it is looked while any is awaited.
 const AGAIN: Duration = Duration::from_secs(5);
-/// What was changed so shortly before it was first looked at may have been changed after it could not be executed.
+/// What was changed so shortly before it could not be executed may have been changed after that as well.
 const FRESH: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -40,9 +40,10 @@ struct Identity {
 }
 
 impl ProgramWatch {
-    pub fn add(&mut self, name: Name, spec: Arc<UnitSpec>) {
+    /// `since`: when it could not be executed.
+    pub fn add(&mut self, name: Name, spec: Arc<UnitSpec>, since: Stamp) {
         let seen = Seen::look(&spec);
-        let seen = (!seen.is_fresh(clock::wall())).then_some(seen);
+        let seen = (!seen.is_fresh(since)).then_some(seen);
         self.awaited.insert(name, (spec, seen));
         self.due.get_or_insert(clock::mono() + AGAIN);
     }
@@ -77,10 +78,11 @@ impl Seen {
         }
     }
 
-    fn is_fresh(&self, now: Stamp) -> bool {
+    /// It has changed since then, or just before.
+    fn is_fresh(&self, since: Stamp) -> bool {
         self.program.as_ref().is_some_and(|(_, identity)| {
             let (seconds, nanoseconds) = identity.changed;
-            now.0 - (seconds * 1000 + nanoseconds / 1_000_000) < FRESH.as_millis() as i64
+            since.0 - (seconds * 1000 + nanoseconds / 1_000_000) < FRESH.as_millis() as i64
         })
     }
 }

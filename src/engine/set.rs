@@ -55,6 +55,11 @@ impl Set {
         if snapshot.files.is_empty() {
             return Err(format!("{} holds no manifests", path.display()));
         }
+        if let Some(why) =
+            std::iter::once(path).chain(&self.overlays).find_map(|path| files::distrusted(path))
+        {
+            return Err(why);
+        }
         let mut overlays = Vec::new();
         let mut dirs = snapshot.dirs;
         for overlay in &self.overlays {

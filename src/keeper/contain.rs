@@ -23,6 +23,9 @@ const ROUNDS: usize = 32;
 /// What is alive this long after SIGKILL is a survivor (state D), and named.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How long one that is killed at the very end is waited for, before it is looked whether anybody is left.
+const DYING: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Children of the keeper that it did not start, and whose they are.
 #[derive(Default)]
 pub struct Strays {
@@ -56,8 +59,25 @@ impl Strays {
         self.known.iter().filter(move |(_, (_, owner))| owner.as_ref() == Some(id)).map(|(pid, _)| *pid)
     }
 
-    /// Processes that nobody can be named for.
-    pub fn unattributed(&self) -> Vec<u32> {
+    /// At the very end: whoever carries the marker of this system, a command that lost its daemon for one, is killed with all
+    /// that it started. Gives those whom nobody can be named for.
+    pub fn sweep(&mut self, table: &Table, own: &Owner<'_>) -> Vec<u32> {
+        for _ in 0..ROUNDS {
+            self.refresh(table, own);
+            let roots: Vec<u32> =
+                self.known.iter().filter(|(_, (_, owner))| owner.is_some()).map(|(pid, _)| *pid).collect();
+            if roots.is_empty() {
+                break;
+            }
+            for (pid, start) in process::tree(&roots) {
+                let Some(victim) = Victim::find(pid, start) else { continue };
+                victim.signal(pid, libc::SIGKILL);
+                if let Victim::Handle(handle) = victim {
+                    process::readable_within(&handle, DYING);
+                }
+            }
+            process::reap();
+        }
         self.known.iter().filter(|(_, (_, owner))| owner.is_none()).map(|(pid, _)| *pid).collect()
     }
 }

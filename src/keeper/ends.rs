@@ -172,6 +172,19 @@ impl Keeper {
         strays.refresh(table, &owner);
     }
 
+    /// Nothing that came of this system is left behind; what cannot be attributed is named.
+    pub(super) fn sweep(&mut self) {
+        let (table, strays) = (&self.table, &mut self.strays);
+        let run = self.options.state.run();
+        let owner = owner!(self, &run);
+        let unknown = strays.sweep(table, &owner);
+        if !unknown.is_empty() {
+            let words = unknown.iter().map(|pid| format!("{pid} ({})", process::command(*pid)));
+            let words = words.collect::<Vec<_>>().join(", ");
+            eprintln!("unisys: left alone, as no service can be named for them: {words}");
+        }
+    }
+
     pub(super) fn kill(&mut self, id: InstanceId) {
         match self.table.instances.get(&id) {
             None => return self.tell(&Report::Gone { id, survivors: Vec::new() }),

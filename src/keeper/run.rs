@@ -314,6 +314,7 @@ impl Keeper {
         self.daemon.socket = None;
         self.end_daemon();
         if self.table.instances.is_empty() {
+            self.sweep();
             self.listeners.close_all();
             let _ = std::fs::remove_file(self.journal.path());
             let _ = std::fs::remove_file(self.options.state.socket());

@@ -333,6 +333,7 @@ fn prepare(
         nice: request.nice,
         oom_score_adjust: request.oom_score_adjust.map(|value| text(&value.to_string())).transpose()?,
         no_new_privileges: request.no_new_privileges,
+        dies_with_parent: false,
         watchdog: request.watchdog,
         cgroup: None,
         sandbox: None,

@@ -122,6 +122,7 @@ fn run_from(request: &Spawn, stdin: File, place: &Place, timeout: Duration, limi
         oom_score_adjust: None,
         watchdog: false,
         no_new_privileges: request.no_new_privileges,
+        dies_with_parent: true,
         cgroup: None,
         sandbox: request
             .sandbox
@@ -142,6 +143,9 @@ fn run_from(request: &Spawn, stdin: File, place: &Place, timeout: Duration, limi
     })?;
     drop(write);
     let ran = attend(&spawned.pidfd, read, timeout, limit);
+    if ran.timed_out {
+        end_session(spawned.pid);
+    }
     let pid = spawned.pid as libc::pid_t;
     // SAFETY: plain calls on our own child, which has not been waited for: its pid and session are still its own.
     unsafe {
@@ -150,6 +154,15 @@ fn run_from(request: &Spawn, stdin: File, place: &Place, timeout: Duration, limi
         libc::waitpid(pid, &mut status, 0);
         let exit = if ran.timed_out { None } else { Some(process::exit_of(status)) };
         Ok(Ran { exit, output: ran.output })
+    }
+}
+
+/// Whoever is still in the session that a command leads, in whatever process group.
+fn end_session(leader: u32) {
+    for member in process::all().into_iter().filter(|stat| stat.sid == leader && stat.pid != leader) {
+        if let Ok(Some(pidfd)) = process::open(member.pid, member.start) {
+            let _ = process::signal(&pidfd, libc::SIGKILL);
+        }
     }
 }
 

@@ -282,6 +282,12 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Why root should not run what is declared there: whoever can write it would run code as root. `None` for other users.
+pub fn distrusted(path: &Path) -> Option<String> {
+    let why = rustix::process::geteuid().is_root().then(|| untrusted_within(path)).flatten()?;
+    Some(format!("{} is not to be trusted by root: {why}", path.display()))
+}
+
 /// [`untrusted`] of a manifest file or directory and of everything in it that would be read.
 pub fn untrusted_within(path: &Path) -> Option<String> {
     let inside = list(path).unwrap_or_default();

@@ -35,6 +35,8 @@ pub struct Child {
     pub nice: Option<i32>,
     pub oom_score_adjust: Option<CString>,
     pub no_new_privileges: bool,
+    /// It is killed when the thread that started it ends (PR_SET_PDEATHSIG): a command, which nobody knows of but that thread.
+    pub dies_with_parent: bool,
     /// `WATCHDOG_PID` is set to the child's pid (sd_watchdog_enabled(3)).
     pub watchdog: bool,
     /// The directory of the cgroup (v2) that it begins in.
@@ -376,6 +378,10 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        // After the user: a change of that forgets it.
+        if child.dies_with_parent {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        }
         if child.no_new_privileges {
             stage!(Security, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
         }

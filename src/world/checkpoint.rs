@@ -141,6 +141,10 @@ impl World {
             let (object, reason) = (&unit.spec.object, end_reason(&last.end));
             let entry = Entry { warning: true, reason, object, message, change: None, cause };
             slot.cause = Some(self.chronicle.write_of(last.at, entry).id);
+            if matches!(&slot.state, Lifecycle::Failed(reason) if reason.is_of_program()) {
+                let (name, spec) = (unit.spec.object.name.clone(), unit.spec.clone());
+                self.effects.push_back(Effect::WatchProgram { name, spec, since: last.at });
+            }
         }
     }
 
@@ -161,11 +165,10 @@ impl World {
     }
 }
 
-/// Where a serving seat rests that failed for `generation`. What it executes may be another file by the time that there is
-/// another daemon: that is tried again.
+/// Where a serving seat rests that failed for `generation`.
 pub(super) fn rested(slot: &Slot, generation: Generation) -> Option<(Ordinal, Rested)> {
     let until = match &slot.state {
-        Lifecycle::Failed(reason) if !reason.is_of_program() => None,
+        Lifecycle::Failed(_) => None,
         Lifecycle::Backoff { until } => Some(*until),
         _ => return None,
     };

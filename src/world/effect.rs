@@ -94,6 +94,8 @@ pub enum Effect {
     WatchProgram {
         name: Name,
         spec: Arc<UnitSpec>,
+        /// When it was found so: what has changed since is another one.
+        since: Stamp,
     },
     UnwatchProgram {
         name: Name,

@@ -105,7 +105,7 @@ impl World {
             self.count_crash(now, &id, started_with, seat, &end, &outcome);
         }
         if matches!(&outcome, AfterEnd::Failed(reason) if wanted && reason.is_of_program()) {
-            self.effects.push_back(Effect::WatchProgram { name: name.clone(), spec });
+            self.effects.push_back(Effect::WatchProgram { name: name.clone(), spec, since: now.wall });
         }
         self.save_unit(now, name);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::base::{Generation, Name, Now};
+use crate::base::{Generation, Name, Now, Revision};
 use crate::plan::{Desired, Drift, UnitSpec, Verb};
 use crate::unit::Lifecycle;
 
@@ -11,6 +11,7 @@ use super::World;
 use super::chronicle::{CHANGED, ChangeAction, Entry, RecordId};
 use super::event::Cause;
 use super::externals::External;
+use super::rollouts::SIBLING;
 use super::state::{Slot, Unit, Version};
 
 /// How one unit came out of a revision.
@@ -39,7 +40,10 @@ impl World {
         let shared = Arc::new(cause.clone());
         let mut rows = Vec::new();
         let mut changed = BTreeSet::new();
+        let mut mended = BTreeSet::new();
         for (name, spec) in &desired.units {
+            let rejected =
+                self.units.get(name).and_then(|unit| Some(unit.overrides.rejected.as_ref()?.revision));
             match self.revise_unit(now, name, spec, record, &shared) {
                 Fate::Same => continue,
                 Fate::New => rows.push((name.clone(), self.planned_row(name, Verb::Start, "it is new"))),
@@ -50,8 +54,20 @@ impl World {
                 }
                 Fate::Turned => {}
             }
+            if self.units.get(name).is_some_and(|unit| !unit.is_rolled_back()) {
+                mended.extend(rejected);
+            }
             self.tell_fault(now, name, record);
             changed.insert(name.clone());
+        }
+        for name in self.went_along(&mended) {
+            if let Some(unit) = self.units.get_mut(&name) {
+                unit.written.revision = desired.revision;
+            }
+            self.want_written(now, &name, record, &shared);
+            let reason = "what failed of the same revision was changed";
+            rows.push((name.clone(), self.planned_row(&name, self.drift_verb(&name), reason)));
+            changed.insert(name);
         }
         let gone: Vec<Name> =
             self.units.keys().filter(|name| !desired.units.contains_key(*name)).cloned().collect();
@@ -85,6 +101,15 @@ impl World {
         if former.max_concurrent_rollouts != desired.max_concurrent_rollouts {
             self.dirty.extend(std::mem::take(&mut self.waiting_for_roll));
         }
+    }
+
+    /// Who went back from one of these revisions for another unit's failure only: nothing was found wrong with what they are to run.
+    fn went_along(&self, revisions: &BTreeSet<Revision>) -> Vec<Name> {
+        let along = |unit: &Unit| {
+            let rejected = unit.overrides.rejected.as_ref();
+            rejected.is_some_and(|it| revisions.contains(&it.revision) && it.failure.reason == SIBLING)
+        };
+        self.units.iter().filter(|(_, unit)| along(unit)).map(|(name, _)| name.clone()).collect()
     }
 
     /// What is in no manifest any more and goes on, for somebody who went back.

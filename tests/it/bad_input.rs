@@ -327,3 +327,27 @@ fn a_unit_that_is_in_no_manifest_is_not_found_by_up() {
     assert_eq!(code, 4, "{words}");
     assert!(words.contains("zzz"), "{words}");
 }
+
+#[test]
+fn root_follows_no_manifest_that_others_have_come_to_be_able_to_write() {
+    use std::os::unix::fs::PermissionsExt;
+    if !is_root() {
+        eprintln!("skipped: only root has others to distrust");
+        return;
+    }
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let pid = system.pid("a");
+    let mode = |mode| {
+        std::fs::set_permissions(system.path("manifests/a.yaml"), std::fs::Permissions::from_mode(mode))
+            .unwrap()
+    };
+    mode(0o666);
+    // In place: the file stays the one that anybody can write.
+    std::fs::write(system.path("manifests/a.yaml"), sleeper("a", "  env: {X: '1'}\n")).unwrap();
+    let note = || String::from_utf8_lossy(&system.run(&["get", "services"]).stderr).into_owned();
+    until("it is said", || note().contains("not to be trusted by root").then_some(()));
+    assert_eq!(system.fails(&["apply", "-f", "manifests"]).0, 5);
+    assert_eq!(system.pid("a"), pid);
+    mode(0o644);
+    until("it is followed again", || (system.instance("a")["pid"] != pid).then_some(()));
+}

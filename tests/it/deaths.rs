@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::support::{System, alive, python, signal, sleeper, text, until};
 
@@ -211,8 +212,11 @@ fn what_has_failed_or_waits_is_left_alone_by_the_next_daemon_and_tried_again_by_
         ("never.yaml", &fails("never", 1, "  restart: {policy: Never}\n")),
         ("slow.yaml", &fails("slow", 1, "  restart: {backoff: {initial: 10m, max: 10m}}\n")),
         ("job.yaml", job),
+        ("junk.yaml", &sleeper("junk", "").replace("[sleep, \"1000\"]", "[./junk]")),
         ("a.yaml", &sleeper("a", "")),
     ]);
+    system.write("manifests/junk", "not a program");
+    fs::set_permissions(system.path("manifests/junk"), fs::Permissions::from_mode(0o755)).unwrap();
     system.start(&[]);
     let units = ["perm", "never", "slow", "job"];
     let runs = |system: &System| {
@@ -234,6 +238,8 @@ fn what_has_failed_or_waits_is_left_alone_by_the_next_daemon_and_tried_again_by_
     };
     rested(&system);
     assert_eq!(runs(&system), [1; 4]);
+    let junk = |system: &System| system.instance("junk")["lastExit"]["incarnation"].clone();
+    let tried = junk(&system);
     for how in ["daemon", "upgrade", "keeper"] {
         let daemon = system.daemon_pid().unwrap();
         match how {
@@ -245,10 +251,48 @@ fn what_has_failed_or_waits_is_left_alone_by_the_next_daemon_and_tried_again_by_
         system.ready(&["a"]);
         rested(&system);
         assert_eq!(runs(&system), [1; 4], "{how}");
+        assert_eq!(
+            (&system.instance("junk")["lifecycle"], junk(&system)),
+            (&"Failed".into(), tried.clone()),
+            "{how}"
+        );
         assert_eq!(system.instance("never")["lastExit"]["code"], 1);
         assert!(system.ok(&["why", "perm"]).contains("exit code 78"));
     }
+    // What it executes is another file by the time that there is another daemon.
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "STOP");
+    fs::remove_file(system.path("manifests/junk")).unwrap();
+    fs::write(system.path("manifests/junk"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(system.path("manifests/junk"), fs::Permissions::from_mode(0o755)).unwrap();
+    signal(daemon, "KILL");
+    system.ready(&["junk"]);
     system.ok(&["down"]);
     system.start(&[]);
     until("all were tried again", || (runs(&system) == [2; 4]).then_some(()));
+}
+
+#[test]
+fn no_command_outlives_the_daemon_that_asked_for_it() {
+    let probe = "  probes: {liveness: {period: 1s, timeout: 60s, exec: {command: [sleep, \"2000\"]}}}\n";
+    let leaves = "  probes: {liveness: {period: 1s, timeout: 1s, failureThreshold: 100, exec: {command: [sh, -c, 'timeout 3000 sleep 3000; true']}}}\n";
+    let mut system = System::up(&[("a.yaml", &sleeper("a", probe)), ("b.yaml", &sleeper("b", leaves))]);
+    let asked = |system: &System, what: &str| {
+        let is_it = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line == format!("sleep\0{what}\0"))
+        };
+        system.marked().into_iter().filter(is_it).collect::<Vec<u32>>()
+    };
+    let first = until("it is being asked", || asked(&system, "2000").first().copied());
+    // In a process group of its own, which is not that of the command that ran out of time.
+    let apart = until("the other one is being asked", || asked(&system, "3000").first().copied());
+    until("its time is up", || (!alive(apart)).then_some(()));
+    signal(system.daemon_pid().unwrap(), "KILL");
+    until("it has gone too", || (!alive(first)).then_some(()));
+    let second = until("another is being asked", || asked(&system, "2000").first().copied());
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert!(!alive(second));
+    assert!(asked(&system, "3000").is_empty(), "nor anything that it started");
 }

@@ -167,6 +167,32 @@ fn an_end_of_nothing_is_no_change() {
 }
 
 #[test]
+fn who_went_back_for_another_unit_goes_on_when_that_is_mended() {
+    let mut stage = Stage::new();
+    let v = |a: u32, b: u32| vec![versioned("a", "", a), versioned("b", "", b)];
+    stage.accept(&v(1, 1));
+    stage.pass(Duration::from_secs(900));
+    stage.accept(&v(2, 2));
+    stage.pass(Duration::from_secs(1));
+    stage.exits("a", Exit::Code(78));
+    stage.pass(Duration::from_secs(30));
+    let back = |stage: &Stage, unit: &str| stage.unit(unit).is_rolled_back();
+    assert!(back(&stage, "a") && back(&stage, "b"));
+    stage.accept(&v(3, 2));
+    stage.pass(Duration::from_secs(30));
+    assert!(!back(&stage, "a") && !back(&stage, "b"), "nothing was wrong with b");
+    assert!(["a", "b"].iter().all(|name| stage.unit(name).rollout.word(false) == "Complete"));
+    // They are one revision again: what fails now takes both back.
+    stage.exits("b", Exit::Code(78));
+    stage.pass(Duration::from_secs(30));
+    assert!(back(&stage, "a") && back(&stage, "b"));
+    // Another change of who went along is that one's alone.
+    stage.accept(&v(4, 2));
+    stage.pass(Duration::from_secs(30));
+    assert!(!back(&stage, "a") && back(&stage, "b"), "b was found bad itself");
+}
+
+#[test]
 fn canaries_that_failed_are_followed_by_nobody() {
     let mut stage = Stage::new();
     let v = |x: u32| {

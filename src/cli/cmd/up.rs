@@ -80,15 +80,9 @@ fn state_failure(error: StateDirError) -> Failure {
 fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
     let paths = paths(&args.files)?;
     let overlays = args.overlay.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    if rustix::process::geteuid().is_root() {
-        for path in paths.iter().chain(&overlays) {
-            if let Some(why) = files::untrusted_within(path) {
-                return Err(Failure::Conflict {
-                    message: format!("{} is not to be trusted by root: {why}", path.display()),
-                    hint: "whoever can write the manifests can run code as root; make them writable by root alone".into(),
-                });
-            }
-        }
+    if let Some(message) = paths.iter().chain(&overlays).find_map(|path| files::distrusted(path)) {
+        let hint = "whoever can write the manifests can run code as root; make them writable by root alone";
+        return Err(Failure::Conflict { message, hint: hint.into() });
     }
     let units = args
         .units

@@ -13,6 +13,9 @@ use crate::world::state::end_words;
 
 use super::history::outcome;
 
+/// The reason of a failure that is another unit's.
+pub const SIBLING: &str = "Sibling";
+
 impl World {
     /// An instance ended and counts as a failure: is that the end of its rollout?
     pub(in crate::world) fn count_crash(
@@ -108,7 +111,7 @@ impl World {
             let own = match one == name {
                 true => failure.clone(),
                 false => Failure {
-                    reason: "Sibling".into(),
+                    reason: SIBLING.into(),
                     message: sibling(&object, &failure),
                     instance: None,
                     ..failure.clone()

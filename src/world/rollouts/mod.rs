@@ -18,6 +18,7 @@ use super::state::{Slot, Unit, Version};
 
 pub use history::RolloutRecord;
 
+pub(super) use failing::SIBLING;
 use failing::failure;
 use history::outcome;
 
