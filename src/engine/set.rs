@@ -55,19 +55,19 @@ impl Set {
         if snapshot.files.is_empty() {
             return Err(format!("{} holds no manifests", path.display()));
         }
-        if let Some(why) =
-            std::iter::once(path).chain(&self.overlays).find_map(|path| files::distrusted(path))
-        {
-            return Err(why);
-        }
+        let mut distrusted = snapshot.distrusted;
         let mut overlays = Vec::new();
         let mut dirs = snapshot.dirs;
         for overlay in &self.overlays {
             let snapshot = files::snapshot(overlay).map_err(|error| {
                 format!("the overlay {} cannot be read: {}", overlay.display(), files::why(&error))
             })?;
+            distrusted = distrusted.or(snapshot.distrusted);
             dirs.extend(snapshot.dirs);
             overlays.push(snapshot.files);
+        }
+        if let Some(why) = distrusted {
+            return Err(why);
         }
         let input = LoadInput { set: self.name.clone(), files: snapshot.files, overlays };
         Ok(Candidate { dirs, input, ..self.current() })

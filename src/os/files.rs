@@ -1,7 +1,7 @@
 //! Files: bounded reads, atomic writes, a directory as a snapshot, who may write where.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -60,6 +60,8 @@ pub struct Snapshot {
     pub files: Vec<SourceFile>,
     /// Directories that were read, for watching.
     pub dirs: Vec<PathBuf>,
+    /// Why root should not run what is declared there: whoever can write it would run code as root. Absent for other users.
+    pub distrusted: Option<String>,
 }
 
 /// Reads a manifest file, or a directory recursively: `*.yaml`, `*.yml`, `*.json`; names that start with `.` or `_` are
@@ -79,6 +81,8 @@ pub fn snapshot(path: &Path) -> io::Result<Snapshot> {
 /// The same without what is in the files.
 fn list(path: &Path) -> io::Result<Snapshot> {
     let mut snapshot = Snapshot::default();
+    let is_root = rustix::process::geteuid().is_root();
+    let distrusted = is_root.then(|| untrusted(path)).flatten();
     if fs::metadata(path)?.is_dir() {
         let mut seen = Vec::new();
         read_dir(path, &mut snapshot, &mut seen, 0)?;
@@ -87,6 +91,9 @@ fn list(path: &Path) -> io::Result<Snapshot> {
         snapshot.files.push(unread(path.to_owned()));
         snapshot.dirs.extend(path.parent().map(Path::to_owned));
     }
+    let distrusted = distrusted.or(snapshot.distrusted.take());
+    snapshot.distrusted =
+        distrusted.map(|why| format!("{} is not to be trusted by root: {why}", path.display()));
     Ok(snapshot)
 }
 
@@ -99,6 +106,7 @@ fn read_dir(dir: &Path, snapshot: &mut Snapshot, seen: &mut Vec<(u64, u64)>, dep
     seen.push(id);
     let entries = fs::read_dir(dir)?;
     snapshot.dirs.push(dir.to_owned());
+    let is_root = rustix::process::geteuid().is_root();
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
@@ -113,6 +121,13 @@ fn read_dir(dir: &Path, snapshot: &mut Snapshot, seen: &mut Vec<(u64, u64)>, dep
             Ok(kind) if !kind.is_symlink() => kind.is_dir(),
             _ => path.is_dir(),
         };
+        if (is_dir || wanted) && is_root && snapshot.distrusted.is_none() {
+            // What leads to it has been looked at, unless it is a link.
+            snapshot.distrusted = entry.metadata().ok().and_then(|meta| match meta.is_symlink() {
+                true => untrusted(&path),
+                false => untrusted_part(&path, &meta, false),
+            });
+        }
         if is_dir {
             if let Err(error) = read_dir(&path, snapshot, seen, depth + 1) {
                 snapshot.files.push(SourceFile { path, content: Err(why(&error)) });
@@ -282,31 +297,9 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Why root should not run what is declared there: whoever can write it would run code as root. `None` for other users.
+/// [`Snapshot::distrusted`] alone.
 pub fn distrusted(path: &Path) -> Option<String> {
-    let why = rustix::process::geteuid().is_root().then(|| untrusted_within(path)).flatten()?;
-    Some(format!("{} is not to be trusted by root: {why}", path.display()))
-}
-
-/// [`untrusted`] of a manifest file or directory and of everything in it that would be read.
-pub fn untrusted_within(path: &Path) -> Option<String> {
-    let inside = list(path).unwrap_or_default();
-    let mut trusted: BTreeSet<PathBuf> = BTreeSet::new();
-    for dir in std::iter::once(path.to_owned()).chain(inside.dirs) {
-        if let Some(why) = untrusted(&dir) {
-            return Some(why);
-        }
-        trusted.insert(dir);
-    }
-    inside.files.into_iter().find_map(|file| {
-        let path = file.path;
-        let meta = fs::symlink_metadata(&path).ok()?;
-        // What leads to a plain file of a directory that is trusted has been looked at.
-        match path.parent().is_some_and(|dir| trusted.contains(dir)) && !meta.is_symlink() {
-            true => untrusted_part(&path, &meta, false),
-            false => untrusted(&path),
-        }
-    })
+    list(path).ok()?.distrusted
 }
 
 /// Whom root must not trust: the first of the path and its parents that somebody else may write (architecture §8). A sticky
