@@ -20,6 +20,8 @@ pub struct Client {
     /// Keeps a path through an open directory valid.
     _dir: Option<OwnedFd>,
     runtime: tokio::runtime::Runtime,
+    /// The daemon's process, as the socket says (SO_PEERCRED); 0 where it is of another pid namespace.
+    daemon: u32,
 }
 
 /// The state directory's name.
@@ -49,6 +51,8 @@ fn has_keeper(socket: &Path) -> bool {
 /// How long a daemon that is being started is waited for, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+/// An answer that takes longer than this may never come.
+const SILENCE: Duration = Duration::from_secs(3);
 
 impl Client {
     /// Connects, after checking that the socket and the server behind it belong to the caller or root.
@@ -90,7 +94,8 @@ impl Client {
         let (short, dir) = short_socket(path).map_err(|error| Failure::other(error.to_string(), ""))?;
         let stream =
             std::os::unix::net::UnixStream::connect(&short).map_err(|error| unreachable(path, &error))?;
-        if let Some((_, uid)) = process::peer(&stream).filter(|(_, uid)| !trusted(*uid)) {
+        let peer = process::peer(&stream);
+        if let Some((_, uid)) = peer.filter(|(_, uid)| !trusted(*uid)) {
             return Err(forbidden(uid));
         }
         drop(stream);
@@ -98,16 +103,17 @@ impl Client {
         let runtime = runtime.map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
         let http = crate::probe::http::local().unix_socket(short).build();
         let http = http.map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
-        Ok(Self { http, _dir: dir, runtime })
+        Ok(Self { http, _dir: dir, runtime, daemon: peer.map_or(0, |(pid, _)| pid) })
     }
 
     pub fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         let url = url(path, query);
-        self.runtime.block_on(async { read(self.http.get(url).send().await).await })
+        self.runtime.block_on(async { read(self.answer(self.http.get(url)).await).await })
     }
 
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        self.runtime.block_on(async { read(self.http.post(url(path, &[])).json(body).send().await).await })
+        let request = self.http.post(url(path, &[])).json(body);
+        self.runtime.block_on(async { read(self.answer(request).await).await })
     }
 
     /// The body as it comes, in pieces, until its end or until `take` says no.
@@ -117,8 +123,8 @@ impl Client {
         query: &[(&str, String)],
         mut take: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), Failure> {
-        let mut response =
-            self.runtime.block_on(async { good(self.http.get(url(path, query)).send().await).await })?;
+        let request = self.http.get(url(path, query));
+        let mut response = self.runtime.block_on(async { good(self.answer(request).await).await })?;
         // Outside of the runtime, so that `take` may make calls of its own.
         while let Ok(Some(chunk)) = self.runtime.block_on(response.chunk()) {
             if !take(&chunk) {
@@ -126,6 +132,38 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Sends, and says so once where nobody seems to hear it. Some answers take their time (`wait`, a stop with its grace): a
+    /// daemon that hears answers another question at once.
+    async fn answer(&self, request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
+        let mut answer = std::pin::pin!(request.send());
+        if let Ok(response) = tokio::time::timeout(SILENCE, &mut answer).await {
+            return response;
+        }
+        let other = self.http.get("http://unisys/healthz").timeout(SILENCE).send();
+        tokio::select! {
+            response = &mut answer => return response,
+            Err(error) = other => {
+                if error.is_timeout() {
+                    self.say_silent();
+                }
+            }
+        }
+        answer.await
+    }
+
+    fn say_silent(&self) {
+        let pid = self.daemon;
+        if process::is_stopped(pid) {
+            eprintln!("unisys: the daemon (pid {pid}) was stopped by a signal: it answers once it goes on");
+            eprintln!("hint: kill -CONT {pid}");
+        } else {
+            eprintln!(
+                "unisys: the daemon (pid {pid}) does not answer; still waiting, services are not touched"
+            );
+            eprintln!("hint: once it is killed (kill -9 {pid}), its keeper starts another one");
+        }
     }
 
     /// A stream that goes on for as long as the system does: each daemon's in its turn. `open` reads one to its end, and gives

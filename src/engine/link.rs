@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::base::Instant;
+use crate::keeper::attention::{Attention, DEAF, LOOK};
 use crate::keeper::protocol::{Report, Request};
 use crate::os::state_dir::StateDir;
 use crate::os::{inherit, packet, process, signals};
@@ -32,12 +34,31 @@ impl Peer {
             |handle| !process::has_ended(handle) && process::stat(self.pid).is_some_and(|stat| !stat.exiting);
         !self.handle.as_ref().is_some_and(alive)
     }
+
+    /// Lets it go on after it was stopped.
+    pub fn wake(&self) {
+        if let Some(handle) = &self.handle {
+            let _ = process::signal(handle, libc::SIGCONT);
+        }
+    }
 }
 
 pub struct Link {
     socket: AsyncFd<OwnedFd>,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     closed: bool,
+    /// Whether the keeper still hears what it is asked.
+    pub attention: Attention,
+    /// It does not, and that was said.
+    deaf: bool,
+}
+
+/// What is wrong with a keeper that lives.
+pub enum Amiss {
+    /// It was stopped by a signal.
+    Stopped,
+    /// It reads nothing; told once.
+    Deaf,
 }
 
 impl Link {
@@ -45,7 +66,8 @@ impl Link {
     pub fn inherited(number: i32) -> io::Result<Self> {
         let fd = inherit::take(number)?;
         let socket = inherit::watched(fd, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { socket, waiting: VecDeque::new(), closed: false })
+        let (waiting, attention) = (VecDeque::new(), Attention::default());
+        Ok(Self { socket, waiting, closed: false, attention, deaf: false })
     }
 
     /// The keeper, whether it still lives: it made the socket (SO_PEERCRED, unix(7)).
@@ -102,7 +124,10 @@ impl Link {
         loop {
             match packet::receive(self.socket.get_ref()) {
                 Ok(Some(packet)) => match serde_json::from_slice(&packet.bytes) {
-                    Ok(report) => return Some((report, packet.fds)),
+                    Ok(report) => {
+                        self.attention.heard();
+                        return Some((report, packet.fds));
+                    }
                     // A newer keeper may say what this daemon does not understand.
                     Err(error) => tracing::warn!(%error, "the keeper said something that is not understood"),
                 },
@@ -125,6 +150,22 @@ impl Link {
                 Err(error) if packet::is_for_now(&error) => return,
                 _ => drop(self.waiting.pop_front()),
             }
+        }
+    }
+
+    /// Looks at the keeper, if that is due.
+    pub fn look(&mut self, now: Instant, keeper: &Peer) -> Option<Amiss> {
+        if !self.attention.is_due(now) {
+            return None;
+        }
+        let stopped = process::is_stopped(keeper.pid);
+        let unread = !self.waiting.is_empty() || packet::is_unread(self.socket.get_ref());
+        let amiss = self.attention.looked(now, stopped || unread);
+        self.deaf &= unread;
+        if stopped {
+            (amiss >= LOOK).then_some(Amiss::Stopped)
+        } else {
+            (unread && amiss >= DEAF && !std::mem::replace(&mut self.deaf, true)).then_some(Amiss::Deaf)
         }
     }
 

@@ -11,6 +11,7 @@ mod hearing;
 pub mod launch;
 mod link;
 mod listening;
+mod machine;
 mod ports;
 mod programs;
 mod reports;
@@ -166,9 +167,6 @@ pub struct Engine {
     saw_events: bool,
     trim: Trim,
 }
-
-/// A machine fault (a missing program, a held port) is looked at again this often, while there is one.
-const MACHINE_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -340,7 +338,7 @@ impl Engine {
                 biased;
                 report = self.link.receive() => match report {
                     Some((report, fds)) => {
-                        self.trim.stirred(clock::mono());
+                        self.stirred();
                         self.report(report, fds);
                     }
                     None => {
@@ -350,11 +348,11 @@ impl Engine {
                     }
                 },
                 Some(input) = inputs.recv() => {
-                    self.trim.stirred(clock::mono());
+                    self.stirred();
                     self.input(input);
                 }
                 () = touched.notified() => {
-                    self.trim.stirred(clock::mono());
+                    self.stirred();
                     self.files_touched();
                 }
                 () = sleep_until(deadline) => self.tick(),
@@ -369,6 +367,7 @@ impl Engine {
                 }
             }
             self.turn_ends();
+            self.look_at_keeper();
         }
         self.faults.notifiers.end().await;
         self.store.flush();
@@ -393,16 +392,24 @@ impl Engine {
             self.machine_due,
             self.sets.prune_due(),
             self.trim.due(),
+            self.link.attention.due(),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
+    /// Something happened, other than by the time.
+    fn stirred(&mut self) {
+        let now = clock::mono();
+        self.trim.stirred(now);
+        self.link.attention.stirred(now);
+    }
+
     fn tick(&mut self) {
         let now = clock::now();
         if self.world.poll_deadline().is_some_and(|at| at <= now.mono) {
-            self.trim.stirred(now.mono);
+            self.stirred();
             self.world.handle(now, Event::Tick);
         }
         if self.ports.due.is_some_and(|at| at <= now.mono) {
@@ -553,33 +560,6 @@ impl Engine {
     pub fn note(&mut self, warning: bool, reason: &'static str, object: &str, message: String) {
         let event = Event::Note { warning, reason, object: object.to_owned(), message };
         self.world.handle(clock::now(), event);
-    }
-
-    fn wait_for_machine(&mut self, touched: &BTreeSet<Name>) {
-        if self.machine_due.is_some() || touched.is_empty() {
-            return;
-        }
-        // Looked at once a desired state, not once a turn: a turn costs what it is about.
-        let desired = self.world.desired();
-        if !Arc::ptr_eq(&self.looked_at.0, desired) {
-            let faulty = desired.units.values().any(|unit| unit.machine.is_some());
-            self.looked_at = (desired.clone(), faulty);
-        }
-        if self.looked_at.1 {
-            self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
-        }
-    }
-
-    fn look_at_machine_again(&mut self) {
-        let faulty = |engine: &Self| {
-            let units = engine.world.desired().units.values();
-            units.filter(|unit| unit.machine.is_some()).count()
-        };
-        if faulty(self) == 0 || self.ending {
-            return;
-        }
-        self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
-        self.reload("MachineChanged");
     }
 }
 

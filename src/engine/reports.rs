@@ -3,11 +3,12 @@
 use std::os::fd::OwnedFd;
 
 use crate::base::Part;
+use crate::keeper::attention::DEAF;
 use crate::keeper::protocol::{CANNOT_BECOME, Down, Report, Request, signal_words};
 use crate::os::clock;
 use crate::world::{Event, InstanceFact};
 
-use super::link::{Heir, Peer};
+use super::link::{Amiss, Heir, Peer};
 use super::{Engine, Options};
 
 impl Engine {
@@ -65,6 +66,28 @@ impl Engine {
     pub(super) fn goes_down(&mut self, down: Down) {
         self.console.going_down(down.immediate);
         self.world.handle(clock::now(), Event::ShutDown { by: down.by, now: down.immediate });
+    }
+
+    /// A keeper that was stopped is woken: no end is heard and nothing is started meanwhile. One that hangs is spoken of, and
+    /// left alone: only it has what the services are held by.
+    pub(super) fn look_at_keeper(&mut self) {
+        match self.link.look(clock::mono(), &self.keeper) {
+            None => {}
+            Some(Amiss::Stopped) => {
+                self.keeper.wake();
+                let message = "the keeper was stopped by a signal; it goes on".into();
+                self.note(true, "KeeperStopped", "system", message);
+            }
+            Some(Amiss::Deaf) => {
+                let message = format!(
+                    "the keeper (pid {}) has not listened for {} s: nothing is started or stopped meanwhile; services run on. \
+                     Once it is killed (kill -9), this daemon starts another one that takes them over",
+                    self.keeper_pid,
+                    DEAF.as_secs()
+                );
+                self.note(true, "KeeperHangs", "system", message);
+            }
+        }
     }
 
     /// The keeper becomes the binary on disk; then this daemon ends and the keeper starts the new one.

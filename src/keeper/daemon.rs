@@ -10,6 +10,8 @@ use std::time::Duration;
 use crate::base::{BackoffCurve, Instant, Rng};
 use crate::os::{clock, packet, signals};
 
+use super::attention::Attention;
+
 /// A daemon that dies at once is tried again ever more slowly: services do not need it, and a person may be mending it.
 const BACKOFF: BackoffCurve = BackoffCurve {
     initial: Duration::from_millis(50),
@@ -26,6 +28,8 @@ pub struct Daemon {
     arguments: Vec<String>,
     pub pid: Option<u32>,
     pub socket: Option<OwnedFd>,
+    /// Whether it still hears what it is told.
+    pub attention: Attention,
     started: Instant,
     failures: u32,
     /// When it is started again.
@@ -41,6 +45,7 @@ impl Daemon {
             arguments,
             pid: None,
             socket: None,
+            attention: Attention::default(),
             started: Instant(0),
             failures: 0,
             start_at: Some(Instant(0)),
@@ -60,12 +65,14 @@ impl Daemon {
             command.pre_exec(move || {
                 libc::fcntl(number, libc::F_SETFD, 0);
                 signals::unblock_all();
-                Ok(())
+                // It says what happens on the terminal, from the background.
+                signals::block(&[libc::SIGTTOU])
             });
         }
         let child = command.spawn()?;
         self.pid = Some(child.id());
         self.socket = Some(ours);
+        self.attention = Attention::default();
         self.started = clock::mono();
         self.start_at = None;
         Ok(())

@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod attention;
 mod cgroups;
 pub mod contain;
 mod daemon;

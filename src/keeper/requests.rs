@@ -39,6 +39,7 @@ impl Keeper {
     }
 
     fn request(&mut self, request: Request, fds: Vec<OwnedFd>) {
+        self.daemon.attention.heard();
         match request {
             Request::Hello { version: _, epoch } => self.greet(epoch),
             Request::Begin { epoch } if epoch > self.epoch => {

@@ -90,9 +90,19 @@ pub struct Keeper {
     pub(super) trim_at: Option<Instant>,
 }
 
-/// What the keeper listens to.
-pub const SIGNALS: [i32; 6] =
-    [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, libc::SIGPIPE];
+/// What the keeper listens to. The last three would stop it, and with it all that is watched over: Ctrl-Z, and what is written to a
+/// terminal from the background (`stty tostop`, termios(3)).
+pub const SIGNALS: [i32; 9] = [
+    libc::SIGCHLD,
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGUSR2,
+    libc::SIGPIPE,
+    libc::SIGTSTP,
+    libc::SIGTTOU,
+    libc::SIGTTIN,
+];
 
 impl Keeper {
     /// Takes over what an earlier keeper left, if anything, and is ready to run.
@@ -172,7 +182,11 @@ impl Keeper {
             self.wait()?;
             let mut ended = self.heir;
             for (signal, _) in signals::read(&self.signals) {
-                ended |= signal == libc::SIGCHLD;
+                if signal == libc::SIGCHLD {
+                    ended = true;
+                    // The daemon may have been stopped (CLD_STOPPED, sigaction(2)).
+                    self.daemon.attention.stirred(clock::mono());
+                }
                 self.signal(signal);
             }
             self.take_outcomes();
@@ -183,6 +197,7 @@ impl Keeper {
             self.look_who_left();
             self.progress_kills();
             self.read_requests();
+            self.look_at_daemon();
             self.kill_everything_if_due();
             self.flush_journal();
             self.rewrite_journal_if_due();
@@ -214,7 +229,14 @@ impl Keeper {
     fn wait(&mut self) -> io::Result<()> {
         let now = clock::mono();
         let kills = (!self.kills.is_empty() || self.choked).then(|| now + KILL_POLL);
-        let deadlines = [self.daemon.start_at, kills, self.kill_all_at, self.trim_at, self.journal.behind()];
+        let deadlines = [
+            self.daemon.start_at,
+            self.daemon.attention.due(),
+            kills,
+            self.kill_all_at,
+            self.trim_at,
+            self.journal.behind(),
+        ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| at.since(now));
         let timeout = timeout
             .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
@@ -261,6 +283,10 @@ impl Keeper {
                 }
             }
             libc::SIGUSR2 => self.tell(&Report::UpgradeAsked),
+            libc::SIGTSTP => eprintln!(
+                "unisys: not stopped, since nobody would watch over the services; Ctrl-C ends everything, `unisys up --detach` \
+                 leaves the terminal free"
+            ),
             _ => {}
         }
     }

@@ -3,8 +3,9 @@
 use std::io;
 
 use crate::base::InstanceId;
-use crate::os::{packet, process};
+use crate::os::{clock, packet, process};
 
+use super::attention::{DEAF, LOOK};
 use super::protocol::Report;
 use super::run::Keeper;
 
@@ -25,19 +26,45 @@ impl Keeper {
     fn tell_of(&mut self, report: &Report, pipes_of: Option<&InstanceId>) {
         let Some(socket) = self.daemon.socket.as_ref().filter(|_| self.greeted) else { return };
         let Ok(bytes) = serde_json::to_vec(report) else { return };
+        self.daemon.attention.stirred(clock::mono());
         if self.backlog.is_empty() && packet::send(socket, &bytes, &self.table.pipes_of(pipes_of)).is_ok() {
             return;
         }
         if self.backlog.len() < BACKLOG {
             return self.backlog.push_back((bytes, pipes_of.cloned()));
         }
-        // It does not read: a new daemon hears everything from the start.
-        eprintln!("unisys: the daemon does not keep up; it is started again");
-        if let Some(handle) = self.daemon.pid.and_then(process::open_any) {
-            let _ = process::signal(&handle, libc::SIGKILL);
-        }
+        self.replace_daemon("does not keep up");
+    }
+
+    /// It does not read: a new daemon hears everything from the start.
+    fn replace_daemon(&mut self, why: &str) {
+        eprintln!("unisys: the daemon {why}; it is started again");
+        self.signal_daemon(libc::SIGKILL);
         self.daemon.socket = None;
         self.greeted = false;
+    }
+
+    fn signal_daemon(&self, signal: i32) {
+        if let Some(handle) = self.daemon.pid.and_then(process::open_any) {
+            let _ = process::signal(&handle, signal);
+        }
+    }
+
+    /// A daemon that was stopped is woken, one that hangs is started again: all that it should do waits meanwhile.
+    pub(super) fn look_at_daemon(&mut self) {
+        let now = clock::mono();
+        if !self.daemon.attention.is_due(now) {
+            return;
+        }
+        let stopped = self.daemon.pid.is_some_and(process::is_stopped);
+        let unread = self.greeted && self.daemon.socket.as_ref().is_some_and(packet::is_unread);
+        let amiss = self.daemon.attention.looked(now, stopped || unread);
+        if stopped && amiss >= LOOK {
+            eprintln!("unisys: the daemon was stopped by a signal; it goes on");
+            self.signal_daemon(libc::SIGCONT);
+        } else if unread && amiss >= DEAF {
+            self.replace_daemon(&format!("has not listened for {} s", DEAF.as_secs()));
+        }
     }
 
     pub(super) fn flush_backlog(&mut self) {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -97,6 +97,14 @@ fn receive_in(buffer: &mut [u8], socket: impl AsFd) -> io::Result<Option<Packet>
     Ok(Some(Packet { bytes, fds }))
 }
 
+/// Something that was sent over this end has not been received yet (SIOCOUTQ, unix(7)).
+pub fn is_unread(socket: impl AsFd) -> bool {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, which is ours.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    result == 0 && bytes > 0
+}
+
 /// What sending may meet with that passes: the socket is full, or there is no room for what is on its way (sendmsg(2), unix(7),
 /// memfd_create(2)).
 pub fn is_for_now(error: &io::Error) -> bool {
@@ -114,7 +122,9 @@ mod tests {
         for size in [1, 1000, PACKET, PACKET + 1, 3 << 20] {
             let bytes = vec![7u8; size];
             let null = std::fs::File::open("/dev/null").unwrap();
+            assert!(!is_unread(&a));
             send(&a, &bytes, &[null.as_fd()]).unwrap();
+            assert!(is_unread(&a));
             let packet = receive(&b).unwrap().unwrap();
             assert_eq!((packet.bytes.len(), packet.fds.len()), (size, 1));
             assert_eq!(packet.bytes, bytes);

@@ -183,6 +183,11 @@ pub fn is_still(pid: u32, start: u64) -> bool {
     stat(pid).is_some_and(|stat| stat.start == start && stat.is_alive())
 }
 
+/// It was stopped by a signal, and waits for another to go on; not by a debugger, who knows what it does (proc_pid_stat(5)).
+pub fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| stat.state == 'T')
+}
+
 /// A handle of whatever has this pid now.
 pub fn open_any(pid: u32) -> Option<OwnedFd> {
     rustix::process::pidfd_open(Pid::from_raw(pid as i32)?, PidfdFlags::empty()).ok()

@@ -5,18 +5,24 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Blocks the signals and gives a non-blocking descriptor that tells of them (signalfd(2)). Threads started later inherit the mask.
 pub fn descriptor(signals: &[i32]) -> io::Result<OwnedFd> {
-    // SAFETY: the set is ours and initialised by sigemptyset; the new descriptor belongs to nobody else.
+    block(signals)?;
+    // SAFETY: the set is initialised; the new descriptor belongs to nobody else.
+    unsafe {
+        let fd = libc::signalfd(-1, &set_of(signals), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Allocates nothing.
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: the set is ours and initialised by sigemptyset.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         for signal in signals {
             libc::sigaddset(&mut set, *signal);
         }
-        if libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let fd = libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+        set
     }
 }
 
@@ -37,33 +43,24 @@ pub fn read(fd: &OwnedFd) -> Vec<(i32, u32)> {
     }
 }
 
+/// Blocks signals in the calling thread. Safe between fork and exec.
+pub fn block(signals: &[i32]) -> io::Result<()> {
+    // SAFETY: the set is initialised; nothing is asked for the former one.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set_of(signals), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 /// The program of `command` begins with these signals blocked: none that arrives before it listens is lost, or ends it.
 pub fn block_in(command: &mut std::process::Command, signals: &'static [i32]) {
     use std::os::unix::process::CommandExt;
-    let block = move || {
-        // SAFETY: the set is ours; between fork and exec only system calls are made.
-        unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            for signal in signals {
-                libc::sigaddset(&mut set, *signal);
-            }
-            match libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) {
-                0 => Ok(()),
-                error => Err(io::Error::from_raw_os_error(error)),
-            }
-        }
-    };
     // SAFETY: `block` allocates nothing and takes no lock.
-    unsafe { command.pre_exec(block) };
+    unsafe { command.pre_exec(|| block(signals)) };
 }
 
 /// The signal mask empty again, for a program that is executed in place of this one.
 pub fn unblock_all() {
     // SAFETY: as above.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
-    }
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &set_of(&[]), std::ptr::null_mut()) };
 }

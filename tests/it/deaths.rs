@@ -64,6 +64,26 @@ fn keeper_and_daemon_killed_at_once_and_the_next_up_adopts() {
 }
 
 #[test]
+fn a_daemon_or_keeper_that_was_stopped_is_woken_by_the_other() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
+    let (a, daemon, keeper) = (system.pid("a"), system.daemon_pid().unwrap(), system.keeper_pid());
+    signal(daemon, "STOP");
+    system.ok(&["get"]);
+    assert_eq!(system.daemon_pid(), Some(daemon), "it goes on, with all that it knew");
+    signal(keeper, "STOP");
+    // The keeper alone hears of its end.
+    signal(a, "KILL");
+    until("it is started again", || {
+        system.ok(&["get"]);
+        system.instance("a")["pid"].as_u64().filter(|pid| *pid != u64::from(a))
+    });
+    assert!(system.ok(&["events"]).contains("the keeper was stopped by a signal"));
+    // Ctrl-Z would leave the services without anybody.
+    signal(keeper, "TSTP");
+    until("it is said", || system.terminal().contains("not stopped").then_some(()));
+}
+
+#[test]
 fn the_keeper_becomes_the_binary_on_disk_and_no_service_notices() {
     let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let (a, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
