@@ -359,4 +359,15 @@ pub struct Waited {
     /// Units whose rollout was given up, each with why.
     #[serde(default)]
     pub rolled_back: Vec<String>,
+    /// Those that did not get there stay so until somebody does something: they have failed for good or cannot start, or wait for
+    /// such a unit.
+    #[serde(default)]
+    pub stuck: bool,
+}
+
+impl Waited {
+    /// Waiting longer gives no other answer.
+    pub fn is_over(&self) -> bool {
+        self.met || !self.rolled_back.is_empty()
+    }
 }

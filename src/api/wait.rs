@@ -1,5 +1,6 @@
 //! Waiting until units are as wanted.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::Json;
@@ -21,15 +22,19 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
     loop {
         changed.mark_unchanged();
         let (names, what) = (names.clone(), wanted.what.clone());
-        let unmet = context.ask(move |engine| unmet(engine, &names, &what)).await??;
+        let (unmet, stuck) = context
+            .ask(move |engine| unmet(engine, &names, &what).map(|unmet| told(engine, unmet, &what)))
+            .await??;
         let (names, what) = (wanted_names.clone(), wanted.what.clone());
         let rolled_back = context.ask(move |engine| given_up(engine, &names, &what)).await?;
-        if unmet.is_empty() || !rolled_back.is_empty() {
-            return Ok(Json(Waited { met: rolled_back.is_empty(), unmet, rolled_back }));
+        let met = unmet.is_empty() && rolled_back.is_empty();
+        let waited = Waited { met, unmet, rolled_back, stuck };
+        if waited.is_over() {
+            return Ok(Json(waited));
         }
         match tokio::time::timeout_at(deadline, changed.changed()).await {
             Ok(Ok(())) => {}
-            _ => return Ok(Json(Waited { met: false, unmet, rolled_back })),
+            _ => return Ok(Json(waited)),
         }
     }
 }
@@ -57,16 +62,42 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
         .collect()
 }
 
-fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Refusal> {
+/// What is said of those that are not as wanted, and whether they stay so until somebody does something.
+fn told(engine: &Engine, unmet: Vec<(Name, String)>, what: &str) -> (Vec<String>, bool) {
+    let stuck = what.starts_with("condition=")
+        && !unmet.is_empty()
+        && unmet.iter().all(|(name, _)| is_stuck(engine, name));
+    (unmet.into_iter().map(|(_, words)| words).collect(), stuck)
+}
+
+/// It has failed for good or cannot start, or waits for a unit of which that is so.
+fn is_stuck(engine: &Engine, name: &Name) -> bool {
+    let (mut seen, mut left) = (BTreeSet::from([name]), vec![name]);
+    while let Some(name) = left.pop() {
+        if matches!(engine.world.status_word(name), "Failed" | "CannotStart") {
+            return true;
+        }
+        let Some(unit) = engine.world.units().get(name) else { continue };
+        if unit.slots.values().any(|slot| slot.state.is_occupied()) {
+            continue;
+        }
+        let hard = unit.spec.policy.depends_on.iter().filter(|dependency| !dependency.optional);
+        left.extend(hard.map(|dependency| &dependency.name).filter(|on| seen.insert(on)));
+    }
+    false
+}
+
+fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<(Name, String)>, Refusal> {
     let world = &engine.world;
     if what == "delete" {
         return Ok(names
             .iter()
             .filter(|name| world.units().contains_key(*name))
-            .map(|n| format!("{n} is there"))
+            .map(|name| (name.clone(), format!("{name} is there")))
             .collect());
     }
     let all: Vec<Name> = match names.is_empty() {
+        true if what == "stopped" => world.units().keys().cloned().collect(),
         true => world.units().keys().filter(|name| world.wanted_replicas(name) > 0).cloned().collect(),
         false => names.to_vec(),
     };
@@ -80,7 +111,7 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
             let unit = world.units().get(*name);
             unit.is_some_and(|unit| unit.slots.values().any(|slot| slot.state.is_occupied()))
         };
-        let words = |name: &Name| format!("{name} is {}", world.status_word(name));
+        let words = |name: &Name| (name.clone(), format!("{name} is {}", world.status_word(name)));
         return Ok(all.iter().filter(occupied).map(words).collect());
     }
     if let Some(kind) = what.strip_prefix("condition=") {
@@ -93,14 +124,15 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
             let settled = world.units().get(name).is_some_and(|unit| {
                 unit.slots.values().all(|slot| !matches!(slot.drift, crate::plan::Drift::Replace(_)))
             });
-            match found {
-                Some(condition) if condition.status.eq_ignore_ascii_case(wanted) && settled => None,
-                Some(condition) => Some(format!(
+            let words = match found {
+                Some(condition) if condition.status.eq_ignore_ascii_case(wanted) && settled => return None,
+                Some(condition) => format!(
                     "{name}: {kind} is {} ({}): {}",
                     condition.status, condition.reason, condition.message
-                )),
-                None => Some(format!("{name} has no condition {kind}")),
-            }
+                ),
+                None => format!("{name} has no condition {kind}"),
+            };
+            Some((name.clone(), words))
         };
         return Ok(all.iter().filter_map(met).collect());
     }
@@ -111,7 +143,7 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
                 false => unit.rollout.is_active() || !has(engine, name, "Ready"),
             })
         };
-        let words = |name: &Name| format!("{name} is {}", world.status_word(name));
+        let words = |name: &Name| (name.clone(), format!("{name} is {}", world.status_word(name)));
         return Ok(all.iter().filter(rolling).map(words).collect());
     }
     if let Some(word) = what.strip_prefix("lifecycle=") {
@@ -119,7 +151,8 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<String>, Ref
             let slots = world.units().get(*name).into_iter().flat_map(|unit| unit.slots.values());
             !slots.clone().all(|slot| slot.state.word().eq_ignore_ascii_case(word)) || slots.count() == 0
         };
-        return Ok(all.iter().filter(met).map(|name| format!("{name} is not {word}")).collect());
+        let words = |name: &Name| (name.clone(), format!("{name} is not {word}"));
+        return Ok(all.iter().filter(met).map(words).collect());
     }
     let hint = "write --for=condition=Ready, --for=delete or --for=lifecycle=Done";
     Err(refuse(StatusCode::BAD_REQUEST, format!("cannot wait for `{what}`"), hint))

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::api::types::Problem;
+use crate::api::types::{Problem, WaitFor, Waited};
 use crate::os::process;
 use crate::os::state_dir::short_socket;
 
 use super::args::Global;
+use super::progress::Progress;
 use super::{Failure, Outcome};
 
 pub struct Client {
@@ -22,6 +23,7 @@ pub struct Client {
     runtime: tokio::runtime::Runtime,
     /// The daemon's process, as the socket says (SO_PEERCRED); 0 where it is of another pid namespace.
     daemon: u32,
+    socket: PathBuf,
 }
 
 /// The state directory's name.
@@ -51,6 +53,11 @@ fn has_keeper(socket: &Path) -> bool {
 /// How long a daemon that is being started is waited for, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+/// Waiting is asked for in pieces: in between it is said what is waited for.
+const WAIT_PIECE: Duration = Duration::from_secs(1);
+/// What is stuck for so long stays stuck. A program that was missing may just have been installed: the daemon looks for it every
+/// five seconds.
+const STUCK: Duration = Duration::from_secs(6);
 /// An answer that takes longer than this may never come.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -103,15 +110,68 @@ impl Client {
         let runtime = runtime.map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
         let http = crate::probe::http::local().unix_socket(short).build();
         let http = http.map_err(|error| Failure::other(format!("cannot start: {error}"), ""))?;
-        Ok(Self { http, _dir: dir, runtime, daemon: peer.map_or(0, |(pid, _)| pid) })
+        Ok(Self { http, _dir: dir, runtime, daemon: peer.map_or(0, |(pid, _)| pid), socket: path.to_owned() })
     }
 
+    /// A question; a daemon that is replaced before it has answered leaves it to the next.
     pub fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
+        self.repeated(|client| client.get_once(path, query))
+    }
+
+    /// A question with a body, or an order that may be given twice: as [`Self::get`].
+    pub fn ask<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.repeated(|client| client.post_once(path, body))
+    }
+
+    /// An order: given once, even if nobody answers.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        match self.post_once(path, body) {
+            Err(Failure::NoDaemon { .. }) if has_keeper(&self.socket) => Err(Failure::NoDaemon {
+                message: "the daemon was replaced before it answered: this may have been done, or not".into(),
+                hint: "`unisys changes` tells".into(),
+            }),
+            result => result,
+        }
+    }
+
+    /// Waits until units are as wanted, whichever daemons come and go meanwhile; says what is waited for.
+    pub fn wait(&self, wanted: &WaitFor, quiet: bool) -> Result<Waited, Failure> {
+        let deadline = Instant::now() + Duration::from_millis(wanted.timeout_ms);
+        let mut progress = Progress::new(quiet);
+        let mut stuck_since = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let piece = left.min(WAIT_PIECE).as_millis() as u64;
+            let waited: Waited = self.ask("/v1/wait", &WaitFor { timeout_ms: piece, ..wanted.clone() })?;
+            let stuck = waited.stuck.then(|| *stuck_since.get_or_insert_with(Instant::now));
+            let hopeless = stuck.is_some_and(|since| since.elapsed() > STUCK);
+            if waited.is_over() || hopeless || left <= WAIT_PIECE {
+                return Ok(waited);
+            }
+            stuck_since = stuck;
+            progress.show(&waited.unmet);
+        }
+    }
+
+    fn repeated<T>(&self, call: impl Fn(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut result = call(self);
+        let began = Instant::now();
+        while matches!(result, Err(Failure::NoDaemon { .. }))
+            && has_keeper(&self.socket)
+            && began.elapsed() < PATIENCE
+        {
+            std::thread::sleep(LOOK);
+            result = Self::at(&self.socket).and_then(|client| call(&client));
+        }
+        result
+    }
+
+    fn get_once<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         let url = url(path, query);
         self.runtime.block_on(async { read(self.answer(self.http.get(url)).await).await })
     }
 
-    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+    fn post_once<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         let request = self.http.post(url(path, &[])).json(body);
         self.runtime.block_on(async { read(self.answer(request).await).await })
     }

@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod cmd;
+mod progress;
 pub mod render;
 mod resources;
 

@@ -347,6 +347,19 @@ fn wrong_usage_is_said_before_anything_is_done() {
 }
 
 #[test]
+fn nobody_waits_for_what_has_failed_for_good_or_for_who_waits_for_that() {
+    let never = "  restart: {policy: Never}\n  probes: {readiness: {file: {path: nowhere}, period: 100ms}}\n";
+    let a = python("a", "import sys; sys.exit(3)", never);
+    let b = sleeper("b", "  dependsOn: [a]\n");
+    let system = System::up(&[("a.yaml", &a), ("b.yaml", &b), ("c.yaml", &sleeper("c", ""))]);
+    let waited = ["wait", "--for=condition=Ready", "a", "b", "c", "--timeout", "1h"];
+    let (code, words) = system.fails(&waited);
+    assert_eq!(code, 1);
+    assert!(words.contains("a: Ready is False") && words.contains("b: Ready is False"), "{words}");
+    assert!(!words.contains("c: "), "{words}");
+}
+
+#[test]
 fn a_profile_an_overlay_and_named_units_shape_what_is_started() {
     let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c}\nspec: {data: {L: info}, profiles: {loud: {L: debug}}}\n";
     let mut system = System::new(&[

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use crate::support::{System, alive, python, signal, sleeper, text, until};
 
@@ -81,6 +83,22 @@ fn a_daemon_or_keeper_that_was_stopped_is_woken_by_the_other() {
     // Ctrl-Z would leave the services without anybody.
     signal(keeper, "TSTP");
     until("it is said", || system.terminal().contains("not stopped").then_some(()));
+}
+
+#[test]
+fn who_waits_is_answered_by_the_next_daemon_and_told_what_is_waited_for() {
+    let late = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nopen('well', 'w').close()\ntime.sleep(1000)";
+    let probe = "  probes: {readiness: {file: {path: well}, period: 100ms}}\n";
+    let system = System::up(&[("a.yaml", &python("a", late, probe))]);
+    let mut waits = system.command(&["wait", "--for=condition=Ready", "a", "--timeout", "1h"]);
+    let mut waits = waits.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(waits.stderr.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().starts_with("waiting: a: Ready is False"));
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    system.write("manifests/go", "");
+    assert!(waits.wait().unwrap().success());
 }
 
 #[test]

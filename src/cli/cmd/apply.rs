@@ -23,7 +23,7 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     }
     match wait {
         // What was not accepted is not waited for.
-        Some(time) if !args.dry_run => up::wait_rollout(&client, done.revision, time),
+        Some(time) if !args.dry_run => up::wait_rollout(&client, done.revision, time, global.quiet),
         Some(_) => Ok(Outcome::Done),
         None => Ok(Outcome::Done),
     }

@@ -133,7 +133,12 @@ pub fn upgrade(global: &Global) -> Result<Outcome, Failure> {
     };
     let client = Client::connect(global)?;
     let before = daemon(&client)?;
-    let answer: Value = client.post("/v1/upgrade", &serde_json::json!({}))?;
+    let words = match client.post::<Value>("/v1/upgrade", &serde_json::json!({})) {
+        Ok(answer) => answer["message"].as_str().unwrap_or_default().to_owned(),
+        // It may be replaced before it has answered; whether it is, is seen below.
+        Err(Failure::NoDaemon { .. }) => "keeper and daemon are the binary on disk".into(),
+        Err(error) => return Err(error),
+    };
     let deadline = Instant::now() + UPGRADE;
     // It is done when the daemon of the new binary answers; in between there may be none.
     while Client::connect(global).and_then(|client| daemon(&client)).map_or(true, |now| now == before) {
@@ -143,7 +148,7 @@ pub fn upgrade(global: &Global) -> Result<Outcome, Failure> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    println!("{}", answer["message"].as_str().unwrap_or_default());
+    println!("{words}");
     Ok(Outcome::Done)
 }
 

@@ -3,6 +3,8 @@ use std::os::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
+use crate::api::types::WaitFor;
+
 use super::super::args::Global;
 use super::super::client::Client;
 use super::super::{Failure, Outcome};
@@ -10,15 +12,23 @@ use super::super::{Failure, Outcome};
 /// How long a keeper may take to end whose daemon went without an answer.
 const ANSWERLESS: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
+/// Every stop is over before: a day, in milliseconds.
+const LONGEST: u64 = 24 * 3600 * 1000;
+
 /// `unisys down`: returns once everything has stopped and the keeper is gone.
 pub fn run(global: &Global) -> Result<Outcome, Failure> {
     let client = Client::connect(global)?;
     let system: Value = client.get("/v1/system", &[])?;
     let keeper =
         system["status"]["keeperPid"].as_u64().and_then(|pid| crate::os::process::open_any(pid as u32));
-    let asked: Result<Value, Failure> = client.post("/v1/down", &json!({}));
+    let asked: Result<Value, Failure> = client.ask("/v1/down", &json!({}));
     match (asked, keeper) {
-        (Ok(_), Some(keeper)) => drop(ended(&keeper, None)),
+        (Ok(_), Some(keeper)) => {
+            // Until nobody answers any more: what is left is the keeper's own end.
+            let wanted = WaitFor { names: Vec::new(), what: "stopped".into(), timeout_ms: LONGEST };
+            let _ = client.wait(&wanted, global.quiet);
+            ended(&keeper, None);
+        }
         // Where nothing runs the daemon may be gone before it has answered.
         (Err(Failure::NoDaemon { .. }), Some(keeper)) if ended(&keeper, Some(ANSWERLESS)) => {}
         (asked, _) => drop(asked?),

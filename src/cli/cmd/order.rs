@@ -1,4 +1,4 @@
-use crate::api::types::{Done, Order, WaitFor, Waited};
+use crate::api::types::{Done, Order, WaitFor};
 
 use super::super::args::Global;
 use super::super::client::Client;
@@ -11,7 +11,11 @@ const LONGEST_STOP: u64 = 24 * 3600 * 1000;
 pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> Result<Outcome, Failure> {
     let order = Order { verb: verb.into(), names: names.to_vec(), replicas: replicas.to_vec() };
     let client = Client::connect(global)?;
-    let done: Done = client.post("/v1/orders", &order)?;
+    // These come to the same when they are given twice.
+    let done: Done = match verb {
+        "start" | "stop" | "enable" | "disable" | "scale" => client.ask("/v1/orders", &order)?,
+        _ => client.post("/v1/orders", &order)?,
+    };
     if matches!(verb, "stop" | "disable") {
         return stopped(&client, global, names, &done);
     }
@@ -24,7 +28,7 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
 /// Success is said when nothing of the units is alive (architecture §2, containment).
 fn stopped(client: &Client, global: &Global, names: &[String], done: &Done) -> Result<Outcome, Failure> {
     let wanted = WaitFor { names: names.to_vec(), what: "stopped".into(), timeout_ms: LONGEST_STOP };
-    let waited: Waited = client.post("/v1/wait", &wanted)?;
+    let waited = client.wait(&wanted, global.quiet)?;
     if waited.met {
         if !global.quiet {
             println!("{}", done.message);

@@ -11,7 +11,7 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
     let client = Client::connect(global)?;
     let plan: PlanShape = match &args.file {
-        Some(path) => client.post("/v1/plan", &submit::read(path, args.set.as_deref())?)?,
+        Some(path) => client.ask("/v1/plan", &submit::read(path, args.set.as_deref())?)?,
         None => client.get("/v1/plan", &[])?,
     };
     let nothing = plan.actions.is_empty() && plan.waiting.is_empty();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::api::types::{WaitFor, Waited};
+use crate::api::types::WaitFor;
 use crate::base::{Name, limits, parse_duration};
 use crate::engine::Options;
 use crate::keeper::{self, Keeper};
@@ -158,7 +158,7 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
         }
     };
     if let Some(time) = wait {
-        return wait_ready(&client, time);
+        return wait_ready(&client, time, global.quiet);
     }
     if !global.quiet {
         println!("running, pid {}; output in {}", child.id(), log_path.display());
@@ -172,18 +172,23 @@ pub fn wait_time(text: &str) -> Result<Duration, Failure> {
 }
 
 /// Waits for everything to be Ready.
-pub fn wait_ready(client: &Client, timeout: Duration) -> Result<Outcome, Failure> {
-    wait_for(client, "condition=Ready".into(), timeout)
+pub fn wait_ready(client: &Client, timeout: Duration, quiet: bool) -> Result<Outcome, Failure> {
+    wait_for(client, "condition=Ready".into(), timeout, quiet)
 }
 
 /// Waits until every rollout of a revision is over: 6 when one of them was rolled back.
-pub fn wait_rollout(client: &Client, revision: u64, timeout: Duration) -> Result<Outcome, Failure> {
-    wait_for(client, format!("rollout={revision}"), timeout)
+pub fn wait_rollout(
+    client: &Client,
+    revision: u64,
+    timeout: Duration,
+    quiet: bool,
+) -> Result<Outcome, Failure> {
+    wait_for(client, format!("rollout={revision}"), timeout, quiet)
 }
 
-fn wait_for(client: &Client, what: String, timeout: Duration) -> Result<Outcome, Failure> {
+fn wait_for(client: &Client, what: String, timeout: Duration, quiet: bool) -> Result<Outcome, Failure> {
     let wanted = WaitFor { names: Vec::new(), what, timeout_ms: timeout.as_millis() as u64 };
-    let waited: Waited = client.post("/v1/wait", &wanted)?;
+    let waited = client.wait(&wanted, quiet)?;
     if waited.met {
         return Ok(Outcome::Done);
     }

@@ -1,4 +1,4 @@
-use crate::api::types::{WaitFor, Waited};
+use crate::api::types::WaitFor;
 use crate::base::parse_duration;
 
 use super::super::args::{Global, Wait};
@@ -14,7 +14,7 @@ pub fn run(global: &Global, args: &Wait) -> Result<Outcome, Failure> {
         what: args.what.clone(),
         timeout_ms: timeout.as_millis() as u64,
     };
-    let waited: Waited = Client::connect(global)?.post("/v1/wait", &wanted)?;
+    let waited = Client::connect(global)?.wait(&wanted, global.quiet)?;
     if waited.met {
         return Ok(Outcome::Done);
     }
