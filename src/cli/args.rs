@@ -436,6 +436,9 @@ pub struct KeeperArgs {
     /// Started by a daemon whose keeper, of this pid, was killed
     #[arg(long)]
     pub heir_of: Option<u32>,
+    /// With it: a list of the descriptors over which programs tell
+    #[arg(long)]
+    pub notify: Option<i32>,
 }
 
 impl Cli {

@@ -1,8 +1,8 @@
 //! The daemon's end of the conversation with the keeper.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::base::Instant;
+use crate::base::{InstanceId, Instant};
 use crate::keeper::attention::{Attention, DEAF, LOOK};
 use crate::keeper::protocol::{Report, Request};
 use crate::os::state_dir::StateDir;
@@ -190,8 +190,28 @@ pub struct Heir {
     /// Whose lock it takes over.
     of: u32,
     options: Box<Options>,
-    /// Held open for what is in them.
-    pipes: Vec<OwnedFd>,
+    left: Left,
+}
+
+/// Descriptors of instances that nobody else holds until the next keeper has them.
+#[derive(Default)]
+pub struct Left {
+    /// Of their output: held open for what is in them, and opened anew by their names.
+    pub pipes: Vec<OwnedFd>,
+    /// Over which they tell: given to the keeper as they are.
+    pub notify: Vec<(InstanceId, OwnedFd)>,
+}
+
+impl Left {
+    /// A file that lists what is given, by the numbers that they keep.
+    fn list(&self) -> io::Result<OwnedFd> {
+        let numbers: BTreeMap<String, i32> =
+            self.notify.iter().map(|(id, fd)| (id.to_string(), fd.as_raw_fd())).collect();
+        let memory = rustix::fs::memfd_create("unisys-left", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let mut file = std::fs::File::from(memory);
+        serde_json::to_writer(&mut file, &numbers)?;
+        Ok(file.into())
+    }
 }
 
 /// How often it is looked whether an heir has a daemon, and for how long.
@@ -199,19 +219,23 @@ const HEIR_LOOK: Duration = Duration::from_millis(5);
 const HEIR_LOOKS: u32 = 2000;
 
 impl Heir {
-    pub fn start(options: &Options, former: &Peer, pipes: Vec<OwnedFd>) -> io::Result<Self> {
-        Self::of(options, former.pid, pipes)
+    pub fn start(options: &Options, former: &Peer, left: Left) -> io::Result<Self> {
+        Self::of(options, former.pid, left)
     }
 
-    fn of(options: &Options, of: u32, pipes: Vec<OwnedFd>) -> io::Result<Self> {
+    fn of(options: &Options, of: u32, left: Left) -> io::Result<Self> {
         let text = serde_json::to_string(options)?;
+        let list = left.list()?;
         let mut command = Command::new(crate::cli::own_program());
         command
             .args(["keeper", "--heir-of", &of.to_string(), "--options", &text])
+            .args(["--notify", &list.as_raw_fd().to_string()])
             .process_group(0)
             .stdin(Stdio::null());
         signals::block_in(&mut command, &crate::keeper::SIGNALS);
-        Ok(Self { keeper: command.spawn()?, of, options: Box::new(options.clone()), pipes })
+        let given = left.notify.iter().map(|(_, fd)| fd).chain([&list]);
+        inherit::leave_open(&mut command, given.map(AsRawFd::as_raw_fd).collect());
+        Ok(Self { keeper: command.spawn()?, of, options: Box::new(options.clone()), left })
     }
 
     /// Waits until the heir has a daemon, which from then on watches over it as we do now. One that is killed before that gets
@@ -234,6 +258,6 @@ impl Heir {
         let killed = self.keeper.id();
         // It may have been killed before it had the lock.
         let of = if state.holder() == killed.to_string() { killed } else { self.of };
-        Self::of(&self.options, of, self.pipes)
+        Self::of(&self.options, of, self.left)
     }
 }

@@ -43,7 +43,7 @@ use crate::unit::ProbeKind;
 use crate::world::{Beginning, Cause, Event, InstanceFact, Slot, World};
 
 pub use failures::Faults;
-pub use link::{Heir, Link};
+pub use link::{Heir, Left, Link};
 pub use reports::no_keeper;
 pub use sets::{Proposal, Sets};
 pub use started_with::StartedWith;
@@ -111,7 +111,7 @@ pub type Inputs = mpsc::Sender<Input>;
 
 /// What is known of an instance beside the world: descriptors and tasks.
 pub(crate) struct Attached {
-    notify: Option<tokio::task::JoinHandle<()>>,
+    notify: Option<telling::Notify>,
     /// The process that the program named as its main one.
     main_pid: Option<u32>,
     /// The spec that the keeper was last told.

@@ -8,7 +8,7 @@ use crate::keeper::protocol::{CANNOT_BECOME, Down, Report, Request, signal_words
 use crate::os::clock;
 use crate::world::{Event, InstanceFact};
 
-use super::link::{Amiss, Heir, Peer};
+use super::link::{Amiss, Heir, Left, Peer};
 use super::{Engine, Options};
 
 impl Engine {
@@ -102,18 +102,18 @@ impl Engine {
         // In this order: the next daemon waits for the store before it captures anything.
         let pipes = self.collector.stop();
         self.store.close();
-        Self::replace_keeper(&self.options, &self.keeper, pipes)
+        let left = Left { pipes, notify: self.leave_notify() };
+        Self::replace_keeper(&self.options, &self.keeper, left)
     }
 
-    /// Starts a keeper in place of one that was killed; does nothing when it became another image of itself. `pipes`: of the
-    /// instances, whose output nobody else holds until it has opened them.
-    pub fn replace_keeper(options: &Options, former: &Peer, pipes: Vec<OwnedFd>) -> Option<Heir> {
+    /// Starts a keeper in place of one that was killed; does nothing when it became another image of itself.
+    pub fn replace_keeper(options: &Options, former: &Peer, left: Left) -> Option<Heir> {
         if !former.was_killed() {
             return None;
         }
         tracing::error!("the keeper is gone; starting a new one");
         eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
-        Heir::start(options, former, pipes).map_err(|error| no_keeper(&error)).ok()
+        Heir::start(options, former, left).map_err(|error| no_keeper(&error)).ok()
     }
 }
 

@@ -1,9 +1,11 @@
 //! Reads what programs tell: their pipes go to the collector, their notify sockets become facts.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::base::InstanceId;
 use crate::os::{clock, inherit, process};
@@ -25,24 +27,48 @@ impl Engine {
             return tracing::error!(%id, "its output did not arrive: too many open files");
         };
         self.collector.open(id.clone(), stdout, stderr);
-        let notify = fds.next().map(|fd| tokio::spawn(listen(id.clone(), main, fd, self.inputs.clone())));
+        let notify = fds.next().and_then(|fd| Notify::listen(id, main, fd, &self.inputs));
         self.attached.insert(id.clone(), Attached { notify, main_pid: None, told: None });
     }
 
     pub(super) fn detach(&mut self, id: &InstanceId) {
         if let Some(attached) = self.attached.remove(id)
-            && let Some(task) = attached.notify
+            && let Some(notify) = attached.notify
         {
-            task.abort();
+            notify.task.abort();
         }
         self.ports.remove(id);
     }
+
+    /// Over what programs tell, for who holds it next; nothing more is heard of it here.
+    pub(super) fn leave_notify(&mut self) -> Vec<(InstanceId, OwnedFd)> {
+        let heard = std::mem::take(&mut self.attached).into_iter();
+        heard.filter_map(|(id, attached)| Some((id, attached.notify?.leave()?))).collect()
+    }
 }
 
-/// A socket (sd_notify) or a pipe (s6), until its end.
-async fn listen(id: InstanceId, main: Option<u32>, fd: OwnedFd, inputs: Inputs) {
-    let is_socket = rustix::net::sockopt::socket_type(&fd).is_ok();
-    let Ok(fd) = inherit::watched(fd, Interest::READABLE) else { return };
+/// A socket (sd_notify) or a pipe (s6) of an instance, and who listens to it.
+pub(crate) struct Notify {
+    fd: Arc<AsyncFd<OwnedFd>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Notify {
+    fn listen(id: &InstanceId, main: Option<u32>, fd: OwnedFd, inputs: &Inputs) -> Option<Self> {
+        let fd = Arc::new(inherit::watched(fd, Interest::READABLE).ok()?);
+        let task = tokio::spawn(listen(id.clone(), main, fd.clone(), inputs.clone()));
+        Some(Self { fd, task })
+    }
+
+    fn leave(self) -> Option<OwnedFd> {
+        self.task.abort();
+        self.fd.get_ref().try_clone().ok()
+    }
+}
+
+/// Until its end.
+async fn listen(id: InstanceId, main: Option<u32>, fd: Arc<AsyncFd<OwnedFd>>, inputs: Inputs) {
+    let is_socket = rustix::net::sockopt::socket_type(fd.get_ref()).is_ok();
     loop {
         let Ok(mut ready) = fd.readable().await else { return };
         let mut is_ready = false;
@@ -51,7 +77,7 @@ async fn listen(id: InstanceId, main: Option<u32>, fd: OwnedFd, inputs: Inputs) 
                 Ok(Ok(message)) => {
                     is_ready = message.words.contains(&Word::Ready);
                     if !is_ready {
-                        let _ = notify::receive(&fd);
+                        let _ = notify::receive(fd.get_ref());
                     }
                     datagram(&id, main, message, &inputs).await
                 }
@@ -78,7 +104,7 @@ async fn listen(id: InstanceId, main: Option<u32>, fd: OwnedFd, inputs: Inputs) 
             if inputs.send(Input::Heard(heard)).await.is_err() || told.await.is_err() {
                 return;
             }
-            let _ = notify::receive(&fd);
+            let _ = notify::receive(fd.get_ref());
         }
     }
 }

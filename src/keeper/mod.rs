@@ -27,4 +27,4 @@ mod spawner;
 mod table;
 mod telling;
 
-pub use run::{Keeper, Options, Resumed, SIGNALS};
+pub use run::{Heritage, Keeper, Options, Resumed, SIGNALS};

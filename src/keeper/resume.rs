@@ -9,14 +9,14 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::io::FdFlags;
 
-use crate::base::{Exit, Listen, Part};
-use crate::os::{clock, process};
+use crate::base::{Exit, InstanceId, Listen, Part};
+use crate::os::{clock, inherit, process};
 
 use super::journal::{Entry, Journal};
-use super::protocol::{Held, HeldPart};
+use super::protocol::{Held, HeldPart, Notify};
 use super::run::Keeper;
 use super::spawner;
-use super::table::{Instance, PartState, Running, Table};
+use super::table::{Instance, PartState, Pipes, Running, Table};
 
 /// Starts that are under way are waited for this long before the keeper becomes another image.
 const STARTS: std::time::Duration = std::time::Duration::from_secs(10);
@@ -34,7 +34,7 @@ impl Keeper {
                     self.table.note_incarnation(*incarnation);
                 }
                 Entry::Epoch { epoch } => self.epoch = self.epoch.max(*epoch),
-                Entry::Down(down) if self.options.heir_of.is_some() || self.options.kept.is_some() => {
+                Entry::Down(down) if self.options.heir.is_some() || self.options.kept.is_some() => {
                     self.down = Some(down.clone());
                 }
                 Entry::Instance(held) => self.table.note_incarnation(held.id.incarnation),
@@ -42,9 +42,8 @@ impl Keeper {
             }
         }
         let same_process = self.options.kept.is_some();
-        for (id, held) in Table::replay(entries.clone()) {
-            let kept = self.options.kept.as_mut().and_then(|kept| kept.remove(&id.to_string()));
-            let pipes = spawner::reopen(&self.options.state.run(), &id, held.notify, kept)?;
+        for (id, mut held) in Table::replay(entries.clone()) {
+            let pipes = self.reopen(&id, &mut held)?;
             let parts: BTreeMap<Part, PartState> = held
                 .parts
                 .iter()
@@ -63,6 +62,20 @@ impl Keeper {
             self.take_over_listeners(&entries);
         }
         Ok(())
+    }
+
+    /// The pipes of an instance that an earlier keeper made: those that were left open are taken as they are.
+    fn reopen(&mut self, id: &InstanceId, held: &mut Held) -> io::Result<Pipes> {
+        let key = id.to_string();
+        if let Some(pipes) =
+            self.options.kept.as_mut().and_then(|kept| kept.remove(&key)).and_then(spawner::kept)
+        {
+            return Ok(pipes);
+        }
+        let left = self.options.heir.as_mut().and_then(|heir| heir.notify.remove(&key));
+        let left = left.and_then(|number| inherit::take(number).ok());
+        held.mark.unheard |= left.is_none() && held.notify == Notify::Socket;
+        spawner::reopen(&self.options.state.run(), id, held.notify, left)
     }
 
     fn take_over_listeners(&mut self, entries: &[Entry]) {
@@ -208,7 +221,7 @@ impl Keeper {
     }
 }
 
-fn instance(held: Held, pipes: super::table::Pipes, parts: BTreeMap<Part, PartState>) -> Instance {
+fn instance(held: Held, pipes: Pipes, parts: BTreeMap<Part, PartState>) -> Instance {
     Instance {
         spec: held.spec,
         generation: held.generation,

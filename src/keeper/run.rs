@@ -38,9 +38,9 @@ pub struct Options {
     pub daemon_arguments: Vec<String>,
     /// Descriptors that an earlier image of this process kept open: those of each instance.
     pub kept: Option<BTreeMap<String, Vec<i32>>>,
-    /// A daemon started it in place of one with this pid that was killed, and goes on with what that one was at; a person who
-    /// starts one means it.
-    pub heir_of: Option<u32>,
+    /// A daemon started it in place of one that was killed, and goes on with what that one was at; a person who starts one means
+    /// it.
+    pub heir: Option<Heritage>,
     /// Arguments with which this keeper was started, for its own `exec`.
     pub own_arguments: Vec<String>,
     pub nofile: (u64, u64),
@@ -50,6 +50,15 @@ pub struct Options {
 pub struct Resumed {
     pub lock: OwnedFd,
     pub kept: BTreeMap<String, Vec<i32>>,
+}
+
+/// What the daemon of a keeper that was killed leaves to the next one.
+#[derive(Debug, Default)]
+pub struct Heritage {
+    /// Who was killed: whose lock is taken over.
+    pub of: u32,
+    /// Open descriptors over which instances tell: programs stay connected to the very socket or pipe.
+    pub notify: BTreeMap<String, i32>,
 }
 
 pub struct Keeper {

@@ -460,24 +460,25 @@ fn notify_socket(names: &PipeNames) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Opens the pipes of an instance that an earlier keeper made; descriptors that came along are taken as they are.
+/// Pipes of an instance that an earlier image of this process kept open.
+pub fn kept(numbers: Vec<i32>) -> Option<Pipes> {
+    let mut fds = numbers.into_iter().filter_map(|number| inherit::take(number).ok());
+    Some(Pipes { stdout: fds.next()?, stderr: fds.next()?, notify: fds.next() })
+}
+
+/// Opens the pipes of an instance that an earlier keeper made; `left`: over which the program tells, from who held it until now.
 pub fn reopen(
     run: &Path,
     id: &crate::base::InstanceId,
     notify: Notify,
-    kept: Option<Vec<i32>>,
+    left: Option<OwnedFd>,
 ) -> io::Result<Pipes> {
-    if let Some(numbers) = kept.filter(|numbers| numbers.len() >= 2) {
-        let mut fds = numbers.into_iter().filter_map(|number| inherit::take(number).ok());
-        if let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) {
-            return Ok(Pipes { stdout, stderr, notify: fds.next() });
-        }
-    }
     let mut names = PipeNames::of(run, id);
     names.make()?;
     let seen = names.notify.exists();
     names.unseen = !seen;
-    let notify = (seen || notify == Notify::Socket).then(|| notify_socket(&names)).transpose()?;
+    let anew = left.is_none() && (seen || notify == Notify::Socket);
+    let notify = if anew { Some(notify_socket(&names)?) } else { left };
     Ok(Pipes {
         stdout: open_fifo(&names.stdout, OFlags::NONBLOCK)?,
         stderr: open_fifo(&names.stderr, OFlags::NONBLOCK)?,

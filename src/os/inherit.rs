@@ -24,6 +24,20 @@ pub fn take(number: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// The command's program finds these descriptors open under their numbers.
+pub fn leave_open(command: &mut std::process::Command, numbers: Vec<i32>) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only system calls are made; the numbers are allocated before.
+    unsafe {
+        command.pre_exec(move || {
+            for number in &numbers {
+                libc::fcntl(*number, libc::F_SETFD, 0);
+            }
+            Ok(())
+        })
+    };
+}
+
 /// A non-blocking descriptor in the event loop.
 pub fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and the `AsyncFd` owns it.

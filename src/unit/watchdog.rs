@@ -301,6 +301,13 @@ impl Vigil {
         }
     }
 
+    /// Heartbeats count from the first one on that is heard: silence before it says nothing.
+    pub fn await_first(&mut self) {
+        if let Some(beat) = self.beat.as_mut().filter(|beat| beat.missed.is_none()) {
+            beat.due = Instant::NEVER;
+        }
+    }
+
     /// `EXTEND_TIMEOUT_USEC=`: the next heartbeat may come as late as this.
     pub fn extend(&mut self, until: Instant) {
         if let Some(beat) = self.beat.as_mut().filter(|beat| beat.missed.is_none()) {

@@ -71,6 +71,7 @@ impl World {
             ports: adopted.ports.clone(),
             left_out: adopted.mark.left_out.clone(),
             heartbeat: adopted.mark.heartbeat,
+            unheard: adopted.mark.unheard,
             startup_told: adopted.mark.started,
         });
         self.adopted_follow_up(now, &adopted, &held, fact);

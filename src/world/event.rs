@@ -231,6 +231,10 @@ pub struct Mark {
     /// The interval of its heartbeat, if it has asked for one (`WATCHDOG_USEC=`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<std::time::Duration>,
+    /// Its notify socket was made anew by a keeper that followed a dead one, and nothing has been heard over it: a program that
+    /// stays connected to the former one (connect(2)) speaks to nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheard: bool,
 }
 
 impl Mark {

@@ -273,6 +273,7 @@ impl World {
             left_out: instance.left_out.clone(),
             started: board.is_some_and(crate::unit::ProbeBoard::has_started),
             heartbeat: instance.heartbeat,
+            unheard: instance.unheard,
         };
         let (spec, generation) = (instance.spec.clone(), instance.generation);
         self.effects.push_back(Effect::Remember { id, spec, generation, mark });

@@ -167,6 +167,8 @@ pub struct Instance {
     pub left_out: Vec<String>,
     /// The interval of its heartbeat, if it has asked for one (`WATCHDOG_USEC=`).
     pub heartbeat: Option<Duration>,
+    /// It may speak to nobody ([`super::event::Mark::unheard`]).
+    pub unheard: bool,
     /// The keeper knows that it has started up.
     pub startup_told: bool,
 }

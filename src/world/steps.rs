@@ -67,6 +67,7 @@ impl World {
             ports: Default::default(),
             left_out: Vec::new(),
             heartbeat: None,
+            unheard: false,
             startup_told: false,
         });
         let object = self.object(name);

@@ -21,6 +21,9 @@ impl World {
             if let (Some(vigil), Some(within)) = (&mut instance.vigil, instance.heartbeat) {
                 vigil.expect(within, now.mono);
             }
+            if let (Some(vigil), true) = (&mut instance.vigil, instance.unheard) {
+                vigil.await_first();
+            }
             self.touch(name);
         }
     }
@@ -43,13 +46,16 @@ impl World {
     }
 
     pub(super) fn heartbeat(&mut self, now: Now, name: &Name, seat: Seat) {
-        let Some(vigil) = self.vigil(name, seat) else { return };
+        let Some(instance) = self.instance_mut(name, seat) else { return };
+        instance.unheard = false;
+        let Some(vigil) = &mut instance.vigil else { return };
         let sight = vigil.beat(now.mono);
         self.sight(now, name, seat, sight);
     }
 
     pub(super) fn heartbeat_within(&mut self, now: Now, name: &Name, seat: Seat, within: Duration) {
         let Some(instance) = self.instance_mut(name, seat) else { return };
+        instance.unheard = false;
         let known = instance.heartbeat.replace(within) == Some(within);
         if let Some(vigil) = self.vigil(name, seat) {
             vigil.expect(within, now.mono);

@@ -49,6 +49,31 @@ fn an_exit_that_happens_while_the_daemon_is_dead_keeps_its_code() {
 }
 
 #[test]
+fn programs_stay_heard_over_the_socket_or_pipe_they_have_when_the_keeper_dies() {
+    // Connected once, as many libraries do; and a startup that is told by a newline when somebody wants it.
+    let beats = "import os,socket,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\ns.connect(os.environ['NOTIFY_SOCKET'])\n\
+                 n=0\nwhile True:\n  n+=1; s.send(b'READY=1\\nWATCHDOG=1\\nSTATUS=%d' % n); time.sleep(0.05)";
+    let told = "import os,time\nwhile not os.path.exists('go'): time.sleep(0.01)\nos.write(7, b'\\n'); time.sleep(1000)";
+    let probe = |how: &str| format!("  probes: {{startup: {{notify: '{how}', period: 1h}}}}\n");
+    let system = System::up(&[
+        ("a.yaml", &python("a", beats, &format!("{}  watchdog: {{heartbeat: 10s}}\n", probe("systemd")))),
+        ("b.yaml", &python("b", told, &probe("fd:7"))),
+    ]);
+    system.ready(&["a"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    for _ in 0..2 {
+        let daemon = system.daemon_pid().unwrap();
+        let keeper = system.json(&["get", "system"])["status"]["keeperPid"].as_u64().unwrap() as u32;
+        signal(keeper, "KILL");
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        until("a is heard by it", || system.instance("a")["statusText"].as_str().map(drop));
+    }
+    system.write("manifests/go", "");
+    system.ready(&["b"]);
+    assert_eq!((system.pid("a"), system.pid("b")), (a, b));
+}
+
+#[test]
 fn keeper_and_daemon_killed_at_once_and_the_next_up_adopts() {
     let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let a = system.pid("a");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use unisys::base::{Exit, Generation, InstanceId, Instant, Part, Revision};
 use unisys::unit::{Circuit, PartState, ProbeKind};
-use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Order};
+use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Mark, Order};
 
 use super::stage::{FRAGILE, PROBED, Stage, names, service, versioned};
 use super::system;
@@ -176,6 +176,23 @@ fn what_was_to_be_restarted_is_restarted_by_the_next_daemon() {
     next.ready("a");
     next.pass(Duration::from_secs(30));
     assert!(next.count("a") == 1 && !next.running.contains_key(&id), "{:?}", next.running);
+}
+
+#[test]
+fn a_heartbeat_over_a_socket_that_was_made_anew_counts_from_the_first_that_is_heard() {
+    let v = vec![service("a", ", watchdog: {heartbeat: 5s}")];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    let id = stage.id("a");
+    let mark = Mark { through: true, ready: true, unheard: true, ..Mark::default() };
+    stage.marks.insert(id.clone(), mark);
+    let mut next = adopted(&stage, &v, &id, None);
+    next.pass(Duration::from_secs(300));
+    assert!(next.running.contains_key(&id), "it may speak to a socket that nobody has any more");
+    next.fact(&id, InstanceFact::Heartbeat);
+    next.act();
+    next.pass(Duration::from_secs(60));
+    assert!(!next.running.contains_key(&id), "from here on it is missed");
 }
 
 #[test]

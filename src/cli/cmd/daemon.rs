@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::api;
 use crate::base::limits;
-use crate::engine::{Engine, EngineError, Heir, Link, Options, no_keeper};
-use crate::keeper::Resumed;
+use crate::engine::{Engine, EngineError, Heir, Left, Link, Options, no_keeper};
 use crate::keeper::protocol;
+use crate::keeper::{Heritage, Resumed};
 use crate::os::inherit;
 use crate::os::own;
 use crate::os::state_dir::StateDir;
@@ -42,7 +42,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
             Ok(engine) => engine,
             // The keeper was killed before it had told everything.
             Err(EngineError::Link(_)) => {
-                return Ok(Ended::Run(Engine::replace_keeper(&again, &keeper, Vec::new())));
+                return Ok(Ended::Run(Engine::replace_keeper(&again, &keeper, Left::default())));
             }
             Err(error) => return refuse_start(&error).map(Ended::With),
         };
@@ -112,19 +112,29 @@ fn log_to(state: &StateDir) -> Result<(), Failure> {
 pub fn keeper(args: &KeeperArgs) -> Result<Outcome, Failure> {
     let options = parse(&args.options)?;
     let resumed = args.resume.as_deref().map(resume).transpose()?;
-    up::keep(options, resumed, args.heir_of)
+    let heir = args.heir_of.map(|of| -> Result<_, Failure> {
+        Ok(Heritage { of, notify: args.notify.map(list).transpose()?.unwrap_or_default() })
+    });
+    up::keep(options, resumed, heir.transpose()?)
 }
 
 /// Descriptors that an earlier image left open: `LIST:LOCK`.
 fn resume(text: &str) -> Result<Resumed, Failure> {
-    let bad = || Failure::usage("not a list of descriptors", "this verb is started by the keeper");
-    let (list, lock) = text.split_once(':').ok_or_else(bad)?;
-    let (list, lock): (i32, i32) = (list.parse().map_err(|_| bad())?, lock.parse().map_err(|_| bad())?);
-    let (list, lock) = (inherit::take(list).map_err(|_| bad())?, inherit::take(lock).map_err(|_| bad())?);
-    let mut file = std::fs::File::from(list);
-    std::io::Seek::rewind(&mut file).map_err(|_| bad())?;
-    let kept = serde_json::from_reader(file).map_err(|_| bad())?;
-    Ok(Resumed { lock, kept })
+    let (kept, lock) = text.split_once(':').ok_or_else(no_list)?;
+    let (kept, lock): (i32, i32) =
+        (kept.parse().map_err(|_| no_list())?, lock.parse().map_err(|_| no_list())?);
+    Ok(Resumed { lock: inherit::take(lock).map_err(|_| no_list())?, kept: list(kept)? })
+}
+
+/// What is written in a file that was left open under this number.
+fn list<T: serde::de::DeserializeOwned>(number: i32) -> Result<T, Failure> {
+    let mut file = std::fs::File::from(inherit::take(number).map_err(|_| no_list())?);
+    std::io::Seek::rewind(&mut file).map_err(|_| no_list())?;
+    serde_json::from_reader(file).map_err(|_| no_list())
+}
+
+fn no_list() -> Failure {
+    Failure::usage("not a list of descriptors", "this verb is started by unisys itself")
 }
 
 pub fn upgrade(global: &Global) -> Result<Outcome, Failure> {

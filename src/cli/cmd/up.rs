@@ -25,19 +25,17 @@ pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
     keep(options, None, None)
 }
 
-/// Runs the keeper on a state directory.
-///
-/// `heir_of`: see [`keeper::Options`].
+/// Runs the keeper on a state directory. What an earlier one left: see [`keeper::Options`].
 pub fn keep(
     options: Options,
     resumed: Option<keeper::Resumed>,
-    heir_of: Option<u32>,
+    heir: Option<keeper::Heritage>,
 ) -> Result<Outcome, Failure> {
     own::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
     let (lock, kept) = match resumed {
         Some(resumed) => (resumed.lock, Some(resumed.kept)),
-        None => match state.lock(heir_of) {
+        None => match state.lock(heir.as_ref().map(|heir| heir.of)) {
             Err(StateDirError::Superseded { .. }) => return Ok(Outcome::Done),
             lock => (lock.map_err(state_failure)?, None),
         },
@@ -49,7 +47,7 @@ pub fn keep(
         program: own_program(),
         daemon_arguments: vec!["daemon".into(), "--options".into(), text.clone()],
         kept,
-        heir_of,
+        heir,
         own_arguments: vec!["--options".into(), text],
         nofile: options.nofile,
     };
