@@ -173,7 +173,7 @@ impl Engine {
         let secrets = env.filter(|var| var.secret).map(|var| &var.value).chain(notifiers);
         let secrets: BTreeSet<&str> = secrets.map(String::as_str).collect();
         self.faults.redactor = Redactor::new(secrets);
-        self.faults.notifiers.revise(self.sets.notifiers());
+        self.faults.notifiers.revise(self.sets.notifiers(), &self.faults.book);
         let system = self.sets.objects().system.as_ref();
         let settings = system.and_then(|system| system.spec.errors.as_ref());
         let rows = settings.into_iter().flat_map(|settings| &settings.patterns);

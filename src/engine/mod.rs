@@ -218,7 +218,7 @@ impl Engine {
         let tell = Box::new(move |told| sender.blocking_send(Input::Log(told)).ok());
         let collector = Collector::start(&state, tell).map_err(EngineError::Logs)?;
         let http = probe::client().map_err(EngineError::Http)?;
-        let courier = Courier::new(http.clone(), state.dead_letters(), options.nofile);
+        let courier = Courier::new(http.clone(), &state, options.nofile);
         let faults = Faults::start(&state, &greeting.state_id, &restored.errors, &inputs, courier)
             .map_err(EngineError::Faults)?;
         let cgroups = Tree::of_this_process(&greeting.state_id);

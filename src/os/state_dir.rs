@@ -103,6 +103,11 @@ impl StateDir {
         self.root.join("logs/notifier-dead-letters.jsonl")
     }
 
+    /// What each notifier has told, for the next daemon.
+    pub fn told(&self) -> PathBuf {
+        self.root.join("notifiers")
+    }
+
     /// What was moved from which spool to where, beside the logs that people read.
     pub fn index(&self) -> PathBuf {
         self.root.join("logs/index")

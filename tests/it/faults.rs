@@ -1,5 +1,6 @@
 //! What goes wrong is recorded, dumped and told, with real programs that crash and real listeners that misbehave.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -376,6 +377,35 @@ fn a_webhook_that_fails_is_tried_again_and_one_that_hangs_delays_nothing() {
         std::fs::read_to_string(system.path(".unified-system/logs/notifier-dead-letters.jsonl")).ok()
     });
     assert!(letters.contains("\"notifier\":\"h\"") && letters.contains("service/a"), "{letters}");
+}
+
+#[test]
+fn what_a_killed_daemon_had_not_told_the_next_one_tells_and_nothing_else() {
+    let hook = Hook::new(200);
+    let system = System::up(&[
+        ("s.yaml", HOOK_SECRET),
+        ("h.yaml", &hook.notifier("h", "")),
+        ("a.yaml", &python("a", "raise SystemExit(3)", NEVER)),
+    ]);
+    until("a's failure is told", || hook.found("service/a"));
+    let kept = system.path(".unified-system/notifiers/h.json");
+    let fingerprint = error(&system, "a", "a's error", |_| true)["fingerprint"].as_str().unwrap().to_owned();
+    until("that it was is kept", || fs::read_to_string(&kept).ok()?.contains(&fingerprint).then_some(()));
+    hook.answer.store(500, Ordering::SeqCst);
+    system.write("manifests/c.yaml", &python("c", "raise SystemExit(4)", NEVER));
+    let told = hook.count();
+    until("c's is tried", || (hook.count() > told).then_some(()));
+    error(&system, "c", "c's error", |_| true);
+    // Who reads the store reads it after what was to be written.
+    system.ok(&["changes"]);
+    signal(system.daemon_pid().unwrap(), "KILL");
+    hook.bodies.lock().unwrap().clear();
+    hook.answer.store(200, Ordering::SeqCst);
+    let letter = until("the next daemon tells c's", || hook.found("service/c"));
+    assert!(!letter.contains("service/a"), "{letter}");
+    system.ok(&["down"]);
+    assert!(hook.found("service/a").is_none(), "told by the one before");
+    assert!(!kept.exists(), "an end in order owes nothing");
 }
 
 /// An https server on localhost and the certificate of the authority that vouches for it.

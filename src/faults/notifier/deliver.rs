@@ -10,9 +10,10 @@ use reqwest::redirect::Policy;
 use serde_json::Value;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::base::{Exit, InstanceId, limits};
+use crate::base::{Exit, InstanceId, Name, limits};
 use crate::keeper::protocol::Spawn;
 use crate::manifest::spec::system::Webhook;
+use crate::os::state_dir::StateDir;
 use crate::os::{clock, command, files};
 use crate::plan::notifier::NotifierPlan;
 use crate::probe::http::remote;
@@ -27,14 +28,46 @@ pub struct Courier {
     /// Built for the first https webhook: root certificates take megabytes.
     https: Arc<OnceCell<reqwest::Client>>,
     pub dead_letters: PathBuf,
+    /// Of each notifier a file: what it has told.
+    told: PathBuf,
     pub nofile: (u64, u64),
     commands: Arc<Semaphore>,
 }
 
 impl Courier {
-    pub fn new(http: reqwest::Client, dead_letters: PathBuf, nofile: (u64, u64)) -> Self {
+    pub fn new(http: reqwest::Client, state: &StateDir, nofile: (u64, u64)) -> Self {
         let commands = Arc::new(Semaphore::new(limits::NOTIFIER_COMMANDS));
-        Self { http, https: Arc::default(), dead_letters, nofile, commands }
+        let (dead_letters, told) = (state.dead_letters(), state.told());
+        Self { http, https: Arc::default(), dead_letters, told, nofile, commands }
+    }
+
+    /// What a notifier of an earlier daemon kept.
+    pub fn kept(&self, name: &Name) -> Option<String> {
+        fs::read_to_string(self.told_by(name)).ok()
+    }
+
+    /// What a notifier has told, for the next daemon.
+    pub async fn keep(&self, name: &Name, text: String) -> Result<(), String> {
+        let (dir, path) = (self.told.clone(), self.told_by(name));
+        beside(move || {
+            fs::create_dir_all(&dir)?;
+            files::write_atomically(&path, text.as_bytes(), 0o600)
+        })
+        .await
+    }
+
+    fn told_by(&self, name: &Name) -> PathBuf {
+        self.told.join(format!("{name}.json"))
+    }
+
+    /// Of notifiers that are not there any more nothing is kept.
+    pub fn forget_others(&self, is_there: impl Fn(&str) -> bool) {
+        for entry in fs::read_dir(&self.told).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if !path.file_stem().and_then(|stem| stem.to_str()).is_some_and(&is_there) {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
     async fn client(&self, url: &str) -> Result<reqwest::Client, String> {

@@ -119,6 +119,19 @@ impl Desk {
         }
     }
 
+    /// So often it happened before there was this desk: one letter with all such is what comes first.
+    pub fn owe(&mut self, record: ErrorRecord, times: u64) {
+        if times == 0 || !self.filter.passes(&record) {
+            return;
+        }
+        if self.group.len() < limits::NOTICES_GROUPED {
+            self.order += 1;
+            self.group.insert(record.fingerprint.clone(), (self.order, record, times));
+        } else {
+            self.omitted += times;
+        }
+    }
+
     /// So many did not even reach the desk.
     pub fn lost(&mut self, count: u64) {
         self.omitted += count;
@@ -166,9 +179,10 @@ impl Desk {
         self.begin(now, errors, omitted);
     }
 
-    pub fn delivered(&mut self) {
+    /// The letter that was.
+    pub fn delivered(&mut self) -> Option<Letter> {
         self.in_flight = false;
-        self.waiting.pop_front();
+        self.waiting.pop_front()
     }
 
     /// The attempt failed: again later, or never once an hour has passed.
@@ -197,4 +211,4 @@ impl Desk {
 
 #[cfg(test)]
 #[path = "desk_tests.rs"]
-mod tests;
+pub(super) mod tests;

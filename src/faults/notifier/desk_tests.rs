@@ -8,7 +8,7 @@ fn after(secs: u64) -> Instant {
     START + Duration::from_secs(secs)
 }
 
-fn record(fingerprint: &str) -> ErrorRecord {
+pub fn record(fingerprint: &str) -> ErrorRecord {
     ErrorRecord {
         id: 1,
         fingerprint: fingerprint.into(),
@@ -125,4 +125,17 @@ fn what_waits_at_the_end_is_given_back() {
     let left = desk.close(START);
     assert_eq!(left.len(), 2);
     assert_eq!(left[1].omitted, 3);
+}
+
+#[test]
+fn what_an_earlier_daemon_owes_is_one_letter_and_the_first() {
+    let mut desk = desk(10);
+    desk.owe(record("a"), 0);
+    desk.owe(record("b"), 3);
+    desk.owe(record("c"), 1);
+    desk.offer(START, record("d"));
+    let letter = sent(desk.next(START));
+    let told: Vec<_> =
+        letter.errors.iter().map(|(record, times)| (record.fingerprint.as_str(), *times)).collect();
+    assert_eq!(told, [("b", 3), ("c", 1), ("d", 1)]);
 }

@@ -4,6 +4,7 @@
 pub mod deliver;
 pub mod desk;
 pub mod template;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +17,10 @@ use crate::base::{Instant, Name, Redactor, limits};
 use crate::os::clock;
 use crate::plan::notifier::NotifierPlan;
 
-use super::book::ErrorRecord;
+use super::book::{Book, ErrorRecord};
 use deliver::Courier;
 use desk::{Desk, Failed, Filter, Letter, Next};
+use told::Told;
 
 /// What a notifier says of itself: whether it is a warning, a reason and a message.
 pub type Tell = Arc<dyn Fn(&Name, bool, &'static str, String) + Send + Sync>;
@@ -37,6 +39,8 @@ pub struct Notifiers {
     running: BTreeMap<Name, Running>,
     courier: Courier,
     tell: Tell,
+    /// Not for the first time.
+    revised: bool,
 }
 
 struct Running {
@@ -48,20 +52,24 @@ struct Running {
 
 impl Notifiers {
     pub fn new(courier: Courier, tell: Tell) -> Self {
-        Self { running: BTreeMap::new(), courier, tell }
+        Self { running: BTreeMap::new(), courier, tell, revised: false }
     }
 
-    /// Those that changed begin anew; what an old one had not delivered is a dead letter.
-    pub fn revise(&mut self, plans: &[NotifierPlan]) {
+    /// Those that changed begin anew; what an old one had not delivered is a dead letter. The first ones of a daemon go on where
+    /// those of an earlier one were killed, by the book of failures.
+    pub fn revise(&mut self, plans: &[NotifierPlan], book: &Book) {
+        let first = !std::mem::replace(&mut self.revised, true);
         self.running.retain(|_, running| plans.contains(&running.plan));
         for plan in plans {
             if !self.running.contains_key(&plan.name) {
-                self.running.insert(plan.name.clone(), self.begin(plan.clone()));
+                let kept = if first { self.courier.kept(&plan.name) } else { None };
+                self.running.insert(plan.name.clone(), self.begin(plan.clone(), kept.as_deref(), book));
             }
         }
+        self.courier.forget_others(|name| plans.iter().any(|plan| plan.name.as_str() == name));
     }
 
-    fn begin(&self, plan: NotifierPlan) -> Running {
+    fn begin(&self, plan: NotifierPlan, kept: Option<&str>, book: &Book) -> Running {
         let (offers, queue) = mpsc::channel(limits::NOTICES_OFFERED);
         let counts = Arc::new(Counts::default());
         let on = &plan.spec.on;
@@ -71,13 +79,20 @@ impl Notifiers {
             services: on.services.iter().map(Name::to_string).collect(),
         };
         let rate = plan.spec.rate_limit.unwrap_or(limits::NOTIFIER_RATE);
-        let desk = Desk::new(filter, rate, u64::from_ne_bytes(clock::random()));
+        let mut desk = Desk::new(filter, rate, u64::from_ne_bytes(clock::random()));
+        let on = serde_json::to_string(&plan.spec.on).unwrap_or_default();
+        let mut told =
+            kept.and_then(|text| Told::read(text, &on)).unwrap_or_else(|| Told::new(on, clock::wall()));
+        told.keep(book.iter());
+        let records: Vec<&ErrorRecord> = book.iter().collect();
+        records.into_iter().rev().for_each(|record| desk.owe(record.clone(), told.owed(record)));
         let work = Work {
             redactor: Redactor::new(plan.secrets.iter().map(String::as_str)),
             plan: Arc::new(plan.clone()),
             courier: self.courier.clone(),
             counts: counts.clone(),
             tell: self.tell.clone(),
+            told,
             failing: false,
         };
         Running { plan, offers, counts, task: tokio::spawn(work.run(desk, queue)) }
@@ -102,6 +117,8 @@ impl Notifiers {
             drop(offers);
             let _ = tokio::time::timeout(limits::NOTIFIER_TIMEOUT, task).await;
         }
+        // Nothing is owed to anybody.
+        self.courier.forget_others(|_| false);
     }
 }
 
@@ -111,6 +128,7 @@ struct Work {
     redactor: Redactor,
     counts: Arc<Counts>,
     tell: Tell,
+    told: Told,
     failing: bool,
 }
 
@@ -119,6 +137,7 @@ type Flight = std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>
 impl Work {
     async fn run(mut self, mut desk: Desk, mut queue: mpsc::Receiver<ErrorRecord>) {
         let mut flight: Option<Flight> = None;
+        self.keep().await;
         loop {
             desk.lost(self.counts.lost.swap(0, Ordering::Relaxed));
             let mut until = None;
@@ -152,7 +171,7 @@ impl Work {
 
     async fn landed(&mut self, desk: &mut Desk, result: Result<(), String>) {
         let Err(why) = result else {
-            desk.delivered();
+            self.has_told(desk.delivered()).await;
             self.counts.sent.fetch_add(1, Ordering::Relaxed);
             if std::mem::take(&mut self.failing) {
                 (self.tell)(&self.plan.name, false, "NotifierWorks", "delivers again".into());
@@ -167,6 +186,21 @@ impl Work {
         }
         if let Failed::Dead(letter) = desk.failed(clock::mono()) {
             self.bury(&letter, &why).await;
+            self.has_told(Some(letter)).await;
+        }
+    }
+
+    async fn has_told(&mut self, letter: Option<Letter>) {
+        let errors = letter.into_iter().flat_map(|letter| letter.errors);
+        errors.for_each(|(record, _)| self.told.tell(&record));
+        self.keep().await;
+    }
+
+    /// Should the daemon be killed, the next one knows what it owes.
+    async fn keep(&mut self) {
+        let text = serde_json::to_string(&self.told).unwrap_or_default();
+        if let Err(why) = self.courier.keep(&self.plan.name, text).await {
+            tracing::warn!(%why, name = %self.plan.name, "what a notifier has told cannot be kept");
         }
     }
 

@@ -1,0 +1,99 @@
+//! How much of what happened a notifier has told, kept for the next daemon: what it had not when it died is told by that one.
+//! A message that was under way is told twice rather than never. No clock, no file.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::Stamp;
+
+use super::super::book::ErrorRecord;
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Told {
+    version: u32,
+    /// What it is to tell, as it was written. For another filter all begins anew.
+    on: String,
+    /// What happened before is history.
+    since: Stamp,
+    /// How often each failure had happened when it was told last, by fingerprint.
+    counts: BTreeMap<String, u64>,
+}
+
+impl Told {
+    /// Nothing is owed.
+    pub fn new(on: String, now: Stamp) -> Self {
+        Self { version: VERSION, on, since: now, counts: BTreeMap::new() }
+    }
+
+    /// What an earlier daemon kept of the same notifier; `None`: it cannot be used.
+    pub fn read(text: &str, on: &str) -> Option<Self> {
+        serde_json::from_str(text).ok().filter(|told: &Self| told.version == VERSION && told.on == on)
+    }
+
+    /// How often it has happened without being told.
+    pub fn owed(&self, record: &ErrorRecord) -> u64 {
+        match self.counts.get(&record.fingerprint) {
+            Some(told) => record.count.saturating_sub(*told),
+            None if record.first_seen >= self.since => record.count,
+            // How much of it is history is not known.
+            None => u64::from(record.last_seen >= self.since),
+        }
+    }
+
+    /// It was told, or given up.
+    pub fn tell(&mut self, record: &ErrorRecord) {
+        let count = self.counts.entry(record.fingerprint.clone()).or_default();
+        *count = record.count.max(*count);
+    }
+
+    /// Of what nobody remembers any more nothing is owed.
+    pub fn keep<'a>(&mut self, known: impl Iterator<Item = &'a ErrorRecord>) {
+        let known: std::collections::BTreeSet<&str> =
+            known.map(|record| record.fingerprint.as_str()).collect();
+        self.counts.retain(|fingerprint, _| known.contains(fingerprint.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::desk::tests::record;
+    use super::*;
+
+    fn seen(fingerprint: &str, count: u64, first: i64, last: i64) -> ErrorRecord {
+        ErrorRecord { count, first_seen: Stamp(first), last_seen: Stamp(last), ..record(fingerprint) }
+    }
+
+    #[test]
+    fn what_happened_since_and_was_not_told_is_owed() {
+        let mut told = Told::new("{}".into(), Stamp(100));
+        told.tell(&seen("told", 3, 110, 120));
+        for (record, owed) in [
+            (seen("history", 9, 10, 20), 0),
+            (seen("told", 3, 110, 120), 0),
+            (seen("told", 5, 110, 140), 2),
+            (seen("new", 4, 130, 140), 4),
+            (seen("history again", 9, 10, 130), 1),
+        ] {
+            assert_eq!(told.owed(&record), owed, "{}", record.fingerprint);
+        }
+        told.tell(&seen("told", 2, 110, 115));
+        assert_eq!(told.owed(&seen("told", 5, 110, 140)), 2, "a letter may be overtaken by a later one");
+        told.keep([&seen("other", 1, 1, 1)].into_iter());
+        assert!(told.counts.is_empty());
+    }
+
+    #[test]
+    fn it_is_kept_for_the_same_filter_and_version() {
+        let mut told = Told::new("{}".into(), Stamp(100));
+        told.tell(&record("x"));
+        let text = serde_json::to_string(&told).unwrap();
+        assert_eq!(Told::read(&text, "{}"), Some(told));
+        assert_eq!(Told::read(&text, "{\"services\":[\"a\"]}"), None);
+        assert_eq!(Told::read(&text.replace("\"version\":1", "\"version\":2"), "{}"), None);
+        assert_eq!(Told::read("torn", "{}"), None);
+    }
+}
