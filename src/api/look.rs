@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use crate::base::{Name, ObjectKind, ObjectRef, limits};
 use crate::engine::Engine;
 use crate::engine::launch::user;
+use crate::faults::Book;
 use crate::manifest::capabilities;
 use crate::manifest::diagnostic::kinds_like;
+use crate::world::Record;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::status;
@@ -188,13 +190,23 @@ pub(super) async fn why(State(context): State<Context>, Path(name): Path<String>
                 id: record.id,
                 at: record.at,
                 object: record.object.clone(),
-                what: record.message.clone(),
+                what: what(&engine.faults.book, record),
                 because: chain.get(index + 1).map(|next| next.id),
             });
             Some(Why { subject: object.to_string(), chain: links.collect() })
         })
         .await?;
     context.found(found, name).await
+}
+
+/// What happened; of a failure also its last words and its category, once they are known.
+fn what(book: &Book, record: &Record) -> String {
+    let known = book.iter().find(|known| known.cause == Some(record.id));
+    let words = known.filter(|known| known.message.len() > record.message.len());
+    match words.filter(|known| known.message.starts_with(&record.message)) {
+        Some(known) => format!("{} ({})", known.message, known.category),
+        None => record.message.clone(),
+    }
 }
 
 pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String>) -> Answer<ExecContext> {

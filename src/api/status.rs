@@ -258,7 +258,7 @@ pub fn event(record: &Record) -> Event {
         id: record.id,
         ts: record.at,
         kind: if record.warning { "Warning" } else { "Normal" }.into(),
-        reason: record.reason.into(),
+        reason: record.reason.clone().into(),
         object: record.object.clone(),
         message: record.message.clone(),
         change: record.change,

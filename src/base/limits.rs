@@ -40,6 +40,10 @@ pub const DESCRIPTORS_RESERVED: i32 = 8192;
 pub const OPENED_BY: usize = 8;
 /// Events kept in memory for `events` and `why`.
 pub const EVENTS_KEPT: usize = 10_000;
+/// Of these, how many an earlier daemon told: half a megabyte of memory.
+pub const EVENTS_RECALLED: usize = 2_000;
+/// The end of the log that they are read from: a start waits for it.
+pub const HISTORY_BYTES: u64 = 512 << 10;
 /// Revisions kept with their manifests as written (manifest.md, Sets).
 pub const REVISIONS_KEPT: usize = 10;
 /// Rollouts kept of each unit.

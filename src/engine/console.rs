@@ -36,12 +36,12 @@ impl Console {
 
     /// One thing that happened.
     pub fn record(&mut self, record: &Record) {
-        if self.quiet || matches!(record.reason, "Revised" | "Starting" | "Ordered") {
+        if self.quiet || matches!(&*record.reason, "Revised" | "Starting" | "Ordered") {
             return;
         }
         let time = record.at.to_string();
         let time = time.get(11..23).unwrap_or_default();
-        let mark = match (record.warning, record.reason) {
+        let mark = match (record.warning, &*record.reason) {
             (true, _) => "!",
             (_, "Ready" | "ManifestValid") => "✓",
             _ => "·",

@@ -99,8 +99,8 @@ impl Engine {
             Effect::Announce(record) => {
                 self.saw_events = true;
                 tracing::info!(
-                    object = %record.object, reason = record.reason, change = record.change, cause = record.cause,
-                    id = record.id, "{}", record.message
+                    object = %record.object, reason = &*record.reason, change = record.change, cause = record.cause,
+                    warning = record.warning, id = record.id, "{}", record.message
                 );
                 self.console.record(&record);
                 self.announced(&record);

@@ -313,7 +313,7 @@ impl Engine {
         }
         let happening = Happening {
             warning: record.warning,
-            reason: record.reason,
+            reason: &record.reason,
             object: &record.object,
             message: &record.message,
             id: record.id,

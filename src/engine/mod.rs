@@ -8,6 +8,7 @@ mod effects;
 mod failures;
 mod frozen;
 mod hearing;
+mod history;
 pub mod launch;
 mod link;
 mod listening;
@@ -214,6 +215,7 @@ impl Engine {
         let mut world =
             World::new(Beginning { epoch, seed: u64::from_ne_bytes(clock::random()), incarnation });
         world.continue_changes_after(restored.last_change);
+        world.recall(history::read(&state.log()));
         let sender = inputs.clone();
         let tell = Box::new(move |told| sender.blocking_send(Input::Log(told)).ok());
         let collector = Collector::start(&state, tell).map_err(EngineError::Logs)?;
@@ -294,7 +296,8 @@ impl Engine {
         if let Some(warning) = &restored.warning {
             self.note(true, "StateSetAside", "system", warning.clone());
         }
-        let cause = Cause::new("Up", "unisys up");
+        let cause =
+            Cause::new("Up", if held.is_empty() { "unisys up" } else { "taken up by another daemon" });
         let outcome = self.sets.begin(&restored.sets);
         if outcome.rejected && (first || outcome.desired.is_none()) && held.is_empty() {
             self.console.diagnostics(&outcome.diagnostics);

@@ -89,6 +89,11 @@ impl StateDir {
         self.root.join("logs")
     }
 
+    /// JSON lines of everything that unisys says about itself.
+    pub fn log(&self) -> PathBuf {
+        self.logs().join("unifiedsystem.log")
+    }
+
     pub fn services_logs(&self) -> PathBuf {
         self.root.join("logs/services")
     }

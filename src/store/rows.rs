@@ -36,7 +36,8 @@ pub fn write(connection: &Connection, pending: &Pending) -> rusqlite::Result<()>
     for (revision, accepted) in &pending.revisions {
         let text = serde_json::to_string(&accepted.sets).unwrap_or_default();
         connection.execute(
-            "INSERT OR REPLACE INTO revision (id, at, cause, sets) VALUES (?1, ?2, ?3, ?4)",
+            // A daemon that takes up a revision does not make it.
+            "INSERT INTO revision (id, at, cause, sets) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE SET sets = ?4",
             params![revision.0 as i64, accepted.at.to_string(), accepted.cause, text],
         )?;
         forget_revisions(connection, *revision)?;

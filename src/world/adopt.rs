@@ -4,7 +4,7 @@ use crate::base::{Incarnation, Now, Role, Seat};
 use crate::unit::{Fact, HeldParts, Lifecycle, PartState, ProbeBoard, StopReason};
 
 use super::World;
-use super::chronicle::Entry;
+use super::chronicle::{ADOPTED, Entry};
 use super::effect::Effect;
 use super::event::Adopted;
 use super::state::{Instance, Slot, Unit};
@@ -135,8 +135,10 @@ impl World {
             Some(PartState::Running { pid, .. }) => format!("{seat} adopted, pid {pid}"),
             _ => format!("{seat} adopted"),
         };
-        let entry =
-            Entry { warning: false, reason: "Adopted", object: &object, message, change: None, cause: None };
+        // It goes on being what an earlier daemon told of it; that each of them adopted it says nothing.
+        let told = self.chronicle.recalled(&object.to_string(), seat.ordinal);
+        let cause = told.and_then(|it| if it.reason == ADOPTED { it.cause } else { Some(it.id) });
+        let entry = Entry { warning: false, reason: ADOPTED, object: &object, message, change: None, cause };
         let record = self.announce(now, entry);
         self.set_cause(name, seat, record);
         if let Some(fact) = fact {

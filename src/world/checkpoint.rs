@@ -129,7 +129,7 @@ impl World {
     fn recall_changed(&mut self, unit: &Unit, (message, at): (String, Stamp)) -> RecordId {
         let object = &unit.spec.object;
         let entry = Entry { warning: false, reason: CHANGED, object, message, change: None, cause: None };
-        self.chronicle.write_of(at, entry).id
+        self.chronicle.again(at, entry).id
     }
 
     /// The records of how the ordinals ended that rest since an earlier daemon.
@@ -140,7 +140,7 @@ impl World {
             let message = format!("{} {}", slot.seat, last.words);
             let (object, reason) = (&unit.spec.object, end_reason(&last.end));
             let entry = Entry { warning: true, reason, object, message, change: None, cause };
-            slot.cause = Some(self.chronicle.write_of(last.at, entry).id);
+            slot.cause = Some(self.chronicle.again(last.at, entry).id);
             if matches!(&slot.state, Lifecycle::Failed(reason) if reason.is_of_program()) {
                 let (name, spec) = (unit.spec.object.name.clone(), unit.spec.clone());
                 self.effects.push_back(Effect::WatchProgram { name, spec, since: last.at });
@@ -159,7 +159,7 @@ impl World {
             let reason = if index == last { CIRCUIT_OPEN } else { "Failed" };
             let object = &unit.spec.object;
             let entry = Entry { warning: true, reason, object, message, change: None, cause };
-            cause = Some(self.chronicle.write_of(at, entry).id);
+            cause = Some(self.chronicle.again(at, entry).id);
         }
         cause
     }

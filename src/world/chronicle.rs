@@ -1,9 +1,10 @@
 //! The causal log: what happened, because of what, and the changes that actions are grouped in.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::base::{Now, ObjectRef, Revision, Stamp, limits};
+use crate::base::{Now, ObjectRef, Ordinal, Revision, Stamp, limits};
 use crate::plan::Verb;
 
 use super::event::Cause;
@@ -18,7 +19,7 @@ pub struct Record {
     pub at: Stamp,
     pub warning: bool,
     /// CamelCase.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// `service/api`, `set/manifests`, `system`.
     pub object: String,
     /// A sentence.
@@ -67,33 +68,73 @@ impl Outcome {
 
 /// The reason of a record that a circuit has opened.
 pub const CIRCUIT_OPEN: &str = "CircuitOpen";
+/// That of one that an instance was taken over from an earlier daemon.
+pub const ADOPTED: &str = "Adopted";
 /// That of one that names the fields that a revision changed.
 pub const CHANGED: &str = "Changed";
 
 /// The latest records, bounded.
 #[derive(Clone, Debug)]
 pub struct Chronicle {
+    /// By their ids.
     records: VecDeque<Arc<Record>>,
+    /// The first id of this daemon: what is below was told by earlier ones.
+    first: RecordId,
     next: RecordId,
 }
 
 impl Chronicle {
     /// Ids go on after those of earlier daemons when `first` is above them.
     pub fn new(first: RecordId) -> Self {
-        Self { records: VecDeque::new(), next: first.max(1) }
+        Self { records: VecDeque::new(), first: first.max(1), next: first.max(1) }
+    }
+
+    /// What earlier daemons told, before anything else is written. What is not in the order of its ids is left out.
+    pub fn recall(&mut self, history: Vec<Record>) {
+        for record in history {
+            let last = self.records.back().map_or(0, |record| record.id);
+            if record.id > last && record.id < self.first {
+                self.records.push_back(Arc::new(record));
+            }
+        }
+    }
+
+    /// The latest record of an earlier daemon about an ordinal of a unit.
+    pub fn recalled(&self, object: &str, ordinal: Ordinal) -> Option<&Arc<Record>> {
+        let own = format!("instance {ordinal}");
+        let is_own = |record: &Record| {
+            let after = record.message.split_once(&own).map(|(_, after)| after);
+            record.object == object
+                && after.is_some_and(|after| !after.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        self.earlier().rev().find(|record| is_own(record))
+    }
+
+    fn earlier(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
+        let count = self.records.partition_point(|record| record.id < self.first);
+        self.records.range(..count)
+    }
+
+    /// A record of what happened under an earlier daemon: the one that is still known, or one that is written for it.
+    pub fn again(&mut self, at: Stamp, entry: Entry<'_>) -> Arc<Record> {
+        let object = entry.object.to_string();
+        let known = self.earlier().rev().find(|it| it.object == object && it.message == entry.message);
+        match known.cloned() {
+            Some(record) => record,
+            None => self.write_of(at, entry),
+        }
     }
 
     pub fn write(&mut self, now: Now, entry: Entry<'_>) -> Arc<Record> {
         self.write_of(now.wall, entry)
     }
 
-    /// A record of what happened at another time, under an earlier daemon.
-    pub fn write_of(&mut self, at: Stamp, entry: Entry<'_>) -> Arc<Record> {
+    fn write_of(&mut self, at: Stamp, entry: Entry<'_>) -> Arc<Record> {
         let record = Arc::new(Record {
             id: self.next,
             at,
             warning: entry.warning,
-            reason: entry.reason,
+            reason: entry.reason.into(),
             object: entry.object.to_string(),
             message: entry.message,
             change: entry.change,
@@ -108,8 +149,8 @@ impl Chronicle {
     }
 
     pub fn get(&self, id: RecordId) -> Option<&Arc<Record>> {
-        let first = self.records.front()?.id;
-        self.records.get(usize::try_from(id.checked_sub(first)?).ok()?)
+        let at = self.records.binary_search_by_key(&id, |record| record.id).ok()?;
+        self.records.get(at)
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {

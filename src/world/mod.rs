@@ -177,6 +177,11 @@ impl World {
         }
     }
 
+    /// What earlier daemons told, oldest first; before anything else is heard.
+    pub fn recall(&mut self, history: Vec<Record>) {
+        self.chronicle.recall(history);
+    }
+
     /// Changes recorded by earlier daemons go up to here.
     pub fn continue_changes_after(&mut self, last: u64) {
         self.next_change = self.next_change.max(last + 1);

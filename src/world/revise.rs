@@ -166,7 +166,9 @@ impl World {
                 Some((checkpoint, kept)) => self.take_up(now, spec, checkpoint, kept),
                 None => (Unit::new(spec.clone(), Generation(1), revision, now.wall), None),
             };
-            unit.cause = opened.or(Some(record));
+            // That it was taken up explains nothing where an earlier daemon told more.
+            let rests = unit.slots.values().filter_map(|slot| slot.cause).max();
+            unit.cause = opened.or(rests).or(Some(record));
             unit.rolled_by = Some(cause.clone());
             self.units.insert(name.clone(), Box::new(unit));
             if self.begun {

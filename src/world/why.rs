@@ -34,7 +34,7 @@ impl World {
                 None => own.map(|id| self.chronicle.chain(id, LINKS)).unwrap_or_default(),
             };
             for record in records {
-                let stands = [WAITING, CANNOT_START].contains(&record.reason);
+                let stands = [WAITING, CANNOT_START].contains(&&*record.reason);
                 if chain.len() < LINKS && (stands || seen.insert(record.id)) {
                     chain.push(record);
                 }
@@ -79,7 +79,7 @@ impl World {
             id: own.unwrap_or_default(),
             at: unit.conditions.get("Progressing").map_or(since, |settled| settled.since),
             warning: false,
-            reason,
+            reason: reason.into(),
             object: unit.spec.object.to_string(),
             message,
             change: unit.change,

@@ -49,6 +49,41 @@ fn an_exit_that_happens_while_the_daemon_is_dead_keeps_its_code() {
 }
 
 #[test]
+fn why_and_events_go_on_where_the_daemon_before_ended() {
+    let once = "import os, time\nif os.path.exists('ran'): time.sleep(1000)\nopen('ran', 'w').close(); raise RuntimeError('no luck')";
+    let system = System::up(&[("a.yaml", &python("a", once, ""))]);
+    let ended = "instance 0 ended: exit code 1: RuntimeError: no luck (crash)";
+    let told = || {
+        until("why goes down to the crash", || {
+            let chain = system.json(&["why", "a"])["chain"].as_array()?.clone();
+            let at = chain.iter().position(|link| link["what"] == ended)?;
+            assert!(
+                chain[..at].iter().filter(|link| link["what"].as_str().unwrap().contains("adopted")).count()
+                    < 2
+            );
+            Some(chain[at]["id"].clone())
+        })
+    };
+    until("it runs again", || {
+        let chain = system.json(&["why", "a"])["chain"].as_array()?.clone();
+        (chain.len() > 4 && chain[0]["what"] == "instance 0 is ready").then_some(())
+    });
+    let crash = told();
+    for _ in 0..2 {
+        let daemon = system.daemon_pid().unwrap();
+        signal(daemon, "KILL");
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        until("it has adopted", || system.ok(&["why", "a"]).contains("adopted").then_some(()));
+        assert_eq!(told(), crash, "the very same");
+    }
+    let events = system.ok(&["events", "-o", "json"]);
+    let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let ids: Vec<u64> = events.map(|event| event["id"].as_u64().unwrap()).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b) && ids.contains(&crash.as_u64().unwrap()), "{ids:?}");
+    assert_eq!(system.ok(&["events"]).matches(" Revised ").count(), 3, "one a daemon, each with its time");
+}
+
+#[test]
 fn programs_stay_heard_over_the_socket_or_pipe_they_have_when_the_keeper_dies() {
     // Connected once, as many libraries do; and a startup that is told by a newline when somebody wants it.
     let beats = "import os,socket,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\ns.connect(os.environ['NOTIFY_SOCKET'])\n\

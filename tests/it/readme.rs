@@ -36,7 +36,12 @@ fn every_console_block_of_the_readme_is_real() {
             .current_dir(system.dir.path())
             .env("PATH", &path_variable)
             .output();
-        text(&output.unwrap().stdout)
+        // How long something is waited for is the machine's affair.
+        let said = text(&output.unwrap().stdout);
+        said.lines()
+            .filter(|line| !line.starts_with("waiting: "))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
     };
     let mut written = String::new();
     let mut faults = Vec::new();

@@ -98,7 +98,7 @@ fn parse(text: &str) -> Result<Options, Failure> {
 
 /// JSON lines of everything that unisys says about itself.
 fn log_to(state: &StateDir) -> Result<(), Failure> {
-    let path = state.logs().join("unifiedsystem.log");
+    let path = state.log();
     let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
     let file =
         file.map_err(|error| Failure::other(format!("cannot open {}: {error}", path.display()), ""))?;

@@ -1,0 +1,71 @@
+//! What earlier daemons told, from the log that they wrote it to: `events` and `why` go on where those ended.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::base::{Stamp, limits};
+use crate::world::Record;
+
+/// A line that tells an event; others have no id.
+#[derive(Deserialize)]
+struct Line {
+    timestamp: Stamp,
+    message: String,
+    object: String,
+    reason: String,
+    id: u64,
+    #[serde(default)]
+    warning: bool,
+    change: Option<u64>,
+    cause: Option<u64>,
+}
+
+/// The latest events in a log, oldest first. One that cannot be read, or is not whole, tells less.
+pub fn read(log: &Path) -> Vec<Record> {
+    let bytes = tail(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let mut records: Vec<Record> =
+        text.lines().rev().filter_map(record).take(limits::EVENTS_RECALLED).collect();
+    records.reverse();
+    records
+}
+
+fn tail(log: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(limits::HISTORY_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(limits::HISTORY_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn record(line: &str) -> Option<Record> {
+    let Line { timestamp: at, message, object, reason, id, warning, change, cause } =
+        serde_json::from_str(line).ok()?;
+    Some(Record { id, at, warning, reason: reason.into(), object, message, change, cause })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_and_whatever_else_is_in_the_log_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        assert_eq!(read(&log), [], "there is none");
+        let event = r#"{"timestamp":"2026-01-02T03:04:05.678901Z","level":"INFO","message":"instance 0 ended","object":"service/a","reason":"Failed","warning":true,"cause":8,"id":9,"target":"t"}"#;
+        let other =
+            r#"{"timestamp":"2026-01-02T03:04:05.678901Z","level":"WARN","message":"m","target":"t"}"#;
+        std::fs::write(&log, format!("torn\"}}\n{event}\n{other}\n{}", &event[..40])).unwrap();
+        let [record] = &read(&log)[..] else { panic!("{:?}", read(&log)) };
+        assert_eq!((record.id, record.cause, record.warning), (9, Some(8), true));
+        assert_eq!((&*record.reason, record.object.as_str()), ("Failed", "service/a"));
+        assert_eq!(record.at.to_string(), "2026-01-02T03:04:05.678Z");
+        std::fs::write(&log, format!("{event}\n").repeat(limits::EVENTS_RECALLED * 4)).unwrap();
+        assert!((1000..=limits::EVENTS_RECALLED).contains(&read(&log).len()));
+    }
+}
