@@ -144,9 +144,9 @@ impl Engine {
         let (inputs, state_id) = (self.inputs.clone(), self.state_id.clone());
         tokio::spawn(async move {
             let (port, transport) = (listen.port, listen.transport);
-            let look = move || listeners::holder(port, transport, &state_id);
+            let look = move || listeners::holder(&[port].into(), transport, &state_id);
             let holder = tokio::task::spawn_blocking(look).await.ok().flatten();
-            let detail = holder.map_or(detail, |holder| format!("{listen} is held by {holder}"));
+            let detail = holder.map_or(detail, |(_, holder)| format!("{listen} is held by {holder}"));
             let fact = InstanceFact::SpawnFailed { part, stage, errno, detail };
             let _ = inputs.send(Input::Fact { id, fact }).await;
         });

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::base::{Category, Exit, Severity, SpawnStage, limits};
 use crate::unit::{EndReason, StopReason};
 
-use super::patterns::{Patterns, Said, port_in, says_address_in_use};
+use super::patterns::{Patterns, Said, port_in, port_named, says_address_in_use};
 use super::shapes::{Story, story};
 
 /// What is known of one failure.
@@ -94,12 +94,8 @@ fn has_last_words(reason: &EndReason) -> bool {
 
 fn port_in_use(story: &Story<'_>) -> Option<u16> {
     let line = story.lines.iter().rev().chain([&story.headline]).find(|line| says_address_in_use(line))?;
-    Some(port_in(line).or_else(|| story.lines.iter().find_map(|line| port_field(line))).unwrap_or(0))
-}
-
-/// `  port: 8000` among the fields of a Node error.
-fn port_field(line: &str) -> Option<u16> {
-    line.trim().strip_prefix("port: ")?.trim_end_matches(',').parse().ok()
+    // Or it stands beside it: among the fields of a Node error, in the hint of PostgreSQL, in the call of a Python traceback.
+    Some(port_in(line).or_else(|| story.lines.iter().find_map(|line| port_named(line))).unwrap_or(0))
 }
 
 fn category(evidence: &Evidence<'_>, said: Option<Said>) -> Category {

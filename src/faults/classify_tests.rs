@@ -258,6 +258,14 @@ fn an_address_in_use_names_its_port_and_then_its_holder() {
     let ports = [
         (WRITTEN[11].2, Some(8000)),
         ("OSError: [Errno 98] Address already in use", Some(0)),
+        (
+            "Traceback (most recent call last):\n  File \"/a.py\", line 3, in <module>\n    run(host=\"::\", port=8125)\nOSError: [Errno 98] Address already in use",
+            Some(8125),
+        ),
+        (
+            "2026-01-01 10:00:00.000 UTC [7] LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use\n2026-01-01 10:00:00.000 UTC [7] HINT:  Is another postmaster already running on port 5432? If not, wait a few seconds and retry.\n2026-01-01 10:00:00.001 UTC [7] FATAL:  could not create any TCP/IP sockets",
+            Some(5432),
+        ),
         ("listen tcp 0.0.0.0:8080: bind: address already in use", Some(8080)),
         ("ENOSPC", None),
     ];

@@ -70,6 +70,10 @@ static PORT: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?-u)(?:[Pp]ort[ =:]+|port: |[\]\w*.]:|:::|, )(\d{2,5})\b").expect("a valid pattern")
 });
 
+/// A port that is called one.
+static NAMED: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#"(?-u)\b[Pp]ort['"]?[ =:]+(\d{2,5})\b"#).expect("a valid pattern"));
+
 /// A System's own patterns, tried before the built-in ones.
 #[derive(Clone, Debug, Default)]
 pub struct Patterns {
@@ -128,7 +132,16 @@ pub fn says_address_in_use(line: &str) -> bool {
 
 /// The port that a line names, if it names one.
 pub fn port_in(line: &str) -> Option<u16> {
-    let found = PORT.captures_iter(line.as_bytes()).last()?;
+    last_number(&PORT, line)
+}
+
+/// The port that a line which is about something else calls one.
+pub fn port_named(line: &str) -> Option<u16> {
+    last_number(&NAMED, line)
+}
+
+fn last_number(pattern: &Regex, line: &str) -> Option<u16> {
+    let found = pattern.captures_iter(line.as_bytes()).last()?;
     std::str::from_utf8(found.get(1)?.as_bytes()).ok()?.parse().ok().filter(|port| *port > 0)
 }
 

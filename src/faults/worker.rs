@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::{Exit, Generation, InstanceId, Redactor, Spent, Stamp, Usage, limits};
+use crate::base::{Exit, Generation, InstanceId, Redactor, Spent, Stamp, Transport, Usage, limits};
 use crate::logs::derived::Stream;
 use crate::logs::read::{LOOK, Query, read};
 use crate::manifest::spec::service::PortNumber;
 use crate::os::freeze::Thread;
-use crate::os::listeners::foreign_holders;
+use crate::os::listeners;
 use crate::os::state_dir::StateDir;
 use crate::os::usage::{self, CgroupUsage};
 use crate::plan::UnitSpec;
@@ -174,13 +174,10 @@ impl Work {
         let mut classified = classified(case, stderr);
         let Some(port) = classified.port_in_use else { return classified };
         let ports = match port {
-            0 => declared_ports(&case.failure.spec),
+            0 => likely_ports(&case.failure.spec),
             port => [port].into(),
         };
-        // The keeper, our parent, holds listeners for services.
-        let own: Vec<u32> =
-            rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32).into_iter().collect();
-        if let Some((port, holder)) = foreign_holders(&ports, &self.state_id, &own).into_iter().next() {
+        if let Some((port, holder)) = listeners::holder(&ports, Transport::Tcp, &self.state_id) {
             classified.name_holder(port, &holder);
         }
         classified
@@ -223,12 +220,33 @@ fn with(case: &Case, stderr: &[String]) -> Classified {
     classify(&evidence, &case.patterns)
 }
 
-fn declared_ports(spec: &UnitSpec) -> BTreeSet<u16> {
+/// Ports that a program which does not say which one was taken may have meant: those that its manifest declares; else what
+/// its environment or its arguments call one.
+fn likely_ports(spec: &UnitSpec) -> BTreeSet<u16> {
     let ports = spec.launch.service.ports.iter().filter_map(|port| match port.port {
         PortNumber::Number(number) => Some(number),
         PortNumber::Auto(_) => None,
     });
-    ports.collect()
+    let declared: BTreeSet<u16> = ports.collect();
+    if !declared.is_empty() {
+        return declared;
+    }
+    let env = spec
+        .launch
+        .env
+        .iter()
+        .find(|variable| variable.name == "PORT")
+        .and_then(|variable| variable.value.parse().ok());
+    // `http.server 8000`, `--port 8000`, `--port=8000`, `--bind=0.0.0.0:8000`.
+    let argument = |word: &String| match word.split_once('=') {
+        Some((name, value)) if ["port", "bind", "listen", "addr"].iter().any(|what| name.contains(what)) => {
+            value.rsplit(':').next()?.parse().ok()
+        }
+        Some(_) => None,
+        None => word.parse().ok(),
+    };
+    let arguments = spec.launch.argv.iter().skip(1).filter_map(argument);
+    env.into_iter().chain(arguments).filter(|port| *port > 0).collect()
 }
 
 fn known(case: &Case, classified: &Classified) -> Known {

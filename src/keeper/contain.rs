@@ -122,10 +122,15 @@ impl Owner<'_> {
         if let Some(id) = by_cgroup.filter(|id| table.instances.contains_key(id)) {
             return Some(id);
         }
+        // The number of a leader that has ended is free again once nobody of its session and group is left: it may lead another.
+        let leads = |pid: u32, start: u64| {
+            (pid == stat.sid || pid == stat.pgid)
+                && process::stat(pid).is_none_or(|leader| leader.start == start)
+        };
         let by_session = table.instances.iter().find(|(_, instance)| {
             instance.parts.values().any(|part| match part {
-                PartState::Running(running) => running.pid == stat.sid || running.pid == stat.pgid,
-                PartState::Ended { held } => held.pid == stat.sid || held.pid == stat.pgid,
+                PartState::Running(running) => leads(running.pid, running.start),
+                PartState::Ended { held } => leads(held.pid, held.start),
                 PartState::Spawning => false,
             })
         });

@@ -151,7 +151,9 @@ impl Keeper {
     pub(super) fn ended(&mut self, pid: u32, exit: Exit, spent: Option<Spent>) {
         let Some((id, part)) = self.table.by_pid.get(&pid).cloned() else { return };
         let tree = self.cgroups.as_ref();
-        let killed = matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. });
+        // The group may have outlived an earlier kill of a part of it: what is killed by us now did not end of that.
+        let killed =
+            matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. }) && !self.kills.contains_key(&id);
         let exit = match tree.filter(|tree| killed && tree.oom_kills(&id) > 0) {
             Some(_) => Exit::OomKilled,
             None => exit,

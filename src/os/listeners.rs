@@ -234,24 +234,41 @@ pub fn foreign_holders(ports: &BTreeSet<u16>, state_id: &str, own: &[u32]) -> BT
 const UNSEEN: &str = "a process that cannot be seen from here";
 
 fn is_marked(pid: u32, state_id: &str) -> bool {
-    let marker = process::environ_value(pid, "UNISYS_INSTANCE");
-    marker.is_some_and(|value| value.split_once('/').is_some_and(|(state, _)| state == state_id))
+    instance(pid, state_id).is_some()
 }
 
-/// Who is in the way of a socket that cannot be bound because its address is in use; one of ours is named as such.
-pub fn holder(port: u16, transport: Transport, state_id: &str) -> Option<String> {
+/// The instance of this system that a process says it belongs to.
+fn instance(pid: u32, state_id: &str) -> Option<String> {
+    let marker = process::environ_value(pid, "UNISYS_INSTANCE")?;
+    let (state, id) = marker.split_once('/')?;
+    (state == state_id).then(|| id.to_owned())
+}
+
+/// Who is in the way of a socket that cannot be bound because its address is in use, and at which of these ports: `pid 412
+/// (nginx)`; an instance of this system is named as such.
+pub fn holder(ports: &BTreeSet<u16>, transport: Transport, state_id: &str) -> Option<(u16, String)> {
     let diag = Diag::open().ok()?;
     let sockets = match transport {
         Transport::Tcp => diag.tcp_listeners(),
         Transport::Udp => diag.udp_sockets(),
         Transport::Unix | Transport::UnixDatagram => return None,
     };
-    let inodes: BTreeSet<u32> =
-        sockets.ok()?.into_iter().filter(|socket| socket.port == port).map(|socket| socket.inode).collect();
-    let of = |stat: &process::Stat| socket_inodes(stat.pid).iter().any(|inode| inodes.contains(inode));
-    let holder = process::all().into_iter().find(of)?;
-    let ours = if is_marked(holder.pid, state_id) { ", an instance of this system" } else { "" };
-    Some(format!("pid {} ({}{ours})", holder.pid, holder.name))
+    let taken: BTreeMap<u32, u16> = sockets
+        .ok()?
+        .into_iter()
+        .filter(|socket| ports.contains(&socket.port))
+        .map(|socket| (socket.inode, socket.port))
+        .collect();
+    let first = *taken.values().next()?;
+    let of = |stat: process::Stat| {
+        let port = socket_inodes(stat.pid).iter().find_map(|inode| taken.get(inode).copied())?;
+        Some((port, stat))
+    };
+    let Some((port, stat)) = process::all().into_iter().find_map(of) else {
+        return Some((first, UNSEEN.to_owned()));
+    };
+    let ours = instance(stat.pid, state_id).map(|id| format!(", {id} of this system")).unwrap_or_default();
+    Some((port, format!("pid {} ({}{ours})", stat.pid, stat.name)))
 }
 
 /// Sockets that a process has open.
@@ -276,7 +293,8 @@ mod tests {
         let holders = foreign_holders(&BTreeSet::from([port]), "no such system", &[]);
         assert!(holders[&port].starts_with(&format!("pid {}", std::process::id())), "{holders:?}");
         assert!(foreign_holders(&BTreeSet::from([port]), "no such system", &[std::process::id()]).is_empty());
-        assert_eq!(holder(port, Transport::Tcp, "x"), Some(holders[&port].clone()));
+        let found = holder(&BTreeSet::from([port]), Transport::Tcp, "x");
+        assert_eq!(found, Some((port, holders[&port].clone())));
         let seen = Diag::open().unwrap().tcp_listeners().unwrap();
         let of = |port: u16| seen.iter().find(|listener| listener.port == port).copied().unwrap();
         assert_eq!((of(port).address.to_string().as_str(), of(port).waiting), ("127.0.0.1", 0));

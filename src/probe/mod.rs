@@ -4,7 +4,7 @@ mod grpc;
 pub mod http;
 pub mod notify;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -98,11 +98,38 @@ impl Turns {
 pub struct Asker {
     http: reqwest::Client,
     turns: Turns,
+    files: Files,
+}
+
+/// Paths that are being looked at. One on a disk that does not answer holds one thread, however often it is asked for.
+#[derive(Clone, Default)]
+struct Files(Arc<Mutex<BTreeSet<PathBuf>>>);
+
+impl Files {
+    async fn ask(&self, path: PathBuf) -> Answer {
+        let looking = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !looking().insert(path.clone()) {
+            let message = format!("{}: no answer to an earlier look yet", path.display());
+            return Answer { late: true, ..Answer::no(message) };
+        }
+        let files = self.clone();
+        let look = move || {
+            let answer = match path.try_exists() {
+                Ok(true) => Answer::yes("the file exists"),
+                Ok(false) => Answer::no(format!("{} does not exist", path.display())),
+                Err(error) => Answer::no(format!("cannot look at {}: {error}", path.display())),
+            };
+            files.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
+            answer
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.unwrap_or_else(|error| Answer::no(format!("it could not be looked at: {error}")))
+    }
 }
 
 impl Asker {
     pub fn new(http: reqwest::Client) -> Self {
-        Self { http, turns: Turns::new() }
+        Self { http, turns: Turns::new(), files: Files::default() }
     }
 
     /// Asks, and answers in time: no answer within `timeout` is a no.
@@ -131,10 +158,7 @@ impl Asker {
             Question::Tcp { host, port } => ask_tcp(&host, port).await,
             Question::Grpc { port, service } => grpc::ask(port, &service).await,
             Question::Exec { command, place } => ask_command(*command, place, timeout, turn).await,
-            Question::File { path } => match path.exists() {
-                true => Answer::yes("the file exists"),
-                false => Answer::no(format!("{} does not exist", path.display())),
-            },
+            Question::File { path } => self.files.ask(path).await,
             Question::Impossible(why) => Answer::no(why),
         }
     }

@@ -1,12 +1,8 @@
 //! Edits, orders and programs that a rollout or reload cannot carry out: what is healthy stays, and it is said why.
 
-use crate::support::{System, python, signal, sleeper, until};
+use crate::support::{System, free_port, python, signal, sleeper, until};
 
 const WELL: &str = "  update: {minReady: 100ms, progressDeadline: 5s}\n";
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// Until a unit's latest rollout ended so; its record.
 fn outcome(system: &System, unit: &str, wanted: &str) -> serde_json::Value {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use crate::support::{System, python, signal, sleeper, text, until};
+use crate::support::{System, free_port, python, signal, sleeper, text, until};
 
 /// The latest error record of a unit that satisfies a condition.
 fn error(system: &System, unit: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -93,14 +93,33 @@ fn a_port_that_is_taken_is_named_with_its_holder() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let code = format!("require('http').createServer().listen({port},'127.0.0.1')");
-    let bind = format!("import socket\nsocket.create_server(('127.0.0.1',{port}))");
-    let system = System::up(&[("n.yaml", &node("n", &code, NEVER)), ("p.yaml", &python("p", &bind, NEVER))]);
+    let bind = "import os,socket\nsocket.create_server(('127.0.0.1',int(os.environ['PORT'])))";
+    let rest = format!("{NEVER}  env: {{PORT: \"{port}\"}}\n");
+    let system = System::up(&[("n.yaml", &node("n", &code, NEVER)), ("p.yaml", &python("p", bind, &rest))]);
     let record = error(&system, "n", "n's error", |_| true);
     assert_eq!(record["category"], "resource");
     let message = record["message"].as_str().unwrap();
     let holder = format!("port {port} is held by pid {}", std::process::id());
     assert!(message.contains("EADDRINUSE") && message.contains(&holder), "{message}");
-    assert_eq!(error(&system, "p", "p's error", |_| true)["category"], "resource");
+    let record = error(&system, "p", "p's error", |_| true);
+    assert_eq!(record["category"], "resource");
+    // It says only that an address is in use.
+    let message = record["message"].as_str().unwrap();
+    assert!(message.contains("already in use") && message.contains(&holder), "{message}");
+}
+
+#[test]
+fn a_port_that_another_service_holds_is_named_with_it() {
+    let bind = "import os,socket,time\ns=socket.create_server(('127.0.0.1',int(os.environ['PORT'])))\ntime.sleep(9999)";
+    let port = free_port();
+    let env = format!("  env: {{PORT: \"{port}\"}}\n");
+    let system = System::up(&[("a.yaml", &python("a", bind, &env))]);
+    until("a holds its port", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    system.write("manifests/b.yaml", &python("b", bind, &format!("{NEVER}{env}")));
+    let record = error(&system, "b", "b's error", |_| true);
+    let message = record["message"].as_str().unwrap();
+    let holder = format!("port {port} is held by pid {} (python3, a", system.pid("a"));
+    assert!(message.contains(&holder) && message.contains("of this system"), "{message}");
 }
 
 #[test]

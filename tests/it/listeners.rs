@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{System, python, signal, until};
+use crate::support::{System, free_port, python, signal, until};
 
 /// Answers each connection with its pid, and ends between two of them when it is asked to.
 const PYTHON: &str = "import os, signal, socket
@@ -32,11 +32,6 @@ const NODE: &str = "const server = require('http').createServer((_, answer) => {
 }).listen({fd: 3});
 process.on('SIGTERM', () => server.close(() => process.exit(0)));
 ";
-
-/// A port that nobody uses.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 fn service(command: &[&str], rest: &str) -> String {
     let command = serde_json::to_string(command).unwrap();

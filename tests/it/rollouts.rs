@@ -1,6 +1,6 @@
 //! A new version comes up beside the old one, and goes again when it does not get well.
 
-use crate::support::{System, alive, signal, sleeper, until};
+use crate::support::{System, alive, free_port, signal, sleeper, until};
 
 /// A server that says its version, on the listener that unisys holds. `fate`: what it does instead of getting well.
 fn server(version: &str, fate: &str) -> String {
@@ -17,10 +17,6 @@ fn server(version: &str, fate: &str) -> String {
     format!(
         "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  command: {command}\n  ports: [{{name: http, port: PORT, listen: true}}]\n  probes: {{readiness: {{notify: systemd}}}}\n  update: {{minReady: 200ms, progressDeadline: 3s}}\n"
     )
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// What a client gets; a refused or broken connection is an error.

@@ -301,6 +301,11 @@ pub fn alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// A port that nobody uses.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// A service of one line of Python.
 pub fn python(name: &str, code: &str, rest: &str) -> String {
     let code = serde_json::to_string(code).unwrap();
