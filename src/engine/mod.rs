@@ -203,10 +203,11 @@ impl Engine {
         link: Link,
         inputs: Inputs,
     ) -> Result<Self, EngineError> {
-        let (store, restored) = Store::open(&state.database(), Self::hear_of_store(&inputs))?;
+        let (store, mut restored) = Store::open(&state.database(), Self::hear_of_store(&inputs))?;
         let mut link = link;
         link.send(&Request::Hello { version: crate::keeper::protocol::VERSION, epoch: restored.epoch });
         let greeting = adoption::inventory(&mut link).await?;
+        store.recover(&mut restored, !greeting.held.is_empty());
         let another = (greeting.version != crate::keeper::protocol::VERSION).then_some(greeting.version);
         let epoch = greeting.epoch.max(restored.epoch).next();
         link.send(&Request::Begin { epoch });

@@ -4,6 +4,7 @@
 mod pending;
 mod rows;
 mod schema;
+mod spare;
 mod stored;
 
 use std::cell::Cell;
@@ -21,6 +22,7 @@ use crate::world::{Change, Checkpoint, RolloutRecord};
 
 use pending::{Accepted, Pending};
 use rows::{INCARNATION, answer, is_full, load, set_meta, write};
+use spare::Spare;
 
 pub use stored::{StoredAction, StoredCause, StoredChange, StoredFile, StoredSet};
 
@@ -49,6 +51,8 @@ pub struct Restored {
     pub errors: Vec<String>,
     /// Something that a person should know: a damaged database was set aside.
     pub warning: Option<String>,
+    /// There was no database that could be read, but a copy of what is needed most.
+    spare: Option<spare::Contents>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +129,7 @@ impl Store {
         let unreserved = Cell::new(false);
         // The first write is part of it: some damage shows only then.
         let take = |connection: &Connection| {
-            let restored = load(connection)?;
+            let restored = load(connection, || spare::Contents::read(path))?;
             match set_meta(connection, INCARNATION, reserved(&restored).0) {
                 // Those of this block are still unused: the next daemon asks its keeper, which knows the highest.
                 Err(error) if is_full(&error) => unreserved.set(true),
@@ -133,21 +137,46 @@ impl Store {
             }
             Ok(restored)
         };
+        let emptied = path.metadata().is_ok_and(|found| found.len() == 0);
         let (connection, mut restored, warning) = schema::open(path, take)?;
-        restored.warning = warning;
+        // One that was only just created when its daemon was killed is empty as well; there is no copy then.
+        let emptied = emptied && restored.spare.is_some();
+        restored.warning = warning.or_else(|| emptied.then(|| format!("{} was emptied", path.display())));
         let reserved = reserved(&restored);
         let shared = Arc::new(Shared::default());
         if unreserved.get() {
             shared.lock().pending.meta.insert(INCARNATION, reserved.0);
         }
         let desk = shared.clone();
+        let spare = Spare::new(path, &restored.units);
         let thread = thread::Builder::new()
             .name("store".into())
             .stack_size(256 << 10)
-            .spawn(move || serve(connection, &desk, &tell))
+            .spawn(move || serve(connection, &desk, spare, &tell))
             .map_err(|error| fail(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
         let former = restored.last_change;
         Ok((Self { shared, reserved, former, thread: Some(thread) }, restored))
+    }
+
+    /// What the copy tells is taken up, and written: the database was lost, or the keeper `holds` instances that it should know
+    /// of. Nobody who removed it while nothing ran is told of what was before.
+    pub fn recover(&self, restored: &mut Restored, holds: bool) {
+        let spare = restored.spare.take().filter(|_| holds || restored.warning.is_some());
+        let known = spare.is_some();
+        if let Some(spare) = spare {
+            restored.sets = spare.sets();
+            restored.units = spare.units.into_iter().collect();
+            let units = restored.units.iter().cloned();
+            self.save_units(units.map(|(name, checkpoint)| (name, Box::new(checkpoint))).collect());
+            restored.warning.get_or_insert_with(|| "state.db is missing, though services run".into());
+        }
+        if let Some(lost) = &mut restored.warning {
+            lost.push_str(match known {
+                true => "; sets, orders (stop, disable, scale, pause) and Jobs that have run are known from a copy",
+                false => "; sets that were given to `apply`, orders (stop, disable, scale, pause) and what Jobs have run are lost",
+            });
+            lost.push_str("; earlier revisions, changes, errors and circuits are lost");
+        }
     }
 
     fn write(&self, put: impl FnOnce(&mut Pending)) {
@@ -272,7 +301,7 @@ fn take(shared: &Shared, not_before: Option<Instant>) -> Option<(Pending, Vec<Qu
 
 /// One transaction for everything that is waiting: a thousand starts are a few commits. What cannot be written goes back, and is
 /// tried again.
-fn serve(mut connection: Connection, shared: &Shared, tell: &Tell) {
+fn serve(mut connection: Connection, shared: &Shared, mut spare: Spare, tell: &Tell) {
     let mut not_before = None;
     // What was last told: that it fails, or nothing yet.
     let mut told = false;
@@ -285,9 +314,12 @@ fn serve(mut connection: Connection, shared: &Shared, tell: &Tell) {
             }
             transaction.commit()
         });
-        if let Err(error) = &result {
-            tracing::error!(%error, "cannot write state.db; it is tried again");
-            shared.lock().pending.put_back(pending);
+        match &result {
+            Ok(()) => spare.written(&pending),
+            Err(error) => {
+                tracing::error!(%error, "cannot write state.db; it is tried again");
+                shared.lock().pending.put_back(pending);
+            }
         }
         // What is written stays true for those who ask, whatever could not be.
         for question in questions.iter().skip(answers.len()) {
@@ -300,6 +332,9 @@ fn serve(mut connection: Connection, shared: &Shared, tell: &Tell) {
             _ => {}
         }
         answers.into_iter().for_each(|answer| answer());
+        if let Err(error) = spare.keep(&connection) {
+            tracing::error!(%error, "cannot write spare.json; it is tried again");
+        }
     }
 }
 
@@ -435,6 +470,75 @@ mod tests {
         store.save_units(vec![(name, Box::new(mended))]);
         store.accept(Revision(last + 1), "test".into(), Vec::new());
         assert!(!kept(1));
+    }
+
+    #[test]
+    fn what_neither_keeper_nor_manifests_know_outlives_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let name = |name: &str| -> Name { name.parse().unwrap() };
+        let (store, first) = open(&path).unwrap();
+        let set = StoredSet {
+            name: "m".into(),
+            path: Some("/m".into()),
+            applied: true,
+            overlays: vec![],
+            files: vec![],
+            overlay_files: vec![],
+        };
+        store.accept(Revision(4), "test".into(), vec![set.clone()]);
+        let ordered = |attempt| {
+            let signature = crate::world::Signature { by: "ada".into(), at: Stamp(1) };
+            let overrides = crate::world::Overrides { disabled: Some(signature), ..Default::default() };
+            Box::new(Checkpoint { generation: Generation(3), attempt, overrides, ..Checkpoint::default() })
+        };
+        let ran = Box::new(Checkpoint { done: Some(crate::base::Exit::Code(0)), ..Checkpoint::default() });
+        store.save_units(vec![
+            (name("bot"), ordered(0)),
+            (name("job"), ran),
+            (name("api"), Box::default()),
+            (name("gone"), ordered(0)),
+        ]);
+        drop(store);
+        let (store, _) = open(&path).unwrap();
+        store.drop_unit(name("gone"));
+        store.save_units(vec![(name("bot"), ordered(7))]);
+        drop(store);
+        for lose in ["empty", "remove", "damage"] {
+            match lose {
+                "empty" => std::fs::write(&path, "").unwrap(),
+                "remove" => std::fs::remove_file(&path).unwrap(),
+                _ => std::fs::write(&path, [b'x'; 9000]).unwrap(),
+            }
+            let (store, mut restored) = open(&path).unwrap();
+            assert_eq!((&restored.key, restored.revision), (&first.key, Revision(0)), "{lose}");
+            store.recover(&mut restored, true);
+            assert_eq!(restored.sets, std::slice::from_ref(&set), "{lose}");
+            let units: Vec<&str> = restored.units.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(units, ["bot", "job"], "{lose}");
+            let bot = &restored.units[0].1;
+            assert!(bot.overrides.disabled.is_some() && bot.attempt == 0 && bot.generation == Generation(3));
+            let warning = restored.warning.unwrap();
+            assert!(warning.contains("known from a copy"), "{lose}: {warning}");
+            store.accept(Revision(1), "test".into(), restored.sets);
+        }
+    }
+
+    #[test]
+    fn who_removes_the_database_while_nothing_runs_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let (store, _) = open(&path).unwrap();
+        store.accept(Revision(4), "test".into(), Vec::new());
+        store.save_units(vec![(
+            "a".parse().unwrap(),
+            Box::new(Checkpoint { done: Some(crate::base::Exit::Code(0)), ..Checkpoint::default() }),
+        )]);
+        drop(store);
+        std::fs::remove_file(&path).unwrap();
+        let (store, mut restored) = open(&path).unwrap();
+        store.recover(&mut restored, false);
+        assert_eq!((restored.warning, restored.units.len()), (None, 0));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::os::clock;
 use crate::world::{Checkpoint, RolloutRecord};
 
 use super::pending::Pending;
+use super::spare::Contents;
 use super::{Question, Restored, StoredChange};
 
 pub const INCARNATION: &str = "incarnation";
@@ -130,19 +131,21 @@ pub fn set_meta(connection: &Connection, name: &str, value: u64) -> rusqlite::Re
     Ok(())
 }
 
-/// What earlier daemons left.
-pub fn load(connection: &Connection) -> rusqlite::Result<Restored> {
+/// What earlier daemons left; of a database that is new, the copy that there may be.
+pub fn load(connection: &Connection, spare: impl FnOnce() -> Option<Contents>) -> rusqlite::Result<Restored> {
     let mut statement = connection.prepare("SELECT name, value FROM meta")?;
     let meta: BTreeMap<String, String> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
     let number = |name: &str| meta.get(name).and_then(|text| text.parse::<u64>().ok());
-    let key = match meta.get("key").and_then(|text| unhex(text)) {
-        Some(key) => key,
+    let (key, spare) = match meta.get("key").and_then(|text| unhex(text)) {
+        Some(key) => (key, None),
         None => {
-            let key = clock::random::<32>();
+            let spare = spare();
+            let known = spare.as_ref().and_then(|spare| unhex(&spare.key));
+            let key = known.unwrap_or_else(|| clock::random::<32>().to_vec());
             let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
             connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('key', ?1)", [text])?;
-            key.to_vec()
+            (key, spare)
         }
     };
     let mut statement = connection.prepare("SELECT name, checkpoint FROM unit")?;
@@ -176,6 +179,7 @@ pub fn load(connection: &Connection) -> rusqlite::Result<Restored> {
         sets,
         errors,
         warning: None,
+        spare,
     })
 }
 

@@ -33,11 +33,8 @@ pub fn open<T>(
     match try_both() {
         Err(StoreError::Open { source, .. }) if is_damage(&source) || says_read_only(&source, path) => {
             let aside = path.with_extension(format!("damaged-{}", crate::os::clock::wall().0));
-            let warning = format!(
-                "{} is damaged ({source}); it was set aside as {}; overrides and history are lost",
-                path.display(),
-                aside.display()
-            );
+            let warning =
+                format!("{} is damaged ({source}); it was set aside as {}", path.display(), aside.display());
             for suffix in ["-wal", "-shm"] {
                 let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
             }

@@ -394,3 +394,43 @@ fn no_command_outlives_the_daemon_that_asked_for_it() {
     assert!(!alive(second));
     assert!(asked(&system, "3000").is_empty(), "nor anything that it started");
 }
+
+#[test]
+fn a_database_that_is_lost_costs_no_service_no_order_and_no_set() {
+    let job =
+        "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: once}\nspec: {command: [sh, -c, echo ran]}\n";
+    let system =
+        System::up(&[("a.yaml", &sleeper("a", "")), ("bot.yaml", &sleeper("bot", "")), ("once.yaml", job)]);
+    fs::create_dir(system.path("other")).unwrap();
+    system.write("other/b.yaml", &sleeper("b", ""));
+    system.ok(&["apply", "-f", "other"]);
+    system.ready(&["a", "b"]);
+    until("the job has run", || system.log_of("once").contains("ran").then_some(()));
+    system.ok(&["disable", "bot"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    let state = system.path(".unified-system");
+    for lose in ["emptied", "removed", "damaged"] {
+        until("the copy is there", || {
+            let copy = fs::read_to_string(state.join("spare.json")).ok()?;
+            (copy.contains("disabled") && copy.contains("Code") && copy.contains("other")).then_some(())
+        });
+        let daemon = system.daemon_pid().unwrap();
+        // It holds the file open, and must not write to it any more.
+        signal(daemon, "STOP");
+        let _ = fs::remove_file(state.join("state.db-wal"));
+        match lose {
+            "emptied" => fs::write(state.join("state.db"), "").unwrap(),
+            "removed" => fs::remove_file(state.join("state.db")).unwrap(),
+            _ => fs::write(state.join("state.db"), [b'x'; 9000]).unwrap(),
+        }
+        signal(daemon, "KILL");
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        let told = "are known from a copy";
+        until("it is said", || system.ok(&["events"]).contains(told).then_some(()));
+        system.ready(&["a", "b"]);
+        assert_eq!((system.pid("a"), system.pid("b")), (a, b), "{lose}");
+        let shown = system.ok(&["get"]);
+        assert!(shown.contains("Disabled"), "{lose}: {shown}");
+        assert_eq!(system.log_of("once").lines().count(), 1, "{lose}");
+    }
+}

@@ -1,0 +1,141 @@
+//! A copy, in a file of its own, of what neither the keeper nor the manifests on the disk could tell again if the database were
+//! lost: which sets there are, what people ordered, which Jobs have run, and the key of the digests (without it everything that
+//! runs would look changed).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+
+use crate::base::Name;
+use crate::os::files::{read_bounded, write_atomically};
+use crate::world::Checkpoint;
+
+use super::StoredSet;
+use super::pending::Pending;
+
+/// No more is read: it is as large as the manifests are.
+const BYTES: u64 = 1 << 30;
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Contents {
+    pub key: String,
+    /// The latest revision's, as the database has them: a JSON text.
+    sets: String,
+    pub units: BTreeMap<Name, Checkpoint>,
+}
+
+impl Contents {
+    /// None if there is none that can be read.
+    pub fn read(database: &Path) -> Option<Self> {
+        serde_json::from_slice(&read_bounded(&path(database), BYTES).ok()?).ok()
+    }
+
+    pub fn sets(&self) -> Vec<StoredSet> {
+        serde_json::from_str(&self.sets).unwrap_or_default()
+    }
+}
+
+fn path(database: &Path) -> PathBuf {
+    database.with_file_name("spare.json")
+}
+
+/// Keeps the copy current: it is written when something in it changes, which what happens to services by itself does not.
+pub struct Spare {
+    path: PathBuf,
+    units: BTreeMap<Name, Checkpoint>,
+    due: bool,
+}
+
+impl Spare {
+    pub fn new(database: &Path, units: &[(Name, Checkpoint)]) -> Self {
+        let units = units.iter().filter_map(|(name, checkpoint)| Some((name.clone(), told(checkpoint)?)));
+        Self { path: path(database), units: units.collect(), due: true }
+    }
+
+    /// These are on the disk now, in the database.
+    pub fn written(&mut self, pending: &Pending) {
+        self.due |= !pending.revisions.is_empty();
+        for (name, checkpoint) in &pending.units {
+            let told = checkpoint.as_deref().and_then(told);
+            if self.units.get(name) == told.as_ref() {
+                continue;
+            }
+            self.due = true;
+            match told {
+                Some(told) => drop(self.units.insert(name.clone(), told)),
+                None => drop(self.units.remove(name)),
+            }
+        }
+    }
+
+    /// Writes the copy if anything in it changed.
+    ///
+    /// # Errors
+    /// It cannot be written, or what belongs in it cannot be read. It is tried again with what is written next.
+    pub fn keep(&mut self, connection: &Connection) -> Result<(), Box<dyn std::error::Error>> {
+        if !self.due {
+            return Ok(());
+        }
+        let key = connection.query_row("SELECT value FROM meta WHERE name = 'key'", [], |row| row.get(0))?;
+        let latest = "SELECT sets FROM revision ORDER BY id DESC LIMIT 1";
+        let mut statement = connection.prepare_cached(latest)?;
+        let Some(sets) = statement.query_map([], |row| row.get(0))?.next().transpose()? else {
+            return Ok(());
+        };
+        let contents = Contents { key, sets, units: std::mem::take(&mut self.units) };
+        let text = serde_json::to_vec(&contents);
+        self.units = contents.units;
+        write_atomically(&self.path, &text?, 0o600)?;
+        self.due = false;
+        Ok(())
+    }
+}
+
+/// What is kept of a unit: orders that stand on their own, and that a Job has run. Orders that speak of earlier revisions are
+/// lost with those.
+fn told(checkpoint: &Checkpoint) -> Option<Checkpoint> {
+    let mut overrides = checkpoint.overrides.clone();
+    (overrides.pinned, overrides.rejected) = (None, None);
+    let says = checkpoint.done.is_some() || overrides != Default::default();
+    says.then(|| Checkpoint {
+        generation: checkpoint.generation,
+        digest: checkpoint.digest.clone(),
+        done: checkpoint.done,
+        // Which ordinals it is done for.
+        restarts: checkpoint.done.map_or_else(Vec::new, |_| checkpoint.restarts.clone()),
+        overrides,
+        ..Checkpoint::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Exit, Stamp};
+    use crate::world::Signature;
+
+    #[test]
+    fn it_is_due_when_an_order_or_a_revision_changes_and_not_for_what_happens_by_itself() {
+        let name: Name = "bot".parse().unwrap();
+        let mut spare = Spare::new(Path::new("/x/state.db"), &[]);
+        spare.due = false;
+        let mut writes = |checkpoint: Option<Checkpoint>| {
+            let mut pending = Pending::default();
+            pending.units.insert(name.clone(), checkpoint.map(Box::new));
+            spare.written(&pending);
+            std::mem::take(&mut spare.due)
+        };
+        let by_itself = Checkpoint { attempt: 3, open_for_ms: 9, ..Checkpoint::default() };
+        assert!(!writes(Some(by_itself.clone())));
+        let mut ordered = by_itself.clone();
+        ordered.overrides.disabled = Some(Signature { by: "ada".into(), at: Stamp(1) });
+        assert!(writes(Some(ordered.clone())));
+        assert!(!writes(Some(Checkpoint { attempt: 4, ..ordered })));
+        assert!(writes(Some(by_itself.clone())));
+        assert!(writes(Some(Checkpoint { done: Some(Exit::Code(0)), ..by_itself })));
+        assert!(writes(None));
+        assert!(!writes(None));
+    }
+}
