@@ -11,7 +11,7 @@ use super::limits;
 pub const MASK: &str = "***";
 
 /// The values that must not appear. They are wiped from memory with it, and it never prints them.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Redactor {
     values: Vec<Zeroizing<String>>,
 }
@@ -50,33 +50,83 @@ impl Redactor {
 
     /// The text with every secret masked; overlapping ones as one.
     pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let mut found: Vec<(usize, usize)> = Vec::new();
-        for value in &self.values {
-            let finder = memchr::memmem::Finder::new(value.as_bytes());
-            let mut from = 0;
-            while let Some(at) = finder.find(&text.as_bytes()[from..]) {
-                found.push((from + at, from + at + value.len()));
-                // One byte on: a value may overlap itself.
-                from += at + 1;
-            }
-        }
+        let found = self.found(text.as_bytes());
         if found.is_empty() {
             return Cow::Borrowed(text);
         }
-        found.sort_unstable();
         let mut out = String::with_capacity(text.len());
         let mut done = 0;
-        let mut ranges = found.into_iter().peekable();
-        while let Some((start, mut end)) = ranges.next() {
-            while let Some((_, further)) = ranges.next_if(|(next, _)| *next < end) {
-                end = end.max(further);
-            }
+        for (start, end) in found {
             out.push_str(&text[done..start]);
             out.push_str(MASK);
             done = end;
         }
         out.push_str(&text[done..]);
         Cow::Owned(out)
+    }
+
+    /// Lines with every secret masked. They stay as many lines: of a secret that goes over several of them, each has its mask.
+    pub fn lines<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let found = self.found(bytes);
+        if found.is_empty() {
+            return Cow::Borrowed(bytes);
+        }
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut done = 0;
+        for (start, end) in found {
+            out.extend_from_slice(&bytes[done..start]);
+            for (number, line) in bytes[start..end].split(|byte| *byte == b'\n').enumerate() {
+                if number > 0 {
+                    out.push(b'\n');
+                }
+                if !line.is_empty() {
+                    out.extend_from_slice(MASK.as_bytes());
+                }
+            }
+            done = end;
+        }
+        out.extend_from_slice(&bytes[done..]);
+        Cow::Owned(out)
+    }
+
+    /// How many of the bytes may be looked at without those that are still to come: a secret that may go on behind their end
+    /// is left out, and so is one that begins before it and ends in it.
+    pub fn whole(&self, bytes: &[u8]) -> usize {
+        let begun = self.values.iter().filter_map(|value| begun(bytes, value.as_bytes())).min();
+        let Some(begun) = begun else { return bytes.len() };
+        let found = self.found(bytes).into_iter().rev();
+        // From the last to the first: one that reaches behind the cut moves it to where it begins.
+        found.fold(begun, |cut, (start, end)| if end > cut { cut.min(start) } else { cut })
+    }
+
+    /// Where secrets are, in order; overlapping ones as one.
+    fn found(&self, bytes: &[u8]) -> Vec<(usize, usize)> {
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        for value in &self.values {
+            let finder = memchr::memmem::Finder::new(value.as_bytes());
+            let own = found.len();
+            let mut from = 0;
+            while let Some(at) = finder.find(&bytes[from..]) {
+                let (start, end) = (from + at, from + at + value.len());
+                match found[own..].last_mut() {
+                    Some(before) if before.1 > start => before.1 = end,
+                    _ => found.push((start, end)),
+                }
+                // One byte on: a value may overlap itself.
+                from = start + 1;
+            }
+        }
+        if found.len() > 1 {
+            found.sort_unstable();
+            found.dedup_by(|next, before| {
+                let overlaps = next.0 < before.1;
+                if overlaps {
+                    before.1 = before.1.max(next.1);
+                }
+                overlaps
+            });
+        }
+        found
     }
 
     /// Every text within a value, keys included.
@@ -103,6 +153,12 @@ impl Redactor {
     }
 }
 
+/// Where the longest beginning of a value stands that the bytes end with, if not all of it is there.
+fn begun(bytes: &[u8], value: &[u8]) -> Option<usize> {
+    let longest = value.len().saturating_sub(1).min(bytes.len());
+    (1..=longest).rev().find(|length| bytes.ends_with(&value[..*length])).map(|length| bytes.len() - length)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +176,33 @@ mod tests {
         check("line MIIEvgIBADANBg of a key, short", "line *** of a key, short");
         check(&format!("ä{key}ö"), "ä***ö");
         assert_eq!(format!("{redactor:?}"), "Redactor(8 values)");
+    }
+
+    #[test]
+    fn lines_stay_as_many_and_need_not_be_text() {
+        let redactor = Redactor::new(["hunter22", "one\ntwo\n\nthree", "abcdef", "defghi"]);
+        let check =
+            |bytes: &[u8], expected: &[u8]| assert_eq!(&*redactor.lines(bytes), expected, "{bytes:?}");
+        check(b"\xff hunter22 \xfe\n", b"\xff *** \xfe\n");
+        check(b"a\none\ntwo\n\nthree!\n", b"a\n***\n***\n\n***!\n");
+        check(b"hunter22\nhunter2\nabcdefghi\n", b"***\nhunter2\n***\n");
+        assert!(matches!(redactor.lines(b"nothing\n"), Cow::Borrowed(_)));
+        assert_eq!(&*Redactor::new(["aaaaaa"]).lines(b"aaaaaaaaab"), b"***b");
+    }
+
+    #[test]
+    fn nothing_is_cut_within_a_secret() {
+        let redactor = Redactor::new(["hunter22", "abcdef", "defghi"]);
+        let check = |bytes: &[u8], whole| assert_eq!(redactor.whole(bytes), whole, "{bytes:?}");
+        check(b"nothing", 7);
+        check(b"x hunter", 2);
+        check(b"x hunter22", 10);
+        check(b"x hunter22h", 10);
+        check(b"x abcdef", 2);
+        check(b"x abcde", 2);
+        check(b"hunter22 abcdefd", 15);
+        check(b"a", 0);
+        assert_eq!(Redactor::default().whole(b"a"), 1);
     }
 
     #[test]

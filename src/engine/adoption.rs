@@ -60,10 +60,16 @@ impl Engine {
         let main = held.parts.iter().find(|part| part.part == Part::Main);
         let pid = main.filter(|main| main.exit.is_none()).map(|main| main.pid);
         self.faults.spent(&id, main.and_then(|main| main.spent));
-        let environ = || pid.map(process::environ).unwrap_or_default();
+        // Whatever became of the process, and whatever it did to its own environment, the keeper knows the secrets.
+        let environ = || {
+            let own = pid.map(process::environ).unwrap_or_default();
+            let own =
+                own.into_iter().filter(|(name, _)| !held.secrets.iter().any(|(known, _)| known == name));
+            own.chain(held.secrets.iter().cloned()).collect()
+        };
         let desired = self.world.desired().clone();
         let spec = StartedWith::decode(&held.spec, name, &desired, self.sets.objects(), &environ);
-        self.attach_pipes(&id, pid, fds);
+        self.attach_pipes(&id, pid, fds, spec.as_deref());
         if let Some(attached) = self.attached.get_mut(&id) {
             attached.told.clone_from(&spec);
         }

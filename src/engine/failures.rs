@@ -168,11 +168,12 @@ impl Engine {
         // Programs that are still to be replaced know the values of before.
         let slots = self.world.units().values().flat_map(|unit| unit.slots.values());
         let running = slots.filter_map(|slot| Some(&slot.instance.as_ref()?.spec));
-        let env = wanted.chain(running).flat_map(|spec| &spec.launch.env);
+        let env = wanted.chain(running).flat_map(|spec| spec.launch.secrets());
         let notifiers = self.sets.notifiers().iter().flat_map(|plan| &plan.secrets);
-        let secrets = env.filter(|var| var.secret).map(|var| &var.value).chain(notifiers);
+        let secrets = env.map(|var| &var.value).chain(notifiers);
         let secrets: BTreeSet<&str> = secrets.map(String::as_str).collect();
         self.faults.redactor = Redactor::new(secrets);
+        self.secrets_revised();
         self.faults.notifiers.revise(self.sets.notifiers(), &self.faults.book);
         let system = self.sets.objects().system.as_ref();
         let settings = system.and_then(|system| system.spec.errors.as_ref());
@@ -237,7 +238,7 @@ impl Engine {
         let threads = self.faults.threads.remove(&failure.id);
         let used = self.faults.used.remove(&failure.id).unwrap_or_default();
         let spec = &failure.spec;
-        let own = spec.launch.env.iter().filter(|var| var.secret).map(|var| var.value.as_str());
+        let own = spec.launch.secrets().map(|var| var.value.as_str());
         Case {
             revision: self.world.revision().0,
             success: failure.end.is_success(&spec.policy),

@@ -48,6 +48,7 @@ pub fn request(
     }
     request.ports = needs(&id.unit, &spec.launch);
     request.spec = StartedWith::encode(spec);
+    request.secrets = spec.launch.secrets().map(|var| var.name.clone()).collect();
     Ok(request)
 }
 

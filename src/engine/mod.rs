@@ -16,6 +16,7 @@ mod machine;
 mod ports;
 mod programs;
 mod reports;
+mod secrets;
 mod set;
 pub mod sets;
 mod started_with;
@@ -117,6 +118,8 @@ pub(crate) struct Attached {
     main_pid: Option<u32>,
     /// The spec that the keeper was last told.
     told: Option<Arc<UnitSpec>>,
+    /// Masked in its output.
+    secrets: Option<Arc<crate::base::Redactor>>,
 }
 
 pub struct Engine {

@@ -26,6 +26,9 @@ pub struct StartedWith {
     /// The spec as written.
     written: String,
     marks: Vec<ValueMark>,
+    /// The variables that hold secrets. Those before it did not say: any that were declared may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secrets: Option<Vec<String>>,
 }
 
 impl StartedWith {
@@ -37,6 +40,7 @@ impl StartedWith {
             base_dir: spec.launch.base_dir.clone(),
             written: spec.launch.written.to_string(),
             marks: spec.launch.marks.clone(),
+            secrets: Some(spec.launch.secrets().map(|var| var.name.clone()).collect()),
         };
         serde_json::to_string(&started).unwrap_or_default()
     }
@@ -71,10 +75,14 @@ impl StartedWith {
                 (service, policy)
             }
         };
+        let is_secret = |name: &String| match &started.secrets {
+            Some(secrets) => secrets.contains(name),
+            None => started.marks.iter().any(|mark| mark.name == *name),
+        };
         let env = environ().into_iter().map(|(name, value)| EnvVar {
+            secret: is_secret(&name),
             name,
             value,
-            secret: true,
             origin: Origin::default(),
             shadowed: Vec::new(),
         });

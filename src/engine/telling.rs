@@ -9,6 +9,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::base::InstanceId;
 use crate::os::{clock, inherit, process};
+use crate::plan::UnitSpec;
 use crate::probe::notify::{self, Word};
 use crate::world::InstanceFact;
 
@@ -16,8 +17,14 @@ use super::{Attached, Engine, Input, Inputs};
 
 impl Engine {
     /// Descriptors of an instance, as the keeper sends them: stdout, stderr, and what it tells readiness by.
-    /// `main`: the pid of its main program, if that one is known by now.
-    pub(super) fn attach_pipes(&mut self, id: &InstanceId, main: Option<u32>, fds: Vec<OwnedFd>) {
+    /// `main`: the pid of its main program, if that one is known by now. `started`: what it was started with, unless the world knows.
+    pub(super) fn attach_pipes(
+        &mut self,
+        id: &InstanceId,
+        main: Option<u32>,
+        fds: Vec<OwnedFd>,
+        started: Option<&UnitSpec>,
+    ) {
         if self.attached.contains_key(id) {
             return;
         }
@@ -26,9 +33,10 @@ impl Engine {
             // The kernel drops what there is no number for (unix(7), MSG_CTRUNC).
             return tracing::error!(%id, "its output did not arrive: too many open files");
         };
-        self.collector.open(id.clone(), stdout, stderr);
+        let secrets = self.secrets_of(&id.unit, started);
+        self.collector.open(id.clone(), [stdout, stderr], secrets.clone());
         let notify = fds.next().and_then(|fd| Notify::listen(id, main, fd, &self.inputs));
-        self.attached.insert(id.clone(), Attached { notify, main_pid: None, told: None });
+        self.attached.insert(id.clone(), Attached { notify, main_pid: None, told: None, secrets });
     }
 
     pub(super) fn detach(&mut self, id: &InstanceId) {

@@ -157,6 +157,9 @@ pub struct Spawn {
     pub wall: Stamp,
     /// Opaque to the keeper: the spec that it is started with.
     pub spec: String,
+    /// The variables in `env` that hold secrets: the next daemon is told their values, from memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
 }
 
 impl Spawn {
@@ -186,6 +189,7 @@ impl Spawn {
             generation: Generation::default(),
             wall: Stamp::default(),
             spec: String::new(),
+            secrets: Vec::new(),
         }
     }
 }
@@ -317,6 +321,9 @@ pub struct Held {
     /// The last signal that its main program was sent on request.
     #[serde(default)]
     pub signalled: Option<i32>,
+    /// The secrets that it was given: only on the way to a daemon, never in the journal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

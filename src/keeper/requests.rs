@@ -129,7 +129,7 @@ impl Keeper {
             oldest: protocol::OLDEST,
         };
         self.tell(&welcome);
-        let held: Vec<_> = self.table.instances.iter().map(|(id, instance)| instance.held(id)).collect();
+        let held: Vec<_> = self.table.instances.iter().map(|(id, instance)| instance.told(id)).collect();
         for held in held {
             let id = held.id.clone();
             self.tell_with_pipes(&Report::Instance(Box::new(held)), &id);
@@ -182,8 +182,11 @@ impl Keeper {
             ports: Default::default(),
             listens: Vec::new(),
             signalled: None,
+            secrets: Vec::new(),
         });
         instance.spec.clone_from(&request.spec);
+        let secrets = request.env.iter().filter(|(name, _)| request.secrets.contains(name));
+        instance.secrets = secrets.map(|(name, value)| (name.clone(), value.clone().into())).collect();
         let provided = match provided {
             Ok(provided) => provided,
             Err(BindError { errno, detail }) => {

@@ -145,6 +145,7 @@ impl Keeper {
                 listens: Vec::new(),
                 spawning: Vec::new(),
                 signalled: None,
+                secrets: Vec::new(),
             };
             let parts = BTreeMap::from([(Part::Main, PartState::Running(running))]);
             self.table.instances.insert(id, instance(held, pipes, parts));
@@ -233,5 +234,6 @@ fn instance(held: Held, pipes: Pipes, parts: BTreeMap<Part, PartState>) -> Insta
         ports: held.ports,
         listens: held.listens,
         signalled: held.signalled,
+        secrets: Vec::new(),
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use zeroize::Zeroizing;
+
 use crate::base::{
     Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part, PortNumbers, Spent, Stamp,
 };
@@ -26,6 +28,9 @@ pub struct Instance {
     pub listens: Vec<Listen>,
     /// The last signal that its main program was sent on request.
     pub signalled: Option<i32>,
+    /// The secrets among its variables, for the next daemon: what a program has done to its own environment (setproctitle) cannot
+    /// be undone. In memory only, so an heir does not know them.
+    pub secrets: Vec<(String, Zeroizing<String>)>,
 }
 
 /// The keeper's ends of what an instance writes to.
@@ -80,7 +85,7 @@ impl Instance {
         }
     }
 
-    /// As it is told to a daemon and written to the journal.
+    /// As it is written to the journal.
     pub fn held(&self, id: &InstanceId) -> Held {
         let parts = self.parts.iter().filter_map(|(part, state)| match state {
             PartState::Spawning => None,
@@ -101,7 +106,14 @@ impl Instance {
             listens: self.listens.clone(),
             spawning: spawning.collect(),
             signalled: self.signalled,
+            secrets: Vec::new(),
         }
+    }
+
+    /// As it is told to a daemon.
+    pub fn told(&self, id: &InstanceId) -> Held {
+        let secrets = self.secrets.iter().map(|(name, value)| (name.clone(), value.to_string()));
+        Held { secrets: secrets.collect(), ..self.held(id) }
     }
 }
 

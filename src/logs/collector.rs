@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use crate::base::InstanceId;
+use crate::base::{InstanceId, Redactor};
 use crate::os::state_dir::StateDir;
 
 use super::work::Work;
@@ -23,9 +24,21 @@ pub enum Told {
 
 /// What the thread is told.
 pub(super) enum Command {
-    Open { id: InstanceId, pipes: [OwnedFd; 2] },
+    Open {
+        id: InstanceId,
+        pipes: [OwnedFd; 2],
+        secrets: Option<Arc<Redactor>>,
+    },
+    /// Its secrets are these now.
+    Mask {
+        id: InstanceId,
+        secrets: Option<Arc<Redactor>>,
+    },
     Close(InstanceId),
-    Watch { id: InstanceId, pattern: String },
+    Watch {
+        id: InstanceId,
+        pattern: String,
+    },
     Unwatch(InstanceId),
 }
 
@@ -71,9 +84,14 @@ impl Collector {
         }
     }
 
-    /// Captures what an instance writes, from where an earlier daemon left off.
-    pub fn open(&self, id: InstanceId, stdout: OwnedFd, stderr: OwnedFd) {
-        self.send(Command::Open { id, pipes: [stdout, stderr] });
+    /// Captures what an instance writes, from where an earlier daemon left off, with its secrets masked.
+    pub fn open(&self, id: InstanceId, pipes: [OwnedFd; 2], secrets: Option<Arc<Redactor>>) {
+        self.send(Command::Open { id, pipes, secrets });
+    }
+
+    /// From now on these are its secrets.
+    pub fn mask(&self, id: InstanceId, secrets: Option<Arc<Redactor>>) {
+        self.send(Command::Mask { id, secrets });
     }
 
     /// The instance has ended: what is left in its pipes is written, then [`Told::Closed`].

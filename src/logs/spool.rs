@@ -26,6 +26,8 @@ pub struct Spool {
     /// Lines are derived up to here.
     pub consumed: u64,
     punched: u64,
+    /// Overwritten up to here, where that is asked for.
+    wiped: u64,
 }
 
 /// What one look at the pipe found.
@@ -42,7 +44,8 @@ impl Spool {
         let file = consumed.and_then(|_| OpenOptions::new().read(true).write(true).open(&path).ok());
         let consumed = consumed.unwrap_or(0);
         let moved = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
-        Self { path, pipe, file, moved, consumed: consumed.min(moved), punched: consumed.min(moved) }
+        let consumed = consumed.min(moved);
+        Self { path, pipe, file, moved, consumed, punched: consumed, wiped: 0 }
     }
 
     pub fn pipe(&self) -> &OwnedFd {
@@ -113,8 +116,26 @@ impl Spool {
         {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             // A file system that cannot do it keeps the bytes until the instance ends.
-            let _ = rustix::fs::fallocate(file, flags, self.punched, end - self.punched);
+            if rustix::fs::fallocate(file, flags, self.punched, end - self.punched).is_ok() {
+                self.wiped = self.wiped.max(end);
+            }
             self.punched = end;
+        }
+    }
+
+    /// Overwrites what has become lines: it holds secrets. In the page cache, where it mostly is gone before it was on the disk.
+    pub fn wipe(&mut self) {
+        const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+        let Some(file) = &self.file else { return };
+        // One look takes in no more, and all before it is overwritten: by the daemon before, too, but for its last look.
+        self.wiped = self.wiped.max(self.consumed.saturating_sub(limits::LOG_LINE_BYTES as u64));
+        while self.wiped < self.consumed {
+            let count = (self.consumed - self.wiped).min(ZEROS.len() as u64);
+            // A disk that cannot take it: tried again with what comes next.
+            if file.write_all_at(&ZEROS[..count as usize], self.wiped).is_err() {
+                return;
+            }
+            self.wiped += count;
         }
     }
 

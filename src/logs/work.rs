@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,13 @@ use regex::bytes::Regex;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use crate::base::{InstanceId, Name, limits};
+use crate::base::{InstanceId, Name, Redactor};
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, own};
 
 use super::collector::{Command, Tell, Told};
 use super::derived::{Log, Record, Stream};
+use super::lines::Lines;
 use super::room::Room;
 use super::spool::{Moved, Spool, is_readable};
 
@@ -29,6 +31,8 @@ const WAKE: u64 = 1;
 struct Captured {
     streams: [Spool; 2],
     key: u64,
+    /// Masked in its lines.
+    secrets: Option<Arc<Redactor>>,
     /// Lines are looked at for this.
     pattern: Option<Regex>,
     /// Its output cannot be written just now.
@@ -154,7 +158,12 @@ impl Work {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Open { id, pipes } => self.open(id, pipes),
+            Command::Open { id, pipes, secrets } => self.open(id, pipes, secrets),
+            Command::Mask { id, secrets } => {
+                if let Some(captured) = self.instances.get_mut(&id) {
+                    captured.secrets = secrets;
+                }
+            }
             Command::Close(id) => self.close(&id),
             Command::Watch { id, pattern } => {
                 // The pattern was checked with the manifest.
@@ -176,7 +185,7 @@ impl Work {
         }
     }
 
-    fn open(&mut self, id: InstanceId, pipes: [OwnedFd; 2]) {
+    fn open(&mut self, id: InstanceId, pipes: [OwnedFd; 2], secrets: Option<Arc<Redactor>>) {
         if self.instances.contains_key(&id) {
             return;
         }
@@ -196,15 +205,18 @@ impl Work {
             let interest = if self.full { epoll::EventFlags::empty() } else { epoll::EventFlags::IN };
             let _ = epoll::add(&self.epoll, pipe, data, interest);
         }
-        let streams = [
+        let mut streams = [
             Spool::open(spool_path(Stream::Stdout), stdout, consumed[0]),
             Spool::open(spool_path(Stream::Stderr), stderr, consumed[1]),
         ];
+        if secrets.is_some() {
+            streams.iter_mut().for_each(Spool::wipe);
+        }
         self.spools_open += streams.iter().filter(|spool| spool.is_open()).count();
         self.ids.insert(key, id.clone());
         self.instances.insert(
             id.clone(),
-            Box::new(Captured { streams, key, pattern: None, stuck: false, ended: false }),
+            Box::new(Captured { streams, key, secrets, pattern: None, stuck: false, ended: false }),
         );
         if known {
             for stream in Stream::BOTH {
@@ -325,7 +337,7 @@ impl Work {
             let Ok(bytes) = spool.unread(&mut buffer) else { break };
             // There may be more than one look takes in.
             let last = all && spool.consumed + bytes.len() as u64 == spool.moved;
-            let (lines, taken) = whole_lines(bytes, last);
+            let Lines { text: lines, taken } = Lines::of(bytes, last, captured.secrets.as_deref());
             if taken == 0 {
                 break;
             }
@@ -347,7 +359,11 @@ impl Work {
                 break;
             }
             if let Some(captured) = self.instances.get_mut(id) {
-                captured.streams[stream as usize].consume(taken as u64);
+                let spool = &mut captured.streams[stream as usize];
+                spool.consume(taken as u64);
+                if captured.secrets.is_some() {
+                    spool.wipe();
+                }
             }
         }
         buffer.clear();
@@ -438,44 +454,6 @@ impl Work {
     }
 }
 
-/// The whole lines at the beginning of some bytes, each ended by a newline, and how many bytes they were. A line longer than
-/// the limit is cut there.
-fn whole_lines(bytes: &[u8], all: bool) -> (std::borrow::Cow<'_, [u8]>, usize) {
-    use std::borrow::Cow;
-    match memchr::memrchr(b'\n', bytes) {
-        Some(last) if !all || last + 1 == bytes.len() => (Cow::Borrowed(&bytes[..=last]), last + 1),
-        _ if bytes.is_empty() => (Cow::Borrowed(bytes), 0),
-        found if all || bytes.len() >= limits::LOG_LINE_BYTES => {
-            debug_assert!(all || found.is_none());
-            let mut lines = bytes.to_vec();
-            lines.push(b'\n');
-            (Cow::Owned(lines), bytes.len())
-        }
-        _ => (Cow::Borrowed(&bytes[..0]), 0),
-    }
-}
-
 fn matches_a_line(pattern: &Regex, lines: &[u8]) -> bool {
     lines.split(|byte| *byte == b'\n').any(|line| !line.is_empty() && pattern.is_match(line))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_whole_lines_are_taken_until_the_end_or_the_limit() {
-        let check = |bytes: &[u8], all, lines: &[u8], taken| {
-            assert_eq!(whole_lines(bytes, all), (std::borrow::Cow::Borrowed(lines), taken));
-        };
-        check(b"", false, b"", 0);
-        check(b"par", false, b"", 0);
-        check(b"par", true, b"par\n", 3);
-        check(b"a\nb\npar", false, b"a\nb\n", 4);
-        check(b"a\nb\n", true, b"a\nb\n", 4);
-        check(b"\xff\xfe\n", false, b"\xff\xfe\n", 3);
-        let long = vec![b'x'; limits::LOG_LINE_BYTES];
-        let (lines, taken) = whole_lines(&long, false);
-        assert_eq!((lines.len(), taken), (limits::LOG_LINE_BYTES + 1, limits::LOG_LINE_BYTES));
-    }
 }

@@ -121,6 +121,11 @@ impl Launch {
         format!("{:032x}", u128::from_be_bytes(first))
     }
 
+    /// The variables whose values nobody may read.
+    pub fn secrets(&self) -> impl Iterator<Item = &EnvVar> {
+        self.env.iter().map(Arc::as_ref).filter(|var| var.secret)
+    }
+
     /// The fields that differ, by what it takes to make them equal.
     pub fn drift_to(&self, desired: &Self) -> Drift {
         let same_values = self.marks == desired.marks;

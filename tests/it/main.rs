@@ -14,6 +14,7 @@ mod rollout_ways;
 mod rollouts;
 mod sandbox;
 mod scarcity;
+mod secrets;
 mod storms;
 mod support;
 mod tidy;

@@ -1,0 +1,144 @@
+//! What programs write holds their secrets in no file and no answer: not in pieces, not after a daemon's death, not in last words.
+
+use std::path::Path;
+
+use crate::support::{System, python, signal, text, until};
+
+const SECRET: &str = "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: s}\nspec: {data: {pw: {file: ../pw}, key: {file: ../key}}}\n";
+const NEVER: &str = "  restart: {policy: Never}\n";
+const ENV: &str =
+    "  env: {PW: {secret: s, key: pw}, KEY: {secret: s, key: key}, URL: 'db://me:${PW}@host'}\n";
+const KEY: &str = "-----BEGIN KEY-----\nMIIEvgIBADANBg\nshort\n-----END KEY-----\n";
+
+/// One that knows the secrets, and one that does not.
+fn system(code: &str, rest: &str) -> System {
+    let system = System::new(&[("s.yaml", SECRET), ("a.yaml", &python("a", code, &format!("{ENV}{rest}")))]);
+    system.write("pw", "hunter2-first\n");
+    system.write("key", KEY);
+    system
+}
+
+fn logged(system: &System, words: &str) -> String {
+    until(&format!("{words} in the log"), || Some(system.log_of("a")).filter(|log| log.contains(words)))
+}
+
+/// Files below a directory in which some text is.
+fn files_with(words: &str, dir: &Path) -> String {
+    text(&std::process::Command::new("grep").args(["-rla", words]).arg(dir).output().unwrap().stdout)
+}
+
+#[test]
+fn secrets_are_masked_in_output_whole_split_cut_and_unfinished() {
+    let code = "import os,sys,time\nE=os.environ\nw=lambda t,fd=1: os.write(fd,t.encode())\n\
+        w('plain '+E['PW']+' '+E['URL']+'\\n')\nw(E['KEY']+'\\n',2)\n\
+        w('half '+E['PW'][:7]);time.sleep(.5);w(E['PW'][7:]+' whole\\n')\n\
+        for n in range(0,20): w('x'*((1<<20)-n)+E['PW']+'\\n')\n\
+        w('done\\n')\nw('last words '+E['PW'],2)\nsys.exit(3)";
+    let mut system = system(code, NEVER);
+    // It has no secret: what it writes is its own.
+    system.write("manifests/b.yaml", &python("b", "print('my hunt'+'er2-first')", NEVER));
+    system.start(&[]);
+    let log = logged(&system, "last words");
+    logged(&system, "done");
+    let short: String = log.lines().filter(|line| line.len() < 100).map(|line| format!("{line}\n")).collect();
+    assert!(short.contains("plain *** ***\n") && short.contains("half *** whole\n"), "{short}");
+    assert!(short.contains("***\n***\n***\n***\n"), "each line of the key: {short}");
+    assert!(log.contains("last words ***"), "{short}");
+    let b = until("b's line", || Some(system.log_of("b")).filter(|log| log.contains("my")));
+    assert_eq!(b, "my hunter2-first\n");
+    let id = until("its crash dump", || {
+        Some(system.json(&["crashes", "ls", "a"]).as_array()?.last()?["id"].as_str()?.to_owned())
+    });
+    let mut said = system.terminal();
+    for verb in [
+        &["logs", "a"][..],
+        &["logs", "a", "-o", "json"],
+        &["events", "-o", "json"],
+        &["why", "a"],
+        &["errors"],
+        &["crashes", "show", &id],
+        &["describe", "a", "-o", "json"],
+    ] {
+        said.push_str(&system.ok(verb));
+    }
+    assert!(said.contains("last words ***"));
+    for hidden in ["hunter2", "MIIEvg", "-first", "BEGIN KEY"] {
+        assert!(!said.contains(hidden), "{hidden} is shown");
+        assert!(!log.contains(hidden), "{hidden} is in the log");
+    }
+    assert_eq!(files_with("hunter2", &system.path(".unified-system")).lines().count(), 1, "only in b's log");
+}
+
+/// What it does on SIGTERM, and when the pid in the file `watched` is gone.
+fn teller(end: &str) -> String {
+    format!(
+        "import os,signal,sys,time\nE=os.environ\nw=lambda t,fd=1: os.write(fd,t.encode())\ndef bye(*a):\n  w('bye '+E['PW']+'\\n')\n  sys.exit(0)\nsignal.signal(15,bye)\nw('half '+E['PW'][:5])\nopen('begun','w').close()\nwhile True:\n  time.sleep(.002)\n  try: pid=open('watched').read()\n  except OSError: continue\n  if pid and not os.path.exists('/proc/'+pid): break\nw(E['PW'][5:]+' whole\\n')\n{end}"
+    )
+}
+
+fn begun(system: &System) {
+    until("it has begun", || system.path("manifests/begun").exists().then_some(()));
+}
+
+#[test]
+fn the_next_daemon_masks_what_was_half_written_and_by_the_secrets_of_before() {
+    // Told to replace it, the next daemon hears it say goodbye with a value that is nowhere any more.
+    let mut system = system(&teller("signal.pause()"), "  update: {minReady: 100ms}\n");
+    system.start(&["--no-watch"]);
+    begun(&system);
+    let (first, pid) = (system.daemon_pid().unwrap(), system.pid("a"));
+    system.write("pw", "another-second\n");
+    system.write("manifests/watched", &first.to_string());
+    signal(first, "KILL");
+    let log = logged(&system, "bye");
+    assert!(log.contains("half *** whole\n") && log.contains("bye ***\n"), "{log}");
+    until("it is replaced", || (system.instance("a")["pid"].as_u64()? != u64::from(pid)).then_some(()));
+    assert_eq!(files_with("hunter2", &system.path(".unified-system/logs")), "");
+}
+
+#[test]
+fn the_last_words_of_one_that_ended_without_a_daemon_are_masked_too() {
+    // Nobody can read the environment of one that is gone: the keeper knows.
+    let mut system = system(&teller("w('gone '+E['PW'],2)\nsys.exit(3)"), NEVER);
+    system.start(&["--no-watch"]);
+    begun(&system);
+    let first = system.daemon_pid().unwrap();
+    system.write("pw", "another-second\n");
+    system.write("manifests/watched", &first.to_string());
+    signal(first, "KILL");
+    let log = logged(&system, "gone");
+    assert!(log.contains("half *** whole\n") && log.contains("gone ***\n"), "{log}");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != first));
+    assert_eq!(files_with("hunter2", &system.path(".unified-system")), "", "in no journal either");
+}
+
+#[test]
+fn a_keeper_that_was_killed_leaves_an_heir_that_masks_as_well() {
+    let mut system = system(&teller("signal.pause()"), "  update: {minReady: 100ms}\n");
+    system.start(&["--no-watch"]);
+    begun(&system);
+    let (keeper, first) = (system.keeper_pid(), system.daemon_pid().unwrap());
+    signal(keeper, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != first));
+    system.write("pw", "another-second\n");
+    let second = system.daemon_pid().unwrap();
+    system.write("manifests/watched", &second.to_string());
+    signal(second, "KILL");
+    let log = logged(&system, "bye");
+    assert!(log.contains("half *** whole\n") && log.contains("bye ***\n"), "{log}");
+}
+
+#[test]
+fn an_edited_secret_is_masked_before_and_after() {
+    let code = "import os,signal,time\nE=os.environ\nprint('with',E['PW'],flush=True)\ndef bye(*a):\n  print('bye',E['PW'],open('../pw').read().strip(),flush=True)\n  os._exit(0)\nsignal.signal(15,bye)\nwhile True: time.sleep(9)";
+    let mut system = system(code, "  update: {minReady: 100ms}\n");
+    system.start(&[]);
+    logged(&system, "with ***\n");
+    system.write("pw", "another-second\n");
+    let log = logged(&system, "bye");
+    assert!(log.contains("bye *** ***\n"), "the one that is replaced may read the new value: {log}");
+    until("the new one", || (system.log_of("a").matches("with ***\n").count() == 2).then_some(()));
+    // What has become lines is not left in the spools.
+    let run = system.path(".unified-system/run");
+    assert_eq!(files_with("hunter2\\|another", &run), "");
+}
