@@ -90,6 +90,12 @@ pub const TRIM_MAX: Duration = Duration::from_secs(600);
 /// Replicas of one unit.
 pub const REPLICAS: u32 = 1_000;
 
+/// Defaults within each other in a `.env` file (`${A:-${B:-x}}`): each is a call within a call.
+pub const ENV_DEFAULTS_DEEP: usize = 32;
+/// A value of a `.env` file: a program is given no longer one (execve(2), MAX_ARG_STRLEN), and variables that hold each other twice
+/// would grow without end.
+pub const ENV_VALUE_BYTES: usize = 128 << 10;
+
 /// Secrets shorter than this are not looked for: a text without its "abc" is no text any more (rules.md).
 pub const SECRET_VALUE_BYTES: usize = 6;
 /// Lines of a secret of several lines shorter than this are not looked for alone.

@@ -1,6 +1,9 @@
-//! The `.env` dialect of docker compose (rules.md): `export`, comments, quotes, `${VAR}` and `${VAR:-default}`.
+//! The `.env` dialect of docker compose (rules.md): `export`, comments, quotes, `${VAR}`, `${VAR:-default}` (unset or empty) and
+//! `${VAR-default}` (unset); a default may hold others.
 
 use std::collections::BTreeMap;
+
+use crate::base::limits;
 
 /// One assignment, with its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +23,16 @@ pub struct Problem {
 }
 
 /// Reads a file. `outer` gives values to `${VAR}` that the file itself does not define above.
-pub fn parse(text: &str, outer: &dyn Fn(&str) -> Option<String>) -> (Vec<Assignment>, Vec<Problem>) {
+pub fn parse(bytes: &[u8], outer: &dyn Fn(&str) -> Option<String>) -> (Vec<Assignment>, Vec<Problem>) {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let before = &bytes[..error.valid_up_to()];
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count() as u32;
+            let message = "the line is not UTF-8".into();
+            return (Vec::new(), vec![Problem { line, message, warning: false }]);
+        }
+    };
     let mut reader = Reader {
         text: text.strip_prefix('\u{feff}').unwrap_or(text),
         line: 1,
@@ -33,6 +45,11 @@ pub fn parse(text: &str, outer: &dyn Fn(&str) -> Option<String>) -> (Vec<Assignm
         let line = reader.line;
         match reader.assignment() {
             Ok(None) => {}
+            Ok(Some((name, value))) if value.contains('\0') => {
+                let message =
+                    format!("the value of `{name}` has a NUL character, which no environment can hold");
+                problems.push(Problem { line, message, warning: false });
+            }
             Ok(Some((name, value))) => {
                 if reader.known.insert(name.clone(), value.clone()).is_some() {
                     let message = format!("`{name}` is there twice; the later one wins");
@@ -91,16 +108,13 @@ impl Reader<'_> {
         let end = self.text.find(['=', '\n']).unwrap_or(self.text.len());
         let name = self.text[..end].trim_end();
         if !self.text[end..].starts_with('=') {
-            return Err(format!("`{}` has no `=`", name.chars().take(40).collect::<String>()));
+            return Err(format!("{} has no `=`", shown(name)));
         }
         let good = !name.is_empty()
             && !name.starts_with(|c: char| c.is_ascii_digit())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
         if !good {
-            return Err(format!(
-                "`{}` is not a name of a variable",
-                name.chars().take(40).collect::<String>()
-            ));
+            return Err(format!("{} is not a name of a variable", shown(name)));
         }
         let name = name.to_owned();
         self.text = &self.text[end + 1..];
@@ -132,20 +146,13 @@ impl Reader<'_> {
         self.bump();
         let mut value = String::new();
         loop {
-            match self.bump() {
-                Some('"') => return self.after_quotes(value),
-                Some('\\') => match self.bump() {
-                    Some('n') => value.push('\n'),
-                    Some('t') => value.push('\t'),
-                    Some('r') => value.push('\r'),
-                    Some(next @ ('"' | '\\' | '$')) => value.push(next),
-                    Some(next) => value.extend(['\\', next]),
-                    None => return Err("the double quote is not closed".into()),
-                },
-                Some('$') => value.push_str(&self.variable()?),
-                Some('\r') if self.text.starts_with('\n') => {}
-                Some(next) => value.push(next),
+            match self.text.chars().next() {
+                Some('"') => {
+                    self.bump();
+                    return self.after_quotes(value);
+                }
                 None => return Err("the double quote is not closed".into()),
+                Some(_) => self.piece(&mut value, 0, true)?,
             }
         }
     }
@@ -167,43 +174,102 @@ impl Reader<'_> {
             match self.text.chars().next() {
                 None | Some('\n') => break,
                 Some('#') if (blank && value.is_empty()) || value.ends_with([' ', '\t']) => break,
-                Some('$') => {
-                    self.bump();
-                    value.push_str(&self.variable()?);
-                }
-                Some(next) => {
-                    value.push(next);
-                    self.bump();
-                }
+                Some(_) => self.piece(&mut value, 0, false)?,
             }
         }
         self.skip_line();
         Ok(value.trim_end().to_owned())
     }
 
-    /// `{VAR}`, `{VAR:-default}` or `VAR` behind a dollar; a dollar before anything else is itself.
-    fn variable(&mut self) -> Result<String, String> {
-        let (name, default) = if self.text.starts_with('{') {
-            let end = self.text.find('}').ok_or("`${` is not closed")?;
-            let inner = self.text[1..end].to_owned();
-            self.text = &self.text[end + 1..];
-            match inner.split_once(":-").or_else(|| inner.split_once('-')) {
-                Some((name, default)) => (name.to_owned(), Some(default.to_owned())),
-                None => (inner, None),
-            }
+    /// What stands behind a dollar: `{VAR}`, `{VAR:-default}`, `{VAR-default}` or `VAR`; a dollar before anything else is itself.
+    /// `depth`: within so many defaults. `quoted`: between double quotes, where a default may have escapes and go over lines.
+    fn variable(&mut self, depth: usize, quoted: bool) -> Result<String, String> {
+        let braced = self.text.strip_prefix('{');
+        let text = braced.unwrap_or(self.text);
+        let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+        let name = text[..end].to_owned();
+        let good = !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit());
+        if braced.is_none() && !good {
+            return Ok("$".into());
+        }
+        self.text = &text[end..];
+        let value = self.known.get(&name).cloned().or_else(|| (self.outer)(&name));
+        if braced.is_none() {
+            return Ok(value.unwrap_or_default());
+        }
+        if depth == limits::ENV_DEFAULTS_DEEP {
+            return Err(format!("there are more than {depth} `${{` within each other"));
+        }
+        let (value, has_default) = if let Some(rest) = self.text.strip_prefix(":-") {
+            self.text = rest;
+            (value.filter(|value| !value.is_empty()), true)
+        } else if let Some(rest) = self.text.strip_prefix('-') {
+            self.text = rest;
+            (value, true)
         } else {
-            let end =
-                self.text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(self.text.len());
-            if end == 0 || self.text.starts_with(|c: char| c.is_ascii_digit()) {
-                return Ok("$".into());
-            }
-            let name = self.text[..end].to_owned();
-            self.text = &self.text[end..];
-            (name, None)
+            (value, false)
         };
-        let value =
-            self.known.get(&name).cloned().or_else(|| (self.outer)(&name)).filter(|value| !value.is_empty());
-        Ok(value.or(default).unwrap_or_default())
+        // Read whether it is used or not: it has to end somewhere.
+        let default = if has_default { self.default(&name, depth + 1, quoted)? } else { String::new() };
+        match self.text.chars().next() {
+            Some('}') if good => self.bump(),
+            None | Some('\n') => return Err(unclosed(&name)),
+            _ => {
+                return Err(format!(
+                    "what begins with `${{{name}` is none of `${{NAME}}`, `${{NAME:-default}}` and `${{NAME-default}}`"
+                ));
+            }
+        };
+        Ok(value.unwrap_or(default))
+    }
+
+    /// Up to the brace that closes it.
+    fn default(&mut self, name: &str, depth: usize, quoted: bool) -> Result<String, String> {
+        let mut value = String::new();
+        loop {
+            match self.text.chars().next() {
+                Some('}') => return Ok(value),
+                None => return Err(unclosed(name)),
+                Some('\n') if !quoted => return Err(unclosed(name)),
+                Some('"') if quoted => return Err(unclosed(name)),
+                _ => self.piece(&mut value, depth, quoted)?,
+            }
+        }
+    }
+
+    /// One character of a value, or the one that an escape means, or the value of a variable.
+    fn piece(&mut self, value: &mut String, depth: usize, quoted: bool) -> Result<(), String> {
+        match self.bump() {
+            Some('$') => value.push_str(&self.variable(depth, quoted)?),
+            Some('\\') if quoted => match self.bump() {
+                Some('n') => value.push('\n'),
+                Some('t') => value.push('\t'),
+                Some('r') => value.push('\r'),
+                Some(next @ ('"' | '\\' | '$')) => value.push(next),
+                Some(next) => value.extend(['\\', next]),
+                None => return Err("the double quote is not closed".into()),
+            },
+            Some('\r') if quoted && self.text.starts_with('\n') => {}
+            Some(next) => value.push(next),
+            None => {}
+        }
+        match value.len() > limits::ENV_VALUE_BYTES {
+            true => Err(format!("the value is longer than {} KiB", limits::ENV_VALUE_BYTES >> 10)),
+            false => Ok(()),
+        }
+    }
+}
+
+fn unclosed(name: &str) -> String {
+    format!("`${{{name}` is not closed: a `}}` is missing")
+}
+
+/// What may be shown of a line that is no assignment: a name, but nothing that may be a part of a value.
+fn shown(word: &str) -> String {
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    match !word.is_empty() && word.len() <= 40 && word.chars().all(is_name) {
+        true => format!("`{word}`"),
+        false => "what stands there".into(),
     }
 }
 
@@ -212,7 +278,8 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expect: &[(&str, &str)]) {
-        let (assignments, problems) = parse(text, &|name| (name == "HOME").then(|| "/home/me".into()));
+        let (assignments, problems) =
+            parse(text.as_bytes(), &|name| (name == "HOME").then(|| "/home/me".into()));
         assert!(problems.iter().all(|problem| problem.warning), "{text:?}: {problems:?}");
         let found: Vec<_> = assignments.iter().map(|a| (a.name.as_str(), a.value.as_str())).collect();
         assert_eq!(found, expect, "{text:?}");
@@ -231,9 +298,90 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_no_text_are_told_with_their_line() {
+        let (_, problems) = parse(b"A=1\nB=\xff\n", &|_| None);
+        assert_eq!((problems[0].line, problems[0].message.as_str()), (2, "the line is not UTF-8"));
+    }
+
+    #[test]
+    fn defaults_are_composes_too() {
+        let value = |text: &str, expect: &str| {
+            let (assignments, problems) =
+                parse(format!("EMPTY=\nSET=s\nX={text}\nAFTER=1").as_bytes(), &|name| {
+                    (name == "HOME").then(|| "/home/me".into())
+                });
+            assert_eq!(problems, [], "{text}");
+            let last = &assignments[assignments.len() - 2..];
+            assert_eq!((last[0].value.as_str(), last[1].name.as_str()), (expect, "AFTER"), "{text}");
+        };
+        for (text, expect) in [
+            ("${SET:-x}", "s"),
+            ("${EMPTY:-x}", "x"),
+            ("${EMPTY-x}", ""),
+            ("${NO-x}", "x"),
+            ("${NO:-}", ""),
+            ("${NO}", ""),
+            ("${NO:-${EMPTY:-x}}", "x"),
+            ("${NO:-${SET:-x}}", "s"),
+            ("${SET:-${NO:-x}}!", "s!"),
+            ("a${NO:-b${NO-c${NO:-d}e}f}g", "abcdefg"),
+            ("${NO:-$SET-$HOME}", "s-/home/me"),
+            ("${NO:-a-b:-c}", "a-b:-c"),
+            ("${NO:-{a}}", "{a}"),
+            ("${NO:-two words} # comment", "two words"),
+            ("${NO:-http://h:1/#x}", "http://h:1/#x"),
+            ("\"${NO:-two words # and a line\nmore}\"", "two words # and a line\nmore"),
+            ("\"${NO:-\\\"q\\\"\\$}\" # c", "\"q\"$"),
+            ("'${NO:-x}'", "${NO:-x}"),
+            ("\\${SET}", "\\s"),
+            ("\"\\${SET}\"", "${SET}"),
+            ("$ $1 $-", "$ $1 $-"),
+        ] {
+            value(text, expect);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_variable_is_told() {
+        let deep = format!("{}x{}", "${A:-".repeat(40), "}".repeat(40));
+        // Each doubles the one before it.
+        let grows: String = (1..40).map(|n| format!("A{n}=${{A{}}}${{A{}}}\n", n - 1, n - 1)).collect();
+        for (text, expect) in [
+            ("A=${B", "`${B` is not closed"),
+            ("A=${B:-x", "`${B` is not closed"),
+            ("A=${B:-${C:-x}", "`${B` is not closed"),
+            ("A=\"${B:-x\"\nC=1", "`${B` is not closed"),
+            ("A=${", "`${` is not closed"),
+            ("A=${}", "none of `${NAME}`"),
+            ("A=${1}", "none of `${NAME}`"),
+            ("A=${B C}", "none of `${NAME}`"),
+            ("A=${B:?needed}", "none of `${NAME}`"),
+            ("A=${B:+x}", "none of `${NAME}`"),
+            (&format!("A={deep}"), "more than 32 `${` within"),
+            (&format!("A0=xxxx\n{grows}"), "longer than 128 KiB"),
+        ] {
+            let (_, problems) = parse(text.as_bytes(), &|_| None);
+            let first = problems.first().map(|problem| problem.message.as_str()).unwrap_or_default();
+            assert!(first.contains(expect), "{text:?}: {first}");
+        }
+        let (_, problems) = parse(b"1x=MIIEvg\nhalf of a secret\nNAME", &|_| None);
+        let said: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert_eq!(
+            said,
+            [
+                "what stands there is not a name of a variable",
+                "what stands there has no `=`",
+                "`NAME` has no `=`"
+            ]
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_line() {
-        for (text, line) in [("A=1\nB", 2), ("1A=2", 1), ("A='x", 1), ("A=1\n\nB=\"x\" y", 3), ("A=${B", 1)] {
-            let (_, problems) = parse(text, &|_| None);
+        for (text, line) in
+            [("A=1\nB", 2), ("1A=2", 1), ("A='x", 1), ("A=1\n\nB=\"x\" y", 3), ("A=${B", 1), ("A=1\nB=\0", 2)]
+        {
+            let (_, problems) = parse(text.as_bytes(), &|_| None);
             assert_eq!(problems.first().map(|problem| problem.line), Some(line), "{text:?}");
         }
     }

@@ -231,9 +231,8 @@ fn read_env_file(
     context: &Context<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<(String, String, u32)> {
-    let text = String::from_utf8_lossy(bytes);
     let outer = |name: &str| context.environment.get(name).cloned();
-    let (assignments, problems) = env_file::parse(&text, &outer);
+    let (assignments, problems) = env_file::parse(bytes, &outer);
     for problem in problems {
         let span = Span { file: file.to_owned(), line: problem.line, column: 1 };
         let diagnostic = Diagnostic::error("E2009", &span, "", problem.message).hint("a line is NAME=value");
