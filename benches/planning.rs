@@ -54,6 +54,7 @@ fn desired(units: usize) -> Desired {
         environment: &environment,
         profile: None,
         machine: true,
+        lenient: false,
     };
     let built = build(&context, Revision(1), b"bench", None);
     assert!(!found.iter().chain(&built.diagnostics).any(|found| found.rejects()), "the manifests are well");

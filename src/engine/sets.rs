@@ -29,6 +29,8 @@ pub struct Sets {
     notifiers: Vec<NotifierPlan>,
     /// Files that values came from, each with when it had last been written then.
     referenced: Vec<(PathBuf, Option<SystemTime>)>,
+    /// The same of what was rejected, if that is what is on the disk: they may be what is mended.
+    awaited: Vec<PathBuf>,
     environment: BTreeMap<String, String>,
     options: Options,
     key: Vec<u8>,
@@ -84,6 +86,7 @@ impl Sets {
             objects: Objects::default(),
             notifiers: Vec::new(),
             referenced: Vec::new(),
+            awaited: Vec::new(),
             environment: std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
@@ -123,7 +126,7 @@ impl Sets {
                 }
             }
         }
-        let mut proposal = self.propose_all(candidates, &BTreeSet::new());
+        let mut proposal = self.propose_all(candidates, &BTreeSet::new(), false);
         if !proposal.rejected {
             let diagnostics = proposal.diagnostics.clone();
             let known = |candidate: &Candidate| {
@@ -135,6 +138,7 @@ impl Sets {
             }
             return Begun { desired: Some(self.accept(proposal)), rejected: false, diagnostics };
         }
+        self.await_files(&proposal);
         let diagnostics = proposal.diagnostics;
         self.blame(&diagnostics);
         let candidates: Vec<Candidate> = self
@@ -145,10 +149,13 @@ impl Sets {
         if candidates.is_empty() {
             return Begun { desired: None, rejected: true, diagnostics };
         }
-        let mut fallback = self.propose_all(candidates, &BTreeSet::new());
+        // A broken env file stops who reads it, not everybody: what runs goes on.
+        let mut fallback = self.propose_all(candidates, &BTreeSet::new(), true);
         fallback.built.desired.revision = self.revision;
         let pending: Vec<Vec<Diagnostic>> = self.sets.iter().map(|set| set.pending.clone()).collect();
+        let awaited = std::mem::take(&mut self.awaited);
         let desired = (!fallback.rejected).then(|| self.accept(fallback));
+        self.awaited = awaited;
         for (set, pending) in self.sets.iter_mut().zip(pending) {
             set.pending = pending;
         }
@@ -189,8 +196,9 @@ impl Sets {
         changed.extend(self.referenced.iter().filter(other).map(|(path, _)| file_name(path)));
         changed.sort();
         changed.dedup();
-        let mut proposal = self.propose_all(candidates, busy);
+        let mut proposal = self.propose_all(candidates, busy, false);
         if proposal.rejected {
+            self.await_files(&proposal);
             outcome.newly_rejected |= self.blame(&proposal.diagnostics);
             let errors = proposal.diagnostics.iter().filter(|d| d.rejects()).count();
             if let Some(first) =
@@ -318,7 +326,7 @@ impl Sets {
             dirs: known.map(|known| known.dirs.clone()).unwrap_or_default(),
             input,
         });
-        self.propose_all(candidates, busy)
+        self.propose_all(candidates, busy, false)
     }
 
     /// Everything as earlier manifests had it, with the files that they refer to as they are now.
@@ -332,7 +340,7 @@ impl Sets {
             input: input_of(kept),
             dirs: Vec::new(),
         });
-        let proposal = self.propose_all(candidates.collect(), busy);
+        let proposal = self.propose_all(candidates.collect(), busy, true);
         if let Some(first) = proposal.diagnostics.iter().find(|diagnostic| diagnostic.rejects()) {
             return Err(format!(
                 "its manifests are not valid any more: {}: {}",
@@ -346,12 +354,13 @@ impl Sets {
     /// What it would be without a set.
     pub fn propose_without(&mut self, set: &str, busy: &BTreeSet<u16>) -> Proposal {
         let candidates = self.sets.iter().filter(|known| known.name != set).map(Set::current).collect();
-        let mut proposal = self.propose_all(candidates, busy);
+        let mut proposal = self.propose_all(candidates, busy, false);
         proposal.dropped = Some(set.to_owned());
         proposal
     }
 
-    fn propose_all(&mut self, candidates: Vec<Candidate>, busy: &BTreeSet<u16>) -> Proposal {
+    /// `lenient`: [`Context::lenient`].
+    fn propose_all(&mut self, candidates: Vec<Candidate>, busy: &BTreeSet<u16>, lenient: bool) -> Proposal {
         let mut diagnostics = Vec::new();
         let mut parts = Vec::new();
         let mut cache = ParseCache::default();
@@ -371,6 +380,7 @@ impl Sets {
             environment: &self.environment,
             profile: self.options.profile.as_deref(),
             machine: true,
+            lenient,
         };
         let machine = ThisMachine::new(self.holders(&objects, busy));
         let mut built = build(&context, self.revision.next(), &self.key, Some(&machine));
@@ -458,6 +468,7 @@ impl Sets {
         self.objects = proposal.objects;
         self.referenced =
             proposal.built.files.into_iter().map(|path| (path.clone(), written(&path))).collect();
+        self.awaited.clear();
         self.notifiers = proposal.built.notifiers;
         self.desired = Arc::new(proposal.built.desired);
     }
@@ -479,11 +490,21 @@ impl Sets {
         self.sets.iter().find(|set| set.name == name)
     }
 
+    /// Files that values come from, or would.
+    fn looked_into(&self) -> impl Iterator<Item = &PathBuf> {
+        self.referenced.iter().map(|(path, _)| path).chain(&self.awaited)
+    }
+
+    fn await_files(&mut self, rejected: &Proposal) {
+        let files = rejected.built.files.iter();
+        let known: BTreeSet<&PathBuf> = self.referenced.iter().map(|(path, _)| path).collect();
+        self.awaited = files.filter(|path| !known.contains(path)).cloned().collect();
+    }
+
     /// A referenced file is still being written: it is looked at once it has been quiet.
     pub fn is_being_written(&self) -> bool {
-        let fresh =
-            |(path, _): &(PathBuf, _)| written(path)?.elapsed().ok().filter(|age| *age < limits::WATCH_QUIET);
-        self.referenced.iter().any(|file| fresh(file).is_some())
+        let fresh = |path: &PathBuf| written(path)?.elapsed().ok().filter(|age| *age < limits::WATCH_QUIET);
+        self.looked_into().any(|path| fresh(path).is_some())
     }
 
     /// Everything that is wrong with what is on the disk.
@@ -507,8 +528,7 @@ impl Sets {
         };
         let dirs = read().flat_map(|set| set.dirs.iter().filter(|dir| listed(set, dir)));
         let inputs = read().flat_map(|set| set.input.files.iter().chain(set.input.overlays.iter().flatten()));
-        let files =
-            roots.chain(inputs.map(|file| &file.path)).chain(self.referenced.iter().map(|(path, _)| path));
+        let files = roots.chain(inputs.map(|file| &file.path)).chain(self.looked_into());
         Interest::new(dirs.map(PathBuf::as_path), files.map(PathBuf::as_path))
     }
 

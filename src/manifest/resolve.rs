@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::base::ports::{port_variable, stand_in};
 use crate::base::{ByteSize, parse_duration};
 
-use super::diagnostic::{Diagnostic, Span, nearest};
+use super::diagnostic::{Diagnostic, Severity, Span, nearest};
 use super::load::{Object, Objects, Source};
 use super::spec::process::EnvValue;
 use super::spec::{ConfigSpec, ConfigType, ConfigTypeName, SecretSource, ServiceSpec};
@@ -22,8 +22,11 @@ pub struct Context<'a> {
     pub environment: &'a BTreeMap<String, String>,
     /// The profile named on the command line.
     pub profile: Option<&'a str>,
-    /// Look at files and environment (a start, `validate --machine`); else only at the manifests (`validate`).
+    /// Take values from files and the environment (a start, `validate --machine`); else only from the manifests (`validate`).
     pub machine: bool,
+    /// A broken env file is a fault of this machine (E2009), which stops only whoever reads it: for a daemon that takes up
+    /// services that run already. Else it rejects what refers to it (E1009).
+    pub lenient: bool,
 }
 
 /// Where a value comes from.
@@ -99,7 +102,11 @@ pub fn resolve(
             open = true;
             let file = source.base_dir.join(file);
             files.push(file.clone());
-            env_from_file(&file, from.optional, &path, source, context, &mut layers, diagnostics);
+            let missing = (!from.optional).then_some("create it, or say `optional: true`");
+            let reader = Reader { source, path: &path, layer: "envFrom", missing };
+            for (name, value) in reader.values(&file, context, diagnostics) {
+                push(&mut layers, &name, value);
+            }
         }
         if let Some(config) = from.config.as_ref().and_then(|name| context.objects.configs.get(name)) {
             open |= !config.spec.files.is_empty();
@@ -190,55 +197,75 @@ fn own_env(
     }
 }
 
-fn env_from_file(
-    file: &Path,
-    optional: bool,
-    path: &str,
-    source: &Source,
-    context: &Context<'_>,
-    layers: &mut Layers,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    if !context.machine {
-        return;
-    }
-    match context.files.read(file) {
-        Ok(bytes) => {
-            for (name, text, line) in read_env_file(file, &bytes, context, diagnostics) {
-                let origin = Origin {
-                    object: source.object.to_string(),
-                    layer: "envFrom".into(),
-                    file: file.display().to_string(),
-                    line,
-                };
-                push(layers, &name, Value { text, secret: false, origin, expand: false });
+/// Who reads an env file, and where that is written.
+struct Reader<'a> {
+    source: &'a Source,
+    /// The field: `spec.envFrom.0`.
+    path: &'a str,
+    layer: &'static str,
+    /// What to do when it is missing; none: it may be.
+    missing: Option<&'static str>,
+}
+
+impl Reader<'_> {
+    /// The values of an env file. What is wrong with it is found wherever the file is; that it is missing, only on the machine.
+    fn values(
+        &self,
+        file: &Path,
+        context: &Context<'_>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Vec<(String, Value)> {
+        let bytes = match context.files.read(file) {
+            Ok(bytes) => bytes,
+            Err(FileError::Missing) => {
+                if let Some(hint) = self.missing.filter(|_| context.machine) {
+                    let message = format!("cannot read the env file {}: it does not exist", file.display());
+                    let span = self.source.span(self.path);
+                    diagnostics.push(Diagnostic::error("E2004", &span, self.path, message).hint(hint));
+                }
+                return Vec::new();
             }
-        }
-        Err(FileError::Missing) if optional => {}
-        Err(error) => {
-            let message = format!("cannot read the env file {}: {error}", file.display());
-            diagnostics.push(
-                Diagnostic::error("E2004", &source.span(path), path, message)
-                    .hint("create it, or say `optional: true`"),
+            Err(FileError::Unreadable(why)) => {
+                let who = &self.source.object;
+                let message = format!("cannot read the env file {} of {who}: {why}", file.display());
+                let span = self.source.span(self.path);
+                let diagnostic = Diagnostic::error(broken(context), &span, self.path, message);
+                diagnostics.push(diagnostic.hint("check its type, owner and mode"));
+                return Vec::new();
+            }
+        };
+        let outer = |name: &str| context.environment.get(name).cloned();
+        let (assignments, problems) = env_file::parse(&bytes, &outer);
+        for problem in problems {
+            let span = Span { file: file.to_owned(), line: problem.line, column: 1 };
+            let message = format!(
+                "{}, in an env file that {} reads ({})",
+                problem.message,
+                self.source.object,
+                Diagnostic::error("", &self.source.span(self.path), "", "").place()
             );
+            let diagnostic = Diagnostic::error(broken(context), &span, self.path, message)
+                .hint("a line is NAME=value, with values as docker compose writes them");
+            diagnostics.push(if problem.warning { diagnostic.warning() } else { diagnostic });
         }
+        if !context.machine {
+            return Vec::new();
+        }
+        let value = |assignment: env_file::Assignment| {
+            let origin = Origin {
+                object: self.source.object.to_string(),
+                layer: self.layer.into(),
+                file: file.display().to_string(),
+                line: assignment.line,
+            };
+            (assignment.name, Value { text: assignment.value, secret: false, origin, expand: false })
+        };
+        assignments.into_iter().map(value).collect()
     }
 }
 
-fn read_env_file(
-    file: &Path,
-    bytes: &[u8],
-    context: &Context<'_>,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<(String, String, u32)> {
-    let outer = |name: &str| context.environment.get(name).cloned();
-    let (assignments, problems) = env_file::parse(bytes, &outer);
-    for problem in problems {
-        let span = Span { file: file.to_owned(), line: problem.line, column: 1 };
-        let diagnostic = Diagnostic::error("E2009", &span, "", problem.message).hint("a line is NAME=value");
-        diagnostics.push(if problem.warning { diagnostic.warning() } else { diagnostic });
-    }
-    assignments.into_iter().map(|assignment| (assignment.name, assignment.value, assignment.line)).collect()
+fn broken(context: &Context<'_>) -> &'static str {
+    if context.lenient { "E2009" } else { "E1009" }
 }
 
 /// All values of a Config by key, lowest layer first, defaults of `types` included. Types are checked.
@@ -265,32 +292,13 @@ fn config_values(
             push(&mut layers, key, Value { text: default.clone(), secret: false, origin, expand: false });
         }
     }
-    for file in &spec.files {
+    for (index, file) in spec.files.iter().enumerate() {
         let file = config.source.base_dir.join(file);
         files.push(file.clone());
-        if !context.machine {
-            continue;
-        }
-        match context.files.read(&file) {
-            Ok(bytes) => {
-                for (key, text, line) in read_env_file(&file, &bytes, context, diagnostics) {
-                    let origin = Origin {
-                        object: config.source.object.to_string(),
-                        layer: "files".into(),
-                        file: file.display().to_string(),
-                        line,
-                    };
-                    push(&mut layers, &key, Value { text, secret: false, origin, expand: false });
-                }
-            }
-            Err(FileError::Missing) => {}
-            Err(error) => {
-                let message = format!("cannot read {}: {error}", file.display());
-                diagnostics.push(
-                    Diagnostic::error("E2004", &config.source.span("spec.files"), "spec.files", message)
-                        .hint("check its owner and mode"),
-                );
-            }
+        let path = format!("spec.files.{index}");
+        let reader = Reader { source: &config.source, path: &path, layer: "files", missing: None };
+        for (key, value) in reader.values(&file, context, diagnostics) {
+            push(&mut layers, &key, value);
         }
     }
     for (key, text) in &spec.data {
@@ -398,12 +406,20 @@ pub fn parse_bool(text: &str) -> Option<bool> {
 pub fn switched_off(
     spec: &ServiceSpec,
     context: &Context<'_>,
+    files: &mut Vec<PathBuf>,
     diagnostics: &mut Vec<Diagnostic>,
     source: &Source,
 ) -> Option<String> {
     let switch = spec.enabled_when.as_ref()?;
     let config = context.objects.configs.get(&switch.config)?;
-    let values = config_values(config, context, &mut Vec::new(), &mut Vec::new());
+    let mut found = Vec::new();
+    let values = config_values(config, context, files, &mut found);
+    found.retain(|diagnostic| diagnostic.code == broken(context) && diagnostic.severity == Severity::Error);
+    if !found.is_empty() {
+        // What the switch says is not known: nobody is stopped for it.
+        diagnostics.append(&mut found);
+        return None;
+    }
     let text = values.get(&switch.key).and_then(|values| values.last()).map(|value| value.text.clone());
     let text = text.unwrap_or_default();
     match parse_bool(&text) {

@@ -113,11 +113,15 @@ pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Opt
     built
 }
 
-/// The same finding from two units (a Config that both use) is told once.
+/// The same finding from two units (a Config or env file that both use) is told once.
 fn dedup(diagnostics: &mut Vec<Diagnostic>) {
     let mut kept: Vec<Diagnostic> = Vec::with_capacity(diagnostics.len().min(64));
+    let of_file = |diagnostic: &Diagnostic| ["E1009", "E2009"].contains(&diagnostic.code.as_str());
+    let place = |diagnostic: &Diagnostic| (diagnostic.file.clone(), diagnostic.line);
+    let mut files = std::collections::BTreeSet::new();
     for diagnostic in diagnostics.drain(..) {
-        if !kept.contains(&diagnostic) {
+        let known = of_file(&diagnostic) && !files.insert(place(&diagnostic));
+        if !known && !kept.contains(&diagnostic) {
             kept.push(diagnostic);
         }
     }
@@ -136,8 +140,8 @@ fn unit(
     built: &mut Built,
 ) -> UnitSpec {
     let mut found = Vec::new();
-    let Resolved { env, argv, files } = resolve(&service, source, context, &mut found);
-    let off = switched_off(&service, context, &mut found, source);
+    let Resolved { env, argv, mut files } = resolve(&service, source, context, &mut found);
+    let off = switched_off(&service, context, &mut files, &mut found, source);
     built.files.extend(files);
     let (contents, watched) = file_marks(&service, &source.base_dir, context.files);
     built.files.extend(watched);

@@ -4,6 +4,7 @@ mod bad_input;
 mod bad_rollouts;
 mod commands;
 mod deaths;
+mod env_files;
 mod faults;
 mod freezes;
 mod generated;

@@ -287,6 +287,7 @@ pub fn from_text(
         environment: &environment,
         profile: None,
         machine: true,
+        lenient: false,
     };
     let built = build(&context, revision, b"sim", None);
     diagnostics.extend(built.diagnostics);

@@ -65,6 +65,7 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
         environment: &environment,
         profile: None,
         machine: args.machine,
+        lenient: false,
     };
     let machine = args.machine.then(|| ThisMachine::new(holders(&objects)));
     let machine = machine.as_ref().map(|machine| machine as &dyn Machine);
