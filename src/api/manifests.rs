@@ -250,7 +250,7 @@ pub(super) async fn apply(
                 (false, true) => "nothing was changed (--dry-run)".into(),
                 (false, false) => format!("revision {} accepted", engine.world.revision()),
             };
-            Ok(Done { revision: engine.world.revision().0, message, plan })
+            Ok(Done { revision: engine.world.revision().0, message, plan, ..Done::default() })
         })
         .await??;
     Ok(Json(done))
@@ -446,7 +446,7 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
                 engine.accept(proposal, Cause::new("Delete", detail));
                 revision = engine.world.revision().0;
             }
-            Ok(Done { revision, message: format!("revision {revision} accepted"), plan: Default::default() })
+            Ok(Done { revision, message: format!("revision {revision} accepted"), ..Done::default() })
         })
         .await??;
     Ok(Json(done))

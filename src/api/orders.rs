@@ -28,6 +28,7 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
                 return Err(refuse(StatusCode::CONFLICT, format!("everything is being stopped: {why}"), ""));
             }
             let list = call.names.join(" ");
+            let asked = names.clone();
             let order = match call.verb.as_str() {
                 "start" => Order::Start(names),
                 "stop" => Order::Stop(names),
@@ -50,7 +51,12 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
                 return Err(refuse(StatusCode::CONFLICT, message, format!("`unisys scale {name}=1`")));
             }
             engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
+            let notes = match call.verb.as_str() {
+                "enable" | "scale" | "resetCircuit" | "reload" => without_effect(engine, &asked),
+                _ => Vec::new(),
+            };
             Ok(Done {
+                notes,
                 revision: engine.world.revision().0,
                 message: match call.verb.as_str() {
                     "resetCircuit" => format!("circuit of {list} reset"),
@@ -61,6 +67,20 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
         })
         .await??;
     Ok(Json(done))
+}
+
+/// Of units that run no more for what was ordered: what holds them.
+fn without_effect(engine: &Engine, names: &[Name]) -> Vec<String> {
+    let now = clock::now();
+    let scaled_to_none = |name: &Name| {
+        let unit = engine.world.units().get(name);
+        unit.is_some_and(|unit| unit.replicas() == 0 && engine.world.down_reason(name).is_none())
+    };
+    let held = names.iter().filter(|name| !scaled_to_none(name)).filter_map(|name| {
+        let hold = engine.world.held_back(now, name).filter(|hold| hold.lasting)?;
+        Some(hold.line(name))
+    });
+    held.collect()
 }
 
 fn reload(engine: &Engine, names: Vec<Name>) -> Result<Order, Refusal> {

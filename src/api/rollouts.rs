@@ -106,7 +106,7 @@ pub async fn call(
                 Some(revision) => format!("rollout {} {unit} to revision {revision}", call.verb),
                 None => format!("rollout {} {unit}", call.verb),
             };
-            Ok(Done { revision: engine.world.revision().0, message, plan: Default::default() })
+            Ok(Done { revision: engine.world.revision().0, message, ..Done::default() })
         })
         .await??;
     Ok(Json(done))

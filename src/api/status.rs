@@ -189,6 +189,7 @@ fn overrides(name: &Name, unit: &Unit) -> Vec<Override> {
     };
     let stopped = over.stopped.as_ref().map(|by| make("stopped", json!(true), by));
     let disabled = over.disabled.as_ref().map(|by| make("disabled", json!(true), by));
+    let started = over.started.as_ref().map(|by| make("started", json!(true), by));
     let replicas = over.replicas.as_ref().map(|(count, by)| make("spec.replicas", json!(count), by));
     let paused = over.paused.as_ref().map(|by| make("rollout.paused", json!(true), by));
     let pinned = over.pinned.as_ref().map(|(revision, by)| make("revision", json!(revision.0), by));
@@ -196,7 +197,7 @@ fn overrides(name: &Name, unit: &Unit) -> Vec<Override> {
         let by = crate::world::Signature { by: "unisys (rollback)".into(), at: rejected.failure.at };
         make("revision", json!(rejected.runs.0), &by)
     });
-    [stopped, disabled, replicas, paused, pinned, rejected].into_iter().flatten().collect()
+    [stopped, disabled, started, replicas, paused, pinned, rejected].into_iter().flatten().collect()
 }
 
 fn instance(slot: &Slot) -> Instance {

@@ -303,6 +303,9 @@ pub struct Order {
 pub struct Done {
     pub revision: u64,
     pub message: String,
+    /// What keeps the order from having an effect, a sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
     #[serde(default)]
     pub plan: Plan,
 }
@@ -344,7 +347,7 @@ pub struct ExecContext {
 #[serde(rename_all = "camelCase")]
 pub struct WaitFor {
     pub names: Vec<String>,
-    /// `condition=Ready`, `delete`, `lifecycle=Done`.
+    /// `condition=Ready`, `delete`, `lifecycle=Done`, `stopped`, `started` (as an order asked for).
     #[serde(rename = "for")]
     pub what: String,
     pub timeout_ms: u64,

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 
 use crate::base::Name;
 use crate::engine::Engine;
+use crate::os::clock;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::types::{WaitFor, Waited};
@@ -40,7 +41,7 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
 }
 
 /// What nobody need wait for any longer. `rollout=REVISION`: units whose rollout of that revision, or a later one, was given
-/// up. `stopped`: processes that cannot be killed.
+/// up. `stopped`: processes that cannot be killed. `started`: what keeps units from running for longer than a moment.
 fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
     if what == "stopped" {
         let again = |name: &Name| {
@@ -48,6 +49,13 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
             wanted.then(|| format!("{name}: it was started again meanwhile; `unisys why {name}`"))
         };
         return names.iter().filter_map(|name| survivors(engine, name).or_else(|| again(name))).collect();
+    }
+    if what == "started" {
+        let lasting = |name: &Name| {
+            let hold = engine.world.held_back(clock::now(), name).filter(|hold| hold.lasting)?;
+            Some(hold.line(name))
+        };
+        return names.iter().filter_map(lasting).collect();
     }
     let Some(revision) = what.strip_prefix("rollout=").and_then(|text| text.parse::<u64>().ok()) else {
         return Vec::new();
@@ -113,6 +121,10 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<(Name, Strin
         };
         let words = |name: &Name| (name.clone(), format!("{name} is {}", world.status_word(name)));
         return Ok(all.iter().filter(occupied).map(words).collect());
+    }
+    if what == "started" {
+        let held = |name: &Name| Some((name.clone(), world.held_back(clock::now(), name)?.line(name)));
+        return Ok(all.iter().filter_map(held).collect());
     }
     if let Some(kind) = what.strip_prefix("condition=") {
         let (kind, wanted) = kind.split_once('=').unwrap_or((kind, "True"));

@@ -99,7 +99,7 @@ pub enum Verb {
     },
     /// Show what units wrote
     Logs(Logs),
-    /// Start units, or let stopped ones run again
+    /// Start units, or let stopped ones run again; a disabled one runs until the next `up`
     Start(Names),
     /// Stop units until they are started again
     Stop(Names),

@@ -90,7 +90,7 @@ impl World {
         let occupied = |test: fn(&Lifecycle) -> bool| unit.serving().any(|slot| test(&slot.state));
         match &wish {
             Wish::Down { .. } | Wish::Gone { .. } if !unit.is_gone() => return "Stopping",
-            Wish::Down { .. } if unit.overrides.disabled.is_some() => return "Disabled",
+            Wish::Down { .. } if unit.overrides.keeps_down().is_some() => return "Disabled",
             Wish::Down { .. } if unit.spec.switched_off.is_some() => return "Off",
             Wish::Down { .. } | Wish::Gone { .. } => return "Stopped",
             Wish::Up { replicas: 0 } if unit.is_gone() => return "Stopped",

@@ -344,6 +344,9 @@ pub struct Overrides {
     pub stopped: Option<Signature>,
     /// `unisys disable`.
     pub disabled: Option<Signature>,
+    /// `unisys start` of a disabled unit: it runs all the same, until everything is stopped or the machine is started again.
+    #[serde(default)]
+    pub started: Option<Signature>,
     /// `unisys scale`.
     pub replicas: Option<(u32, Signature)>,
     /// `unisys rollout pause`.
@@ -355,6 +358,13 @@ pub struct Overrides {
     /// What the manifest says was found bad and is not tried again as it is.
     #[serde(default)]
     pub rejected: Option<Box<Rejection>>,
+}
+
+impl Overrides {
+    /// Who disabled it, unless it was started all the same.
+    pub fn keeps_down(&self) -> Option<&Signature> {
+        self.disabled.as_ref().filter(|_| self.started.is_none())
+    }
 }
 
 /// An automatic rollback.

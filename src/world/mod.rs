@@ -19,6 +19,7 @@ mod ends;
 pub mod event;
 mod externals;
 mod facts;
+pub mod holds;
 mod listeners;
 mod neighbours;
 mod orders;

@@ -19,26 +19,28 @@ impl World {
         let signature = || Signature { by: by.to_owned(), at: now.wall };
         match order {
             Order::Start(names) => self.each(now, &names, by, Verb::Start, "unisys start", |unit| {
-                unit.overrides.stopped = None;
-                unit.overrides.disabled = None;
+                run_now(unit, signature());
                 unit.breaker.reset();
                 revive(unit);
             }),
             Order::Stop(names) => {
                 self.each(now, &names, by, Verb::Stop, "unisys stop", |unit| {
-                    unit.overrides.stopped = Some(signature())
+                    unit.overrides.stopped = Some(signature());
+                    unit.overrides.started = None;
                 });
             }
             Order::Enable(names) => self.each(now, &names, by, Verb::Start, "unisys enable", |unit| {
                 unit.overrides.disabled = None;
+                unit.overrides.started = None;
             }),
             Order::Disable(names) => {
                 self.each(now, &names, by, Verb::Stop, "unisys disable", |unit| {
-                    unit.overrides.disabled = Some(signature())
+                    unit.overrides.disabled = Some(signature());
+                    unit.overrides.started = None;
                 });
             }
             Order::Restart(names) => self.each(now, &names, by, Verb::Restart, "unisys restart", |unit| {
-                unit.overrides.stopped = None;
+                run_now(unit, signature());
                 unit.breaker.reset();
                 unit.restart_crashes = 0;
                 // In the middle of a rollout, what is on its way in as well.
@@ -239,7 +241,9 @@ impl World {
                 let Some(unit) = self.units.get_mut(&name) else { continue };
                 unit.cause = Some(record);
                 let rests = unit.serving().any(|slot| rested(slot, unit.generation).is_some());
-                if rests {
+                // Started though it is disabled: that is over with everything else.
+                let started = unit.overrides.started.take().is_some();
+                if rests || started {
                     self.save_unit(now, &name);
                 }
                 self.dirty.insert(name);
@@ -264,6 +268,12 @@ impl World {
 
 fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
     ChangeAction { verb, unit: unit.clone(), reason: reason.to_owned() }
+}
+
+/// It runs from now on, as by systemctl: what is disabled stays so, and counts again at the next `up`.
+fn run_now(unit: &mut Unit, signature: Signature) {
+    unit.overrides.stopped = None;
+    unit.overrides.started = unit.overrides.disabled.as_ref().map(|_| signature);
 }
 
 /// A failed or backing-off seat starts afresh.

@@ -237,7 +237,7 @@ impl Unit {
         if !self.declared && !kept {
             return Wish::Gone { why: "it is in no manifest any more".into() };
         }
-        if let Some(signature) = &self.overrides.disabled {
+        if let Some(signature) = self.overrides.keeps_down() {
             return Wish::Down { why: format!("disabled by {}", signature.by) };
         }
         if let Some(signature) = &self.overrides.stopped {

@@ -10,6 +10,7 @@ mod freezes;
 mod generated;
 mod listeners;
 mod lives;
+mod orders;
 mod readme;
 mod rollout_ways;
 mod rollouts;

@@ -1,11 +1,20 @@
+use std::time::Duration;
+
 use crate::api::types::{Done, Order, WaitFor};
 
 use super::super::args::Global;
 use super::super::client::Client;
+use super::super::render::neutral;
 use super::super::{Failure, Outcome};
 
 /// A stop is over before, by its grace and the kill after it, unless its dependents take long: milliseconds.
 const LONGEST_STOP: u64 = 24 * 3600 * 1000;
+
+/// So long a start may wait for what it depends on, or for a replacement to be well: milliseconds.
+const LONGEST_START: u64 = 60 * 1000;
+
+/// Who runs for so long has come to run; who ended before has ended at once.
+const SETTLED: Duration = Duration::from_millis(400);
 
 /// `start`, `stop`, `restart`, `enable`, `disable`, `circuit reset`.
 pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> Result<Outcome, Failure> {
@@ -16,18 +25,36 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
         "start" | "stop" | "enable" | "disable" | "scale" => client.ask("/v1/orders", &order)?,
         _ => client.post("/v1/orders", &order)?,
     };
-    if matches!(verb, "stop" | "disable") {
-        return stopped(&client, global, names, &done);
+    for note in &done.notes {
+        eprintln!("note: {}", neutral(note));
     }
-    if !global.quiet {
-        println!("{}", done.message);
+    match verb {
+        "stop" | "disable" => return reached(&client, global, names, &done, ("stopped", LONGEST_STOP)),
+        "start" | "restart" => return started(&client, global, names, &done),
+        _ if !global.quiet => println!("{}", done.message),
+        _ => {}
     }
     Ok(Outcome::Done)
 }
 
+/// Success is said when the units run, and not of a program that ended at once.
+fn started(client: &Client, global: &Global, names: &[String], done: &Done) -> Result<Outcome, Failure> {
+    let wanted = |timeout_ms| WaitFor { names: names.to_vec(), what: "started".into(), timeout_ms };
+    if client.wait(&wanted(LONGEST_START), global.quiet)?.met {
+        std::thread::sleep(SETTLED);
+    }
+    reached(client, global, names, done, ("started", 0))
+}
+
 /// Success is said when nothing of the units is alive (architecture §2, containment).
-fn stopped(client: &Client, global: &Global, names: &[String], done: &Done) -> Result<Outcome, Failure> {
-    let wanted = WaitFor { names: names.to_vec(), what: "stopped".into(), timeout_ms: LONGEST_STOP };
+fn reached(
+    client: &Client,
+    global: &Global,
+    names: &[String],
+    done: &Done,
+    (what, timeout_ms): (&str, u64),
+) -> Result<Outcome, Failure> {
+    let wanted = WaitFor { names: names.to_vec(), what: what.into(), timeout_ms };
     let waited = client.wait(&wanted, global.quiet)?;
     if waited.met {
         if !global.quiet {
@@ -35,9 +62,10 @@ fn stopped(client: &Client, global: &Global, names: &[String], done: &Done) -> R
         }
         return Ok(Outcome::Done);
     }
-    for line in waited.rolled_back.iter().chain(&waited.unmet) {
-        eprintln!("{}", super::super::render::neutral(line));
-    }
+    let mut lines: Vec<&String> = waited.rolled_back.iter().chain(&waited.unmet).collect();
+    lines.sort();
+    lines.dedup();
+    lines.iter().for_each(|line| eprintln!("{}", neutral(line)));
     Ok(Outcome::No)
 }
 

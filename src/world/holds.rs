@@ -1,0 +1,187 @@
+//! What keeps a unit from running, for whoever asked for it to run.
+
+use crate::base::{Name, Now, Stamp};
+use crate::plan::Wish;
+use crate::unit::{Circuit, Lifecycle};
+
+use super::World;
+use super::state::{Slot, Unit};
+
+/// Why a unit has no process that counts, and what a person can do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// What comes after the unit's name.
+    pub why: String,
+    /// What to do; empty where waiting is all that there is to do.
+    pub cure: String,
+    /// It stays so until somebody does something, or until it has failed once more.
+    pub lasting: bool,
+}
+
+impl Hold {
+    fn lasting(why: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self { why: why.into(), cure: cure.into(), lasting: true }
+    }
+
+    fn passing(why: impl Into<String>) -> Self {
+        Self { why: why.into(), cure: String::new(), lasting: false }
+    }
+
+    /// As a line: `b is not started: it depends on service/a: stopped by you (hint: …)`.
+    pub fn line(&self, name: &Name) -> String {
+        match self.cure.is_empty() {
+            true => format!("{name} {}", self.why),
+            false => format!("{name} {} (hint: {})", self.why, self.cure),
+        }
+    }
+}
+
+impl World {
+    /// What keeps a unit from running; nothing when every instance of it that is wanted runs, as what is wanted, or is done.
+    pub fn held_back(&self, now: Now, name: &Name) -> Option<Hold> {
+        let unit = self.units.get(name)?;
+        let replicas = match self.wish(name, unit) {
+            Wish::Up { replicas } => replicas,
+            Wish::Down { why } | Wish::Gone { why } => {
+                return Some(Hold::lasting(format!("is not started: {why}"), self.cure_of_down(name)));
+            }
+        };
+        if replicas == 0 {
+            return Some(Hold::lasting("has 0 replicas", format!("`unisys scale {name}=1`")));
+        }
+        let runs = |index: u32| {
+            let of_it = |slot: &&Slot| slot.seat.ordinal.0 == index && slot.restart_asked.is_none();
+            let goes = |slot: &Slot| match &slot.state {
+                Lifecycle::Starting(_) | Lifecycle::Up(_) => slot.state.process().is_some(),
+                Lifecycle::Done(_) => slot.rested_at == unit.generation,
+                _ => false,
+            };
+            unit.slots.values().map(Box::as_ref).filter(of_it).any(goes)
+        };
+        if (0..replicas).all(runs) {
+            return None;
+        }
+        Some(self.held_up(now, name, unit))
+    }
+
+    /// Of a unit that is to run.
+    fn held_up(&self, now: Now, name: &Name, unit: &Unit) -> Hold {
+        if let Some(machine) = unit.spec.machine.as_ref().filter(|_| unit.is_gone()) {
+            return Hold::lasting(format!("cannot start: {machine}"), "it is started once that is mended");
+        }
+        let ended = |slot: &Slot| match &slot.last_end {
+            Some(last) => format!("it {}", last.words),
+            None => "its last instance ended".to_owned(),
+        };
+        let closed = matches!(unit.breaker.circuit(), Circuit::Closed);
+        for slot in unit.slots.values() {
+            let why = format!("`unisys why {name}` and `unisys logs {name}` tell more");
+            match slot.state {
+                Lifecycle::Failed(_) => return Hold::lasting(format!("has failed: {}", ended(slot)), why),
+                Lifecycle::Held | Lifecycle::Backoff { .. } if !closed => {
+                    return self.kept_by_circuit(now, name, unit);
+                }
+                Lifecycle::Backoff { until } => {
+                    let words = format!(
+                        "does not stay up: {}; it is tried again at {}",
+                        ended(slot),
+                        wall(now, until)
+                    );
+                    return Hold::lasting(words, why);
+                }
+                Lifecycle::Held => return self.kept_by_circuit(now, name, unit),
+                _ => {}
+            }
+        }
+        if let Some(word) = unit.waiting.as_ref().filter(|_| unit.overrides.paused.is_some()) {
+            return Hold::lasting(format!("waits for {word}"), format!("`unisys rollout resume {name}`"));
+        }
+        match &unit.waiting {
+            Some(on) => match self.hopeless_dependency(unit) {
+                Some(root) => Hold::lasting(format!("waits for {on}"), format!("`unisys why {root}`")),
+                None => Hold::passing(format!("waits for {on}; it is started then")),
+            },
+            None => Hold::passing(format!("is {}", self.status_word(name))),
+        }
+    }
+
+    fn kept_by_circuit(&self, now: Now, name: &Name, unit: &Unit) -> Hold {
+        let reset = format!(
+            "`unisys circuit reset {name}` tries at once, `unisys why {name}` tells what it failed for"
+        );
+        match unit.breaker.circuit() {
+            Circuit::Open { until } => {
+                let words = format!("is held: its circuit is open until {}", wall(now, until));
+                Hold::lasting(words, reset)
+            }
+            Circuit::HalfOpen { .. } => {
+                Hold::lasting("is held: its circuit is half open, one instance is on trial", reset)
+            }
+            Circuit::Closed => {
+                let on = unit.waiting.as_deref().unwrap_or("the circuit of a dependency to close");
+                let root = self.dependency_with_circuit(unit);
+                let cure = root.map(|root| {
+                    format!("`unisys circuit reset {root}` tries it at once, `unisys why {name}`")
+                });
+                Hold::lasting(
+                    format!("is held: it waits for {on}"),
+                    cure.unwrap_or_else(|| format!("`unisys why {name}`")),
+                )
+            }
+        }
+    }
+
+    /// A dependency whose circuit is not closed, over any number of edges.
+    fn dependency_with_circuit(&self, unit: &Unit) -> Option<Name> {
+        self.behind(unit, |_, unit| !matches!(unit.breaker.circuit(), Circuit::Closed))
+    }
+
+    /// A dependency that has failed for good, cannot start or is not to run.
+    fn hopeless_dependency(&self, unit: &Unit) -> Option<Name> {
+        self.behind(unit, |name, _| self.facets(name).is_some_and(|facets| facets.hopeless.is_some()))
+    }
+
+    /// What to do about a unit that is not to run, for its own sake or for that of another one.
+    fn cure_of_down(&self, name: &Name) -> String {
+        if self.down.is_some() {
+            return "`unisys up` once it is down".into();
+        }
+        let Some(unit) = self.units.get(name) else { return String::new() };
+        let kept = |name: &Name| self.standing().kept.contains_key(name);
+        let down = |name: &Name, unit: &Unit| !matches!(unit.wish(kept(name)), Wish::Up { .. });
+        let root = if down(name, unit) { Some(name.clone()) } else { self.behind(unit, down) };
+        let found = root.and_then(|root| Some((self.units.get(&root)?, root)));
+        let Some((unit, root)) = found else { return format!("`unisys why {name}`") };
+        match unit.overrides.disabled.is_some() || unit.overrides.stopped.is_some() {
+            true => format!("`unisys start {root}`"),
+            false if !unit.declared => format!("{} is in no manifest any more", unit.spec.object),
+            false => format!("`enabledWhen` of {} decides; `unisys describe {root}`", unit.spec.object),
+        }
+    }
+
+    /// The nearest unit, over hard dependencies, of which something is so.
+    fn behind(&self, unit: &Unit, so: impl Fn(&Name, &Unit) -> bool) -> Option<Name> {
+        let hard = |unit: &Unit| -> Vec<Name> {
+            let depends_on = unit.spec.policy.depends_on.iter();
+            depends_on
+                .filter(|dependency| !dependency.optional)
+                .map(|dependency| dependency.name.clone())
+                .collect()
+        };
+        let mut left: std::collections::VecDeque<Name> = hard(unit).into();
+        let mut seen: std::collections::BTreeSet<Name> = left.iter().cloned().collect();
+        while let Some(name) = left.pop_front() {
+            let Some(unit) = self.units.get(&name) else { continue };
+            if so(&name, unit) {
+                return Some(name);
+            }
+            left.extend(hard(unit).into_iter().filter(|next| seen.insert(next.clone())));
+        }
+        None
+    }
+}
+
+/// When a point of the boot clock is, for a person.
+fn wall(now: Now, at: crate::base::Instant) -> Stamp {
+    Stamp(now.wall.0 + (at - now.mono).as_millis() as i64)
+}

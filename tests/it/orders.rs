@@ -1,0 +1,106 @@
+//! What is ordered by hand: what stays of it, what keeps it from having an effect, and how both are told.
+
+use crate::support::{System, alive, signal, sleeper, until};
+
+/// The fields of the overrides in force.
+fn overrides(system: &System, name: &str) -> Vec<String> {
+    let object = system.json(&["get", "service", name]);
+    let list = object["status"]["overrides"].as_array().cloned().unwrap_or_default();
+    list.iter().map(|over| over["field"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn what_is_disabled_and_started_runs_until_everything_is_stopped_and_stays_disabled() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    system.ready(&["a", "b"]);
+    system.ok(&["disable", "a"]);
+    system.ok(&["start", "a"]);
+    let pid = system.pid("a");
+    assert_eq!(overrides(&system, "a"), ["disabled", "started"]);
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    until("it is adopted", || (system.instance("a")["pid"] == pid).then_some(()));
+    assert_eq!(overrides(&system, "a"), ["disabled", "started"]);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert!(!alive(pid));
+    system.start(&[]);
+    system.ready(&["b"]);
+    assert_eq!(system.json(&["get", "service", "a"])["status"]["summary"], "Disabled");
+    assert_eq!(overrides(&system, "a"), ["disabled"]);
+    // A restart starts what does not run, as a start does.
+    system.ok(&["restart", "a"]);
+    system.pid("a");
+    system.ok(&["stop", "a"]);
+    assert_eq!(overrides(&system, "a"), ["stopped", "disabled"]);
+    system.ok(&["enable", "a"]);
+    assert_eq!(system.json(&["get", "service", "a"])["status"]["summary"], "Stopped");
+    system.ok(&["start", "a"]);
+    assert!(overrides(&system, "a").is_empty());
+}
+
+#[test]
+fn who_does_not_come_to_run_is_told_with_what_holds_it_and_what_to_do() {
+    let crash = |name: &str, rest: &str| {
+        let head = format!("apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n");
+        format!(
+            "{head}  command: [sh, -c, \"exit 3\"]\n  probes: {{readiness: {{file: {{path: nowhere}}}}}}\n{rest}"
+        )
+    };
+    let breaker = "  circuitBreaker: {failures: 1, openFor: 1h, maxOpen: 1h}\n  restart: {backoff: {initial: 1h, max: 1h}}\n";
+    let missing = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: missing}\nspec: {command: [no-such-program-at-all]}\n";
+    let off = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c}\nspec: {data: {ON: \"false\"}}\n";
+    let system = System::up(&[
+        ("a.yaml", &sleeper("a", "")),
+        ("b.yaml", &sleeper("b", "  dependsOn: [a]\n")),
+        ("never.yaml", &crash("never", "  restart: {policy: Never}\n")),
+        ("after.yaml", &sleeper("after", "  dependsOn: [never]\n")),
+        (
+            "again.yaml",
+            &crash("again", "  restart: {backoff: {initial: 1h, max: 1h}}\n  circuitBreaker: null\n"),
+        ),
+        ("circuit.yaml", &crash("circuit", breaker)),
+        ("held.yaml", &sleeper("held", "  dependsOn: [circuit]\n")),
+        ("missing.yaml", missing),
+        ("c.yaml", off),
+        ("off.yaml", &sleeper("off", "  enabledWhen: {config: c, key: \"ON\"}\n")),
+    ]);
+    system.ready(&["a", "b"]);
+    system.ok(&["stop", "a"]);
+    for (verb, name, words) in [
+        (
+            "start",
+            "b",
+            &["b is not started", "it depends on service/a: stopped by you", "`unisys start a`"][..],
+        ),
+        ("restart", "b", &["b is not started", "`unisys start a`"]),
+        ("start", "never", &["never has failed", "exit code 3", "`unisys logs never`"]),
+        ("restart", "never", &["never has failed"]),
+        ("start", "after", &["after waits for service/never Ready", "`unisys why never`"]),
+        ("start", "again", &["again does not stay up", "exit code 3", "it is tried again at 2"]),
+        (
+            "start",
+            "circuit",
+            &["circuit is held", "its circuit is open until 2", "`unisys circuit reset circuit`"],
+        ),
+        (
+            "start",
+            "held",
+            &["held is held", "the circuit of service/circuit", "`unisys circuit reset circuit`"],
+        ),
+        ("start", "missing", &["missing cannot start", "no-such-program-at-all"]),
+        ("start", "off", &["off is not started", "`enabledWhen` of service/off"]),
+    ] {
+        let (code, said) = system.fails(&[verb, name]);
+        assert_eq!(code, 1, "{verb} {name}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{verb} {name}: {word} is not in: {said}");
+        }
+    }
+    let (code, said) = system.fails(&["scale", "a=2"]);
+    assert!(code == 0 && said.contains("note: a is not started: stopped by you"), "{code} {said}");
+    system.ok(&["start", "a", "b"]);
+    system.ready(&["a", "b"]);
+    assert_eq!(system.json(&["get", "service", "a"])["status"]["readyReplicas"], 2);
+}
