@@ -264,7 +264,12 @@ pub(super) async fn diff(State(context): State<Context>, Json(submission): Json<
                 return Err(rejected(proposal.diagnostics));
             }
             let notes = status::not_as_written(&engine.world);
-            Ok(Diff { objects: differences(engine, &proposal), diagnostics: proposal.diagnostics, notes })
+            Ok(Diff {
+                objects: differences(engine, &proposal),
+                diagnostics: proposal.diagnostics,
+                notes,
+                overrides: status::all_overrides(&engine.world),
+            })
         })
         .await??;
     Ok(Json(diff))

@@ -11,7 +11,7 @@ use crate::plan::Drift;
 use crate::unit::Circuit as CircuitState;
 use crate::world::conditions::ready_count;
 use crate::world::state::{LastEnd, Slot, Unit, end_reason};
-use crate::world::{Record, World};
+use crate::world::{Record, Signature, World};
 
 use super::types::{
     Circuit, Condition, Event, Instance, LastExit, Metadata, Object, Override, Plan, PlanAction, PlanWaiting,
@@ -178,26 +178,44 @@ pub fn unit_status(world: &World, name: &Name, unit: &Unit) -> UnitStatus {
     }
 }
 
+/// What is in force of a unit though its manifest does not say it.
 fn overrides(name: &Name, unit: &Unit) -> Vec<Override> {
     let over = &unit.overrides;
-    let make = |field: &str, value: Value, signature: &crate::world::Signature| Override {
-        unit: name.to_string(),
-        field: field.into(),
-        value,
-        by: signature.by.clone(),
-        at: signature.at,
+    let make = |field: &str, (manifest, value): (Value, Value), signature: &Signature, ends_with: String| {
+        let (unit, field, by) = (name.to_string(), field.into(), signature.by.clone());
+        Override { unit, field, value, manifest, by, at: signature.at, ends_with }
     };
-    let stopped = over.stopped.as_ref().map(|by| make("stopped", json!(true), by));
-    let disabled = over.disabled.as_ref().map(|by| make("disabled", json!(true), by));
-    let started = over.started.as_ref().map(|by| make("started", json!(true), by));
-    let replicas = over.replicas.as_ref().map(|(count, by)| make("spec.replicas", json!(count), by));
-    let paused = over.paused.as_ref().map(|by| make("rollout.paused", json!(true), by));
-    let pinned = over.pinned.as_ref().map(|(revision, by)| make("revision", json!(revision.0), by));
-    let rejected = over.rejected.as_ref().map(|rejected| {
-        let by = crate::world::Signature { by: "unisys (rollback)".into(), at: rejected.failure.at };
-        make("revision", json!(rejected.runs.0), &by)
+    let mark = |field: &str, signature: &Option<Signature>, ends_with: String| {
+        signature.as_ref().map(|by| make(field, (json!(false), json!(true)), by, ends_with))
+    };
+    let replicas = over.replicas.as_ref().map(|(count, by)| {
+        let declared = unit.written.spec.policy.replicas;
+        let ends_with = format!("unisys scale {name}={declared}");
+        make("spec.replicas", (json!(declared), json!(count)), by, ends_with)
     });
-    [stopped, disabled, started, replicas, paused, pinned, rejected].into_iter().flatten().collect()
+    let written = unit.written.revision.0;
+    let pinned = over.pinned.as_ref().map(|(revision, by)| {
+        let ends_with =
+            format!("a change of its manifest, or unisys rollout undo {name} --to-revision {written}");
+        make("revision", (json!(written), json!(revision.0)), by, ends_with)
+    });
+    let rejected = over.rejected.as_ref().map(|rejected| {
+        let by = Signature { by: "unisys (rollback)".into(), at: rejected.failure.at };
+        let ends_with = "a change of its manifest, or unisys apply --force".into();
+        make("revision", (json!(rejected.revision.0), json!(rejected.runs.0)), &by, ends_with)
+    });
+    let marks = [
+        mark("stopped", &over.stopped, format!("unisys start {name}")),
+        mark("disabled", &over.disabled, format!("unisys enable {name}")),
+        mark("started", &over.started, format!("unisys stop {name}, or the next up")),
+    ];
+    let paused = mark("rollout.paused", &over.paused, format!("unisys rollout resume {name}"));
+    marks.into_iter().chain([replicas, paused, pinned, rejected]).flatten().collect()
+}
+
+/// The same of all units.
+pub fn all_overrides(world: &World) -> Vec<Override> {
+    world.units().iter().flat_map(|(name, unit)| overrides(name, unit)).collect()
 }
 
 fn instance(slot: &Slot) -> Instance {
@@ -302,6 +320,7 @@ pub fn plan(world: &World, plan: &crate::plan::Plan) -> Plan {
         actions: plan.actions.iter().map(action).collect(),
         waiting: waiting.collect(),
         diagnostics: Vec::new(),
+        overrides: all_overrides(world),
     }
 }
 
@@ -343,8 +362,7 @@ pub fn sets(engine: &Engine) -> Vec<Object> {
 
 /// `get system`.
 pub fn system(engine: &Engine) -> Value {
-    let overrides: Vec<Override> =
-        engine.world.units().iter().flat_map(|(name, unit)| overrides(name, unit)).collect();
+    let overrides = all_overrides(&engine.world);
     json!({
         "apiVersion": API_VERSION, "kind": "System",
         "metadata": {"name": "system"},

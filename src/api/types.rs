@@ -58,8 +58,14 @@ pub struct Override {
     pub unit: String,
     pub field: String,
     pub value: Value,
+    /// What the manifest says of it.
+    #[serde(default)]
+    pub manifest: Value,
     pub by: String,
     pub at: Stamp,
+    /// What ends it.
+    #[serde(default)]
+    pub ends_with: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -205,6 +211,9 @@ pub struct Plan {
     pub actions: Vec<PlanAction>,
     pub waiting: Vec<PlanWaiting>,
     pub diagnostics: Vec<Diagnostic>,
+    /// What is in force though no manifest says it.
+    #[serde(default)]
+    pub overrides: Vec<Override>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -233,6 +242,9 @@ pub struct Diff {
     /// What runs and is not what is accepted, and why.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What is in force though no manifest says it.
+    #[serde(default)]
+    pub overrides: Vec<Override>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -104,3 +104,36 @@ fn who_does_not_come_to_run_is_told_with_what_holds_it_and_what_to_do() {
     system.ready(&["a", "b"]);
     assert_eq!(system.json(&["get", "service", "a"])["status"]["readyReplicas"], 2);
 }
+
+#[test]
+fn plan_and_diff_show_what_is_in_force_though_no_manifest_says_it() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    system.ready(&["a", "b"]);
+    assert!(system.json(&["plan"])["overrides"].as_array().is_some_and(Vec::is_empty));
+    assert!(!system.ok(&["diff", "-f", "manifests"]).contains("OVERRIDE"));
+    system.ok(&["scale", "a=3"]);
+    system.ok(&["disable", "b"]);
+    system.ok(&["start", "b"]);
+    until("three", || (system.json(&["get", "service", "a"])["status"]["readyReplicas"] == 3).then_some(()));
+    for args in [&["plan"][..], &["plan", "-f", "manifests"], &["diff", "-f", "manifests"]] {
+        // There is nothing to do about it.
+        let shown = system.ok(args);
+        let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        let row = |start: &[&str], end: &[&str]| {
+            let found = lines.iter().any(|line| line.starts_with(start) && line.ends_with(end));
+            assert!(found, "{args:?}: {start:?} {end:?} is not in\n{shown}");
+        };
+        row(&["OVERRIDE", "FIELD", "MANIFEST", "NOW", "BY", "AT"], &["ENDS", "WITH"]);
+        row(&["a", "spec.replicas", "1", "3", "you"], &["unisys", "scale", "a=1"]);
+        row(&["b", "disabled", "false", "true", "you"], &["unisys", "enable", "b"]);
+        row(&["b", "started", "false", "true", "you"], &["the", "next", "up"]);
+        let json = system.json(args);
+        let fields: Vec<_> =
+            json["overrides"].as_array().unwrap().iter().map(|over| &over["field"]).collect();
+        assert_eq!(fields, ["spec.replicas", "disabled", "started"]);
+        assert_eq!(json["overrides"][0]["endsWith"], "unisys scale a=1");
+    }
+    system.ok(&["scale", "a=1"]);
+    system.ok(&["enable", "b"]);
+    assert!(!system.ok(&["diff", "-f", "manifests"]).contains("OVERRIDE"));
+}

@@ -3,7 +3,7 @@ use crate::api::types::Diff;
 use super::super::args::{Files, Format, Global};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
-use super::submit;
+use super::{plan, submit};
 
 /// `unisys diff`: 0 no difference, 1 differences.
 pub fn run(global: &Global, args: &Files) -> Result<Outcome, Failure> {
@@ -24,6 +24,7 @@ pub fn run(global: &Global, args: &Files) -> Result<Outcome, Failure> {
             }
         }
         render::print(&text);
+        plan::overrides(&diff.overrides);
         for note in &diff.notes {
             eprintln!("note: {}", render::neutral(note));
         }

@@ -1,4 +1,4 @@
-use crate::api::types::Plan as PlanShape;
+use crate::api::types::{Override, Plan as PlanShape};
 use crate::manifest::render as diagnostics;
 
 use super::super::args::{Format, Global, Plan};
@@ -19,11 +19,29 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
         let source = |file: &str| std::fs::read_to_string(file).ok();
         eprint!("{}", diagnostics::text(&plan.diagnostics, render::colour_on_stderr(), &source));
         print(&plan);
+        overrides(&plan.overrides);
         if nothing {
             println!("nothing to do");
         }
     }
     Ok(if nothing { Outcome::Done } else { Outcome::No })
+}
+
+/// What is in force though the manifests do not say it: it is nothing to do, and may be what keeps something from being done.
+pub fn overrides(overrides: &[Override]) {
+    if overrides.is_empty() {
+        return;
+    }
+    let head = ["OVERRIDE", "FIELD", "MANIFEST", "NOW", "BY", "AT", "ENDS WITH"];
+    let mut lines = vec![head.map(str::to_owned).to_vec()];
+    lines.extend(overrides.iter().map(|over| {
+        let at = over.at.to_string();
+        let value = |value: &serde_json::Value| value.to_string();
+        let (manifest, now) = (value(&over.manifest), value(&over.value));
+        let cells = [&over.unit, &over.field, &manifest, &now, &over.by, &at, &over.ends_with];
+        cells.map(|cell| render::neutral(cell)).to_vec()
+    }));
+    render::print(&render::columns(&lines));
 }
 
 /// Actions and what is waited for, as tables.
