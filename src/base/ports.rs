@@ -1,5 +1,6 @@
 //! Words for sockets that unisys binds for others: which there are, and which number each instance got.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -22,6 +23,21 @@ impl Transport {
     pub fn is_unix(self) -> bool {
         matches!(self, Self::Unix | Self::UnixDatagram)
     }
+}
+
+/// Where something listens, or is to: an address and a port.
+pub type Place = (IpAddr, u16);
+
+/// Two sockets cannot listen at the same port of these addresses. 0.0.0.0 and `::` are every address, as `::` hears IPv4 as well
+/// unless a program says otherwise (ipv6(7), IPV6_V6ONLY); ::ffff:10.0.0.1 is 10.0.0.1.
+pub fn addresses_overlap(a: IpAddr, b: IpAddr) -> bool {
+    let (a, b) = (a.to_canonical(), b.to_canonical());
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
+
+/// The same of a port as well.
+pub fn places_overlap(a: &Place, b: &Place) -> bool {
+    a.1 == b.1 && addresses_overlap(a.0, b.0)
 }
 
 /// Identity of a listener that outlives processes: whoever wants another address or port wants another listener.
@@ -161,6 +177,30 @@ mod tests {
         assert!(http.variables(None).contains(&("PORT_ADMIN".into(), 1)));
         assert_eq!(numbers(&[]).variables(Some(&first)), []);
         assert_eq!(port_variable("my-port"), "PORT_MY_PORT");
+    }
+
+    #[test]
+    fn addresses_overlap_where_two_sockets_would_be_in_each_others_way() {
+        for (a, b, overlap) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "10.0.0.1", false),
+            ("127.0.0.1", "0.0.0.0", true),
+            ("127.0.0.1", "::", true),
+            ("127.0.0.1", "::1", false),
+            ("::1", "::1", true),
+            ("::1", "0:0:0:0:0:0:0:1", true),
+            ("::1", "::", true),
+            ("fe80::1", "::1", false),
+            ("0.0.0.0", "::", true),
+            ("::ffff:10.0.0.1", "10.0.0.1", true),
+            ("::ffff:10.0.0.1", "10.0.0.2", false),
+            ("::ffff:0.0.0.0", "10.0.0.2", true),
+        ] {
+            let (a, b): (IpAddr, IpAddr) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!((addresses_overlap(a, b), addresses_overlap(b, a)), (overlap, overlap), "{a} {b}");
+            assert!(!places_overlap(&(a, 1), &(b, 2)));
+            assert_eq!(places_overlap(&(a, 1), &(b, 1)), overlap);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::base::ports::{Place, places_overlap};
 use crate::base::{Instant, Name, ObjectRef, Revision, limits};
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
@@ -14,7 +15,7 @@ use crate::os::watch::Interest;
 use crate::os::{clock, listeners};
 use crate::plan::Desired;
 use crate::plan::build::{Built, build};
-use crate::plan::machine::fixed_ports;
+use crate::plan::machine::fixed_places;
 use crate::plan::notifier::NotifierPlan;
 use crate::store::{Restored, StoredSet};
 
@@ -162,8 +163,8 @@ impl Sets {
         Begun { desired, rejected: true, diagnostics }
     }
 
-    /// Another look at everything that is read from the disk. `busy`: ports that running instances of ours hold.
-    pub fn reload(&mut self, busy: &BTreeSet<u16>) -> Reloaded {
+    /// Another look at everything that is read from the disk. `busy`: where running instances of ours listen.
+    pub fn reload(&mut self, busy: &BTreeSet<Place>) -> Reloaded {
         let mut outcome = Reloaded::default();
         let mut candidates = Vec::new();
         let mut changed: Vec<String> = Vec::new();
@@ -315,7 +316,7 @@ impl Sets {
         set: &str,
         path: Option<PathBuf>,
         input: LoadInput,
-        busy: &BTreeSet<u16>,
+        busy: &BTreeSet<Place>,
     ) -> Proposal {
         let mut candidates: Vec<Candidate> =
             self.sets.iter().filter(|known| known.name != set).map(Set::current).collect();
@@ -333,7 +334,7 @@ impl Sets {
     ///
     /// # Errors
     /// They are not valid any more.
-    pub fn desired_from(&mut self, stored: &[StoredSet], busy: &BTreeSet<u16>) -> Result<Desired, String> {
+    pub fn desired_from(&mut self, stored: &[StoredSet], busy: &BTreeSet<Place>) -> Result<Desired, String> {
         let candidates = stored.iter().map(|kept| Candidate {
             name: kept.name.clone(),
             path: kept.path.clone(),
@@ -352,7 +353,7 @@ impl Sets {
     }
 
     /// What it would be without a set.
-    pub fn propose_without(&mut self, set: &str, busy: &BTreeSet<u16>) -> Proposal {
+    pub fn propose_without(&mut self, set: &str, busy: &BTreeSet<Place>) -> Proposal {
         let candidates = self.sets.iter().filter(|known| known.name != set).map(Set::current).collect();
         let mut proposal = self.propose_all(candidates, busy, false);
         proposal.dropped = Some(set.to_owned());
@@ -360,7 +361,7 @@ impl Sets {
     }
 
     /// `lenient`: [`Context::lenient`].
-    fn propose_all(&mut self, candidates: Vec<Candidate>, busy: &BTreeSet<u16>, lenient: bool) -> Proposal {
+    fn propose_all(&mut self, candidates: Vec<Candidate>, busy: &BTreeSet<Place>, lenient: bool) -> Proposal {
         let mut diagnostics = Vec::new();
         let mut parts = Vec::new();
         let mut cache = ParseCache::default();
@@ -392,9 +393,9 @@ impl Sets {
     }
 
     /// Foreign processes on ports that are wanted and that nothing of ours holds.
-    fn holders(&self, objects: &Objects, busy: &BTreeSet<u16>) -> BTreeMap<u16, String> {
-        let mut wanted = fixed_ports(objects);
-        wanted.retain(|port| !busy.contains(port));
+    fn holders(&self, objects: &Objects, busy: &BTreeSet<Place>) -> BTreeMap<Place, String> {
+        let mut wanted = fixed_places(objects);
+        wanted.retain(|place| !busy.iter().any(|ours| places_overlap(ours, place)));
         if wanted.is_empty() {
             return BTreeMap::new();
         }

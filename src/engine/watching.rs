@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::base::ports::Place;
+use crate::manifest::spec::service::Port;
 use crate::os::clock;
 use crate::world::{Cause, Event};
 
@@ -69,17 +71,11 @@ impl Engine {
         self.saw_events = true;
     }
 
-    /// Ports that running instances of ours were started with.
-    pub fn busy_ports(&self) -> BTreeSet<u16> {
+    /// Where running instances of ours listen, by what they were started with.
+    pub fn busy_ports(&self) -> BTreeSet<Place> {
         let slots = self.world.units().values().flat_map(|unit| unit.slots.values());
         let running = slots.filter(|slot| slot.state.is_occupied()).filter_map(|slot| slot.instance.as_ref());
-        running
-            .flat_map(|instance| &instance.spec.launch.service.ports)
-            .filter_map(|port| match port.port {
-                crate::manifest::spec::service::PortNumber::Number(number) => Some(number),
-                crate::manifest::spec::service::PortNumber::Auto(_) => None,
-            })
-            .collect()
+        running.flat_map(|instance| &instance.spec.launch.service.ports).filter_map(Port::place).collect()
     }
 
     /// Takes in a proposal that was found well.

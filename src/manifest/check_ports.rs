@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::base::ObjectRef;
+use crate::base::ports::addresses_overlap;
 
 use super::diagnostic::{Diagnostic, nearest};
 use super::load::{Objects, Source};
@@ -80,7 +81,7 @@ fn address(port: &Port, path: &str, source: &Source, diagnostics: &mut Vec<Diagn
             return;
         }
         (format!("the unix socket `{}` has no path", port.name), "write `address: run/api.sock`")
-    } else if port.ip_text().parse::<core::net::IpAddr>().is_ok() {
+    } else if port.ip().is_some() {
         return;
     } else {
         let message = format!("`{address}` is no IP address of a port");
@@ -168,11 +169,11 @@ fn unanswerable(port: &Port, way: &str) -> Option<(&'static str, String, &'stati
     None
 }
 
-/// A place that a unit claims, and who claimed it.
+/// Places that units claim, and who claimed them, by transport and port.
 type Claims<'a> = BTreeMap<(bool, u16), Vec<(&'a Port, ObjectRef)>>;
 
-/// Two units cannot claim the same port of the same machine: 0.0.0.0 and :: overlap with every address. A unit that lets
-/// unisys bind its ports cannot have the same one twice either.
+/// Two units cannot claim the same port of the same address; 0.0.0.0 and :: are every address. A unit that lets unisys bind its
+/// ports cannot have the same one twice either.
 pub(super) fn clashes(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
     let mut claimed = Claims::new();
     let mut paths: BTreeMap<PathBuf, ObjectRef> = BTreeMap::new();
@@ -187,10 +188,10 @@ pub(super) fn clashes(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
                 }
                 continue;
             }
-            let PortNumber::Number(number) = port.port else { continue };
+            let Some((ip, number)) = port.place() else { continue };
             let owners = claimed.entry((port.protocol == Protocol::Udp, number)).or_default();
             let other = owners.iter().find(|(other, owner)| {
-                overlap(other.ip_text(), port.ip_text())
+                other.ip().is_some_and(|other| addresses_overlap(other, ip))
                     && (*owner != object.source.object || other.listen || port.listen)
             });
             if let Some((other, owner)) = other {
@@ -206,11 +207,6 @@ pub(super) fn clashes(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
 fn clash(source: &Source, path: String, message: String, diagnostics: &mut Vec<Diagnostic>) {
     diagnostics.push(
         Diagnostic::error("E1501", &source.span(&path), path, message)
-            .hint("give one of the two another; `::` alone hears IPv4 as well"),
+            .hint("give one of the two another port, or an address of its own (0.0.0.0, `::` and `*` are every address)"),
     );
-}
-
-fn overlap(a: &str, b: &str) -> bool {
-    let any = |address: &str| matches!(address, "0.0.0.0" | "::");
-    a == b || any(a) || any(b)
 }

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::limits;
+use crate::base::ports::{Place, places_overlap};
 use crate::manifest::{FileError, Files, SourceFile};
 use crate::plan::machine::{FileKind, Machine};
 
@@ -196,8 +198,8 @@ fn digest(path: &Path) -> io::Result<u64> {
 /// This machine, for the checks of E2xxx. Ports that listeners of our own processes hold are not foreign.
 #[derive(Default)]
 pub struct ThisMachine {
-    /// Listening TCP ports with the pid and command that hold them.
-    holders: BTreeMap<u16, String>,
+    /// Where others listen (TCP), with the pid and command that do.
+    holders: BTreeMap<Place, String>,
     /// Looked up once: every unit of a revision asks.
     controllers: OnceCell<super::cgroup::Offer>,
     capabilities: OnceCell<u64>,
@@ -207,7 +209,7 @@ pub struct ThisMachine {
 }
 
 impl ThisMachine {
-    pub fn new(holders: BTreeMap<u16, String>) -> Self {
+    pub fn new(holders: BTreeMap<Place, String>) -> Self {
         Self { holders, ..Self::default() }
     }
 }
@@ -241,8 +243,9 @@ impl Machine for ThisMachine {
         rustix::process::geteuid().is_root()
     }
 
-    fn port_holder(&self, port: u16) -> Option<String> {
-        self.holders.get(&port).cloned()
+    fn port_holder(&self, place: &Place) -> Option<(IpAddr, String)> {
+        let found = self.holders.iter().find(|(held, _)| places_overlap(held, place));
+        found.map(|((address, _), holder)| (*address, holder.clone()))
     }
 
     fn first_allowed_port(&self) -> u16 {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::base::Transport;
+use crate::base::ports::{Place, places_overlap};
 
 use super::process;
 
@@ -205,30 +206,35 @@ fn unix_socket(body: &[u8]) -> Option<UnixSocket> {
     Some(socket)
 }
 
-/// Who holds these TCP ports: `pid 412 (nginx)`. Processes that carry the marker of `state_id` and those in `own` (the keeper,
-/// which holds listeners for them) are ours and left out; a holder that cannot be seen (another user's) is named as such.
-pub fn foreign_holders(ports: &BTreeSet<u16>, state_id: &str, own: &[u32]) -> BTreeMap<u16, String> {
+/// Who listens where it is in the way of one of `wanted`: `pid 412 (nginx)`. Processes that carry the marker of `state_id` and
+/// those in `own` (the keeper, which holds listeners for them) are ours and left out; a holder that cannot be seen (another
+/// user's) is named as such.
+pub fn foreign_holders(wanted: &BTreeSet<Place>, state_id: &str, own: &[u32]) -> BTreeMap<Place, String> {
     let listeners = Diag::open().and_then(|diag| diag.tcp_listeners()).unwrap_or_default();
-    let wanted: BTreeMap<u32, u16> = listeners
+    let in_the_way = |held: &Place| wanted.iter().any(|place| places_overlap(place, held));
+    let held: BTreeMap<u32, Place> = listeners
         .into_iter()
-        .filter(|listener| ports.contains(&listener.port))
-        .map(|listener| (listener.inode, listener.port))
+        .map(|listener| (listener.inode, (listener.address.to_canonical(), listener.port)))
+        .filter(|(_, place)| in_the_way(place))
         .collect();
-    let mut holders: BTreeMap<u16, String> = wanted.values().map(|port| (*port, UNSEEN.to_owned())).collect();
-    if wanted.is_empty() {
-        return holders;
+    // Several sockets may share a place (SO_REUSEPORT).
+    let mut holders: BTreeMap<u32, String> = held.keys().map(|inode| (*inode, UNSEEN.to_owned())).collect();
+    if held.is_empty() {
+        return BTreeMap::new();
     }
     for stat in process::all() {
         for inode in socket_inodes(stat.pid) {
-            let Some(port) = wanted.get(&inode) else { continue };
+            if !holders.contains_key(&inode) {
+                continue;
+            }
             if own.contains(&stat.pid) || is_marked(stat.pid, state_id) {
-                holders.remove(port);
-            } else if let Some(holder) = holders.get_mut(port) {
+                holders.remove(&inode);
+            } else if let Some(holder) = holders.get_mut(&inode) {
                 *holder = format!("pid {} ({})", stat.pid, stat.name);
             }
         }
     }
-    holders
+    holders.into_iter().filter_map(|(inode, holder)| Some((*held.get(&inode)?, holder))).collect()
 }
 
 const UNSEEN: &str = "a process that cannot be seen from here";
@@ -290,11 +296,20 @@ mod tests {
     fn a_listener_of_this_process_is_seen_with_its_pid() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
-        let holders = foreign_holders(&BTreeSet::from([port]), "no such system", &[]);
-        assert!(holders[&port].starts_with(&format!("pid {}", std::process::id())), "{holders:?}");
-        assert!(foreign_holders(&BTreeSet::from([port]), "no such system", &[std::process::id()]).is_empty());
+        let at = |address: &str| BTreeSet::from([(address.parse::<IpAddr>().unwrap(), port)]);
+        let place = (IpAddr::from([127, 0, 0, 1]), port);
+        for address in ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"] {
+            let holders = foreign_holders(&at(address), "no such system", &[]);
+            assert!(holders[&place].starts_with(&format!("pid {}", std::process::id())), "{holders:?}");
+        }
+        for address in ["127.0.0.2", "::1"] {
+            assert!(foreign_holders(&at(address), "no such system", &[]).is_empty(), "{address}");
+        }
+        let wanted = at("127.0.0.1");
+        assert!(foreign_holders(&wanted, "no such system", &[std::process::id()]).is_empty());
+        let holders = foreign_holders(&wanted, "no such system", &[]);
         let found = holder(&BTreeSet::from([port]), Transport::Tcp, "x");
-        assert_eq!(found, Some((port, holders[&port].clone())));
+        assert_eq!(found, Some((port, holders[&place].clone())));
         let seen = Diag::open().unwrap().tcp_listeners().unwrap();
         let of = |port: u16| seen.iter().find(|listener| listener.port == port).copied().unwrap();
         assert_eq!((of(port).address.to_string().as_str(), of(port).waiting), ("127.0.0.1", 0));
@@ -302,6 +317,6 @@ mod tests {
         let seen = Diag::open().unwrap().tcp_listeners().unwrap();
         assert!(seen.iter().any(|listener| listener.port == port && listener.waiting == 1));
         drop(socket);
-        assert!(foreign_holders(&BTreeSet::from([port]), "no such system", &[]).is_empty());
+        assert!(foreign_holders(&wanted, "no such system", &[]).is_empty());
     }
 }

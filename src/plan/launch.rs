@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::Sha256;
 
+use crate::base::ports::places_overlap;
 use crate::manifest::Files;
 use crate::manifest::fields::{FieldClass, changed_fields};
 use crate::manifest::resolve::EnvVar;
 use crate::manifest::spec::ServiceSpec;
-use crate::manifest::spec::service::PortNumber;
+use crate::manifest::spec::service::Port;
 
 use super::Drift;
 
@@ -170,24 +171,15 @@ impl Launch {
         if other.service.update.overlap {
             return None;
         }
-        let bound = |service: &ServiceSpec| {
-            let ports = service.ports.iter();
-            ports
-                .filter_map(|port| match port.port {
-                    PortNumber::Number(number) => {
-                        Some((number, port.protocol, port.listen, port.address.clone()))
-                    }
-                    PortNumber::Auto(_) => None,
-                })
-                .collect::<Vec<_>>()
-        };
-        let theirs = bound(&other.service);
-        bound(&self.service).into_iter().find_map(|(number, protocol, listen, address)| {
-            let same = theirs.iter().find(|port| (port.0, port.1) == (number, protocol))?;
+        let clash = |own: &Port, their: &Port| {
+            let places = own.place().zip(their.place());
             // A listener that stays as it is serves both.
-            let handed = listen && same.2 && address == same.3;
-            (!handed && number != 0).then(|| format!("port {number}"))
-        })
+            let handed = own.listen && their.listen && own.address == their.address;
+            own.protocol == their.protocol && !handed && places.is_some_and(|(a, b)| places_overlap(&a, &b))
+        };
+        let clashes = |own: &&Port| other.service.ports.iter().any(|their| clash(own, their));
+        let (_, number) = self.service.ports.iter().find(clashes)?.place()?;
+        Some(format!("port {number}"))
     }
 
     /// Values that differ though their field may be as it was written before: a changed `.env`.

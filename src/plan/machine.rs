@@ -1,8 +1,10 @@
 //! What this machine lacks for a unit (E2xxx): asked of a [`Machine`], decided here.
 
+use core::net::IpAddr;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::base::ports::Place;
 use crate::base::{PathAccess, limits};
 use crate::manifest::Objects;
 use crate::manifest::capabilities;
@@ -20,8 +22,8 @@ pub trait Machine {
     fn group_exists(&self, group: &str) -> bool;
     /// unisys may become other users.
     fn is_root(&self) -> bool;
-    /// The foreign process that listens on a TCP port: `pid 412 (nginx)`.
-    fn port_holder(&self, port: u16) -> Option<String>;
+    /// The foreign process that listens on a TCP port where it would be in the way there, and its address: `pid 412 (nginx)`.
+    fn port_holder(&self, place: &Place) -> Option<(IpAddr, String)>;
     /// The lowest port that unisys may bind.
     fn first_allowed_port(&self) -> u16;
     /// An IP address is one of this machine.
@@ -254,9 +256,11 @@ fn port_fault(port: &Port, machine: &dyn Machine) -> Option<PortFault> {
     if port.protocol != Protocol::Tcp || number == 0 {
         return None;
     }
-    let holder = machine.port_holder(number)?;
-    let why = format!("port {number} is held by {holder}");
-    Some(("port", "E2005", why, "stop that process, or choose another port"))
+    let place = port.place()?;
+    let (at, holder) = machine.port_holder(&place)?;
+    let where_else = if at == place.0 { String::new() } else { format!(" on {at}") };
+    let why = format!("port {number} is held by {holder}{where_else}");
+    Some(("port", "E2005", why, "stop that process, or choose another port or address"))
 }
 
 fn socket_fault(port: &Port, launch: &Launch, machine: &dyn Machine) -> Option<PortFault> {
@@ -288,14 +292,10 @@ fn socket_fault(port: &Port, launch: &Launch, machine: &dyn Machine) -> Option<P
     None
 }
 
-/// The fixed TCP ports of all services.
-pub fn fixed_ports(objects: &Objects) -> BTreeSet<u16> {
+/// Where services are to listen at fixed TCP ports.
+pub fn fixed_places(objects: &Objects) -> BTreeSet<Place> {
     let ports = objects.services.values().flat_map(|object| &object.spec.ports);
-    let numbers = ports.filter_map(|port| match port.port {
-        PortNumber::Number(number) if number != 0 => Some(number),
-        _ => None,
-    });
-    numbers.collect()
+    ports.filter(|port| port.protocol == Protocol::Tcp).filter_map(Port::place).collect()
 }
 
 fn users(launch: &Launch, source: &Source, machine: &dyn Machine, diagnostics: &mut Vec<Diagnostic>) {

@@ -417,3 +417,43 @@ fn ports_that_cannot_be_are_refused_with_a_hint() {
     );
     assert_eq!(System::new(&[("a.yaml", &text)]).run(&["validate", "manifests"]).status.code(), Some(0));
 }
+
+#[test]
+fn a_port_is_claimed_by_address() {
+    // Free at every address, as far as one look can tell.
+    let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let server = |name: &str, address: &str| {
+        let code = "import http.server,os; http.server.HTTPServer((os.environ['AT'], int(os.environ['NUMBER'])), http.server.BaseHTTPRequestHandler).serve_forever()";
+        let rest = format!(
+            "  env: {{AT: {address}, NUMBER: \"{port}\"}}\n  ports: [{{name: http, port: {port}, address: {address}}}]\n  \
+               probes: {{readiness: {{exec: {{command: [python3, -c, \"import socket,os; socket.create_connection((os.environ['AT'], int(os.environ['NUMBER'])))\"]}}, period: 1s}}}}\n"
+        );
+        python(name, code, &rest)
+    };
+    let elsewhere = TcpListener::bind(("127.0.0.4", port)).unwrap();
+    let system = System::up(&[("a.yaml", &server("a", "127.0.0.1")), ("b.yaml", &server("b", "127.0.0.2"))]);
+    system.ready(&["a", "b"]);
+    // Another address is no port that the old instance would have to let go of.
+    system.write("manifests/b.yaml", &server("b", "127.0.0.3"));
+    until("b moves", || std::net::TcpStream::connect(("127.0.0.3", port)).ok());
+    system.ready(&["a", "b"]);
+    let events = system.ok(&["events", "b"]);
+    assert!(events.contains("rolling (new instance first)") && !events.contains("stop first"), "{events}");
+    // Every address is also that of a.
+    for address in ["0.0.0.0", "::", "*", "::ffff:127.0.0.1"] {
+        system.write("all.yaml", &server("all", &format!("\"{address}\"")));
+        let (code, words) = system.fails(&["plan", "-f", "all.yaml"]);
+        assert!(code == 2 && words.contains("E1501"), "{address}: {code} {words}");
+        assert!(words.contains("is claimed by service/a on 127.0.0.1"), "{address}: {words}");
+    }
+    // Who holds it elsewhere is named once it is in the way.
+    system.write("c.yaml", &server("c", "127.0.0.4"));
+    system.ok(&["apply", "-f", "c.yaml"]);
+    let held = until("c cannot start", || {
+        let c = system.json(&["get", "service", "c"]);
+        (c["status"]["summary"] == "CannotStart").then(|| c.to_string())
+    });
+    assert!(held.contains(&format!("port {port} is held by pid {}", std::process::id())), "{held}");
+    drop(elsewhere);
+    until("c is started", || std::net::TcpStream::connect(("127.0.0.4", port)).ok());
+}

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use crate::base::ports::Place;
 use crate::base::{Revision, limits};
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
@@ -9,7 +10,7 @@ use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load, render a
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::listeners;
 use crate::plan::build::build;
-use crate::plan::machine::{Machine, fixed_ports};
+use crate::plan::machine::{Machine, fixed_places};
 
 use super::super::args::{Format, Global, Validate};
 use super::super::{Failure, Outcome, render};
@@ -75,12 +76,12 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
 }
 
 /// Every holder of a wanted port, a running system's own processes left out.
-fn holders(objects: &Objects) -> BTreeMap<u16, String> {
+fn holders(objects: &Objects) -> BTreeMap<Place, String> {
     let run = Path::new(super::super::client::STATE_DIR).join("run");
     let state_id = std::fs::read_to_string(run.join("id")).unwrap_or_else(|_| "none".into());
     let lock = std::fs::read_to_string(run.with_file_name("lock")).unwrap_or_default();
     let keeper: Vec<u32> = lock.trim().parse().into_iter().collect();
-    listeners::foreign_holders(&fixed_ports(objects), state_id.trim(), &keeper)
+    listeners::foreign_holders(&fixed_places(objects), state_id.trim(), &keeper)
 }
 
 fn read(path: &Path) -> Result<Vec<SourceFile>, Failure> {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::base::ports::Place;
 use crate::base::{Name, Signal};
 
 use super::dependency::Dependency;
@@ -130,6 +131,19 @@ impl Port {
             "localhost" => Self::DEFAULT_ADDRESS,
             "*" | "" => "::",
             other => other.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(other),
+        }
+    }
+
+    /// The same as an address; nothing where it is none (E1507), and of a unix socket.
+    pub fn ip(&self) -> Option<core::net::IpAddr> {
+        if self.protocol.is_unix() { None } else { self.ip_text().parse().ok() }
+    }
+
+    /// Where it is, if it has a number.
+    pub fn place(&self) -> Option<Place> {
+        match self.port {
+            PortNumber::Number(number) if number != 0 => Some((self.ip()?, number)),
+            _ => None,
         }
     }
 
