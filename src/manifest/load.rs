@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::base::{Name, ObjectKind, ObjectRef, limits};
 
 use super::diagnostic::{Diagnostic, Span, nearest};
+use super::layers::{self, Text};
 use super::overlay;
 use super::schema::API_VERSION;
 use super::shape::{Shapes, Written};
@@ -78,19 +79,17 @@ pub struct Source {
     pub base_dir: PathBuf,
     /// Canonical JSON of the spec as written, overlays and `System.defaults` merged, built-in defaults not.
     pub written: Arc<str>,
-    /// The file again: places are found by parsing it anew, which only a finding needs. The parsed tree of a thousand files
-    /// would be most of the daemon's memory.
-    bytes: Arc<[u8]>,
-    index: usize,
+    /// The file again, for the places of findings.
+    text: Text,
+    /// Overlays that were laid over it, in order.
+    overlays: Vec<Text>,
 }
 
 impl Source {
-    /// The place of a field.
+    /// The place of a field, in the file that sets it.
     pub fn span(&self, path: &str) -> Span {
-        let documents = tree::documents(&self.file, &self.bytes);
-        let place = documents.get(self.index).map(|node| node.place(path.split('.')));
-        let (line, column) = place.unwrap_or((0, 0));
-        Span { file: self.file.clone(), line, column }
+        let spec = || serde_json::from_str(&self.written).unwrap_or(Value::Null);
+        layers::span(&self.text, &self.overlays, || serde_json::json!({"spec": spec()}), path)
     }
 }
 
@@ -120,23 +119,14 @@ enum Typed {
 struct Draft {
     object: ObjectRef,
     value: Value,
-    file: PathBuf,
-    bytes: Arc<[u8]>,
-    index: usize,
+    text: Text,
+    /// Overlays that were laid over it, in order.
+    overlays: Vec<Text>,
 }
 
 impl Draft {
-    /// Its tree, for the place of a finding: parsed anew, because hardly any draft has one.
-    fn node(&self) -> Option<Node> {
-        let mut documents = tree::parse(&self.file, &self.bytes, &mut Vec::new());
-        (self.index < documents.len()).then(|| documents.swap_remove(self.index))
-    }
-
     fn span(&self, path: &str) -> Span {
-        let steps = path.split('.').filter(|step| !step.is_empty());
-        let documents = tree::documents(&self.file, &self.bytes);
-        let (line, column) = documents.get(self.index).map_or((0, 0), |node| node.place(steps));
-        Span { file: self.file.clone(), line, column }
+        layers::span(&self.text, &self.overlays, || self.value.clone(), path)
     }
 }
 
@@ -165,7 +155,7 @@ impl Kept {
             input.files.iter().filter_map(|file| Some((file.path.as_os_str(), content(file)?))).collect();
         let objects = known.only(|source| {
             *source.set == *input.set
-                && now.get(source.file.as_os_str()).is_some_and(|bytes| *bytes == source.bytes)
+                && now.get(source.file.as_os_str()).is_some_and(|bytes| *bytes == source.text.bytes)
         });
         let files =
             objects.sources().into_iter().map(|source| source.file.clone().into_os_string()).collect();
@@ -279,7 +269,8 @@ fn identify(
     match name.unwrap_or_default().parse::<Name>() {
         Ok(name) => {
             let object = ObjectRef { kind, name };
-            Some(Draft { object, value: node.to_value(), file: file.to_owned(), bytes: bytes.clone(), index })
+            let text = Text { file: file.to_owned(), bytes: bytes.clone(), index };
+            Some(Draft { object, value: node.to_value(), text, overlays: Vec::new() })
         }
         Err(error) => {
             let diagnostic =
@@ -299,7 +290,13 @@ fn duplicate(second: &Draft, first: &Draft) -> Diagnostic {
 
 fn apply_overlay(drafts: &mut BTreeMap<ObjectRef, Draft>, patch: &Draft, diagnostics: &mut Vec<Diagnostic>) {
     match drafts.get_mut(&patch.object) {
-        Some(draft) => overlay::overlay(&mut draft.value, &patch.value),
+        Some(draft) => {
+            let mut value = patch.value.clone();
+            let (from, to) = (patch.text.dir(), draft.text.dir());
+            layers::rebase(&mut value, &draft.value, draft.object.kind, &from, &to);
+            overlay::overlay(&mut draft.value, &value);
+            draft.overlays.push(patch.text.clone());
+        }
         None => {
             let span = patch.span("metadata.name");
             let message = format!("the overlay's {} matches no object", patch.object);
@@ -331,8 +328,7 @@ fn typed(draft: &Draft, cache: &mut ParseCache, diagnostics: &mut Vec<Diagnostic
     let read = read_typed(kind, &draft.value);
     let mut found = Vec::new();
     if read.is_err() || !cache.shapes.holds(kind, &draft.value) {
-        let node = draft.node()?;
-        found = cache.shapes.check(kind, &draft.value, &Written { file: &draft.file, node: &node });
+        found = cache.shapes.check(kind, &draft.value, &Written { span: &|path| draft.span(path) });
     }
     match read {
         Ok(typed) if found.is_empty() => return Some(typed),
@@ -387,16 +383,16 @@ fn canonical(value: &Value) -> Value {
 impl Objects {
     fn insert(&mut self, typed: Typed, draft: Draft, set: &Arc<str>, diagnostics: &mut Vec<Diagnostic>) {
         let written = canonical(draft.value.get("spec").unwrap_or(&Value::Null)).to_string();
-        let base_dir = draft.file.parent().map(Path::to_owned).unwrap_or_default();
+        let base_dir = draft.text.dir();
         let name = draft.object.name.clone();
         let source = Arc::new(Source {
             object: draft.object,
             set: set.clone(),
-            file: draft.file,
+            file: draft.text.file.clone(),
             base_dir,
             written: written.into(),
-            bytes: draft.bytes,
-            index: draft.index,
+            text: draft.text,
+            overlays: draft.overlays,
         });
         match typed {
             Typed::Service(meta, spec) => drop(self.services.insert(name, Object { meta, spec, source })),

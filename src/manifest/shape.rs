@@ -12,7 +12,6 @@ use crate::base::ObjectKind;
 use super::bounds::Bounds;
 use super::diagnostic::{Diagnostic, Span, nearest};
 use super::schema;
-use super::tree::Node;
 
 /// Validators by kind, built when first needed: only a broken object needs one.
 #[derive(Default)]
@@ -59,16 +58,14 @@ impl Shapes {
     }
 }
 
-/// Where an object was written: the tree and its file.
+/// Where an object was written: the place of each of its fields.
 pub struct Written<'a> {
-    pub file: &'a std::path::Path,
-    pub node: &'a Node,
+    pub span: &'a dyn Fn(&str) -> Span,
 }
 
 impl Written<'_> {
     pub fn span(&self, path: &str) -> Span {
-        let (line, column) = self.node.place(path.split('.').filter(|step| !step.is_empty()));
-        Span { file: self.file.to_owned(), line, column }
+        (self.span)(path)
     }
 }
 

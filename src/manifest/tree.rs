@@ -211,9 +211,12 @@ impl<'de> Visitor<'de> for KindVisitor {
 }
 
 thread_local! {
-    /// The file whose places were asked for last, while a [`Places`] lives.
-    static LAST: RefCell<Option<Option<Parsed>>> = const { RefCell::new(None) };
+    /// The files whose places were asked for last, while a [`Places`] lives.
+    static LAST: RefCell<Option<Vec<Parsed>>> = const { RefCell::new(None) };
 }
+
+/// So many: a manifest and overlays over it are asked in turn.
+const PARSED: usize = 4;
 
 /// A file with its documents.
 type Parsed = (Arc<[u8]>, Rc<Vec<Node>>);
@@ -224,7 +227,7 @@ pub struct Places(());
 
 impl Places {
     pub fn keep() -> Self {
-        LAST.set(Some(None));
+        LAST.set(Some(Vec::new()));
         Self(())
     }
 }
@@ -237,15 +240,16 @@ impl Drop for Places {
 
 /// The documents of a file that was parsed before, for the place of a finding.
 pub fn documents(file: &Path, bytes: &Arc<[u8]>) -> Rc<Vec<Node>> {
-    let known = LAST.with_borrow(|last| match last {
-        Some(Some((of, documents))) if Arc::ptr_eq(of, bytes) => Some(documents.clone()),
-        _ => None,
+    let known = LAST.with_borrow(|last| {
+        let found = last.iter().flatten().find(|(of, _)| Arc::ptr_eq(of, bytes));
+        found.map(|(_, documents)| documents.clone())
     });
     known.unwrap_or_else(|| {
         let documents = Rc::new(parse(file, bytes, &mut Vec::new()));
         LAST.with_borrow_mut(|last| {
             if let Some(last) = last {
-                *last = Some((bytes.clone(), documents.clone()));
+                last.truncate(PARSED - 1);
+                last.insert(0, (bytes.clone(), documents.clone()));
             }
         });
         documents

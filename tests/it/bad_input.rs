@@ -321,6 +321,71 @@ fn a_mistake_in_an_overlay_is_said_of_the_set_that_it_lies_over() {
 }
 
 #[test]
+fn paths_that_an_overlay_sets_count_from_it_and_its_values_are_placed_in_it() {
+    let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c}\nspec: {files: [base.env]}\n";
+    let a = sleeper(
+        "a",
+        "  envFrom: [{config: c}, {file: base.env}]\n  ports: [{name: s, protocol: unix, address: s}]\n",
+    );
+    let over = |kind: &str, name: &str, spec: &str| {
+        format!("apiVersion: unisys.dev/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}")
+    };
+    let mut system = System::new(&[("a.yaml", &a), ("c.yaml", config), ("b.yaml", &sleeper("b", ""))]);
+    std::fs::create_dir_all(system.path("over/data")).unwrap();
+    system.write("manifests/base.env", "WHERE=base\nBASE=1\n");
+    system.write("over/over.env", "WHERE=over\n");
+    system.write("over/config.env", "CONFIG=over\n");
+    system.write(
+        "over/a.yaml",
+        &over("Service", "a", "  workingDir: data\n  envFrom: [{config: c}, {file: over.env}]\n"),
+    );
+    system.write("over/b.yaml", &over("Service", "b", "  command: [./run.sh, ./as-it-is]\n"));
+    system.write("over/c.yaml", &over("Config", "c", "  files: [config.env]\n"));
+    std::fs::write(system.path("over/run.sh"), "#!/bin/sh\necho \"$0 $1\"; exec sleep 1000\n").unwrap();
+    assert!(
+        std::process::Command::new("chmod")
+            .arg("+x")
+            .arg(system.path("over/run.sh"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(
+        system.ok(&["validate", "manifests", "--overlay", "over", "--machine"]).trim(),
+        "valid: 3 objects"
+    );
+    system.start(&["--overlay", "over"]);
+    system.ready(&["a", "b"]);
+    let said = system.ok(&["exec", "a", "--", "sh", "-c", "pwd; echo $WHERE $CONFIG $BASE"]);
+    assert_eq!(said, format!("{}\nover over\n", system.path("over/data").canonicalize().unwrap().display()));
+    let run = system.path("over/run.sh").display().to_string();
+    until("b has said its name", || {
+        system.ok(&["logs", "b"]).contains(&format!("{run} ./as-it-is")).then_some(())
+    });
+    // What is wrong in an overlay is told with its place there, beside what is wrong in the base.
+    system.write("over/b.yaml", &over("Service", "b", "  replicas: many\n  stop: {grace: 5}\n"));
+    system.write(
+        "over/a.yaml",
+        &over("Service", "a", "  ports:\n  - {name: t, protocol: unix}\n  - {name: s, backlog: 5}\n"),
+    );
+    let (code, words) = system.fails(&["validate", "manifests", "--overlay", "over"]);
+    assert_eq!(code, 1, "{words}");
+    for place in ["over/b.yaml:5:3", "over/b.yaml:6:10"] {
+        assert!(words.contains(place), "{place} is not in {words}");
+    }
+    system.write("over/b.yaml", &over("Service", "b", "  labels: {}\n"));
+    let (_, words) = system.fails(&["validate", "manifests", "--overlay", "over"]);
+    assert!(words.contains("over/b.yaml:5:3"), "{words}");
+    system.write("over/b.yaml", &over("Service", "b", "  replicas: 1\n"));
+    let (_, words) = system.fails(&["validate", "manifests", "--overlay", "over"]);
+    // Ports are merged by their names: `s` comes first.
+    for (code, place) in [("E1508", "over/a.yaml:7:15"), ("E1507", "over/a.yaml:6:5")] {
+        let found = words.contains(code) && words.contains(place);
+        assert!(found, "{code} {place} is not in {words}");
+    }
+}
+
+#[test]
 fn a_unit_that_is_in_no_manifest_is_not_found_by_up() {
     let system = System::new(&[("a.yaml", &sleeper("a", ""))]);
     let (code, words) = system.fails(&["up", "zzz"]);
