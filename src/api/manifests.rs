@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::base::{Name, ObjectKind, ObjectRef};
 use crate::engine::{Engine, Proposal};
 use crate::manifest::fields::changed_fields;
+use crate::manifest::split::split;
 use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
 use crate::os::{clock, files};
 use crate::store::StoredFile;
@@ -129,29 +130,15 @@ fn has_documents(file: &StoredFile) -> bool {
     tree::parse_to_values(&file.text).map_or(true, |values| values.iter().any(|value| !value.is_null()))
 }
 
-/// Each document of some files as a file of its own, so that later ones replace it by kind and name. Empty if any of them
-/// cannot be read: then the files are taken as they are.
+/// Each object of some files as a file of its own, so that later ones replace it by kind and name. Empty if any of them cannot
+/// be taken apart: then the files are taken as they are.
 fn documents(files: &[StoredFile]) -> Vec<SourceFile> {
     let mut found = Vec::new();
     for file in files {
-        let Ok(values) = tree::parse_to_values(&file.text) else { return Vec::new() };
-        for value in values {
-            let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
-            let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-            if kind.is_empty() || name.is_empty() {
-                return Vec::new();
-            }
-            // The first document keeps the text as written, so that lines in messages are right.
-            let whole =
-                files.len() == 1 && tree::parse_to_values(&file.text).is_ok_and(|values| values.len() == 1);
-            let text = if whole { file.text.clone() } else { value.to_string() };
-            let path = file.path.with_file_name(format!(
-                "{}#{}.{name}",
-                file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-                kind.to_lowercase()
-            ));
-            found.push(SourceFile { path, content: Ok(text.into_bytes().into()) });
-        }
+        let Some(objects) = split(&file.path, &file.text) else { return Vec::new() };
+        let source =
+            |(path, text): (PathBuf, String)| SourceFile { path, content: Ok(text.into_bytes().into()) };
+        found.extend(objects.into_iter().map(source));
     }
     found
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// A manifest file larger than this is not read: people do not write a megabyte of YAML, and a 100 MB file must not stop the daemon.
 pub const MANIFEST_FILE_BYTES: u64 = 4 << 20;
+/// Empty lines that stand before the objects of a file that was handed in, so that places are right: they are kept with each of
+/// ten revisions. Beyond it places are those in the object.
+pub const PADDING: usize = 4 << 20;
 /// Objects in one revision; ten times the largest system measured.
 pub const OBJECTS: usize = 100_000;
 /// Files in one set.

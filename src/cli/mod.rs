@@ -37,7 +37,12 @@ pub enum Failure {
     Conflict { message: String, hint: String },
     /// The manifests were refused; the diagnostics say why.
     #[error("{message}")]
-    Invalid { message: String, diagnostics: Vec<crate::manifest::Diagnostic> },
+    Invalid {
+        message: String,
+        diagnostics: Vec<crate::manifest::Diagnostic>,
+        /// What was sent, for excerpts of it; the rest is read from the disk.
+        sent: Vec<crate::store::StoredFile>,
+    },
     #[error("{message}")]
     Other { message: String, hint: String },
 }
@@ -90,12 +95,8 @@ pub fn main() -> ExitCode {
             Ok(Outcome::RolledBack) => 6,
             Ok(Outcome::Code(code)) => code,
             Err(failure) => {
-                if let Failure::Invalid { diagnostics, .. } = &failure {
-                    let source = |file: &str| std::fs::read_to_string(file).ok();
-                    eprint!(
-                        "{}",
-                        crate::manifest::render::text(diagnostics, render::colour_on_stderr(), &source)
-                    );
+                if let Failure::Invalid { diagnostics, sent, .. } = &failure {
+                    render::diagnostics(diagnostics, sent);
                 }
                 eprintln!("unisys: {failure}");
                 if !failure.hint().is_empty() {

@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Write};
 use serde_json::Value;
 
 use crate::api::status::Row;
+use crate::manifest::Diagnostic;
+use crate::store::StoredFile;
 
 use super::Failure;
 use super::args::Format;
@@ -110,6 +112,15 @@ fn colour_at(text: &str) -> Option<&str> {
 
 pub fn colour_on_stdout() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// Findings with excerpts, on standard error; `sent`: texts that may be nowhere on the disk.
+pub fn diagnostics(diagnostics: &[Diagnostic], sent: &[StoredFile]) {
+    let source = |file: &str| {
+        let of_it = sent.iter().find(|sent| sent.path.as_os_str() == file);
+        of_it.map(|sent| sent.text.clone()).or_else(|| std::fs::read_to_string(file).ok())
+    };
+    eprint!("{}", crate::manifest::render::text(diagnostics, colour_on_stderr(), &source));
 }
 
 /// A format that a verb does not have.

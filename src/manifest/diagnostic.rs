@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::ObjectKind;
 
+use super::split::written_in;
+
 /// A place in a file. Lines and columns count from 1; 0 means "the file as a whole".
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
@@ -44,7 +46,7 @@ impl Diagnostic {
         Self {
             severity: Severity::Error,
             code: code.into(),
-            file: span.file.display().to_string(),
+            file: written_in(&span.file).display().to_string(),
             line: span.line,
             column: span.column,
             path: path.into(),

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::base::ObjectKind;
 
 use super::diagnostic::Span;
+use super::split::written_in;
 use super::tree::{self, Kind, Node};
 
 /// One document in a file. The tree is parsed anew when a place is asked for, which only a finding does: the trees of a thousand
@@ -26,7 +27,7 @@ impl Text {
     }
 
     fn span(&self, (line, column): (u32, u32)) -> Span {
-        Span { file: self.file.clone(), line, column }
+        Span { file: written_in(&self.file), line, column }
     }
 }
 

@@ -18,6 +18,7 @@ use super::shape::{Shapes, Written};
 use super::spec::{
     ConfigSpec, ExternalSpec, JobSpec, Metadata, NotifierSpec, SecretSpec, ServiceSpec, SystemSpec,
 };
+use super::split::written_in;
 use super::tree::{self, Node};
 
 /// One file of a set. Relative paths inside count from its directory.
@@ -507,7 +508,12 @@ fn join_kind<T>(
 }
 
 fn owned_twice(first: &Source, second: &Source) -> Diagnostic {
-    let message = format!("{} belongs to the set `{}` ({})", second.object, first.set, first.file.display());
+    let message = format!(
+        "{} belongs to the set `{}` ({})",
+        second.object,
+        first.set,
+        written_in(&first.file).display()
+    );
     Diagnostic::error("E1304", &second.span("metadata.name"), "metadata.name", message)
         .hint("remove it from one of the two sets")
 }

@@ -26,6 +26,7 @@ pub mod resolve;
 pub mod schema;
 pub mod shape;
 pub mod spec;
+pub mod split;
 pub mod tree;
 
 use std::path::Path;

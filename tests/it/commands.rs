@@ -59,6 +59,60 @@ fn standard_input_is_applied_and_a_bad_one_changes_nothing() {
 }
 
 #[test]
+fn what_is_wrong_in_a_file_or_standard_input_of_several_objects_is_placed_where_it_is_written() {
+    use std::io::Write;
+    let system = System::up(&[("k.yaml", &sleeper("k", ""))]);
+    std::fs::create_dir(system.path("sub")).unwrap();
+    system.write("sub/x.env", "X=beside\n");
+    let text = |more: &str| {
+        let a = sleeper("a", "  envFrom: [{file: x.env}]\n");
+        format!("# two of them\n{a}---\n\n{}", sleeper("b", more))
+    };
+    let stdin = |args: &[&str], text: &str| {
+        let mut command = system.command(args);
+        let pipe = std::process::Stdio::piped;
+        let mut child = command.stdin(pipe()).stderr(pipe()).stdout(pipe()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code().unwrap(), crate::support::text(&output.stderr))
+    };
+    for (more, code) in
+        [("  dependsOn: [nobody]\n", "E1401"), ("  replicas: many\n", "E1204"), ("  replica: 1\n", "E1203")]
+    {
+        system.write("sub/both.yaml", &text(more));
+        let (_, words) = system.fails(&["apply", "-f", "sub/both.yaml"]);
+        let excerpt = format!(" 15 | {}", more.trim_end());
+        for part in [code, "sub/both.yaml:15:", &excerpt] {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+        let (exit, words) = stdin(&["apply", "-f", "-"], &text(more));
+        assert_eq!(exit, 1);
+        for part in [code, "stdin.yaml:15:", &excerpt] {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+        assert_eq!(stdin(&["diff", "-f", "-"], &text(more)).0, 2);
+    }
+    // Paths count from the file, and of standard input from where the caller is.
+    system.write("sub/both.yaml", &text(""));
+    system.ok(&["apply", "-f", "sub/both.yaml", "--wait"]);
+    assert_eq!(system.ok(&["exec", "a", "--", "printenv", "X"]), "beside\n");
+    system.ok(&["diff", "-f", "sub/both.yaml"]);
+    let (_, words) = stdin(&["plan", "-f", "-"], &text(""));
+    for part in [
+        "E2004",
+        "stdin.yaml:7:",
+        " 7 |   envFrom: [{file: x.env}]",
+        &system.path("x.env").display().to_string(),
+    ] {
+        assert!(words.contains(part), "{part} is not in {words}");
+    }
+    system.write("x.env", "X=here\n");
+    let here = text("").replace("\n---", "\n...\n# more\n---");
+    assert_eq!(stdin(&["apply", "-f", "-", "--wait"], &here).0, 0);
+    assert_eq!(system.ok(&["exec", "a", "--", "printenv", "X"]), "here\n");
+}
+
+#[test]
 fn one_file_of_a_directory_is_applied_and_its_other_files_stay_as_they_were_accepted() {
     let mut system = System::new(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
     system.start(&["--no-watch"]);

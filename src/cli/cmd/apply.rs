@@ -15,9 +15,10 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     submission.force = args.force;
     submission.if_revision = args.if_revision;
     let client = Client::connect(global)?;
-    let done: Done = client.post("/v1/apply", &submission)?;
+    let done: Done = submit::post(&client, "/v1/apply", &submission)?;
     if !render::structured(global.output, &serde_json::to_value(&done).unwrap_or_default())? && !global.quiet
     {
+        render::diagnostics(&done.plan.diagnostics, &submission.files);
         plan::print(&done.plan);
         println!("{}", done.message);
     }

@@ -1,5 +1,4 @@
 use crate::api::types::{Override, Plan as PlanShape};
-use crate::manifest::render as diagnostics;
 
 use super::super::args::{Format, Global, Plan};
 use super::super::client::Client;
@@ -10,14 +9,15 @@ use super::submit;
 pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
     let client = Client::connect(global)?;
-    let plan: PlanShape = match &args.file {
-        Some(path) => client.ask("/v1/plan", &submit::read(path, args.set.as_deref())?)?,
+    let submission = args.file.as_deref().map(|path| submit::read(path, args.set.as_deref())).transpose()?;
+    let plan: PlanShape = match &submission {
+        Some(submission) => submit::ask(&client, "/v1/plan", submission)?,
         None => client.get("/v1/plan", &[])?,
     };
+    let sent = submission.map(|submission| submission.files).unwrap_or_default();
     let nothing = plan.actions.is_empty() && plan.waiting.is_empty();
     if !render::structured(global.output, &serde_json::to_value(&plan).unwrap_or_default())? {
-        let source = |file: &str| std::fs::read_to_string(file).ok();
-        eprint!("{}", diagnostics::text(&plan.diagnostics, render::colour_on_stderr(), &source));
+        render::diagnostics(&plan.diagnostics, &sent);
         print(&plan);
         overrides(&plan.overrides);
         if nothing {

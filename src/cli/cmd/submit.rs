@@ -3,12 +3,34 @@
 use std::io::Read;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use crate::api::types::Submission;
 use crate::base::limits;
 use crate::os::files;
 use crate::store::StoredFile;
 
 use super::super::Failure;
+use super::super::client::Client;
+
+/// Sends manifests; excerpts of what is wrong come from what was sent.
+pub fn ask<T: DeserializeOwned>(client: &Client, call: &str, submission: &Submission) -> Result<T, Failure> {
+    with_texts(client.ask(call, submission), submission)
+}
+
+/// The same of an order, which is given once.
+pub fn post<T: DeserializeOwned>(client: &Client, call: &str, submission: &Submission) -> Result<T, Failure> {
+    with_texts(client.post(call, submission), submission)
+}
+
+fn with_texts<T>(result: Result<T, Failure>, submission: &Submission) -> Result<T, Failure> {
+    result.map_err(|failure| match failure {
+        Failure::Invalid { message, diagnostics, .. } => {
+            Failure::Invalid { message, diagnostics, sent: submission.files.clone() }
+        }
+        other => other,
+    })
+}
 
 /// The files of a directory (with its path, as they are the whole set), one file, or standard input.
 pub fn read(path: &Path, set: Option<&str>) -> Result<Submission, Failure> {
