@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::base::{Name, ObjectKind, ObjectRef};
-use crate::engine::{Engine, Proposal};
+use crate::engine::{Claim, Engine, Proposal};
 use crate::manifest::fields::changed_fields;
-use crate::manifest::split::split;
+use crate::manifest::split::{objects_in, split};
 use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
 use crate::os::{clock, files};
 use crate::store::StoredFile;
@@ -159,14 +159,24 @@ fn propose(engine: &mut Engine, submission: &Submission) -> Result<Proposal, Ref
     }
     let (name, path, input) = target(engine, submission)?;
     let busy = engine.busy_ports();
-    Ok(engine.sets.propose(&name, path, input, &busy))
+    let claim = Claim {
+        set: name.clone(),
+        objects: submission.files.iter().flat_map(|file| objects_in(&file.path, &file.text)).collect(),
+        force: submission.force_conflicts,
+    };
+    Ok(engine.sets.propose(&name, path, input, Some(&claim), &busy))
 }
 
 fn rejected(diagnostics: Vec<Diagnostic>) -> Refusal {
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.rejects()).count();
     let error =
         format!("{errors} error{} in the manifests; nothing was changed", if errors == 1 { "" } else { "s" });
-    Refusal(StatusCode::UNPROCESSABLE_ENTITY, Problem { error, hint: String::new(), diagnostics })
+    let conflicts = diagnostics.iter().filter(|diagnostic| diagnostic.rejects());
+    let status = match conflicts.into_iter().all(|diagnostic| diagnostic.code == "E1304") {
+        true => StatusCode::CONFLICT,
+        false => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    Refusal(status, Problem { error, hint: String::new(), diagnostics })
 }
 
 /// What would be done if this were accepted: asked of a copy of the world.
@@ -430,7 +440,7 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
                 let mut input = engine.sets.input_of(&set);
                 input.files.retain(|known| known.path != file);
                 let busy = engine.busy_ports();
-                let proposal = engine.sets.propose(&set, None, input, &busy);
+                let proposal = engine.sets.propose(&set, None, input, None, &busy);
                 if proposal.rejected {
                     return Err(rejected(proposal.diagnostics));
                 }

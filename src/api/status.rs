@@ -353,11 +353,16 @@ pub fn sets(engine: &Engine) -> Vec<Object> {
                     "path": set.path, "revision": set.revision.0,
                     "conditions": [{"type": "ManifestValid", "status": if valid { "True" } else { "False" },
                         "reason": if valid { "Accepted" } else { "Rejected" }, "message": message}],
-                    "pending": set.pending,
+                    "pending": set.pending, "ceded": ceded(&set.ceded),
                 }),
             }
         })
         .collect()
+}
+
+/// Objects that a set declares and that belong to another one.
+fn ceded(ceded: &crate::engine::Ceded) -> Vec<Value> {
+    ceded.iter().map(|(object, to)| json!({"object": object, "set": to})).collect()
 }
 
 /// `get system`.

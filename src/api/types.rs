@@ -198,6 +198,9 @@ pub struct Submission {
     /// Try again what was found bad and rolled back.
     #[serde(default)]
     pub force: bool,
+    /// Take over objects that belong to other sets.
+    #[serde(default)]
+    pub force_conflicts: bool,
     /// Refuse unless the accepted revision is this one.
     #[serde(default)]
     pub if_revision: Option<u64>,

@@ -195,6 +195,9 @@ pub struct Apply {
     /// Try again what was rolled back though its manifest has not changed
     #[arg(long)]
     pub force: bool,
+    /// Take over objects that belong to other sets; what those declare of them counts for nothing from then on
+    #[arg(long)]
+    pub force_conflicts: bool,
     /// Refuse unless the accepted revision is this one
     #[arg(long, value_name = "R")]
     pub if_revision: Option<u64>,

@@ -319,8 +319,10 @@ async fn good(response: reqwest::Result<reqwest::Response>) -> Result<reqwest::R
     let Problem { error: message, hint, diagnostics } = problem;
     Err(match status {
         404 => Failure::NotFound { message, hint },
+        409 | 422 if !diagnostics.is_empty() => {
+            Failure::Invalid { message, diagnostics, sent: Vec::new(), conflict: status == 409 }
+        }
         409 | 403 => Failure::Conflict { message, hint },
-        422 if !diagnostics.is_empty() => Failure::Invalid { message, diagnostics, sent: Vec::new() },
         400 | 413 | 422 => Failure::Usage { message, hint },
         503 => Failure::NoDaemon { message, hint },
         _ => Failure::Other { message, hint },

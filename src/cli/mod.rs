@@ -42,6 +42,8 @@ pub enum Failure {
         diagnostics: Vec<crate::manifest::Diagnostic>,
         /// What was sent, for excerpts of it; the rest is read from the disk.
         sent: Vec<crate::store::StoredFile>,
+        /// All of it is that other sets own what was sent.
+        conflict: bool,
     },
     #[error("{message}")]
     Other { message: String, hint: String },
@@ -62,6 +64,7 @@ impl Failure {
             Self::NoDaemon { .. } => 3,
             Self::NotFound { .. } => 4,
             Self::Conflict { .. } => 5,
+            Self::Invalid { conflict: true, .. } => 5,
             Self::Invalid { .. } | Self::Other { .. } => 1,
         }
     }

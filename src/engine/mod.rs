@@ -13,6 +13,7 @@ pub mod launch;
 mod link;
 mod listening;
 mod machine;
+mod owning;
 mod ports;
 mod programs;
 mod reports;
@@ -46,6 +47,7 @@ use crate::world::{Beginning, Cause, Event, InstanceFact, Slot, World};
 
 pub use failures::Faults;
 pub use link::{Heir, Left, Link};
+pub use owning::{Ceded, Claim};
 pub use reports::no_keeper;
 pub use sets::{Proposal, Sets};
 pub use started_with::StartedWith;

@@ -9,6 +9,8 @@ use crate::manifest::{Diagnostic, LoadInput, SourceFile};
 use crate::os::files;
 use crate::store::{StoredFile, StoredSet};
 
+use super::owning::Ceded;
+
 /// One set as it was last accepted, and what is wrong with what is on the disk now.
 pub struct Set {
     pub name: String,
@@ -19,6 +21,8 @@ pub struct Set {
     pub overlays: Vec<PathBuf>,
     pub(super) input: LoadInput,
     pub(super) dirs: Vec<PathBuf>,
+    /// Objects that it declares and that another set took over.
+    pub ceded: Ceded,
     pub pending: Vec<Diagnostic>,
     /// The path cannot be read, or holds nothing: nothing is pruned.
     pub unreadable: Option<String>,
@@ -37,6 +41,7 @@ impl Set {
             overlays: Vec::new(),
             input: LoadInput::default(),
             dirs: Vec::new(),
+            ceded: Ceded::new(),
             pending: Vec::new(),
             unreadable: None,
             revision,
@@ -80,12 +85,13 @@ impl Set {
             path: self.path.clone(),
             input: self.input.clone(),
             dirs: self.dirs.clone(),
+            ceded: self.ceded.clone(),
         }
     }
 
     /// As the store has it.
     pub(super) fn as_stored(&self, kept: &StoredSet) -> Candidate {
-        Candidate { input: input_of(kept), ..self.current() }
+        Candidate { input: input_of(kept), ceded: kept.ceded.clone(), ..self.current() }
     }
 
     /// With its manifests as written, for the store.
@@ -106,6 +112,7 @@ impl Set {
                 .iter()
                 .map(|files| files.iter().filter_map(file).collect())
                 .collect(),
+            ceded: self.ceded.clone(),
         }
     }
 }
@@ -117,6 +124,7 @@ pub(super) struct Candidate {
     pub path: Option<PathBuf>,
     pub input: LoadInput,
     pub dirs: Vec<PathBuf>,
+    pub ceded: Ceded,
 }
 
 /// The same, where several paths are read: those that would have one name are told apart by the directories that they are in.

@@ -20,6 +20,7 @@ use crate::plan::notifier::NotifierPlan;
 use crate::store::{Restored, StoredSet};
 
 use super::Options;
+use super::owning::{self, Claim, Moved};
 use super::set::{Candidate, Set, changed_files, file_name, input_of, set_name_among};
 
 pub use super::set::set_name;
@@ -40,6 +41,8 @@ pub struct Sets {
     keeper: u32,
     revision: Revision,
     desired: Arc<Desired>,
+    /// Objects whose owner is another since it was last asked.
+    moved: Vec<Moved>,
 }
 
 /// Inputs of all sets that were found well, ready to be accepted.
@@ -97,11 +100,17 @@ impl Sets {
             keeper,
             revision: restored.revision,
             desired: Arc::default(),
+            moved: Vec::new(),
         }
     }
 
     /// The first look: what is on the disk, beside what was given to `apply`; where the disk is not well, what was accepted last.
     pub fn begin(&mut self, stored: &[StoredSet]) -> Begun {
+        for set in &mut self.sets {
+            if let Some(kept) = stored.iter().find(|kept| kept.name == set.name) {
+                set.ceded.clone_from(&kept.ceded);
+            }
+        }
         for kept in stored.iter().filter(|kept| kept.path.is_none() || kept.applied) {
             if self.sets.iter().any(|set| set.name == kept.name) {
                 continue;
@@ -109,6 +118,7 @@ impl Sets {
             self.sets.push(Set {
                 applied: true,
                 input: input_of(kept),
+                ceded: kept.ceded.clone(),
                 ..Set::new(kept.name.clone(), kept.path.clone(), self.revision)
             });
         }
@@ -127,7 +137,7 @@ impl Sets {
                 }
             }
         }
-        let mut proposal = self.propose_all(candidates, &BTreeSet::new(), false);
+        let mut proposal = self.propose_all(candidates, None, &BTreeSet::new(), false);
         if !proposal.rejected {
             let diagnostics = proposal.diagnostics.clone();
             let known = |candidate: &Candidate| {
@@ -151,7 +161,7 @@ impl Sets {
             return Begun { desired: None, rejected: true, diagnostics };
         }
         // A broken env file stops who reads it, not everybody: what runs goes on.
-        let mut fallback = self.propose_all(candidates, &BTreeSet::new(), true);
+        let mut fallback = self.propose_all(candidates, None, &BTreeSet::new(), true);
         fallback.built.desired.revision = self.revision;
         let pending: Vec<Vec<Diagnostic>> = self.sets.iter().map(|set| set.pending.clone()).collect();
         let awaited = std::mem::take(&mut self.awaited);
@@ -197,7 +207,7 @@ impl Sets {
         changed.extend(self.referenced.iter().filter(other).map(|(path, _)| file_name(path)));
         changed.sort();
         changed.dedup();
-        let mut proposal = self.propose_all(candidates, busy, false);
+        let mut proposal = self.propose_all(candidates, None, busy, false);
         if proposal.rejected {
             self.await_files(&proposal);
             outcome.newly_rejected |= self.blame(&proposal.diagnostics);
@@ -311,11 +321,13 @@ impl Sets {
     }
 
     /// What it would be if a set had this content; nothing is changed. `path`: where the set is read from, if it is a directory.
+    /// `claim`: what somebody hands in of it.
     pub fn propose(
         &mut self,
         set: &str,
         path: Option<PathBuf>,
         input: LoadInput,
+        claim: Option<&Claim>,
         busy: &BTreeSet<Place>,
     ) -> Proposal {
         let mut candidates: Vec<Candidate> =
@@ -325,9 +337,10 @@ impl Sets {
             name: set.to_owned(),
             path: path.or_else(|| known.and_then(|known| known.path.clone())),
             dirs: known.map(|known| known.dirs.clone()).unwrap_or_default(),
+            ceded: known.map(|known| known.ceded.clone()).unwrap_or_default(),
             input,
         });
-        self.propose_all(candidates, busy, false)
+        self.propose_all(candidates, claim, busy, false)
     }
 
     /// Everything as earlier manifests had it, with the files that they refer to as they are now.
@@ -340,8 +353,9 @@ impl Sets {
             path: kept.path.clone(),
             input: input_of(kept),
             dirs: Vec::new(),
+            ceded: kept.ceded.clone(),
         });
-        let proposal = self.propose_all(candidates.collect(), busy, true);
+        let proposal = self.propose_all(candidates.collect(), None, busy, true);
         if let Some(first) = proposal.diagnostics.iter().find(|diagnostic| diagnostic.rejects()) {
             return Err(format!(
                 "its manifests are not valid any more: {}: {}",
@@ -355,25 +369,35 @@ impl Sets {
     /// What it would be without a set.
     pub fn propose_without(&mut self, set: &str, busy: &BTreeSet<Place>) -> Proposal {
         let candidates = self.sets.iter().filter(|known| known.name != set).map(Set::current).collect();
-        let mut proposal = self.propose_all(candidates, busy, false);
+        let mut proposal = self.propose_all(candidates, None, busy, false);
         proposal.dropped = Some(set.to_owned());
         proposal
     }
 
     /// `lenient`: [`Context::lenient`].
-    fn propose_all(&mut self, candidates: Vec<Candidate>, busy: &BTreeSet<Place>, lenient: bool) -> Proposal {
+    fn propose_all(
+        &mut self,
+        mut candidates: Vec<Candidate>,
+        claim: Option<&Claim>,
+        busy: &BTreeSet<Place>,
+        lenient: bool,
+    ) -> Proposal {
         let mut diagnostics = Vec::new();
-        let mut parts = Vec::new();
+        let mut declared = Vec::new();
         let mut cache = ParseCache::default();
         for candidate in &candidates {
             // With other overlays nothing is as it was.
             let accepted = self.sets.iter().find(|set| set.name == candidate.name);
-            let comparable = accepted.is_some_and(|set| set.input.overlays == candidate.input.overlays);
+            // Nor are objects known that counted for nothing.
+            let comparable = accepted.is_some_and(|set| {
+                set.input.overlays == candidate.input.overlays && candidate.ceded.is_empty()
+            });
             cache.known = if comparable { self.objects.clone() } else { Objects::default() };
             let (objects, found) = load(&candidate.input, &mut cache);
             diagnostics.extend(found);
-            parts.push(objects);
+            declared.push(objects);
         }
+        let parts = owning::settle(&mut candidates, &declared, claim, &mut diagnostics);
         let objects = Objects::join(parts, &mut diagnostics);
         let context = Context {
             objects: &objects,
@@ -464,8 +488,10 @@ impl Sets {
             let set = &mut self.sets[at];
             set.input = candidate.input;
             set.dirs = candidate.dirs;
+            set.ceded = candidate.ceded;
             set.pending.clear();
         }
+        self.moved.extend(owning::moved(&self.objects, &proposal.objects));
         self.objects = proposal.objects;
         self.referenced =
             proposal.built.files.into_iter().map(|path| (path.clone(), written(&path))).collect();
@@ -476,6 +502,11 @@ impl Sets {
 
     pub fn objects(&self) -> &Objects {
         &self.objects
+    }
+
+    /// Objects whose owner is another since this was last asked.
+    pub fn take_moved(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moved)
     }
 
     /// Notifiers in force.

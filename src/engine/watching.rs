@@ -7,6 +7,7 @@ use crate::manifest::spec::service::Port;
 use crate::os::clock;
 use crate::world::{Cause, Event};
 
+use super::owning::Moved;
 use super::{Engine, Proposal, files_due};
 
 impl Engine {
@@ -58,6 +59,7 @@ impl Engine {
             let pending = self.sets.pending();
             self.console.rejected(&pending, false);
         }
+        self.tell_moved();
         if let Some(desired) = outcome.desired {
             let mut cause = Cause::new(kind, outcome.what.clone());
             cause.files = outcome.files;
@@ -81,11 +83,28 @@ impl Engine {
     /// Takes in a proposal that was found well.
     pub fn accept(&mut self, proposal: Proposal, cause: Cause) {
         let desired = self.sets.accept(proposal);
+        self.tell_moved();
         let detail = cause.detail.clone();
         self.world.handle(clock::now(), Event::Desired { desired, cause });
         self.remember_revision(&detail);
         self.watch_files();
         self.saw_events = true;
+    }
+
+    /// Which objects belong to another set from now on.
+    pub(super) fn tell_moved(&mut self) {
+        for moved in self.sets.take_moved() {
+            let Moved { object, from, to } = moved;
+            let declares = self.sets.get(&from).is_some_and(|set| set.ceded.contains_key(&object));
+            let rest = match declares {
+                true => {
+                    format!("; what `{from}` declares of it counts for nothing until `{to}` lets go of it")
+                }
+                false => String::new(),
+            };
+            let message = format!("it belongs to the set `{to}` from now on, before to `{from}`{rest}");
+            self.note(declares, "OwnerChanged", &object.to_string(), message);
+        }
     }
 
     pub(super) fn remember_revision(&mut self, detail: &str) {

@@ -416,7 +416,7 @@ impl Objects {
     }
 
     /// Those whose source is as wanted.
-    fn only(&self, wanted: impl Fn(&Source) -> bool) -> Self {
+    pub fn only(&self, wanted: impl Fn(&Source) -> bool) -> Self {
         fn of<T>(
             all: &BTreeMap<Name, Object<T>>,
             wanted: &impl Fn(&Source) -> bool,
@@ -435,7 +435,12 @@ impl Objects {
         }
     }
 
-    fn has(&self, object: &ObjectRef) -> bool {
+    /// The source of an object, if it is declared.
+    pub fn source(&self, object: &ObjectRef) -> Option<&Arc<Source>> {
+        self.sources().into_iter().find(|source| source.object == *object)
+    }
+
+    pub fn has(&self, object: &ObjectRef) -> bool {
         let name = &object.name;
         match object.kind {
             ObjectKind::Service => self.services.contains_key(name),
@@ -507,7 +512,8 @@ fn join_kind<T>(
     }
 }
 
-fn owned_twice(first: &Source, second: &Source) -> Diagnostic {
+/// E1304: `second` is declared, and belongs to the set of `first`.
+pub fn owned_twice(first: &Source, second: &Source) -> Diagnostic {
     let message = format!(
         "{} belongs to the set `{}` ({})",
         second.object,
@@ -515,5 +521,5 @@ fn owned_twice(first: &Source, second: &Source) -> Diagnostic {
         written_in(&first.file).display()
     );
     Diagnostic::error("E1304", &second.span("metadata.name"), "metadata.name", message)
-        .hint("remove it from one of the two sets")
+        .hint("remove it from one of the two sets, or take it over with `unisys apply --force-conflicts`")
 }

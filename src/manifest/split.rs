@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::base::{Name, ObjectKind, limits};
+use crate::base::{Name, ObjectKind, ObjectRef, limits};
 
 use super::tree;
 
@@ -36,6 +36,18 @@ pub fn split(path: &Path, text: &str) -> Option<Vec<(PathBuf, String)>> {
         found.push((of_it, own));
     }
     Some(found)
+}
+
+/// The objects that a file declares, as far as that can be told.
+pub fn objects_in(path: &Path, text: &str) -> Vec<ObjectRef> {
+    let nodes = tree::parse(path, text.as_bytes(), &mut Vec::new());
+    let object = |node: &tree::Node| {
+        let kind = node.get("kind")?.as_str()?;
+        let kind = ObjectKind::ALL.into_iter().find(|known| known.as_str() == kind)?;
+        let name = node.get("metadata")?.get("name")?.as_str()?.parse().ok()?;
+        Some(ObjectRef { kind, name })
+    };
+    nodes.iter().filter_map(object).collect()
 }
 
 /// The file that a person wrote, of one that [`split`] made of it.

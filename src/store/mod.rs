@@ -363,6 +363,7 @@ mod tests {
             overlays: vec![],
             files: vec![StoredFile { path: "/a.yaml".into(), text: "kind: Service".into() }],
             overlay_files: vec![],
+            ceded: std::collections::BTreeMap::from([("service/a".parse().unwrap(), "other".into())]),
         };
         store.accept(Revision(4), "test".into(), vec![set.clone()]);
         drop(store);
@@ -485,6 +486,7 @@ mod tests {
             overlays: vec![],
             files: vec![],
             overlay_files: vec![],
+            ceded: Default::default(),
         };
         store.accept(Revision(4), "test".into(), vec![set.clone()]);
         let ordered = |attempt| {

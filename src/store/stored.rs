@@ -1,10 +1,11 @@
 //! What is stored, as it is stored.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::Stamp;
+use crate::base::{ObjectRef, Stamp};
 use crate::world::Change;
 
 /// A set as it was last accepted.
@@ -19,6 +20,9 @@ pub struct StoredSet {
     pub overlays: Vec<PathBuf>,
     pub files: Vec<StoredFile>,
     pub overlay_files: Vec<Vec<StoredFile>>,
+    /// Objects that it declares and that another set took over: `service/api` → its name.
+    #[serde(default)]
+    pub ceded: BTreeMap<ObjectRef, String>,
 }
 
 /// A manifest as written.

@@ -11,6 +11,7 @@ mod generated;
 mod listeners;
 mod lives;
 mod orders;
+mod owners;
 mod readme;
 mod rollout_ways;
 mod rollouts;

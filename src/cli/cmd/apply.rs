@@ -13,6 +13,7 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     submission.prune = args.prune;
     submission.dry_run = args.dry_run;
     submission.force = args.force;
+    submission.force_conflicts = args.force_conflicts;
     submission.if_revision = args.if_revision;
     let client = Client::connect(global)?;
     let done: Done = submit::post(&client, "/v1/apply", &submission)?;

@@ -104,7 +104,7 @@ fn is_for_a_person(format: Option<Format>, args: &Get) -> bool {
         && !["set", "sets", "system"].contains(&kind.split('/').next().unwrap_or(kind))
 }
 
-/// Of which sets the manifests are invalid, and what runs instead.
+/// Of which sets the manifests are invalid, and what runs instead; and what they declare in vain.
 fn invalid_sets(client: &Client) -> Result<Vec<String>, Failure> {
     let sets: Value = client.get("/v1/sets", &[])?;
     let sets = sets["items"].as_array().cloned().unwrap_or_default();
@@ -120,7 +120,18 @@ fn invalid_sets(client: &Client) -> Result<Vec<String>, Failure> {
             render::neutral(message)
         )
     };
-    Ok(invalid.map(note).collect())
+    let ceded = |set: &Value| {
+        let name = text(&set["metadata"]["name"]);
+        let list = set["status"]["ceded"].as_array().cloned().unwrap_or_default();
+        let line = move |ceded: Value| {
+            let (object, owner) = (text(&ceded["object"]), text(&ceded["set"]));
+            format!(
+                "set {name} declares {object}, which belongs to set {owner} (apply --force-conflicts): it counts for nothing"
+            )
+        };
+        list.into_iter().map(line).collect::<Vec<_>>()
+    };
+    Ok(invalid.map(note).chain(sets.iter().flat_map(ceded)).collect())
 }
 
 fn show(format: Option<Format>, value: &Value) -> Result<(), Failure> {

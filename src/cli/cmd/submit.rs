@@ -25,8 +25,8 @@ pub fn post<T: DeserializeOwned>(client: &Client, call: &str, submission: &Submi
 
 fn with_texts<T>(result: Result<T, Failure>, submission: &Submission) -> Result<T, Failure> {
     result.map_err(|failure| match failure {
-        Failure::Invalid { message, diagnostics, .. } => {
-            Failure::Invalid { message, diagnostics, sent: submission.files.clone() }
+        Failure::Invalid { message, diagnostics, conflict, .. } => {
+            Failure::Invalid { message, diagnostics, sent: submission.files.clone(), conflict }
         }
         other => other,
     })
