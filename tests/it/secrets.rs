@@ -97,6 +97,55 @@ fn the_next_daemon_masks_what_was_half_written_and_by_the_secrets_of_before() {
 }
 
 #[test]
+fn the_next_daemon_knows_the_secrets_of_one_that_has_cleared_its_environment() {
+    let mut system = system("", "  update: {minReady: 100ms}\n");
+    let program = teller("signal.pause()").replace(
+        "E=os.environ\n",
+        "E=os.environ\nif 'PW' in E: os.execve(sys.executable,[sys.executable,'-u',__file__,E['PW']],{})\nE={'PW':sys.argv[1]}\n",
+    );
+    system.write("teller.py", &program);
+    system.write(
+        "manifests/a.yaml",
+        &format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command: [python3, -u, ../teller.py]\n{ENV}  update: {{minReady: 100ms}}\n"
+        ),
+    );
+    system.start(&["--no-watch"]);
+    begun(&system);
+    let first = system.daemon_pid().unwrap();
+    system.write("pw", "another-second\n");
+    system.write("manifests/watched", &first.to_string());
+    signal(first, "KILL");
+    let log = logged(&system, "bye");
+    assert!(log.contains("half *** whole\n") && log.contains("bye ***\n"), "{log}");
+}
+
+#[test]
+fn what_lay_in_the_spool_when_all_were_killed_is_masked_by_the_secrets_of_before() {
+    let mut system = system(&teller("signal.pause()"), "  update: {minReady: 100ms}\n");
+    system.start(&["--no-watch"]);
+    begun(&system);
+    let spool = || {
+        let files = std::fs::read_dir(system.path(".unified-system/run")).unwrap().flatten();
+        let mut spools = files.map(|file| file.path());
+        spools.find(|path| path.to_string_lossy().ends_with(".stdout.spool"))
+    };
+    let spool = until("its first words are in the spool", || {
+        spool().filter(|path| std::fs::read(path).is_ok_and(|bytes| bytes == b"half hunte"))
+    });
+    let (keeper, daemon) = (system.keeper_pid().to_string(), system.daemon_pid().unwrap().to_string());
+    std::process::Command::new("kill").args(["-9", &daemon, &keeper]).status().unwrap();
+    until("both are gone", || system.processes().is_empty().then_some(()));
+    // As if the daemon had been killed between moving it and making lines of it.
+    let mut file = std::fs::OpenOptions::new().append(true).open(&spool).unwrap();
+    std::io::Write::write_all(&mut file, b"r2-first moved\nand hunter2-first\n").unwrap();
+    system.write("pw", "another-second\n");
+    system.start(&["--no-watch"]);
+    let log = logged(&system, "bye");
+    assert_eq!(log, "half *** moved\nand ***\nbye ***\n");
+}
+
+#[test]
 fn the_last_words_of_one_that_ended_without_a_daemon_are_masked_too() {
     // Nobody can read the environment of one that is gone: the keeper knows.
     let mut system = system(&teller("w('gone '+E['PW'],2)\nsys.exit(3)"), NEVER);
