@@ -178,6 +178,27 @@ fn a_keeper_that_was_killed_leaves_an_heir_that_masks_as_well() {
 }
 
 #[test]
+fn daemons_that_are_killed_at_any_moment_lose_no_line_repeat_none_and_show_no_secret() {
+    // In two writes each, so that most kills fall into a line.
+    let code = "import os,time\nE=os.environ\nw=lambda t: os.write(1,t.encode())\nfor n in range(4000):\n  w(f'{n} '+E['PW'][:n%13])\n  if n%20==0: time.sleep(.01)\n  w(E['PW'][n%13:]+f' {n}\\n')\ntime.sleep(99)";
+    let mut system = system(code, "");
+    system.start(&[]);
+    let wanted: String = (0..4000).map(|n| format!("{n} *** {n}\n")).collect();
+    let mut kills = 0;
+    while !system.log_of("a").contains("3999 *** 3999\n") {
+        let daemon = until("a daemon", || system.daemon_pid());
+        signal(daemon, "KILL");
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        kills += 1;
+        assert!(kills < 500, "it gets on");
+    }
+    assert!(kills > 3, "it was looked at: {kills}");
+    let log = system.log_of("a");
+    let differs = log.lines().zip(wanted.lines()).find(|(found, wanted)| found != wanted);
+    assert_eq!((differs, log.len()), (None, wanted.len()), "after {kills} kills");
+}
+
+#[test]
 fn an_edited_secret_is_masked_before_and_after() {
     let code = "import os,signal,time\nE=os.environ\nprint('with',E['PW'],flush=True)\ndef bye(*a):\n  print('bye',E['PW'],open('../pw').read().strip(),flush=True)\n  os._exit(0)\nsignal.signal(15,bye)\nwhile True: time.sleep(9)";
     let mut system = system(code, "  update: {minReady: 100ms}\n");
