@@ -7,10 +7,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
 
+use crate::base::{Category, Severity};
 use crate::faults::book::{ErrorRecord, ErrorStats};
 use crate::faults::crashes::{self, Crash, CrashDetail};
+use crate::manifest::diagnostic::nearest;
 
-use super::calls::{Answer, Context, Refusal, refuse};
+use super::calls::{Answer, Context, Refusal, not_found, refuse};
 
 pub fn routes() -> Router<Context> {
     Router::new()
@@ -45,12 +47,41 @@ async fn errors(
     State(context): State<Context>,
     Query(query): Query<ErrorsQuery>,
 ) -> Answer<Vec<ErrorRecord>> {
+    among("category", query.category.as_deref(), Category::ALL.map(Category::as_str))?;
+    among("severity", query.severity.as_deref(), Severity::ALL.map(Severity::as_str))?;
+    let name = query.name.clone();
     let found = context
         .ask(move |engine| {
             engine.faults.book.iter().filter(|record| query.wants(record)).cloned().collect::<Vec<_>>()
         })
         .await?;
+    if found.is_empty() {
+        is_known(&context, name).await?;
+    }
     Ok(Json(found))
+}
+
+/// A word that has to be one of these.
+fn among<const N: usize>(kind: &str, word: Option<&str>, words: [&'static str; N]) -> Result<(), Refusal> {
+    let Some(word) = word.filter(|word| !words.contains(word)) else { return Ok(()) };
+    let meant = nearest(word, words).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+    let hint = format!("{meant}one of {}", words.join(", "));
+    Err(refuse(StatusCode::BAD_REQUEST, format!("there is no {kind} `{word}`"), hint))
+}
+
+/// Where nothing is found of a name, it is one of something that there is.
+async fn is_known(context: &Context, name: Option<String>) -> Result<(), Refusal> {
+    let Some(name) = name else { return Ok(()) };
+    let known = context.ask(move |engine| {
+        let mut objects = engine.sets.objects().sources().into_iter().map(|source| source.object.to_string());
+        let declared = objects.any(|object| names(&object, &name));
+        let units = engine.world.units().values().map(|unit| unit.spec.object.to_string());
+        match declared || units.into_iter().any(|object| names(&object, &name)) || name == "system" {
+            true => Ok(()),
+            false => Err(not_found(engine, &[name])),
+        }
+    });
+    known.await?
 }
 
 async fn stats(State(context): State<Context>) -> Answer<ErrorStats> {
@@ -68,6 +99,9 @@ async fn list(State(context): State<Context>, Query(query): Query<CrashesQuery>)
     found.retain(|crash| {
         query.name.as_ref().is_none_or(|name| names(&format!("service/{}", crash.service), name))
     });
+    if found.is_empty() {
+        is_known(&context, query.name).await?;
+    }
     Ok(Json(found))
 }
 

@@ -16,6 +16,7 @@ use crate::manifest::diagnostic::kinds_like;
 use crate::world::Record;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
+use super::selector::Selector;
 use super::status;
 use super::types::{ExecContext, ObjectList, Why, WhyLink};
 
@@ -62,14 +63,14 @@ pub(super) async fn objects(
     Query(query): Query<ObjectsQuery>,
 ) -> Answer<ObjectList> {
     let kind = query.kind.as_deref().map(kind_of).transpose()?;
+    let selector = query.label.as_deref().map(str::parse::<Selector>).transpose();
+    let selector = selector.map_err(|why| {
+        let hint = "write `tier=backend`, `tier!=backend`, `tier in (a,b)`, `tier notin (a,b)`, `tier` or `!tier`, with commas between";
+        refuse(StatusCode::BAD_REQUEST, why, hint)
+    })?;
     let mut items = context.ask(move |engine| status::objects(engine, kind)).await?;
-    if let Some(label) = &query.label {
-        for pair in label.split(',') {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            items.retain(|object| {
-                object.metadata.labels.get(key).is_some_and(|found| pair == key || found == value)
-            });
-        }
+    if let Some(selector) = selector {
+        items.retain(|object| selector.matches(&object.metadata.labels));
     }
     let kind = kind.map_or("List".into(), |kind| format!("{}List", kind.as_str()));
     Ok(Json(ObjectList { api_version: crate::manifest::schema::API_VERSION.into(), kind, items }))

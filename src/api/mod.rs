@@ -9,6 +9,7 @@ mod manifests;
 pub mod openapi;
 mod orders;
 mod rollouts;
+mod selector;
 mod server;
 pub mod status;
 pub mod types;

@@ -87,6 +87,7 @@ pub fn objects(engine: &Engine, kind: Option<ObjectKind>) -> Vec<Object> {
             ));
             if let Some(last) = found.last_mut() {
                 last.metadata.name = name.to_string();
+                last.metadata.labels.clone_from(&external.spec.labels);
             }
         }
     }
@@ -104,6 +105,9 @@ pub fn objects(engine: &Engine, kind: Option<ObjectKind>) -> Vec<Object> {
 fn plain_object(engine: &Engine, source: &Source) -> Object {
     let mut object =
         object(engine, &source.object, &source.written, 1, &source.set, json!({"summary": "Declared"}));
+    if let Some(meta) = engine.sets.objects().meta(&source.object) {
+        object.metadata.labels.clone_from(&meta.labels);
+    }
     if source.object.kind == ObjectKind::Secret
         && let Some(Value::Object(data)) = object.spec.get_mut("data")
     {

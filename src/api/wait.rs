@@ -9,7 +9,10 @@ use axum::http::StatusCode;
 
 use crate::base::Name;
 use crate::engine::Engine;
+use crate::manifest::diagnostic::nearest;
 use crate::os::clock;
+use crate::unit::Lifecycle;
+use crate::world::conditions::KINDS;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::types::{WaitFor, Waited};
@@ -18,6 +21,7 @@ use super::types::{WaitFor, Waited};
 pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<WaitFor>) -> Answer<Waited> {
     let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms.min(86_400_000));
     let mut changed = context.changed.clone();
+    known(&wanted.what)?;
     let names = context.unit_names(&wanted.names).await?;
     let wanted_names = names.clone();
     loop {
@@ -36,6 +40,32 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
         match tokio::time::timeout_at(deadline, changed.changed()).await {
             Ok(Ok(())) => {}
             _ => return Ok(Json(waited)),
+        }
+    }
+}
+
+/// What is waited for can come to be: nobody waits for a word that means nothing.
+fn known(what: &str) -> Result<(), Refusal> {
+    let among = |kind: &str, word: &str, words: &[&str]| {
+        if words.iter().any(|known| known.eq_ignore_ascii_case(word)) {
+            return Ok(());
+        }
+        let meant = nearest(word, words.iter().copied()).map(|near| format!("did you mean {near}? "));
+        let hint = format!("{}one of {}", meant.unwrap_or_default(), words.join(", "));
+        Err(refuse(StatusCode::BAD_REQUEST, format!("there is no {kind} `{word}`"), hint))
+    };
+    match what.split_once('=') {
+        None if matches!(what, "delete" | "stopped" | "started") => Ok(()),
+        Some(("lifecycle", word)) => among("lifecycle", word, &Lifecycle::WORDS),
+        Some(("condition", word)) => {
+            let (kind, status) = word.split_once('=').unwrap_or((word, "True"));
+            among("condition", kind, &KINDS)?;
+            among("value of a condition", status, &["True", "False"])
+        }
+        Some(("rollout", revision)) if revision.parse::<u64>().is_ok() => Ok(()),
+        _ => {
+            let hint = "write --for=condition=Ready, --for=delete or --for=lifecycle=Done";
+            Err(refuse(StatusCode::BAD_REQUEST, format!("cannot wait for `{what}`"), hint))
         }
     }
 }

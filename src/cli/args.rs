@@ -264,7 +264,7 @@ pub struct Get {
     pub kind: Option<String>,
     /// A name
     pub name: Option<String>,
-    /// Only with this label: tier=backend
+    /// Only with these labels: tier=backend,track!=canary; `tier in (a,b)`, `tier notin (a)`, `tier`, `!tier`
     #[arg(short = 'l', long)]
     pub label: Option<String>,
     /// Show again whenever something changes

@@ -131,7 +131,10 @@ pub fn only(format: Option<Format>, allowed: &[Format]) -> Result<(), Failure> {
                 allowed.iter().map(|format| format!("{format:?}").to_lowercase()).collect();
             Err(Failure::usage(
                 format!("this verb does not print {}", format!("{format:?}").to_lowercase()),
-                format!("-o is one of {}", names.join(", ")),
+                match names.as_slice() {
+                    [one] => format!("it prints {one} alone: leave -o out"),
+                    _ => format!("-o is one of {}", names.join(", ")),
+                },
             ))
         }
         _ => Ok(()),

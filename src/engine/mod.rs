@@ -198,6 +198,8 @@ pub enum EngineError {
     Invalid,
     #[error("there is no unit called {0}; `unisys up` without names starts everything")]
     UnknownUnits(String),
+    #[error("no Config has a profile `{0}`, as --profile wants\nhint: {1}")]
+    UnknownProfile(String, String),
 }
 
 impl Engine {
@@ -314,8 +316,12 @@ impl Engine {
         if !unknown.is_empty() && held.is_empty() {
             return Err(EngineError::UnknownUnits(unknown.join(", ")));
         }
-        if let Some(profile) = self.sets.unknown_profile() {
-            let message = format!("no Config has a profile `{profile}`");
+        if let Some((profile, known)) = self.sets.unknown_profile() {
+            if held.is_empty() {
+                return Err(EngineError::UnknownProfile(profile, known));
+            }
+            // What runs goes on.
+            let message = format!("no Config has a profile `{profile}`; {known}");
             self.note(true, "UnknownProfile", "system", message);
         }
         if outcome.rejected {

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use crate::base::ports::{Place, places_overlap};
 use crate::base::{Instant, Name, ObjectRef, Revision, limits};
+use crate::manifest::diagnostic::nearest;
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, load};
@@ -432,13 +433,21 @@ impl Sets {
         self.options.units.iter().filter(declared).map(Name::to_string).collect()
     }
 
-    /// A profile was asked for that no Config has.
-    pub fn unknown_profile(&self) -> Option<&str> {
+    /// A profile was asked for that no Config has; and those that there are, in words.
+    pub fn unknown_profile(&self) -> Option<(String, String)> {
         let wanted = self.options.profile.as_deref()?;
-        let has = |object: &crate::manifest::Object<crate::manifest::spec::config::ConfigSpec>| {
-            object.spec.profiles.contains_key(wanted)
+        let profiles = self.objects.configs.values().flat_map(|object| object.spec.profiles.keys());
+        let known: BTreeSet<&str> = profiles.map(String::as_str).collect();
+        if known.contains(wanted) {
+            return None;
+        }
+        let meant = nearest(wanted, known.iter().copied()).map(|near| format!("did you mean `{near}`? "));
+        let list = known.into_iter().collect::<Vec<_>>().join(", ");
+        let words = match list.is_empty() {
+            true => "no Config has any `profiles`".to_owned(),
+            false => format!("{}profiles: {list}", meant.unwrap_or_default()),
         };
-        (!self.objects.configs.values().any(has)).then_some(wanted)
+        Some((wanted.to_owned(), words))
     }
 
     /// `up UNIT…`: only these and what they need.

@@ -133,8 +133,12 @@ impl Keeper {
         self.daemon.ended();
         self.greeted = false;
         // Another try would end the same; as exit codes of `up`.
-        let hopeless =
-            [(protocol::EXIT_INVALID, 1), (protocol::EXIT_CANNOT, 1), (protocol::EXIT_NOT_FOUND, 4)];
+        let hopeless = [
+            (protocol::EXIT_INVALID, 1),
+            (protocol::EXIT_CANNOT, 1),
+            (protocol::EXIT_USAGE, 2),
+            (protocol::EXIT_NOT_FOUND, 4),
+        ];
         if self.table.instances.is_empty() {
             let found = hopeless.iter().find(|(code, _)| exit == Exit::Code((*code).into()));
             self.done = found.map(|(_, code)| *code).or(self.done);

@@ -435,6 +435,20 @@ impl Objects {
         }
     }
 
+    /// What stands under `metadata` of an object, if it is declared.
+    pub fn meta(&self, object: &ObjectRef) -> Option<&Metadata> {
+        let name = &object.name;
+        match object.kind {
+            ObjectKind::Service => self.services.get(name).map(|object| &object.meta),
+            ObjectKind::Job => self.jobs.get(name).map(|object| &object.meta),
+            ObjectKind::Config => self.configs.get(name).map(|object| &object.meta),
+            ObjectKind::Secret => self.secrets.get(name).map(|object| &object.meta),
+            ObjectKind::External => self.externals.get(name).map(|object| &object.meta),
+            ObjectKind::Notifier => self.notifiers.get(name).map(|object| &object.meta),
+            ObjectKind::System => self.system.as_ref().map(|object| &object.meta),
+        }
+    }
+
     /// The source of an object, if it is declared.
     pub fn source(&self, object: &ObjectRef) -> Option<&Arc<Source>> {
         self.sources().into_iter().find(|source| source.object == *object)

@@ -245,6 +245,10 @@ pub type Requests = SmallVec<[Request; 2]>;
 type Step = Result<(Lifecycle, Requests), (Lifecycle, Illegal)>;
 
 impl Lifecycle {
+    /// All that [`Self::word`] gives.
+    pub const WORDS: [&'static str; 8] =
+        ["Idle", "Starting", "Up", "Stopping", "Backoff", "Held", "Failed", "Done"];
+
     /// The word that `get` shows.
     pub fn word(&self) -> &'static str {
         match self {

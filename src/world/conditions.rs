@@ -7,6 +7,10 @@ use crate::unit::{Circuit, Lifecycle};
 use super::World;
 use super::state::{Settled, Slot, Unit};
 
+/// All kinds of condition that a unit may have.
+pub const KINDS: [&str; 7] =
+    ["Ready", "Progressing", "Completed", "CircuitOpen", "RolledBack", "Degraded", "Enforced"];
+
 /// One condition of a unit (Kubernetes' shape).
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnitCondition {
@@ -80,6 +84,7 @@ impl World {
         findings.extend(rolled_back_finding(unit));
         findings.extend(degraded_finding(unit));
         findings.extend(not_enforced_finding(unit));
+        debug_assert!(findings.iter().all(|finding| KINDS.contains(&finding.kind)));
         findings
     }
 

@@ -401,6 +401,73 @@ fn wrong_usage_is_said_before_anything_is_done() {
 }
 
 #[test]
+fn words_that_mean_nothing_are_refused_with_those_that_do() {
+    let labelled = |name: &str, labels: &str| {
+        sleeper(name, "")
+            .replace(&format!("{{name: {name}}}"), &format!("{{name: {name}, labels: {{{labels}}}}}"))
+    };
+    let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c, labels: {tier: back}}\nspec: {profiles: {loud: {A: b}}}\n";
+    let mut system = System::new(&[
+        ("a.yaml", &labelled("a", "tier: back, track: canary")),
+        ("b.yaml", &labelled("b", "tier: back")),
+        ("w.yaml", &labelled("w", "tier: web")),
+        ("n.yaml", &sleeper("n", "")),
+        ("c.yaml", config),
+    ]);
+    for (profile, hint) in [("laud", "did you mean `loud`?"), ("nowhere", "profiles: loud")] {
+        let (code, words) = system.fails(&["up", "--profile", profile]);
+        assert_eq!(code, 2, "{words}");
+        assert!(
+            words.contains(&format!("no Config has a profile `{profile}`")) && words.contains(hint),
+            "{words}"
+        );
+        assert_eq!(system.fails(&["up", "--detach", "--profile", profile]).0, 2);
+    }
+    system.start(&[]);
+    for (args, code, part) in [
+        (
+            &["wait", "--for=lifecycle=Bogus", "a"][..],
+            2,
+            "Idle, Starting, Up, Stopping, Backoff, Held, Failed, Done",
+        ),
+        (&["wait", "--for=condition=Redy", "a"], 2, "did you mean Ready?"),
+        (&["wait", "--for=condition=Ready=Perhaps", "a"], 2, "one of True, False"),
+        (&["wait", "--for=rollout=x", "a"], 2, "cannot wait for `rollout=x`"),
+        (&["get", "-l", "a in b"], 2, "tier notin (a,b)"),
+        (&["get", "services", "-l", ""], 2, "tier!=backend"),
+        (&["errors", "ls", "NOSUCH"], 4, "there is no unit called NOSUCH"),
+        (&["errors", "ls", "--category", "crush"], 2, "did you mean crash?"),
+        (&["errors", "ls", "--severity", "bad"], 2, "one of warning, recoverable, fatal"),
+        (&["crashes", "ls", "aa"], 4, "did you mean a?"),
+        (&["stop", "a", "-o", "json"], 2, "it prints text alone"),
+        (&["wait", "--for=delete", "x", "-o", "yaml"], 2, "it prints text alone"),
+        (&["events", "-o", "yaml"], 2, "-o is one of text, table, json"),
+        (&["get", "-o", "svg"], 2, "-o is one of table, wide, json, yaml, name"),
+        (&["schema", "-o", "yaml"], 2, "it prints json alone"),
+    ] {
+        let (found, words) = system.fails(args);
+        assert!(found == code && words.contains(part), "{args:?}: {found} {words}");
+    }
+    system.ready(&["a"]);
+    for name in ["a", "service/a", "c"] {
+        system.ok(&["errors", "ls", name]);
+    }
+    for (selector, names) in [
+        ("tier=back", "service/a service/b config/c"),
+        ("tier==web", "service/w"),
+        ("tier!=back", "service/n service/w"),
+        ("tier,track!=canary", "service/b service/w config/c"),
+        ("tier in (web, other)", "service/w"),
+        ("tier notin (web)", "service/a service/b service/n config/c"),
+        ("!tier", "service/n"),
+        ("tier=none", ""),
+    ] {
+        let shown = system.ok(&["get", "-l", selector, "-o", "name"]);
+        assert_eq!(shown.split_whitespace().collect::<Vec<_>>().join(" "), names, "{selector}");
+    }
+}
+
+#[test]
 fn nobody_waits_for_what_has_failed_for_good_or_for_who_waits_for_that() {
     let never = "  restart: {policy: Never}\n  probes: {readiness: {file: {path: nowhere}, period: 100ms}}\n";
     let a = python("a", "import sys; sys.exit(3)", never);

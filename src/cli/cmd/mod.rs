@@ -27,12 +27,40 @@ mod validate;
 mod wait;
 mod why;
 
-use super::args::{Circuit, Cli, Verb};
+use super::args::{Circuit, Cli, Format, Verb};
 use super::{Failure, Outcome};
+
+/// What a verb prints that says no more than how it went, or that has one form; the others look for themselves.
+fn formats(verb: &Verb) -> Option<&'static [Format]> {
+    match verb {
+        Verb::Schema(_) => Some(&[Format::Json]),
+        Verb::Up(_)
+        | Verb::Down
+        | Verb::Delete(_)
+        | Verb::Explain { .. }
+        | Verb::Start(_)
+        | Verb::Stop(_)
+        | Verb::Restart(_)
+        | Verb::Enable(_)
+        | Verb::Disable(_)
+        | Verb::Scale { .. }
+        | Verb::Reload(_)
+        | Verb::Circuit(_)
+        | Verb::Wait(_)
+        | Verb::Exec { .. }
+        | Verb::Upgrade
+        | Verb::Metrics
+        | Verb::Completions { .. } => Some(&[Format::Text]),
+        _ => None,
+    }
+}
 
 /// Runs the verb.
 pub fn run(cli: Cli) -> Result<Outcome, Failure> {
     let global = &cli.global;
+    if let Some(formats) = formats(&cli.verb) {
+        super::render::only(global.output, formats)?;
+    }
     match cli.verb {
         Verb::Up(args) => up::run(global, &args),
         Verb::Down => down::run(global),
