@@ -27,7 +27,14 @@ pub(super) async fn readyz(State(context): State<Context>) -> Result<String, Ref
             let names = world.units().keys().filter(|name| {
                 !matches!(
                     world.status_word(name),
-                    "Ready" | "Completed" | "Stopped" | "Disabled" | "Off" | "Running"
+                    "Ready"
+                        | "Degraded"
+                        | "Suspected"
+                        | "Completed"
+                        | "Stopped"
+                        | "Disabled"
+                        | "Off"
+                        | "Running"
                 )
             });
             names.map(Name::to_string).collect::<Vec<_>>()

@@ -71,11 +71,11 @@ pub fn objects(engine: &Engine, kind: Option<ObjectKind>) -> Vec<Object> {
     }
     for (name, external) in world.externals() {
         if wanted(ObjectKind::External) {
+            let (reason, message) = external.condition();
             let status = json!({
                 "summary": if external.ready { "Ready" } else { "NotReady" },
                 "conditions": [{"type": "Ready", "status": if external.ready { "True" } else { "False" },
-                    "reason": if external.ready { "ProbeSucceeded" } else { "ProbeFailed" }, "message": external.message,
-                    "lastTransitionTime": Stamp(0), "observedGeneration": 1}],
+                    "reason": reason, "message": message, "lastTransitionTime": external.since, "observedGeneration": 1}],
             });
             found.push(object(
                 engine,

@@ -1,5 +1,6 @@
 //! A client of the control API: finds the socket, checks whose it is, calls.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::types::{Problem, WaitFor, Waited};
+use crate::base::InstanceId;
 use crate::os::process;
 use crate::os::state_dir::short_socket;
 
@@ -66,7 +68,12 @@ impl Client {
     pub fn connect(global: &Global) -> Result<Self, Failure> {
         let path = find_socket(global)
             .ok_or_else(|| no_daemon("there is no daemon here or in a directory above"))?;
-        Self::at(&path)
+        Self::at(&path).map_err(|failure| match failure {
+            Failure::NoDaemon { message, hint } => {
+                orphaned(&path).unwrap_or(Failure::NoDaemon { message, hint })
+            }
+            other => other,
+        })
     }
 
     /// A daemon that was killed is back in a moment: it is waited for as long as there is a keeper.
@@ -258,6 +265,45 @@ impl Client {
         })?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+/// Services of a state directory that run on though keeper and daemon were killed.
+fn orphaned(socket: &Path) -> Option<Failure> {
+    /// So many are named.
+    const NAMED: usize = 5;
+    let dir = socket.parent()?;
+    if has_keeper(socket) {
+        return None;
+    }
+    let id = std::fs::read_to_string(dir.join("run/id")).ok()?;
+    let prefix = format!("{}/", id.trim());
+    let instance = |stat: &process::Stat| {
+        let marker = process::environ_value(stat.pid, "UNISYS_INSTANCE")?;
+        marker.strip_prefix(&prefix)?.parse::<InstanceId>().ok()
+    };
+    let found = process::all().into_iter().filter_map(|stat| Some((instance(&stat)?, stat.pid)));
+    // Of an instance the first process, which has the lowest pid unless they began anew.
+    let mut first: BTreeMap<String, u32> = BTreeMap::new();
+    for (id, pid) in found {
+        let of_it = first.entry(id.to_string()).or_insert(pid);
+        *of_it = (*of_it).min(pid);
+    }
+    if first.is_empty() {
+        return None;
+    }
+    let name = |(id, pid): (&String, &u32)| format!("{} (pid {pid})", id.split('.').next().unwrap_or(id));
+    let mut list: Vec<String> = first.iter().take(NAMED).map(name).collect();
+    if first.len() > NAMED {
+        list.push(format!("{} more", first.len() - NAMED));
+    }
+    Some(Failure::NoDaemon {
+        message: format!(
+            "neither keeper nor daemon of {} runs, but its services still do: {}",
+            dir.display(),
+            list.join(", ")
+        ),
+        hint: "`unisys up` takes them up as they are; `unisys down` after it stops them in order".into(),
+    })
 }
 
 /// A socket that may not be used, or that nobody listens on.

@@ -115,7 +115,9 @@ impl World {
             return if matches!(unit.breaker.circuit(), Circuit::Closed) { "Held" } else { "CircuitOpen" };
         }
         if occupied(|state| matches!(state, Lifecycle::Backoff { .. })) {
-            return "BackOff";
+            // It waits for the later of the two.
+            let open = matches!(unit.breaker.circuit(), Circuit::Open { .. });
+            return if open { "CircuitOpen" } else { "BackOff" };
         }
         let all_ready = ready_count(unit) == desired_count(&wish);
         match unit.rollout.word(unit.overrides.paused.is_some()) {
@@ -134,10 +136,10 @@ impl World {
         let updating = unit.slots.values().any(|slot| !matches!(slot.drift, Drift::None));
         match () {
             () if unit.spec.policy.job && occupied(|state| matches!(state, Lifecycle::Up(_))) => "Running",
-            () if all_ready && !updating => "Ready",
+            () if all_ready && !updating => ready_word(unit),
             () if occupied(|state| matches!(state, Lifecycle::Stopping(_))) => "Stopping",
             () if occupied(|state| matches!(state, Lifecycle::Starting(_))) => "Starting",
-            () if all_ready => "Ready",
+            () if all_ready => ready_word(unit),
             () if occupied(|state| matches!(state, Lifecycle::Up(_))) => "NotReady",
             () => "Starting",
         }
@@ -306,6 +308,15 @@ fn degraded_finding(unit: &Unit) -> Option<Finding> {
     let status = wrong.is_some();
     let (reason, message) = wrong.unwrap_or(("Well", "its watchdog finds nothing wrong".into()));
     Some(Finding { kind: "Degraded", status, reason, message })
+}
+
+/// Of a unit all of whose instances are ready: what its watchdog finds is seen in the table as well.
+fn ready_word(unit: &Unit) -> &'static str {
+    match degraded_finding(unit).filter(|finding| finding.status) {
+        Some(Finding { reason: "Suspected", .. }) => "Suspected",
+        Some(_) => "Degraded",
+        None => "Ready",
+    }
 }
 
 /// What is not enforced: the machine cannot, or one instance runs without it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::base::{Instant, Name, Now};
+use crate::base::{Instant, Name, Now, Stamp};
 use crate::plan::{ExternalSpec, Facets};
 use crate::unit::ProbePolicy;
 
@@ -16,6 +16,8 @@ pub struct External {
     pub spec: Arc<ExternalSpec>,
     pub ready: bool,
     pub message: String,
+    /// It has been so since then.
+    pub since: Stamp,
     pub cause: Option<RecordId>,
     next: Instant,
     asked_at: Instant,
@@ -27,16 +29,17 @@ pub struct External {
 
 impl External {
     /// `former`: what had its name, whose question may be under way.
-    pub(super) fn new(spec: Arc<ExternalSpec>, now: Instant, former: Option<&Self>) -> Self {
+    pub(super) fn new(spec: Arc<ExternalSpec>, now: Now, former: Option<&Self>) -> Self {
         let ready = spec.readiness.is_none();
-        let next = spec.readiness.as_ref().map_or(Instant::NEVER, |probe| now + probe.initial_delay);
+        let next = spec.readiness.as_ref().map_or(Instant::NEVER, |probe| now.mono + probe.initial_delay);
         Self {
             spec,
             ready,
             message: String::new(),
+            since: former.filter(|former| former.ready == ready).map_or(now.wall, |former| former.since),
             cause: None,
             next,
-            asked_at: now,
+            asked_at: now.mono,
             asked: former.map_or(0, |former| former.asked),
             in_flight: None,
             successes: 0,
@@ -57,6 +60,17 @@ impl External {
             circuit_open: false,
             replacing: false,
             wanted: true,
+        }
+    }
+
+    /// The condition Ready: its reason, and a message.
+    pub fn condition(&self) -> (&'static str, String) {
+        let asked = self.failures > 0 || self.successes > 0;
+        match (self.ready, &self.spec.readiness) {
+            (_, None) => ("NotProbed", "it has no readiness probe, and counts as ready".into()),
+            (_, Some(_)) if !asked => ("Unknown", "it has not been asked yet".into()),
+            (true, _) => ("ProbeSucceeded", self.message.clone()),
+            (false, _) => ("ProbeFailed", self.message.clone()),
         }
     }
 
@@ -102,6 +116,9 @@ impl World {
             false => external.successes >= probe.success_threshold,
         };
         let changed = std::mem::replace(&mut external.ready, ready) != ready;
+        if changed {
+            external.since = now.wall;
+        }
         // Whether it is known to be down, for whom that is enough.
         let known = !ready && external.failures.max(external.successes) == 1;
         self.set_timer(name);

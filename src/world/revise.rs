@@ -378,7 +378,7 @@ impl World {
             let same = self.externals.get(name).is_some_and(|external| external.spec == *spec);
             if !same {
                 let former = self.externals.get(name);
-                let external = External::new(spec.clone(), now.mono, former);
+                let external = External::new(spec.clone(), now, former);
                 self.externals.insert(name.clone(), external);
                 self.set_timer(name);
                 self.touched.insert(name.clone());

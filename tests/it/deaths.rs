@@ -126,6 +126,39 @@ fn keeper_and_daemon_killed_at_once_and_the_next_up_adopts() {
 }
 
 #[test]
+fn who_asks_a_system_without_keeper_and_daemon_is_told_that_its_services_run() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    system.ready(&["a", "b"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    let (keeper, daemon) = (system.keeper_pid(), system.daemon_pid().unwrap());
+    // Stopped first: neither is to find the other dead.
+    signal(daemon, "STOP");
+    signal(keeper, "KILL");
+    signal(daemon, "KILL");
+    system.ended();
+    until("the daemon is dead", || (!alive(daemon)).then_some(()));
+    for verb in [&["down"][..], &["get"], &["stop", "a"]] {
+        let (code, words) = system.fails(verb);
+        assert_eq!(code, 3, "{verb:?}: {words}");
+        for part in [
+            "its services still do",
+            &format!("a (pid {a})"),
+            &format!("b (pid {b})"),
+            "`unisys up` takes them up",
+        ] {
+            assert!(words.contains(part), "{verb:?}: {part} is not in {words}");
+        }
+    }
+    system.start(&[]);
+    assert_eq!((system.pid("a"), system.pid("b")), (a, b));
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert!(!alive(a) && !alive(b));
+    let (code, words) = system.fails(&["down"]);
+    assert!(code == 3 && !words.contains("still do"), "{code} {words}");
+}
+
+#[test]
 fn a_daemon_or_keeper_that_was_stopped_is_woken_by_the_other() {
     let system = System::up(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
     let (a, daemon, keeper) = (system.pid("a"), system.daemon_pid().unwrap(), system.keeper_pid());

@@ -137,3 +137,50 @@ fn plan_and_diff_show_what_is_in_force_though_no_manifest_says_it() {
     system.ok(&["enable", "b"]);
     assert!(!system.ok(&["diff", "-f", "manifests"]).contains("OVERRIDE"));
 }
+
+#[test]
+fn what_is_wrong_is_seen_in_the_table_with_until_when() {
+    let breaker = "  circuitBreaker: {failures: 1, openFor: 20m}\n";
+    let crash = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: crash}\nspec:\n  command: [sh, -c, \"exit 3\"]\n";
+    let external = |name: &str, port: u16| {
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: External\nmetadata: {{name: {name}}}\nspec: {{probes: {{readiness: {{tcp: {{host: 127.0.0.1, port: {port}}}, period: 100ms, failureThreshold: 1}}}}}}\n"
+        )
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let began = std::time::SystemTime::now();
+    let system = System::up(&[
+        ("crash.yaml", &format!("{crash}{breaker}")),
+        ("up.yaml", &external("there", port)),
+        ("down.yaml", &external("gone", 1)),
+        ("frozen.yaml", &sleeper("frozen", "  watchdog: {heartbeat: 300ms, onFreeze: Alert}\n")),
+    ]);
+    let row = |name: &str| {
+        let shown = system.ok(&["get", "services"]);
+        shown.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned()
+    };
+    until("the circuit is open", || row("crash").contains("CircuitOpen until ").then_some(()));
+    let until_when = system.json(&["get", "service", "crash"])["status"]["circuit"]["openUntil"].to_string();
+    let clock = until_when.split(['T', '.']).nth(1).unwrap().to_owned();
+    assert!(row("crash").contains(&format!("CircuitOpen until {clock}Z")), "{}", row("crash"));
+    let told = system.ok(&["describe", "crash"]);
+    assert!(told.contains(&format!("Open until {}", until_when.trim_matches('"'))), "{told}");
+    assert!(told.contains("`unisys circuit reset crash`"), "{told}");
+    until("it is said to be degraded", || row("frozen").contains("Degraded").then_some(()));
+    // When each was found to be so, not the beginning of all time.
+    let condition = |name: &str| system.json(&["get", "external", name])["status"]["conditions"][0].clone();
+    let since = |name: &str| {
+        let text = condition(name)["lastTransitionTime"].as_str().unwrap().to_owned();
+        std::time::Duration::from_millis(text.parse::<jiff::Timestamp>().unwrap().as_millisecond() as u64)
+    };
+    until("one is there and one is not", || {
+        (condition("there")["status"] == "True" && condition("gone")["reason"] == "ProbeFailed").then_some(())
+    });
+    let began = began.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let before = since("there");
+    assert!(before.as_millis() >= began.as_millis() && since("gone").as_millis() >= began.as_millis());
+    drop(listener);
+    until("it is gone", || (condition("there")["status"] == "False").then_some(()));
+    assert!(since("there") > before);
+}

@@ -38,6 +38,14 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
     if let Some(on) = status["waiting"].as_str() {
         line("waits for", render::neutral(on));
     }
+    let circuit = &status["circuit"];
+    if circuit["state"].as_str().is_some_and(|state| state != "Closed") {
+        let until = circuit["openUntil"].as_str().map(|at| format!(" until {at}")).unwrap_or_default();
+        let name = text(&meta["name"]);
+        let words =
+            format!("{}{until}; `unisys circuit reset {name}` tries at once", text(&circuit["state"]));
+        line("circuit", words);
+    }
     for over in status["overrides"].as_array().into_iter().flatten() {
         line(
             "override",

@@ -200,7 +200,10 @@ fn row(item: &Value, wide: bool) -> Row {
     Row {
         name: text(&item["metadata"]["name"]),
         ready: format!("{}/{}", status["readyReplicas"], status["replicas"]),
-        status: text(&status["summary"]),
+        status: match status["circuit"]["openUntil"].as_str().and_then(clock_of) {
+            Some(until) => format!("{} until {until}", text(&status["summary"])),
+            None => text(&status["summary"]),
+        },
         restarts: restarts.to_string(),
         age: started.map_or_else(|| "-".into(), |at| age(at, clock::wall())),
         wide: match wide {
@@ -212,6 +215,12 @@ fn row(item: &Value, wide: bool) -> Row {
             false => Vec::new(),
         },
     }
+}
+
+/// `03:12:45Z` of a time.
+fn clock_of(stamp: &str) -> Option<String> {
+    let (clock, _) = stamp.split_once('T')?.1.split_once('.')?;
+    Some(format!("{clock}Z"))
 }
 
 pub fn text(value: &Value) -> String {
