@@ -107,3 +107,53 @@ impl StartedWith {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::launch::marks;
+
+    fn var(name: &str, layer: &str, secret: bool) -> EnvVar {
+        let origin = Origin { layer: layer.into(), ..Origin::default() };
+        EnvVar { name: name.into(), value: format!("value-of-{name}"), secret, origin, shadowed: Vec::new() }
+    }
+
+    fn unit(env: &[EnvVar]) -> UnitSpec {
+        let launch = Launch::of_argv(&["program"]);
+        let launch = Launch {
+            marks: marks(env, &launch.argv, b"key"),
+            env: env.iter().cloned().map(Arc::new).collect(),
+            ..launch
+        };
+        UnitSpec {
+            object: ObjectRef { kind: ObjectKind::Service, name: "a".parse().unwrap() },
+            set: "test".into(),
+            labels: BTreeMap::new(),
+            policy: service_policy(&launch.service, &Objects::default()).into(),
+            launch: Arc::new(launch),
+            machine: None,
+            unenforced: None,
+            switched_off: None,
+        }
+    }
+
+    #[test]
+    fn which_variables_are_secret_is_known_of_what_is_not_wanted_any_more() {
+        let env =
+            [var("PATH", "inheritEnv", false), var("LEVEL", "env", false), var("TOKEN", "data.token", true)];
+        let text = StartedWith::encode(&unit(&env));
+        assert!(!text.contains("value-of"), "no value is in it: {text}");
+        let environ = || env.iter().map(|var| (var.name.clone(), var.value.clone())).collect();
+        let secrets = |text: &str| -> Vec<String> {
+            let name = "a".parse().unwrap();
+            let found =
+                StartedWith::decode(text, &name, &Desired::default(), &Objects::default(), &environ).unwrap();
+            found.launch.secrets().map(|var| var.name.clone()).collect()
+        };
+        assert_eq!(secrets(&text), ["TOKEN"]);
+        // Written before that was said: whatever was declared may be one.
+        let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        old.as_object_mut().unwrap().remove("secrets");
+        assert_eq!(secrets(&old.to_string()), ["LEVEL", "TOKEN"]);
+    }
+}
