@@ -77,7 +77,13 @@ impl World {
         for slot in unit.slots.values() {
             let why = format!("`unisys why {name}` and `unisys logs {name}` tell more");
             match slot.state {
-                Lifecycle::Failed(_) => return Hold::lasting(format!("has failed: {}", ended(slot)), why),
+                Lifecycle::Failed(_) => {
+                    let former = match unit.serving().any(|slot| slot.state.process().is_some()) {
+                        true => "; the instance before it runs on",
+                        false => "",
+                    };
+                    return Hold::lasting(format!("has failed: {}{former}", ended(slot)), why);
+                }
                 Lifecycle::Held | Lifecycle::Backoff { .. } if !closed => {
                     return self.kept_by_circuit(now, name, unit);
                 }

@@ -261,7 +261,8 @@ fn a_program_that_is_missing_when_it_is_needed_again_is_started_once_it_is_back(
     };
     move_all("program", "away");
     signal(before[0], "KILL");
-    system.ok(&["restart", "restart"]);
+    let (code, words) = system.fails(&["restart", "restart"]);
+    assert!(code == 1 && words.contains("does not exist; the instance before it runs on"), "{code} {words}");
     for name in ["crash", "restart"] {
         until("why says it", || system.ok(&["why", name]).contains("program does not exist").then_some(()));
     }
