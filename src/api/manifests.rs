@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::base::{Name, ObjectKind, ObjectRef};
 use crate::engine::{Claim, Engine, Proposal};
+use crate::manifest::diagnostic::is_conflict;
 use crate::manifest::fields::changed_fields;
 use crate::manifest::split::{objects_in, split};
 use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
@@ -171,8 +172,7 @@ fn rejected(diagnostics: Vec<Diagnostic>) -> Refusal {
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.rejects()).count();
     let error =
         format!("{errors} error{} in the manifests; nothing was changed", if errors == 1 { "" } else { "s" });
-    let conflicts = diagnostics.iter().filter(|diagnostic| diagnostic.rejects());
-    let status = match conflicts.into_iter().all(|diagnostic| diagnostic.code == "E1304") {
+    let status = match is_conflict(&diagnostics) {
         true => StatusCode::CONFLICT,
         false => StatusCode::UNPROCESSABLE_ENTITY,
     };

@@ -40,6 +40,28 @@ pub fn places_overlap(a: &Place, b: &Place) -> bool {
     a.1 == b.1 && addresses_overlap(a.0, b.0)
 }
 
+/// Places by port, to find those that are in the way of another: each look costs what is at one port.
+#[derive(Clone, Debug, Default)]
+pub struct Places(BTreeMap<u16, Vec<IpAddr>>);
+
+impl Places {
+    /// The first that overlaps with this one.
+    pub fn overlapping(&self, (address, port): &Place) -> Option<Place> {
+        let found = self.0.get(port)?.iter().find(|known| addresses_overlap(**known, *address))?;
+        Some((*found, *port))
+    }
+}
+
+impl<'p> FromIterator<&'p Place> for Places {
+    fn from_iter<I: IntoIterator<Item = &'p Place>>(places: I) -> Self {
+        let mut by_port: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::new();
+        for (address, port) in places {
+            by_port.entry(*port).or_default().push(*address);
+        }
+        Self(by_port)
+    }
+}
+
 /// Identity of a listener that outlives processes: whoever wants another address or port wants another listener.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -200,6 +222,9 @@ mod tests {
             assert_eq!((addresses_overlap(a, b), addresses_overlap(b, a)), (overlap, overlap), "{a} {b}");
             assert!(!places_overlap(&(a, 1), &(b, 2)));
             assert_eq!(places_overlap(&(a, 1), &(b, 1)), overlap);
+            let places: Places = [(a, 1), (a, 2)].iter().collect();
+            assert_eq!(places.overlapping(&(b, 2)), overlap.then_some((a, 2)));
+            assert_eq!(places.overlapping(&(b, 3)), None);
         }
     }
 

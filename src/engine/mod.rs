@@ -36,6 +36,7 @@ use crate::base::{Debounce, Epoch, InstanceId, Instant, Name, Revision, limits};
 use crate::faults::notifier::deliver::Courier;
 use crate::keeper::protocol::{Down, Held, Request};
 use crate::logs::{Collector, Told};
+use crate::manifest::diagnostic::is_conflict;
 use crate::os::cgroup::Tree;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, own};
@@ -196,6 +197,9 @@ pub enum EngineError {
     /// The diagnostics have been printed.
     #[error("the manifests are not valid")]
     Invalid,
+    /// The diagnostics have been printed.
+    #[error("two sets own the same object")]
+    Conflict,
     #[error("there is no unit called {0}; `unisys up` without names starts everything")]
     UnknownUnits(String),
     #[error("no Config has a profile `{0}`, as --profile wants\nhint: {1}")]
@@ -310,7 +314,10 @@ impl Engine {
         let outcome = self.sets.begin(&restored.sets);
         if outcome.rejected && (first || outcome.desired.is_none()) && held.is_empty() {
             self.console.diagnostics(&outcome.diagnostics);
-            return Err(EngineError::Invalid);
+            return Err(match is_conflict(&outcome.diagnostics) {
+                true => EngineError::Conflict,
+                false => EngineError::Invalid,
+            });
         }
         let unknown = self.sets.unknown_units();
         if !unknown.is_empty() && held.is_empty() {

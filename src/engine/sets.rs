@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::base::ports::{Place, places_overlap};
+use crate::base::ports::{Place, Places};
 use crate::base::{Instant, Name, ObjectRef, Revision, limits};
 use crate::manifest::diagnostic::nearest;
 use crate::manifest::load::ParseCache;
@@ -420,7 +420,8 @@ impl Sets {
     /// Foreign processes on ports that are wanted and that nothing of ours holds.
     fn holders(&self, objects: &Objects, busy: &BTreeSet<Place>) -> BTreeMap<Place, String> {
         let mut wanted = fixed_places(objects);
-        wanted.retain(|place| !busy.iter().any(|ours| places_overlap(ours, place)));
+        let busy: Places = busy.iter().collect();
+        wanted.retain(|place| busy.overlapping(place).is_none());
         if wanted.is_empty() {
             return BTreeMap::new();
         }

@@ -137,6 +137,7 @@ impl Keeper {
             (protocol::EXIT_INVALID, 1),
             (protocol::EXIT_CANNOT, 1),
             (protocol::EXIT_USAGE, 2),
+            (protocol::EXIT_CONFLICT, 5),
             (protocol::EXIT_NOT_FOUND, 4),
         ];
         if self.table.instances.is_empty() {

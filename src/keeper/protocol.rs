@@ -23,6 +23,8 @@ pub const CANNOT_BECOME: &str = "cannot become ";
 pub const EXIT_INVALID: u8 = 81;
 /// The same because a unit that is to be started is in no manifest.
 pub const EXIT_NOT_FOUND: u8 = 83;
+/// The same because two sets own the same object.
+pub const EXIT_CONFLICT: u8 = 85;
 /// The same because of what was said on the command line.
 pub const EXIT_USAGE: u8 = 84;
 /// The same for any other reason that another try will not mend.

@@ -81,6 +81,12 @@ impl Diagnostic {
     }
 }
 
+/// All that rejects is that objects belong to other sets (E1304): a conflict, not a mistake.
+pub fn is_conflict(diagnostics: &[Diagnostic]) -> bool {
+    let mut rejecting = diagnostics.iter().filter(|diagnostic| diagnostic.rejects()).peekable();
+    rejecting.peek().is_some() && rejecting.all(|diagnostic| diagnostic.code == "E1304")
+}
+
 /// The nearest of `allowed` to what was written, if it is near enough to be what was meant.
 pub fn nearest<'a>(written: &str, allowed: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (written.chars().count() / 3).max(1) + 1;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::base::Transport;
-use crate::base::ports::{Place, places_overlap};
+use crate::base::ports::{Place, Places};
 
 use super::process;
 
@@ -211,7 +211,8 @@ fn unix_socket(body: &[u8]) -> Option<UnixSocket> {
 /// user's) is named as such.
 pub fn foreign_holders(wanted: &BTreeSet<Place>, state_id: &str, own: &[u32]) -> BTreeMap<Place, String> {
     let listeners = Diag::open().and_then(|diag| diag.tcp_listeners()).unwrap_or_default();
-    let in_the_way = |held: &Place| wanted.iter().any(|place| places_overlap(place, held));
+    let wanted: Places = wanted.iter().collect();
+    let in_the_way = |held: &Place| wanted.overlapping(held).is_some();
     let held: BTreeMap<u32, Place> = listeners
         .into_iter()
         .map(|listener| (listener.inode, (listener.address.to_canonical(), listener.port)))

@@ -11,6 +11,18 @@ fn replicas(system: &System, name: &str) -> u64 {
 }
 
 #[test]
+fn two_directories_that_declare_the_same_object_are_a_conflict_for_up() {
+    let system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    std::fs::create_dir(system.path("other")).unwrap();
+    system.write("other/a.yaml", &sleeper("a", ""));
+    let (code, words) = system.fails(&["up", "-f", "manifests", "-f", "other"]);
+    assert!(
+        code == 5 && words.contains("E1304") && words.contains("two sets own the same object"),
+        "{code} {words}"
+    );
+}
+
+#[test]
 fn an_object_of_another_set_is_a_conflict_and_is_taken_over_for_good_by_force() {
     let mut system = System::up(&[("ab.yaml", &format!("{}---\n{}", sleeper("a", ""), sleeper("b", "")))]);
     system.ready(&["a", "b"]);

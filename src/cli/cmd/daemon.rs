@@ -87,6 +87,7 @@ fn refuse_start(error: &EngineError) -> Result<Outcome, Failure> {
     Ok(Outcome::Code(match error {
         EngineError::Invalid => protocol::EXIT_INVALID,
         EngineError::UnknownUnits(_) => protocol::EXIT_NOT_FOUND,
+        EngineError::Conflict => protocol::EXIT_CONFLICT,
         EngineError::UnknownProfile(..) => protocol::EXIT_USAGE,
         _ => protocol::EXIT_CANNOT,
     }))

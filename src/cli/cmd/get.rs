@@ -200,7 +200,11 @@ fn row(item: &Value, wide: bool) -> Row {
     Row {
         name: text(&item["metadata"]["name"]),
         ready: format!("{}/{}", status["readyReplicas"], status["replicas"]),
-        status: match status["circuit"]["openUntil"].as_str().and_then(clock_of) {
+        status: match status["circuit"]["openUntil"]
+            .as_str()
+            .filter(|_| status["summary"] == "CircuitOpen")
+            .and_then(clock_of)
+        {
             Some(until) => format!("{} until {until}", text(&status["summary"])),
             None => text(&status["summary"]),
         },

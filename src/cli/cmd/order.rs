@@ -40,8 +40,15 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
 /// Success is said when the units run, and not of a program that ended at once.
 fn started(client: &Client, global: &Global, names: &[String], done: &Done) -> Result<Outcome, Failure> {
     let wanted = |timeout_ms| WaitFor { names: names.to_vec(), what: "started".into(), timeout_ms };
-    if client.wait(&wanted(LONGEST_START), global.quiet)?.met {
-        std::thread::sleep(SETTLED);
+    match client.wait(&wanted(LONGEST_START), global.quiet) {
+        Ok(waited) if waited.met => std::thread::sleep(SETTLED),
+        Ok(_) => {}
+        // A daemon of an earlier version cannot be asked that: it has the order.
+        Err(Failure::Usage { .. }) => {
+            println!("{}", done.message);
+            return Ok(Outcome::Done);
+        }
+        Err(error) => return Err(error),
     }
     reached(client, global, names, done, ("started", 0))
 }
