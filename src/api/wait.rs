@@ -81,6 +81,12 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
         return names.iter().filter_map(|name| survivors(engine, name).or_else(|| again(name))).collect();
     }
     if what == "started" {
+        if let Some(why) = engine.world.going_down() {
+            return names
+                .iter()
+                .map(|name| format!("{name} is not started: everything is being stopped: {why}"))
+                .collect();
+        }
         let lasting = |name: &Name| {
             let hold = engine.world.held_back(clock::now(), name).filter(|hold| hold.lasting)?;
             Some(hold.line(name))
@@ -139,6 +145,10 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<(Name, Strin
         true => world.units().keys().filter(|name| world.wanted_replicas(name) > 0).cloned().collect(),
         false => names.to_vec(),
     };
+    if what == "started" && world.going_down().is_some() {
+        // Units are forgotten as they go: see `given_up`.
+        return Ok(Vec::new());
+    }
     let unknown: Vec<String> =
         all.iter().filter(|name| !world.units().contains_key(*name)).map(Name::to_string).collect();
     if !unknown.is_empty() {

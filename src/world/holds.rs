@@ -12,7 +12,7 @@ use super::state::{Slot, Unit};
 pub struct Hold {
     /// What comes after the unit's name.
     pub why: String,
-    /// What to do.
+    /// What to do; empty where waiting is all that there is to do.
     pub cure: String,
     /// It stays so until somebody does something, or until it has failed once more.
     pub lasting: bool,
@@ -23,14 +23,16 @@ impl Hold {
         Self { why: why.into(), cure: cure.into(), lasting: true }
     }
 
-    fn passing(name: &Name, why: impl Into<String>) -> Self {
-        let cure = format!("that goes on; `unisys wait --for=condition=Ready {name}`");
-        Self { why: why.into(), cure, lasting: false }
+    fn passing(why: impl Into<String>) -> Self {
+        Self { why: why.into(), cure: String::new(), lasting: false }
     }
 
     /// As a line: `b is not started: it depends on service/a: stopped by you (hint: …)`.
     pub fn line(&self, name: &Name) -> String {
-        format!("{name} {} (hint: {})", self.why, self.cure)
+        match self.cure.is_empty() {
+            true => format!("{name} {}", self.why),
+            false => format!("{name} {} (hint: {})", self.why, self.cure),
+        }
     }
 }
 
@@ -103,9 +105,9 @@ impl World {
         match &unit.waiting {
             Some(on) => match self.hopeless_dependency(unit) {
                 Some(root) => Hold::lasting(format!("waits for {on}"), format!("`unisys why {root}`")),
-                None => Hold::passing(name, format!("waits for {on}")),
+                None => Hold::passing(format!("waits for {on}")),
             },
-            None => Hold::passing(name, format!("is {}", self.status_word(name))),
+            None => Hold::passing(format!("is {}", self.status_word(name))),
         }
     }
 

@@ -106,6 +106,24 @@ fn who_does_not_come_to_run_is_told_with_what_holds_it_and_what_to_do() {
 }
 
 #[test]
+fn who_waits_for_a_start_is_told_what_it_waits_for_and_of_the_end_of_everything() {
+    let slow = sleeper("slow", "  hooks: {preStart: [{command: [sleep, \"1000\"], timeout: 1h}]}\n");
+    let system = System::up(&[("a.yaml", &sleeper("a", "")), ("slow.yaml", &slow)]);
+    system.ready(&["a"]);
+    let mut start = system.command(&["start", "slow"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(start.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert_eq!(line, "waiting: slow is Starting\n");
+    system.ok(&["down"]);
+    std::io::Read::read_to_string(&mut said, &mut line).unwrap();
+    let code = start.wait().unwrap().code();
+    // The daemon may be gone before it could answer.
+    assert!(matches!(code, Some(1 | 3)), "{code:?}: {line}");
+    assert!(!line.contains("there is no unit"), "{line}");
+}
+
+#[test]
 fn plan_and_diff_show_what_is_in_force_though_no_manifest_says_it() {
     let system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
     system.ready(&["a", "b"]);

@@ -73,6 +73,9 @@ fn reached(
     lines.sort();
     lines.dedup();
     lines.iter().for_each(|line| eprintln!("{}", neutral(line)));
+    if what == "started" && waited.rolled_back.is_empty() {
+        eprintln!("hint: it goes on; `unisys wait --for=condition=Ready {}` waits for it", names.join(" "));
+    }
     Ok(Outcome::No)
 }
 
