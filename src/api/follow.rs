@@ -174,7 +174,7 @@ pub(super) async fn read_logs(
             if !query.follow {
                 return;
             }
-            let went_on = wanted.from.is_some_and(|from| end > from);
+            let went_on = wanted.from.is_some_and(|from| end != from);
             wanted = logs::Query { from: Some(end), ..logs::Query::default() };
             // There may be more: it grew, or this was a part.
             if went_on {

@@ -1,9 +1,10 @@
 //! The log that people read, and its index: fixed records that say which bytes of the log came when, from which instance, and
 //! up to where of its spool.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::base::{Incarnation, Ordinal, Stamp};
@@ -79,6 +80,8 @@ pub struct Log {
     log: PathBuf,
     index: PathBuf,
     files: Option<(File, File)>,
+    /// Of the log that is open.
+    inode: u64,
     length: u64,
     index_length: u64,
 }
@@ -89,6 +92,7 @@ impl Log {
             log: logs.join(format!("{service}.log")),
             index: index.join(service),
             files: None,
+            inode: 0,
             length: 0,
             index_length: 0,
         }
@@ -96,6 +100,9 @@ impl Log {
 
     /// Appends whole lines and then the record that says so.
     pub fn append(&mut self, lines: &[u8], mut record: Record) -> io::Result<()> {
+        if self.files.is_some() && self.is_another() {
+            self.files = None;
+        }
         self.open()?;
         let Some((log, index)) = &self.files else { return Ok(()) };
         log.write_all_at(lines, self.length)?;
@@ -104,6 +111,12 @@ impl Log {
         self.length = record.log_end;
         self.index_length += RECORD as u64;
         Ok(())
+    }
+
+    /// Somebody has shortened the log, removed it, or put another one in its place, as a rotation from outside does.
+    fn is_another(&self) -> bool {
+        let same = |found: std::fs::Metadata| found.ino() == self.inode && found.len() >= self.length;
+        !std::fs::metadata(&self.log).is_ok_and(same)
     }
 
     /// What the last record does not know of was written by a daemon that was killed: it is cut off, to be derived again. A
@@ -115,14 +128,20 @@ impl Log {
         let open = |path: &Path| {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
         };
-        let (log, index) = (open(&self.log)?, open(&self.index)?);
-        let (records, last) = last_record(&index)?;
-        let length = log.metadata()?.len();
+        let (log, mut index) = (open(&self.log)?, open(&self.index)?);
+        let (mut records, last) = last_record(&index)?;
+        let found = log.metadata()?;
         let known = last.map_or(0, |record| record.log_end);
-        if length > known {
+        if found.len() > known {
             log.set_len(known)?;
+        } else if found.len() < known {
+            tracing::warn!(log = %self.log.display(), "it was shortened, removed or replaced by somebody; it goes on from its end");
+            crate::os::files::write_atomically(&self.index, &shortened(&index, found.len())?, 0o600)?;
+            index = open(&self.index)?;
+            (records, _) = last_record(&index)?;
         }
-        self.length = length.min(known);
+        self.inode = found.ino();
+        self.length = found.len().min(known);
         self.index_length = records;
         index.set_len(records)?;
         self.files = Some((log, index));
@@ -149,8 +168,24 @@ impl Log {
     }
 }
 
+/// The index of a log that ends at `length`: of what is gone, only up to where the spools are consumed.
+fn shortened(index: &File, length: u64) -> io::Result<Vec<u8>> {
+    let mut latest = BTreeMap::new();
+    let mut kept = Vec::new();
+    for_each_backwards(index, |record| {
+        if record.log_end <= length {
+            kept.push(record);
+        } else {
+            latest.entry((record.incarnation, record.stream)).or_insert(record);
+        }
+        true
+    })?;
+    let gone = latest.into_values().map(|record| Record { log_end: length, ..record });
+    Ok(kept.into_iter().rev().chain(gone).flat_map(Record::to_bytes).collect())
+}
+
 /// Length of the valid part of an index, and its last record.
-fn last_record(index: &File) -> io::Result<(u64, Option<Record>)> {
+pub fn last_record(index: &File) -> io::Result<(u64, Option<Record>)> {
     let mut length = index.metadata()?.len() / RECORD as u64 * RECORD as u64;
     while length > 0 {
         let mut bytes = [0; RECORD];

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Incarnation, InstanceId, Stamp, limits};
 
-use super::derived::{Record, Stream, for_each_after, for_each_backwards};
+use super::derived::{Record, Stream, for_each_after, for_each_backwards, last_record};
 
 /// The most that one answer holds; who wants more follows or reads the file.
 const ANSWER_BYTES: u64 = 16 << 20;
@@ -80,6 +80,8 @@ fn read_on(
     query: &Query,
     from: u64,
 ) -> io::Result<(Vec<Line>, u64)> {
+    // One that was shortened, or is another one: what is in it now is new.
+    let from = if last_record(index)?.1.is_some_and(|last| last.log_end < from) { 0 } else { from };
     let (mut found, mut position, mut read) = (Vec::new(), from, 0);
     let mut buffer = Vec::new();
     for_each_after(index, from, |record| {
@@ -88,7 +90,8 @@ fn read_on(
             return Ok(false);
         }
         read += length;
-        if query.wants(&record) {
+        // Of one without length the text is gone.
+        if length > 0 && query.wants(&record) {
             buffer.resize(length as usize, 0);
             log.read_exact_at(&mut buffer, position)?;
             let lines = buffer.strip_suffix(b"\n").unwrap_or(&buffer).split(|b| *b == b'\n');
@@ -111,6 +114,10 @@ fn read_back(log: &File, index: &File, service: &str, query: &Query) -> io::Resu
         let length = record.log_end.saturating_sub(start).min(budget);
         if lines_left == 0 || budget == 0 {
             return false;
+        }
+        // The text of it is gone.
+        if length == 0 {
+            return true;
         }
         if query.since.is_some_and(|since| record.at < since) {
             return false;
@@ -254,5 +261,62 @@ mod tests {
         }
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
         assert!(parts > 3, "no part is larger than a slow reader can take");
+    }
+
+    #[test]
+    fn a_log_that_somebody_shortens_removes_or_replaces_goes_on_and_forgets_no_position() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        /// What is done to it, how, and what of it is left.
+        type Case<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
+        let cases: [Case<'_>; 5] = [
+            ("emptied", &|| File::options().write(true).open(&path).unwrap().set_len(0).unwrap(), &[]),
+            ("cut", &|| File::options().write(true).open(&path).unwrap().set_len(5).unwrap(), &["one"]),
+            ("removed", &|| std::fs::remove_file(&path).unwrap(), &[]),
+            ("moved away", &|| std::fs::rename(&path, dir.path().join("a.log.1")).unwrap(), &[]),
+            (
+                "replaced",
+                &|| {
+                    std::fs::rename(&path, dir.path().join("a.log.1")).unwrap();
+                    std::fs::write(&path, "").unwrap();
+                },
+                &[],
+            ),
+        ];
+        for (what, shorten, left) in cases {
+            for reopened in [false, true] {
+                let _ = std::fs::remove_file(&path);
+                let _ = std::fs::remove_file(dir.path().join("a"));
+                let mut log = Log::new(dir.path(), dir.path(), "a");
+                let piece = |stream, spool_end| Record { stream, spool_end, ..record() };
+                log.append(b"one\n", piece(Stream::Stdout, 4)).unwrap();
+                log.append(b"two\n", piece(Stream::Stderr, 40)).unwrap();
+                log.append(b"three\n", piece(Stream::Stdout, 10)).unwrap();
+                let of = |from| {
+                    let query = Query { from, ..Query::default() };
+                    let (lines, end) = read(dir.path(), dir.path(), "a", &query).unwrap();
+                    (lines.into_iter().map(|line| line.message).collect::<Vec<_>>(), end)
+                };
+                let end = of(None).1;
+                shorten();
+                if reopened {
+                    log = Log::new(dir.path(), dir.path(), "a");
+                }
+                log.append(b"four\n", piece(Stream::Stdout, 15)).unwrap();
+                let text = std::fs::read(&path).unwrap();
+                assert!(!text.contains(&0) && text.ends_with(b"four\n"), "{what}: {text:?}");
+                let expected: Vec<&str> = left.iter().copied().chain(["four"]).collect();
+                // What was cut in the middle of a line stays as it is.
+                let shown: Vec<String> =
+                    of(None).0.into_iter().filter(|line| line != "t" && !line.is_empty()).collect();
+                assert_eq!(shown, expected, "{what}");
+                assert_eq!(of(Some(end)).0.last().unwrap(), "four", "{what}: a follower misses nothing");
+                assert_eq!(log.consumed(Incarnation(1), [true; 2]), [15, 40], "{what}");
+                log.append(b"five\n", piece(Stream::Stderr, 45)).unwrap();
+                let (lines, _) = of(Some(of(None).1 - 5));
+                assert_eq!(lines, ["five"], "{what}");
+                assert_eq!(log.consumed(Incarnation(1), [true; 2]), [15, 45], "{what}");
+            }
+        }
     }
 }

@@ -274,3 +274,41 @@ fn a_program_that_is_missing_when_it_is_needed_again_is_started_once_it_is_back(
     }
     until("it is told", || system.ok(&["events"]).contains("ProgramChanged").then_some(()));
 }
+
+#[test]
+fn a_log_that_is_emptied_moved_or_removed_from_outside_goes_on_and_so_does_who_follows_it() {
+    let counts =
+        "import itertools, time\nfor n in itertools.count():\n  print(n, flush=True); time.sleep(0.002)";
+    let system = System::up(&[("a.yaml", &python("a", counts, ""))]);
+    system.ready(&["a"]);
+    let mut follower =
+        system.command(&["logs", "a", "-f"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let path = system.path(".unified-system/logs/services/a.log");
+    let beyond = |what: &str, than: u64| {
+        until(what, || {
+            let text = fs::read_to_string(&path).ok()?;
+            assert!(!text.contains('\0'), "{what}");
+            text.lines().last()?.parse::<u64>().ok().filter(|last| *last > than)
+        })
+    };
+    let mut last = beyond("it writes", 20);
+    let way: [(&str, &dyn Fn()); 3] = [
+        ("emptied", &|| fs::write(&path, "").unwrap()),
+        ("moved", &|| fs::rename(&path, path.with_extension("log.1")).unwrap()),
+        ("removed", &|| fs::remove_file(&path).unwrap()),
+    ];
+    for (what, lose) in way {
+        lose();
+        last = beyond(what, last + 20);
+        assert!(system.ok(&["logs", "a", "--tail=5"]).lines().count() == 5, "{what}");
+    }
+    system.ok(&["down"]);
+    let _ = follower.kill();
+    let text = std::io::read_to_string(follower.stdout.take().unwrap()).unwrap();
+    let _ = follower.wait();
+    let numbers: Vec<u64> = text.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    let seen = numbers.iter().collect::<std::collections::BTreeSet<_>>().len();
+    assert_eq!(numbers.len(), seen, "none twice");
+    let lost = numbers.last().unwrap() - numbers[0] + 1 - seen as u64;
+    assert!(lost < 30, "only what was in it when it was lost, and not yet followed: {lost}");
+}
