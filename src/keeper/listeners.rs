@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use crate::base::{InstanceId, Listen, Name, Ordinal, PortNeed, PortNumbers, Role, limits};
-use crate::os::inherit;
 use crate::os::sockets::{self, BindError};
+use crate::os::{clock, inherit};
 
 use super::journal::Entry;
 use super::spawner;
@@ -101,8 +101,7 @@ impl Listeners {
                 None => sockets::bind(listen, owner),
             };
             // Who holds it is the daemon's question: an answer takes a look at every process.
-            let socket = bound?;
-            spawner::leaves_some(&socket).map_err(|error| out_of_descriptors(&listen.to_string(), &error))?;
+            let socket = left(bound?, listen)?;
             let inode = sockets::inode(&socket);
             opened.push(Entry::Listening { listen: listen.clone(), inode, owner });
             self.open.insert(listen.clone(), Listener { socket, owner });
@@ -301,19 +300,34 @@ fn replay(entries: &[Entry]) -> Vec<(Listen, u64, FileOwner)> {
     open.into_iter().map(|(listen, (inode, owner))| (listen.clone(), inode, owner)).collect()
 }
 
-/// A socket with a number of its own that no living instance was given.
+/// A socket with a number of its own that no living instance was given. A program that binds it itself does so a moment later:
+/// among the numbers that the kernel chooses by itself, a connection of anybody (a probe) could have it by then.
 fn fresh(listen: &Listen, taken: &BTreeSet<u16>) -> Result<OwnedFd, BindError> {
+    let quiet = sockets::quiet_ports();
+    let start = usize::from(u16::from_ne_bytes(clock::random())) % quiet.len().max(1);
+    let from_anywhere = quiet.clone().skip(start).chain(quiet.take(start));
+    for port in from_anywhere.filter(|port| !taken.contains(port)).take(limits::AUTO_PORT_TRIES as usize) {
+        match sockets::bind(&Listen { port, ..listen.clone() }, None) {
+            Err(error) if error.errno == libc::EADDRINUSE => {}
+            bound => return left(bound?, listen),
+        }
+    }
     // Those that are not wanted stay open until a good one is found: the kernel gives another number each time.
     let mut passed_over = Vec::new();
     for _ in 0..limits::AUTO_PORT_TRIES {
         let socket = sockets::bind(listen, None)?;
         if !taken.contains(&sockets::number(&socket)) {
-            spawner::leaves_some(&socket).map_err(|error| out_of_descriptors(&listen.to_string(), &error))?;
-            return Ok(socket);
+            return left(socket, listen);
         }
         passed_over.push(socket);
     }
     Err(BindError { errno: libc::EADDRINUSE, detail: format!("{}: there is no free port", listen.address) })
+}
+
+/// The socket, if it leaves the keeper descriptors for what it needs itself.
+fn left(socket: OwnedFd, listen: &Listen) -> Result<OwnedFd, BindError> {
+    spawner::leaves_some(&socket).map_err(|error| out_of_descriptors(&listen.to_string(), &error))?;
+    Ok(socket)
 }
 
 fn out_of_descriptors(what: &str, error: &io::Error) -> BindError {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -44,6 +45,17 @@ pub fn bind(listen: &Listen, owner: Option<(u32, u32)>) -> Result<OwnedFd, BindE
         Transport::UnixDatagram => bind_path(listen, SocketType::DGRAM, owner),
     };
     bound.map_err(|error| BindError::new(listen, &error))
+}
+
+/// Port numbers that the kernel gives to nobody who does not ask for them: those right below the range that it takes the
+/// numbers of outgoing connections and of `bind(0)` from (ip(7), `ip_local_port_range`). Empty where that begins too low.
+pub fn quiet_ports() -> Range<u16> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    below(range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(0))
+}
+
+fn below(low: u16) -> Range<u16> {
+    low.saturating_sub(limits::AUTO_PORTS).max(limits::AUTO_PORT_LOWEST).min(low)..low
 }
 
 /// The address of an IP listener.
@@ -173,6 +185,13 @@ pub fn held_by(pid: u32, inode: u64) -> Option<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quiet_ports_are_below_the_range_that_the_kernel_chooses_from() {
+        assert_eq!(below(32_768), 24_768..32_768);
+        assert_eq!(below(15_000), 10_000..15_000);
+        assert!(below(1_024).is_empty() && below(0).is_empty());
+    }
 
     fn listen(address: &str, port: u16, transport: Transport) -> Listen {
         Listen {

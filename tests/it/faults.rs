@@ -116,6 +116,7 @@ fn a_port_that_another_service_holds_is_named_with_it() {
     let system = System::up(&[("a.yaml", &python("a", bind, &env))]);
     until("a holds its port", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
     system.write("manifests/b.yaml", &python("b", bind, &format!("{NEVER}{env}")));
+    until("b is known", || system.run(&["get", "b"]).status.success().then_some(()));
     let record = error(&system, "b", "b's error", |_| true);
     let message = record["message"].as_str().unwrap();
     let holder = format!("port {port} is held by pid {} (python3, a", system.pid("a"));
