@@ -160,11 +160,11 @@ fn propose(engine: &mut Engine, submission: &Submission) -> Result<Proposal, Ref
     }
     let (name, path, input) = target(engine, submission)?;
     let busy = engine.busy_ports();
-    let claim = Claim {
-        set: name.clone(),
-        objects: submission.files.iter().flat_map(|file| objects_in(&file.path, &file.text)).collect(),
-        force: submission.force_conflicts,
-    };
+    let force = submission.force_conflicts;
+    // Which objects they are matters only to who takes over some, or gave away some: it takes another look at every file.
+    let files = submission.files.iter().filter(|_| force || engine.sets.cedes(&name));
+    let objects = files.flat_map(|file| objects_in(&file.path, &file.text)).collect();
+    let claim = Claim { set: name.clone(), objects, force };
     Ok(engine.sets.propose(&name, path, input, Some(&claim), &busy))
 }
 

@@ -35,7 +35,7 @@ pub struct Moved {
 /// Decides whose objects count: each set's without those that it cedes. `declared` are all objects of each candidate.
 pub(super) fn settle(
     candidates: &mut [Candidate],
-    declared: &[Objects],
+    declared: Vec<Objects>,
     claim: Option<&Claim>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Objects> {
@@ -43,19 +43,19 @@ pub(super) fn settle(
     let declares = |set: &str, object: &ObjectRef| {
         names.iter().position(|name| name == set).is_some_and(|at| declared[at].has(object))
     };
-    for (candidate, own) in candidates.iter_mut().zip(declared) {
+    for (candidate, own) in candidates.iter_mut().zip(&declared) {
         candidate.ceded.retain(|object, taker| own.has(object) && declares(taker, object));
     }
     if let Some(claim) = claim
         && let Some(at) = names.iter().position(|name| *name == claim.set)
     {
         match claim.force {
-            true => take(candidates, declared, at, claim),
-            false => refuse(&candidates[at], &names, declared, at, claim, diagnostics),
+            true => take(candidates, &declared, at, claim),
+            false => refuse(&candidates[at], &names, &declared, at, claim, diagnostics),
         }
     }
-    let counts = |(candidate, own): (&Candidate, &Objects)| match candidate.ceded.is_empty() {
-        true => own.clone(),
+    let counts = |(candidate, own): (&Candidate, Objects)| match candidate.ceded.is_empty() {
+        true => own,
         false => own.only(|source| !candidate.ceded.contains_key(&source.object)),
     };
     candidates.iter().zip(declared).map(counts).collect()

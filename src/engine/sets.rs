@@ -398,7 +398,7 @@ impl Sets {
             diagnostics.extend(found);
             declared.push(objects);
         }
-        let parts = owning::settle(&mut candidates, &declared, claim, &mut diagnostics);
+        let parts = owning::settle(&mut candidates, declared, claim, &mut diagnostics);
         let objects = Objects::join(parts, &mut diagnostics);
         let context = Context {
             objects: &objects,
@@ -483,6 +483,7 @@ impl Sets {
     }
 
     fn adopt(&mut self, proposal: Proposal) {
+        let several = self.sets.len() > 1;
         if let Some(dropped) = &proposal.dropped {
             self.sets.retain(|set| set.name != *dropped);
         }
@@ -501,7 +502,9 @@ impl Sets {
             set.ceded = candidate.ceded;
             set.pending.clear();
         }
-        self.moved.extend(owning::moved(&self.objects, &proposal.objects));
+        if several || self.sets.len() > 1 {
+            self.moved.extend(owning::moved(&self.objects, &proposal.objects));
+        }
         self.objects = proposal.objects;
         self.referenced =
             proposal.built.files.into_iter().map(|path| (path.clone(), written(&path))).collect();
@@ -512,6 +515,11 @@ impl Sets {
 
     pub fn objects(&self) -> &Objects {
         &self.objects
+    }
+
+    /// Whether a set declares something that belongs to another one.
+    pub fn cedes(&self, set: &str) -> bool {
+        self.sets.iter().any(|known| known.name == set && !known.ceded.is_empty())
     }
 
     /// Objects whose owner is another since this was last asked.

@@ -36,8 +36,30 @@ pub struct Origin {
     pub object: String,
     /// `env`, `data`, `files`, `profiles.production`, …
     pub layer: String,
-    pub file: String,
-    pub line: u32,
+    pub place: Place,
+}
+
+/// Where a value is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// In no file.
+    #[default]
+    Nowhere,
+    /// In a line of an env file.
+    Line(PathBuf, u32),
+    /// In a field of a manifest. Its line is looked for when somebody asks: that takes another look at the file.
+    Field(String),
+}
+
+impl Place {
+    /// `source`: of the object that it is a field of.
+    fn span(&self, source: &Source) -> Span {
+        match self {
+            Self::Nowhere => Span::default(),
+            Self::Line(file, line) => Span { file: file.clone(), line: *line, column: 1 },
+            Self::Field(path) => source.span(path),
+        }
+    }
 }
 
 /// One variable.
@@ -154,13 +176,8 @@ fn own_env(
         let path = format!("spec.env.{name}");
         match value {
             EnvValue::Text(text) => {
-                let span = source.span(&path);
-                let origin = Origin {
-                    object: source.object.to_string(),
-                    layer: "env".into(),
-                    file: span.file.display().to_string(),
-                    line: span.line,
-                };
+                let object = source.object.to_string();
+                let origin = Origin { object, layer: "env".into(), place: Place::Field(path) };
                 push(layers, name, Value { text: text.clone(), secret: false, origin, expand: true });
             }
             EnvValue::Config(of) => {
@@ -255,8 +272,7 @@ impl Reader<'_> {
             let origin = Origin {
                 object: self.source.object.to_string(),
                 layer: self.layer.into(),
-                file: file.display().to_string(),
-                line: assignment.line,
+                place: Place::Line(file.to_owned(), assignment.line),
             };
             (assignment.name, Value { text: assignment.value, secret: false, origin, expand: false })
         };
@@ -277,18 +293,14 @@ fn config_values(
 ) -> Layers {
     let spec = &config.spec;
     let mut layers = Layers::new();
-    let origin = |layer: &str, path: &str| {
-        let span = config.source.span(path);
-        Origin {
-            object: config.source.object.to_string(),
-            layer: layer.into(),
-            file: span.file.display().to_string(),
-            line: span.line,
-        }
+    let origin = |layer: &str, path: String| Origin {
+        object: config.source.object.to_string(),
+        layer: layer.into(),
+        place: Place::Field(path),
     };
     for (key, wanted) in &spec.types {
         if let Some(default) = &wanted.default {
-            let origin = origin("types", &format!("spec.types.{key}.default"));
+            let origin = origin("types", format!("spec.types.{key}.default"));
             push(&mut layers, key, Value { text: default.clone(), secret: false, origin, expand: false });
         }
     }
@@ -302,12 +314,12 @@ fn config_values(
         }
     }
     for (key, text) in &spec.data {
-        let origin = origin("data", &format!("spec.data.{key}"));
+        let origin = origin("data", format!("spec.data.{key}"));
         push(&mut layers, key, Value { text: text.clone(), secret: false, origin, expand: false });
     }
     if let Some(profile) = profile(spec, context, &layers) {
         for (key, text) in spec.profiles.get(&profile).into_iter().flatten() {
-            let origin = origin(&format!("profiles.{profile}"), &format!("spec.profiles.{profile}.{key}"));
+            let origin = origin(&format!("profiles.{profile}"), format!("spec.profiles.{profile}.{key}"));
             push(&mut layers, key, Value { text: text.clone(), secret: false, origin, expand: false });
         }
     }
@@ -346,11 +358,9 @@ fn check_types(
                 Some((format!("`{key}` is required and nothing gives it a value"), config.source.span(&path)))
             }
             None => None,
-            Some(value) => check_type(wanted, &value.text).err().map(|why| {
-                let span =
-                    Span { file: PathBuf::from(&value.origin.file), line: value.origin.line, column: 1 };
-                (format!("`{key}` is wrong: {why}"), span)
-            }),
+            Some(value) => check_type(wanted, &value.text)
+                .err()
+                .map(|why| (format!("`{key}` is wrong: {why}"), value.origin.place.span(&config.source))),
         };
         if let Some((message, span)) = finding {
             let diagnostic = Diagnostic::error("E1503", &span, path, message)
