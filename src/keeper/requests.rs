@@ -266,7 +266,7 @@ impl Keeper {
         if let Some(emptied) = &mut self.emptied {
             emptied.forget(id);
         }
-        PipeNames::of(&self.options.state.run(), id).remove();
+        PipeNames::of(&self.options.state.run(), id).remove(&self.spawner.fifos);
         self.journal.write(&Entry::Forgot { id: id.clone() });
         self.close_unwanted();
     }

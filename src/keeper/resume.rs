@@ -36,6 +36,7 @@ impl Keeper {
                 Entry::Epoch { epoch } => self.epoch = self.epoch.max(*epoch),
                 Entry::Down(down) if self.options.heir.is_some() || self.options.kept.is_some() => {
                     self.down = Some(down.clone());
+                    self.spawner.fifos.close();
                 }
                 Entry::Instance(held) => self.table.note_incarnation(held.id.incarnation),
                 _ => {}

@@ -340,6 +340,7 @@ impl Keeper {
         // Before anybody acts on it: whoever dies next, it is known.
         self.flush_journal();
         self.down = Some(down);
+        self.spawner.fifos.close();
     }
 
     /// Nothing is left to keep: the daemon goes, then the files that only a running system has.

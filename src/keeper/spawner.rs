@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage, limits};
 use crate::os::cgroup::Tree;
 use crate::os::sandbox::Prepared;
 use crate::os::{clock, inherit, own, spawn};
 
+use super::fifos::{self, Fifos};
 use super::protocol::{Notify, Spawn};
 use super::queue::Queue;
 use super::table::Pipes;
@@ -69,6 +70,7 @@ pub struct Gifts {
 /// What every spawn thread knows.
 struct Common {
     run: PathBuf,
+    fifos: Arc<Fifos>,
     marker: String,
     null: File,
     nofile: (u64, u64),
@@ -101,6 +103,7 @@ impl Tools {
 pub struct Spawner {
     jobs: Arc<Queue<Job>>,
     outcomes: Receiver<Outcome>,
+    pub fifos: Arc<Fifos>,
     /// Readable when there are outcomes.
     pub wake: OwnedFd,
     pub in_flight: usize,
@@ -110,12 +113,14 @@ impl Spawner {
     /// `nofile`: the limits that children get unless they have their own. With `cgroups` each instance has one.
     pub fn new(run: &Path, state_id: &str, nofile: (u64, u64), cgroups: Option<&Tree>) -> io::Result<Self> {
         let jobs = Arc::new(Queue::default());
+        let fifos = Arc::new(Fifos::new(run));
         let (done, outcomes) = channel();
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags)?;
         for index in 0..THREADS {
             let common = Common {
                 run: run.to_owned(),
+                fifos: fifos.clone(),
                 marker: format!("UNISYS_INSTANCE={state_id}/"),
                 null: File::open("/dev/null")?,
                 nofile,
@@ -129,7 +134,7 @@ impl Spawner {
                 .stack_size(128 << 10)
                 .spawn(move || work(&common, &queue, tools))?;
         }
-        Ok(Self { jobs, outcomes, wake, in_flight: 0 })
+        Ok(Self { jobs, outcomes, fifos, wake, in_flight: 0 })
     }
 
     pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool, gifts: Gifts) {
@@ -189,7 +194,8 @@ fn start(
     names.unseen = foreign || request.sandbox.as_ref().is_some_and(|sandbox| sandbox.has_namespace());
     let mut extra = None;
     if job.needs_pipes {
-        names.make().map_err(pipe_fault)?;
+        common.fifos.make(&names.stdout).map_err(pipe_fault)?;
+        common.fifos.make(&names.stderr).map_err(pipe_fault)?;
         let (notify, child_end) = notify_ends(&names, request.notify).map_err(pipe_fault)?;
         extra = child_end;
         let made = Pipes {
@@ -355,16 +361,6 @@ impl PipeNames {
         Self { stdout: name("out"), stderr: name("err"), notify: name("notify"), unseen: false }
     }
 
-    fn make(&self) -> io::Result<()> {
-        for path in [&self.stdout, &self.stderr] {
-            match rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
     /// A program that runs as another user may open /dev/stdout again.
     fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
         for path in [&self.stdout, &self.stderr, &self.notify] {
@@ -393,14 +389,14 @@ impl PipeNames {
         format!("unisys/{:016x}", super::journal::checksum(self.notify.as_os_str().as_bytes()))
     }
 
-    pub fn remove(&self) {
+    pub fn remove(&self, fifos: &Fifos) {
         let private = self.stdout.with_extension(PRIVATE);
         if private.exists() {
             away(vec![private]);
         }
-        for path in [&self.stdout, &self.stderr, &self.notify] {
-            let _ = std::fs::remove_file(path);
-        }
+        fifos.release(&self.stdout);
+        fifos.release(&self.stderr);
+        let _ = std::fs::remove_file(&self.notify);
     }
 }
 
@@ -474,7 +470,8 @@ pub fn reopen(
     left: Option<OwnedFd>,
 ) -> io::Result<Pipes> {
     let mut names = PipeNames::of(run, id);
-    names.make()?;
+    fifos::make(&names.stdout)?;
+    fifos::make(&names.stderr)?;
     let seen = names.notify.exists();
     names.unseen = !seen;
     let anew = left.is_none() && (seen || notify == Notify::Socket);
