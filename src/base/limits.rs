@@ -169,8 +169,8 @@ pub const PORTS: usize = 64;
 pub const SOCKET_PATH_BYTES: usize = 107;
 /// Tries to find a number for an `auto` port that no other instance was given.
 pub const AUTO_PORT_TRIES: u32 = 64;
-/// FIFOs that the keeper keeps for instances to come: two each.
-pub const SPARE_FIFOS: usize = 256;
+/// Pairs of FIFOs that the keeper keeps for instances to come.
+pub const SPARE_FIFOS: usize = 128;
 /// `auto` ports are among so many numbers below those that the kernel chooses itself.
 pub const AUTO_PORTS: u16 = 8_000;
 /// And none is below this: well-known and registered services live there.

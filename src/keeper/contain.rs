@@ -16,7 +16,7 @@ use crate::os::cgroup::Tree;
 use crate::os::{clock, process};
 
 use super::spawner::PipeNames;
-use super::table::{PartState, Running, Table};
+use super::table::{Instance, PartState, Running, Table};
 
 /// Scans until nothing new is found; a fork bomb is stopped faster than it can fork, as every member is stopped first.
 const ROUNDS: usize = 32;
@@ -142,11 +142,11 @@ impl Owner<'_> {
         {
             return (state == self.state_id).then(|| id.parse().ok()).flatten();
         }
-        let holds = |id: &&InstanceId| {
-            let names = PipeNames::of(self.run, id);
+        let holds = |(id, instance): &(&InstanceId, &Instance)| {
+            let names = PipeNames::of(self.run, id, instance.fifos);
             process::holds_open(stat.pid, &names.stdout) || process::holds_open(stat.pid, &names.stderr)
         };
-        table.instances.keys().find(holds).cloned()
+        table.instances.iter().find(holds).map(|(id, _)| id.clone())
     }
 }
 

@@ -1,83 +1,100 @@
-//! FIFOs that nobody uses any more, for instances to come. Each new one costs a file system an inode, and ext4 looks past every
-//! inode that was freed within the last minutes before it gives one (`recently_deleted`): in a storm of crashes that was most of
-//! what a start cost.
+//! Pairs of FIFOs, which instances write to, and of which one that nobody uses any more is used again. Each new FIFO costs a file
+//! system an inode, and ext4 looks past every inode that was freed within the last minutes before it gives one
+//! (`recently_deleted`): in a storm of crashes that was most of what a start cost.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::base::limits;
 
-/// What the name of one that waits begins with; no instance's does.
-const SPARE: &str = "spare+";
+/// What the names of a pair begin with; no instance's does.
+const PREFIX: &str = "fifo+";
 
+/// Which pairs there are, by number.
 pub struct Fifos {
     run: PathBuf,
-    /// Numbers of those that wait; none once there are no instances to come.
-    spare: Mutex<Option<Vec<u64>>>,
-    next: AtomicU64,
+    /// Those that wait; none once there are no instances to come.
+    spare: Option<Vec<u64>>,
+    next: u64,
 }
 
 impl Fifos {
-    /// Those that an earlier keeper left are removed: who holds them is not known.
     pub fn new(run: &Path) -> Self {
-        let entries = std::fs::read_dir(run).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(SPARE)) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-        Self { run: run.to_owned(), spare: Mutex::new(Some(Vec::new())), next: AtomicU64::new(0) }
+        Self { run: run.to_owned(), spare: Some(Vec::new()), next: 0 }
     }
 
-    /// A FIFO of this path, readable and writable by its owner; the one that is there, if there is one.
-    ///
-    /// # Errors
-    /// mknod(2) failed.
-    pub fn make(&self, path: &Path) -> io::Result<()> {
-        let spare = self.spare().as_mut().and_then(Vec::pop);
-        if spare.is_some_and(|number| std::fs::rename(self.path(number), path).is_ok()) {
-            return Ok(());
-        }
-        make(path)
-    }
-
-    /// Keeps it for another instance, unless somebody may still hold it; there are enough; or it was given to somebody.
-    pub fn release(&self, path: &Path) {
-        let wanted = self.spare().as_ref().is_some_and(|spare| spare.len() < limits::SPARE_FIFOS);
-        if wanted && is_unused(path) {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if std::fs::rename(path, self.path(number)).is_ok() {
-                self.spare().get_or_insert_default().push(number);
-                return;
+    /// After an earlier keeper: the pairs of its instances are `known`; others are removed, as who holds them is not.
+    pub fn clean(&mut self, known: &BTreeSet<u64>) {
+        self.next = known.last().map_or(0, |last| last + 1);
+        for entry in std::fs::read_dir(&self.run).into_iter().flatten().flatten() {
+            if number_of(Path::new(&entry.file_name())).is_some_and(|number| !known.contains(&number)) {
+                let _ = std::fs::remove_file(entry.path());
             }
         }
-        let _ = std::fs::remove_file(path);
+    }
+
+    /// A pair for a new instance: one that is there, or one to be made when it is opened.
+    pub fn take(&mut self) -> u64 {
+        self.spare.as_mut().and_then(Vec::pop).unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    /// An instance is gone. Its pair is kept for another one, unless somebody may still hold it; there are enough; or it was
+    /// given to somebody.
+    pub fn release(&mut self, number: u64) {
+        let paths = paths(&self.run, number);
+        let spare = self.spare.as_mut().filter(|spare| spare.len() < limits::SPARE_FIFOS);
+        match spare.filter(|_| paths.iter().all(|path| is_unused(path))) {
+            Some(spare) => spare.push(number),
+            None => remove(&paths),
+        }
     }
 
     /// Everything is to stop: removes those that wait, and keeps none any more.
-    pub fn close(&self) {
-        for number in self.spare().take().unwrap_or_default() {
-            let _ = std::fs::remove_file(self.path(number));
+    pub fn close(&mut self) {
+        for number in self.spare.take().unwrap_or_default() {
+            remove(&paths(&self.run, number));
         }
     }
+}
 
-    fn spare(&self) -> MutexGuard<'_, Option<Vec<u64>>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+/// Where a pair is: for stdout and for stderr.
+pub fn paths(run: &Path, number: u64) -> [PathBuf; 2] {
+    ["out", "err"].map(|end| run.join(format!("{PREFIX}{number}.{end}")))
+}
+
+/// The pair that a FIFO is of.
+pub fn number_of(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// Opens a FIFO both ways, which waits for nobody; makes it if it is not there.
+///
+/// # Errors
+/// mknod(2) or open(2) failed.
+pub fn open(path: &Path, extra: OFlags) -> io::Result<OwnedFd> {
+    let open = || rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | extra, Mode::empty());
+    match open() {
+        Err(Errno::NOENT) => make(path).and_then(|()| Ok(open()?)),
+        opened => Ok(opened?),
     }
+}
 
-    fn path(&self, number: u64) -> PathBuf {
-        self.run.join(format!("{SPARE}{number}"))
+fn remove(paths: &[PathBuf]) {
+    for path in paths {
+        let _ = std::fs::remove_file(path);
     }
 }
 
 /// A new FIFO, or the one that is there.
-///
-/// # Errors
-/// mknod(2) failed.
-pub fn make(path: &Path) -> io::Result<()> {
+fn make(path: &Path) -> io::Result<()> {
     match rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
@@ -106,71 +123,77 @@ fn is_unused(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
-    fn open(path: &Path, flags: OFlags) -> std::os::fd::OwnedFd {
+    fn hold(path: &Path, flags: OFlags) -> OwnedFd {
         rustix::fs::open(path, flags | OFlags::NONBLOCK, Mode::empty()).unwrap()
     }
 
     #[test]
-    fn one_that_nobody_holds_is_used_again_and_any_other_is_not() {
+    fn a_pair_that_nobody_holds_is_used_again_and_any_other_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let fifos = Fifos::new(dir.path());
-        let of = |name: &str| dir.path().join(name);
-        let inode = |name: &str| of(name).metadata().unwrap().ino();
-        fifos.make(&of("a")).unwrap();
-        let first = inode("a");
-        fifos.release(&of("a"));
-        assert!(!of("a").exists());
-        fifos.make(&of("b")).unwrap();
-        assert_eq!(inode("b"), first);
+        let mut fifos = Fifos::new(dir.path());
+        let made = |number: u64| paths(dir.path(), number).map(|path| open(&path, OFlags::NONBLOCK).unwrap());
+        let first = fifos.take();
+        drop(made(first));
+        fifos.release(first);
+        assert_eq!(fifos.take(), first);
         for flags in [OFlags::RDWR, OFlags::RDONLY] {
-            let held = open(&of("b"), flags);
-            let before = fifos.spare().clone();
-            fifos.release(&of("b"));
-            assert!(!of("b").exists() && *fifos.spare() == before, "{flags:?}");
-            drop(held);
-            fifos.make(&of("b")).unwrap();
+            for at in [0, 1] {
+                let number = fifos.take();
+                drop(made(number));
+                let held = hold(&paths(dir.path(), number)[at], flags);
+                fifos.release(number);
+                assert!(fifos.spare.as_ref().unwrap().is_empty(), "{flags:?}");
+                assert!(!paths(dir.path(), number)[at].exists(), "{flags:?}");
+                drop(held);
+            }
         }
-        // A writer alone, as who opens /dev/stdout again is; and what it wrote.
-        let both = open(&of("b"), OFlags::RDWR);
-        let writer = open(&of("b"), OFlags::WRONLY);
+        drop(made(first));
+        let [path, _] = paths(dir.path(), first);
+        // A writer alone, as who opens /dev/stdout again is.
+        let both = hold(&path, OFlags::RDWR);
+        let writer = hold(&path, OFlags::WRONLY);
         drop(both);
-        assert!(!is_unused(&of("b")));
+        assert!(!is_unused(&path));
         drop(writer);
-        assert!(is_unused(&of("b")));
+        assert!(is_unused(&path));
         for mode in [0o644, 0o600] {
-            std::fs::set_permissions(of("b"), std::fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(is_unused(&of("b")), mode == 0o600);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_unused(&path), mode == 0o600);
         }
-        std::fs::write(of("c"), "").unwrap();
-        assert!(!is_unused(&of("c")) && !is_unused(&of("d")));
-        std::os::unix::fs::symlink(of("b"), of("e")).unwrap();
-        assert!(!is_unused(&of("e")));
+        let other = dir.path().join("other");
+        assert!(!is_unused(&other));
+        std::os::unix::fs::symlink(&path, &other).unwrap();
+        assert!(!is_unused(&other));
+        std::fs::remove_file(&other).unwrap();
+        std::fs::write(&other, "").unwrap();
+        assert!(!is_unused(&other));
     }
 
     #[test]
-    fn no_more_wait_than_are_of_use_and_none_outlive_the_keeper() {
+    fn no_more_wait_than_are_of_use_and_after_a_keeper_only_what_is_known_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let fifos = Fifos::new(dir.path());
-        let of = |number: usize| dir.path().join(number.to_string());
-        for number in 0..limits::SPARE_FIFOS + 5 {
-            fifos.make(&of(number)).unwrap();
-        }
-        (0..limits::SPARE_FIFOS + 5).for_each(|number| fifos.release(&of(number)));
+        let mut fifos = Fifos::new(dir.path());
+        let make = |number| {
+            paths(dir.path(), number).iter().for_each(|path| drop(open(path, OFlags::NONBLOCK).unwrap()))
+        };
         let count = || std::fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(count(), limits::SPARE_FIFOS);
-        drop(Fifos::new(dir.path()));
-        assert_eq!(count(), 0);
-        // One that somebody removed is made anew.
-        fifos.make(&of(0)).unwrap();
-        assert_eq!(count(), 1);
-        fifos.release(&of(0));
-        fifos.close();
-        fifos.make(&of(0)).unwrap();
-        fifos.release(&of(0));
-        assert_eq!(count(), 0);
+        let numbers: Vec<u64> = (0..limits::SPARE_FIFOS + 5).map(|_| fifos.take()).collect();
+        numbers.iter().for_each(|number| make(*number));
+        numbers.iter().for_each(|number| fifos.release(*number));
+        assert_eq!(count(), 2 * limits::SPARE_FIFOS);
+        std::fs::write(dir.path().join("journal"), "").unwrap();
+        let mut heir = Fifos::new(dir.path());
+        heir.clean(&BTreeSet::from([2, 7]));
+        assert_eq!((count(), heir.take()), (2 * 2 + 1, 8));
+        make(8);
+        heir.release(8);
+        heir.close();
+        make(9);
+        heir.release(9);
+        assert_eq!(count(), 2 * 2 + 1);
     }
 }

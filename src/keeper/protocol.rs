@@ -325,6 +325,9 @@ pub struct Held {
     /// The last signal that its main program was sent on request.
     #[serde(default)]
     pub signalled: Option<i32>,
+    /// The number of its pair of FIFOs; none: they are named after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fifos: Option<u64>,
     /// The secrets that it was given: only on the way to a daemon, never in the journal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<(String, String)>,

@@ -178,6 +178,7 @@ impl Keeper {
             mark: Mark { role: request.role, ..Mark::default() },
             notify: request.notify,
             pipes: None,
+            fifos: Some(self.fifos.take()),
             parts: BTreeMap::new(),
             ports: Default::default(),
             listens: Vec::new(),
@@ -202,7 +203,7 @@ impl Keeper {
         instance.parts.insert(part, PartState::Spawning);
         let needs_pipes = instance.pipes.is_none();
         let gifts = Gifts { handed: provided.handed, ports: instance.ports.clone() };
-        self.spawner.start(request, needs_pipes, gifts);
+        self.spawner.start(request, needs_pipes, instance.fifos, gifts);
     }
 
     /// The sockets and numbers that a main program is given.
@@ -259,6 +260,8 @@ impl Keeper {
         if instance.mark.role == Role::Incoming {
             self.listeners.give_up(id);
         }
+        let fifos = instance.fifos;
+        // Its pipes are closed with it.
         self.table.instances.remove(id);
         if let Some(tree) = &self.cgroups {
             tree.remove(id);
@@ -266,7 +269,10 @@ impl Keeper {
         if let Some(emptied) = &mut self.emptied {
             emptied.forget(id);
         }
-        PipeNames::of(&self.options.state.run(), id).remove(&self.spawner.fifos);
+        PipeNames::of(&self.options.state.run(), id, fifos).remove();
+        if let Some(number) = fifos {
+            self.fifos.release(number);
+        }
         self.journal.write(&Entry::Forgot { id: id.clone() });
         self.close_unwanted();
     }

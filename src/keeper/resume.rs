@@ -12,6 +12,7 @@ use rustix::io::FdFlags;
 use crate::base::{Exit, InstanceId, Listen, Part};
 use crate::os::{clock, inherit, process};
 
+use super::fifos;
 use super::journal::{Entry, Journal};
 use super::protocol::{Held, HeldPart, Notify};
 use super::run::Keeper;
@@ -36,7 +37,7 @@ impl Keeper {
                 Entry::Epoch { epoch } => self.epoch = self.epoch.max(*epoch),
                 Entry::Down(down) if self.options.heir.is_some() || self.options.kept.is_some() => {
                     self.down = Some(down.clone());
-                    self.spawner.fifos.close();
+                    self.fifos.close();
                 }
                 Entry::Instance(held) => self.table.note_incarnation(held.id.incarnation),
                 _ => {}
@@ -76,7 +77,7 @@ impl Keeper {
         let left = self.options.heir.as_mut().and_then(|heir| heir.notify.remove(&key));
         let left = left.and_then(|number| inherit::take(number).ok());
         held.mark.unheard |= left.is_none() && held.notify == Notify::Socket;
-        spawner::reopen(&self.options.state.run(), id, held.notify, left)
+        spawner::reopen(&self.options.state.run(), id, held.fifos, held.notify, left)
     }
 
     fn take_over_listeners(&mut self, entries: &[Entry]) {
@@ -126,9 +127,10 @@ impl Keeper {
                 continue;
             }
             let Ok(Some(pidfd)) = process::open(stat.pid, stat.start) else { continue };
-            let Ok(pipes) = spawner::reopen(&self.options.state.run(), &id, Default::default(), None) else {
-                continue;
-            };
+            let run = self.options.state.run();
+            let stdout = process::opened(stat.pid, 1).filter(|path| path.parent() == Some(&run));
+            let fifos = stdout.and_then(|path| fifos::number_of(&path));
+            let Ok(pipes) = spawner::reopen(&run, &id, fifos, Default::default(), None) else { continue };
             let at = stat.started_at();
             let running = Running { pid: stat.pid, start: stat.start, at, pidfd, child: false };
             self.heir = true;
@@ -146,6 +148,7 @@ impl Keeper {
                 listens: Vec::new(),
                 spawning: Vec::new(),
                 signalled: None,
+                fifos,
                 secrets: Vec::new(),
             };
             let parts = BTreeMap::from([(Part::Main, PartState::Running(running))]);
@@ -231,6 +234,7 @@ fn instance(held: Held, pipes: Pipes, parts: BTreeMap<Part, PartState>) -> Insta
         mark: held.mark,
         notify: held.notify,
         pipes: Some(pipes),
+        fifos: held.fifos,
         parts,
         ports: held.ports,
         listens: held.listens,

@@ -16,6 +16,7 @@ use crate::os::{clock, own, process, signals};
 
 use super::contain::{Kill, Strays};
 use super::daemon::Daemon;
+use super::fifos::Fifos;
 use super::journal::{Entry, Journal};
 use super::listeners::Listeners;
 use super::protocol::{self, Down, Report};
@@ -79,6 +80,7 @@ pub struct Keeper {
     pub(super) heir: bool,
     pub(super) daemon: Daemon,
     pub(super) spawner: Spawner,
+    pub(super) fifos: Fifos,
     pub(super) signals: OwnedFd,
     pub(super) kills: BTreeMap<InstanceId, Kill>,
     /// Kills of instances that are just being spawned.
@@ -121,7 +123,8 @@ impl Keeper {
         let state_id = options.state.identity()?;
         // Why there is none is said where somebody wants limits (E2013) and by `doctor`.
         let cgroups = Tree::claim(&state_id).ok();
-        let spawner = Spawner::new(&options.state.run(), &state_id, options.nofile, cgroups.as_ref())?;
+        let run = options.state.run();
+        let spawner = Spawner::new(&run, &state_id, options.nofile, cgroups.as_ref())?;
         let daemon = Daemon::new(options.program.clone(), options.daemon_arguments.clone());
         let journal_path = options.state.run().join("journal");
         let old = Journal::read(&journal_path)?;
@@ -139,6 +142,7 @@ impl Keeper {
             heir: false,
             daemon,
             spawner,
+            fifos: Fifos::new(&run),
             signals,
             kills: BTreeMap::new(),
             doomed: Vec::new(),
@@ -155,6 +159,7 @@ impl Keeper {
         keeper.take_over(old)?;
         let known = |id: &InstanceId| keeper.table.instances.contains_key(id);
         spawner::clean_private(&keeper.options.state.run(), known);
+        keeper.fifos.clean(&keeper.table.instances.values().filter_map(|instance| instance.fifos).collect());
         if let Some(tree) = &keeper.cgroups {
             tree.clean(known);
         }
@@ -340,7 +345,7 @@ impl Keeper {
         // Before anybody acts on it: whoever dies next, it is known.
         self.flush_journal();
         self.down = Some(down);
-        self.spawner.fifos.close();
+        self.fifos.close();
     }
 
     /// Nothing is left to keep: the daemon goes, then the files that only a running system has.

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
 use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage, limits};
 use crate::os::cgroup::Tree;
 use crate::os::sandbox::Prepared;
 use crate::os::{clock, inherit, own, spawn};
 
-use super::fifos::{self, Fifos};
+use super::fifos;
 use super::protocol::{Notify, Spawn};
 use super::queue::Queue;
 use super::table::Pipes;
@@ -55,6 +55,8 @@ pub struct Failed {
 struct Job {
     request: Box<Spawn>,
     needs_pipes: bool,
+    /// See [`PipeNames::of`].
+    fifos: Option<u64>,
     gifts: Gifts,
 }
 
@@ -70,7 +72,6 @@ pub struct Gifts {
 /// What every spawn thread knows.
 struct Common {
     run: PathBuf,
-    fifos: Arc<Fifos>,
     marker: String,
     null: File,
     nofile: (u64, u64),
@@ -103,7 +104,6 @@ impl Tools {
 pub struct Spawner {
     jobs: Arc<Queue<Job>>,
     outcomes: Receiver<Outcome>,
-    pub fifos: Arc<Fifos>,
     /// Readable when there are outcomes.
     pub wake: OwnedFd,
     pub in_flight: usize,
@@ -113,14 +113,12 @@ impl Spawner {
     /// `nofile`: the limits that children get unless they have their own. With `cgroups` each instance has one.
     pub fn new(run: &Path, state_id: &str, nofile: (u64, u64), cgroups: Option<&Tree>) -> io::Result<Self> {
         let jobs = Arc::new(Queue::default());
-        let fifos = Arc::new(Fifos::new(run));
         let (done, outcomes) = channel();
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags)?;
         for index in 0..THREADS {
             let common = Common {
                 run: run.to_owned(),
-                fifos: fifos.clone(),
                 marker: format!("UNISYS_INSTANCE={state_id}/"),
                 null: File::open("/dev/null")?,
                 nofile,
@@ -134,12 +132,12 @@ impl Spawner {
                 .stack_size(128 << 10)
                 .spawn(move || work(&common, &queue, tools))?;
         }
-        Ok(Self { jobs, outcomes, fifos, wake, in_flight: 0 })
+        Ok(Self { jobs, outcomes, wake, in_flight: 0 })
     }
 
-    pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool, gifts: Gifts) {
+    pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool, fifos: Option<u64>, gifts: Gifts) {
         // A crash storm is a queue of starts that will fail again: whoever failed less often in a row is in front of it.
-        self.jobs.put(request.attempt, Job { request, needs_pipes, gifts });
+        self.jobs.put(request.attempt, Job { request, needs_pipes, fifos, gifts });
         self.in_flight += 1;
     }
 
@@ -187,28 +185,26 @@ fn start(
         detail: why_not(&error),
     };
     let pipe_fault = |error: io::Error| failed(SpawnStage::Pipes, error);
-    let mut names = PipeNames::of(&common.run, &request.id);
+    let mut names = PipeNames::of(&common.run, &request.id, job.fifos);
     // The state directory is hidden from it, or another user's.
     let foreign =
         request.user.as_ref().is_some_and(|(uid, _, _)| *uid != rustix::process::geteuid().as_raw());
     names.unseen = foreign || request.sandbox.as_ref().is_some_and(|sandbox| sandbox.has_namespace());
     let mut extra = None;
     if job.needs_pipes {
-        common.fifos.make(&names.stdout).map_err(pipe_fault)?;
-        common.fifos.make(&names.stderr).map_err(pipe_fault)?;
         let (notify, child_end) = notify_ends(&names, request.notify).map_err(pipe_fault)?;
         extra = child_end;
         let made = Pipes {
-            stdout: open_fifo(&names.stdout, OFlags::NONBLOCK).map_err(pipe_fault)?,
-            stderr: open_fifo(&names.stderr, OFlags::NONBLOCK).map_err(pipe_fault)?,
+            stdout: fifos::open(&names.stdout, OFlags::NONBLOCK).map_err(pipe_fault)?,
+            stderr: fifos::open(&names.stderr, OFlags::NONBLOCK).map_err(pipe_fault)?,
             notify,
         };
         leaves_some(&made.stderr).map_err(pipe_fault)?;
         *pipes = Some(made);
     }
     // A description of its own: whatever the program does to its stdout (O_NONBLOCK) does not reach the keeper's end.
-    let stdout = open_fifo(&names.stdout, OFlags::empty()).map_err(pipe_fault)?;
-    let stderr = open_fifo(&names.stderr, OFlags::empty()).map_err(pipe_fault)?;
+    let stdout = fifos::open(&names.stdout, OFlags::empty()).map_err(pipe_fault)?;
+    let stderr = fifos::open(&names.stderr, OFlags::empty()).map_err(pipe_fault)?;
     if let Some((uid, gid, _)) = &request.user {
         names.give_to(*uid, *gid).map_err(pipe_fault)?;
     }
@@ -351,14 +347,19 @@ pub struct PipeNames {
     pub stdout: PathBuf,
     pub stderr: PathBuf,
     pub notify: PathBuf,
+    /// Its own directories (`os/sandbox.rs`).
+    private: PathBuf,
     /// The program does not see these paths: its notify socket has an abstract address.
     unseen: bool,
 }
 
 impl PipeNames {
-    pub fn of(run: &Path, id: &crate::base::InstanceId) -> Self {
+    /// `fifos`: the number of its pair; none: they are named after it, as earlier keepers did.
+    pub fn of(run: &Path, id: &crate::base::InstanceId, fifos: Option<u64>) -> Self {
         let name = |suffix: &str| run.join(format!("{id}.{suffix}"));
-        Self { stdout: name("out"), stderr: name("err"), notify: name("notify"), unseen: false }
+        let of_pair = |number| fifos::paths(run, number);
+        let [stdout, stderr] = fifos.map_or_else(|| [name("out"), name("err")], of_pair);
+        Self { stdout, stderr, notify: name("notify"), private: name(PRIVATE), unseen: false }
     }
 
     /// A program that runs as another user may open /dev/stdout again.
@@ -389,14 +390,16 @@ impl PipeNames {
         format!("unisys/{:016x}", super::journal::checksum(self.notify.as_os_str().as_bytes()))
     }
 
-    pub fn remove(&self, fifos: &Fifos) {
-        let private = self.stdout.with_extension(PRIVATE);
-        if private.exists() {
-            away(vec![private]);
+    /// But for the FIFOs of a pair, which may be used again.
+    pub fn remove(&self) {
+        if self.private.exists() {
+            away(vec![self.private.clone()]);
         }
-        fifos.release(&self.stdout);
-        fifos.release(&self.stderr);
-        let _ = std::fs::remove_file(&self.notify);
+        for path in [&self.stdout, &self.stderr, &self.notify] {
+            if fifos::number_of(path).is_none() {
+                let _ = std::fs::remove_file(path);
+            }
+        }
     }
 }
 
@@ -419,10 +422,6 @@ pub fn clean_private(run: &Path, known: impl Fn(&crate::base::InstanceId) -> boo
     if !found.is_empty() {
         away(found);
     }
-}
-
-pub fn open_fifo(path: &Path, extra: OFlags) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC | extra, Mode::empty())?)
 }
 
 type NotifyEnds = (Option<OwnedFd>, Option<(OwnedFd, i32)>);
@@ -466,19 +465,18 @@ pub fn kept(numbers: Vec<i32>) -> Option<Pipes> {
 pub fn reopen(
     run: &Path,
     id: &crate::base::InstanceId,
+    fifos: Option<u64>,
     notify: Notify,
     left: Option<OwnedFd>,
 ) -> io::Result<Pipes> {
-    let mut names = PipeNames::of(run, id);
-    fifos::make(&names.stdout)?;
-    fifos::make(&names.stderr)?;
+    let mut names = PipeNames::of(run, id, fifos);
     let seen = names.notify.exists();
     names.unseen = !seen;
     let anew = left.is_none() && (seen || notify == Notify::Socket);
     let notify = if anew { Some(notify_socket(&names)?) } else { left };
     Ok(Pipes {
-        stdout: open_fifo(&names.stdout, OFlags::NONBLOCK)?,
-        stderr: open_fifo(&names.stderr, OFlags::NONBLOCK)?,
+        stdout: fifos::open(&names.stdout, OFlags::NONBLOCK)?,
+        stderr: fifos::open(&names.stderr, OFlags::NONBLOCK)?,
         notify,
     })
 }

@@ -21,6 +21,8 @@ pub struct Instance {
     pub mark: Mark,
     pub notify: Notify,
     pub pipes: Option<Pipes>,
+    /// The number of its pair of FIFOs; none: they are named after it.
+    pub fifos: Option<u64>,
     pub parts: BTreeMap<Part, PartState>,
     /// Numbers of its `auto` ports.
     pub ports: PortNumbers,
@@ -106,6 +108,7 @@ impl Instance {
             listens: self.listens.clone(),
             spawning: spawning.collect(),
             signalled: self.signalled,
+            fifos: self.fifos,
             secrets: Vec::new(),
         }
     }

@@ -147,6 +147,11 @@ pub fn holds_open(pid: u32, path: &std::path::Path) -> bool {
     entries.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
 }
 
+/// What a process has open at a number.
+pub fn opened(pid: u32, number: u32) -> Option<std::path::PathBuf> {
+    fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()
+}
+
 /// Command line of a process, for people.
 pub fn command(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
