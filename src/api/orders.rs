@@ -105,7 +105,7 @@ fn scale(engine: &Engine, names: Vec<Name>, replicas: &[u32]) -> Result<Order, R
     let is_job = |name: &&Name| engine.world.units().get(*name).is_some_and(|unit| unit.spec.policy.job);
     if let Some(job) = names.iter().find(is_job) {
         let message = format!("{job} is a Job: it runs once, and has no replicas");
-        return Err(refuse(StatusCode::CONFLICT, message, format!("`unisys run {job}` runs it again")));
+        return Err(refuse(StatusCode::CONFLICT, message, format!("`unisys restart {job}` runs it again")));
     }
     let fixed = names.iter().zip(replicas).find_map(|(name, count)| {
         let unit = engine.world.units().get(name).filter(|_| *count > 1)?;

@@ -292,9 +292,9 @@ pub struct Logs {
     /// Only lines of the last 5m
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
-    /// The last so many lines
-    #[arg(long, default_value_t = 100)]
-    pub tail: usize,
+    /// The last so many lines [default: 100; with --since or --grep all that there are]
+    #[arg(long)]
+    pub tail: Option<usize>,
     /// Only lines that match
     #[arg(long, value_name = "REGEX")]
     pub grep: Option<String>,

@@ -42,7 +42,9 @@ pub fn find_socket(global: &Global) -> Option<PathBuf> {
     }
     let here = std::env::current_dir().ok()?;
     let upwards = here.ancestors().map(|dir| dir.join(STATE_DIR).join("unisys.sock"));
-    upwards.chain([PathBuf::from(SYSTEM_SOCKET)]).find(|path| path.exists() || has_keeper(path))
+    upwards
+        .chain([PathBuf::from(SYSTEM_SOCKET)])
+        .find(|path| path.exists() || has_keeper(path) || was_killed(path))
 }
 
 /// A keeper holds the lock beside this socket: if nobody answers there, its daemon is being started.
@@ -52,6 +54,20 @@ fn has_keeper(socket: &Path) -> bool {
     lock.is_some_and(|lock| rustix::fs::flock(&lock, shared) == Err(rustix::io::Errno::WOULDBLOCK))
 }
 
+/// The keeper that held the lock beside this socket did not end in order: an heir may take its place in a moment.
+fn was_killed(socket: &Path) -> bool {
+    let lock = socket.parent().and_then(|dir| std::fs::read_to_string(dir.join("lock")).ok());
+    !has_keeper(socket) && lock.is_some_and(|pid| !pid.trim().is_empty())
+}
+
+/// Nobody answers at this socket, and somebody may soon, as it was `began` that it was tried.
+fn may_answer(socket: &Path, began: Instant) -> bool {
+    let waited = began.elapsed();
+    waited < PATIENCE && (has_keeper(socket) || (waited < HEIR && was_killed(socket)))
+}
+
+/// How long the heir of a keeper that was killed is waited for: it is there within milliseconds, or never.
+const HEIR: Duration = Duration::from_secs(1);
 /// How long a daemon that is being started is waited for, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
@@ -81,13 +97,10 @@ impl Client {
         let began = Instant::now();
         loop {
             match Self::try_at(path) {
+                Err(Failure::NoDaemon { .. }) if may_answer(path, began) => std::thread::sleep(LOOK),
                 Err(Failure::NoDaemon { .. }) if has_keeper(path) => {
-                    if began.elapsed() > PATIENCE {
-                        let message =
-                            format!("there is a keeper, and no daemon answers on {}", path.display());
-                        return Err(Failure::NoDaemon { message, hint: "see logs/up.log beside it".into() });
-                    }
-                    std::thread::sleep(LOOK);
+                    let message = format!("there is a keeper, and no daemon answers on {}", path.display());
+                    return Err(Failure::NoDaemon { message, hint: "see logs/up.log beside it".into() });
                 }
                 result => return result,
             }
@@ -163,10 +176,7 @@ impl Client {
     fn repeated<T>(&self, call: impl Fn(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut result = call(self);
         let began = Instant::now();
-        while matches!(result, Err(Failure::NoDaemon { .. }))
-            && has_keeper(&self.socket)
-            && began.elapsed() < PATIENCE
-        {
+        while matches!(result, Err(Failure::NoDaemon { .. })) && may_answer(&self.socket, began) {
             std::thread::sleep(LOOK);
             result = Self::at(&self.socket).and_then(|client| call(&client));
         }
@@ -247,7 +257,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
             client = match Self::connect(global) {
-                Err(Failure::NoDaemon { .. }) => {
+                Err(Failure::NoDaemon { .. }) if !was_killed(&client.socket) => {
                     eprintln!("unisys: the system has ended");
                     break;
                 }

@@ -484,7 +484,9 @@ impl Engine {
                     attached.main_pid = Some(*pid);
                 }
                 let fact = match fact {
-                    InstanceFact::ToldStatus(text) => InstanceFact::ToldStatus(self.without_secrets(text)),
+                    InstanceFact::ToldStatus(text) => {
+                        InstanceFact::ToldStatus(probe::notify::shown(&self.without_secrets(text)))
+                    }
                     InstanceFact::Reloaded { ok, message } => {
                         InstanceFact::Reloaded { ok, message: self.without_secrets(message) }
                     }
@@ -517,7 +519,12 @@ impl Engine {
 
     /// What programs say may hold values that only they should know.
     fn without_secrets(&self, text: String) -> String {
-        match self.faults.redactor().text(&text) {
+        let redactor = self.faults.redactor();
+        if let Some(said) = text.strip_suffix(probe::CUT) {
+            let whole = said.get(..redactor.whole(said.as_bytes())).unwrap_or_default();
+            return format!("{}{}", redactor.text(whole), probe::CUT);
+        }
+        match redactor.text(&text) {
             std::borrow::Cow::Borrowed(_) => text,
             std::borrow::Cow::Owned(masked) => masked,
         }

@@ -49,11 +49,11 @@ impl Set {
         }
     }
 
-    /// As it is on the disk now.
+    /// As it is on the disk now. `accepted`: as it was when it was last found well.
     ///
     /// # Errors
-    /// Why it cannot be read, for people.
-    pub(super) fn read(&self) -> Result<Candidate, String> {
+    /// Why it cannot be read, or is not meant to be, for people.
+    pub(super) fn read(&self, accepted: &LoadInput) -> Result<Candidate, String> {
         let Some(path) = &self.path else { return Ok(self.current()) };
         let snapshot = files::snapshot(path)
             .map_err(|error| format!("{} cannot be read: {}", path.display(), files::why(&error)))?;
@@ -75,6 +75,9 @@ impl Set {
             return Err(why);
         }
         let input = LoadInput { set: self.name.clone(), files: snapshot.files, overlays };
+        if let Some(why) = emptied(accepted, &input) {
+            return Err(why);
+        }
         Ok(Candidate { dirs, input, ..self.current() })
     }
 
@@ -153,6 +156,28 @@ pub(super) fn input_of(stored: &StoredSet) -> LoadInput {
         files: stored.files.iter().map(file).collect(),
         overlays: stored.overlay_files.iter().map(|files| files.iter().map(file).collect()).collect(),
     }
+}
+
+/// A file that held something and is empty now: somebody is about to write it, or made a mistake. Who wants its objects to go
+/// removes it.
+fn emptied(old: &LoadInput, new: &LoadInput) -> Option<String> {
+    let empty = |file: &&SourceFile| file.content.as_ref().is_ok_and(|bytes| bytes.trim_ascii().is_empty());
+    let held = |file: &&SourceFile| {
+        let before = old.files.iter().find(|before| before.path == file.path);
+        before.is_some_and(|before| !empty(&before))
+    };
+    let file = new.files.iter().filter(empty).find(held)?;
+    Some(format!("{} is empty now; remove it if what it held is to go", file.path.display()))
+}
+
+/// Files that are others than they were, and still there.
+pub(super) fn rewritten<'n>(old: &LoadInput, new: &'n LoadInput) -> impl Iterator<Item = &'n Path> {
+    let same = |file: &SourceFile| {
+        old.files.iter().any(|before| before.path == file.path && before.content == file.content)
+    };
+    let others: Vec<&Path> =
+        new.files.iter().filter(|file| !same(file)).map(|file| file.path.as_path()).collect();
+    others.into_iter()
 }
 
 /// Names of the files that are others now, or gone.

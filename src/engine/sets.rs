@@ -13,7 +13,7 @@ use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, load};
 use crate::os::files::{Disk, ThisMachine};
 use crate::os::watch::Interest;
-use crate::os::{clock, listeners};
+use crate::os::{clock, listeners, process};
 use crate::plan::Desired;
 use crate::plan::build::{Built, build};
 use crate::plan::machine::fixed_places;
@@ -22,7 +22,7 @@ use crate::store::{Restored, StoredSet};
 
 use super::Options;
 use super::owning::{self, Claim, Moved};
-use super::set::{Candidate, Set, changed_files, file_name, input_of, set_name_among};
+use super::set::{Candidate, Set, changed_files, file_name, input_of, rewritten, set_name_among};
 
 pub use super::set::set_name;
 
@@ -125,7 +125,8 @@ impl Sets {
         }
         let mut candidates = Vec::new();
         for set in &mut self.sets {
-            match set.read() {
+            let accepted = stored.iter().find(|kept| kept.name == set.name).map(input_of);
+            match set.read(&accepted.unwrap_or_default()) {
                 Ok(candidate) => {
                     // Watched whether it is accepted or not.
                     set.dirs.clone_from(&candidate.dirs);
@@ -180,7 +181,7 @@ impl Sets {
         let mut candidates = Vec::new();
         let mut changed: Vec<String> = Vec::new();
         for set in &mut self.sets {
-            match set.read() {
+            match set.read(&set.input) {
                 Ok(candidate) => {
                     if set.unreadable.take().is_some() {
                         outcome.notes.push((
@@ -283,7 +284,8 @@ impl Sets {
         new
     }
 
-    /// Objects that would disappear: only when the same was found a second before, and no git checkout is under way.
+    /// Objects that would disappear: only when the same was found a second before, no git checkout is under way, and nobody is
+    /// still writing the files that held them.
     fn may_prune(&mut self, proposal: &Proposal) -> bool {
         let kept: BTreeSet<ObjectRef> = refs(&proposal.objects);
         let lost = refs(&self.objects).difference(&kept).next().is_some();
@@ -302,8 +304,14 @@ impl Sets {
                 .path
                 .as_ref()
                 .is_some_and(|path| path.ancestors().any(|dir| dir.join(".git/index.lock").exists()));
+            let same_as_before =
+                matches!(&set.prune, Some((at, files)) if *at <= now && *files == candidate.input.files);
+            let written = same_as_before
+                && process::has_writer(&rewritten(&set.input, &candidate.input).collect::<Vec<_>>());
             match &set.prune {
-                Some((at, files)) if *at <= now && *files == candidate.input.files && !checkout => {
+                Some((at, files))
+                    if *at <= now && *files == candidate.input.files && !checkout && !written =>
+                {
                     set.prune = None
                 }
                 Some((at, files)) if *at > now && *files == candidate.input.files => may = false,

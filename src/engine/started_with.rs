@@ -29,6 +29,12 @@ pub struct StartedWith {
     /// The variables that hold secrets. Those before it did not say: any that were declared may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     secrets: Option<Vec<String>>,
+    /// The command with everything in it replaced but the numbers of `auto` ports; no secret may be in it (E1506).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    argv: Vec<String>,
+    /// Variables with the number of an `auto` port in them, as they are before it is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    numbered: BTreeMap<String, String>,
 }
 
 impl StartedWith {
@@ -41,6 +47,14 @@ impl StartedWith {
             written: spec.launch.written.to_string(),
             marks: spec.launch.marks.clone(),
             secrets: Some(spec.launch.secrets().map(|var| var.name.clone()).collect()),
+            argv: spec.launch.argv.clone(),
+            numbered: spec
+                .launch
+                .env
+                .iter()
+                .filter(|var| !var.secret && var.value.contains('\0'))
+                .map(|var| (var.name.clone(), var.value.clone()))
+                .collect(),
         };
         serde_json::to_string(&started).unwrap_or_default()
     }
@@ -79,15 +93,23 @@ impl StartedWith {
             Some(secrets) => secrets.contains(name),
             None => started.marks.iter().any(|mark| mark.name == *name),
         };
-        let env = environ().into_iter().map(|(name, value)| EnvVar {
+        // The next instance has numbers of its own.
+        let is_number = |name: &str| {
+            (name == "PORT" || name.starts_with("PORT_"))
+                && !started.marks.iter().any(|mark| mark.name == name)
+                && !service.inherit_env.iter().any(|inherited| inherited == name)
+        };
+        let own: Vec<_> = environ().into_iter().filter(|(name, _)| !is_number(name)).collect();
+        let env = own.into_iter().map(|(name, value)| EnvVar {
             secret: is_secret(&name),
+            value: started.numbered.get(&name).cloned().unwrap_or(value),
             name,
-            value,
             origin: Origin::default(),
             shadowed: Vec::new(),
         });
         let launch = Launch {
-            argv: service.command.clone(),
+            // One that did not say: as it is written.
+            argv: if started.argv.is_empty() { service.command.clone() } else { started.argv.clone() },
             service: Arc::new(service),
             written: started.written.into(),
             base_dir: started.base_dir,
@@ -135,6 +157,29 @@ mod tests {
             unenforced: None,
             switched_off: None,
         }
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_starts_again_as_it_first_did() {
+        let port = crate::base::ports::stand_in("PORT");
+        let url = EnvVar { value: format!("http://x:{port}"), ..var("URL", "env", false) };
+        let mut unit = unit(std::slice::from_ref(&url));
+        let launch = Arc::make_mut(&mut unit.launch);
+        launch.argv = vec!["serve".into(), "hello".into(), format!("--port={port}")];
+        let argv = launch.argv.clone();
+        let text = StartedWith::encode(&unit);
+        // As /proc has it.
+        let environ = || {
+            let pairs = [("URL", "http://x:1234"), ("PORT", "1234"), ("PORT_HTTP", "1234"), ("PATH", "/bin")];
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let name = "a".parse().unwrap();
+        let found =
+            StartedWith::decode(&text, &name, &Desired::default(), &Objects::default(), &environ).unwrap();
+        let env: Vec<(&str, &str)> =
+            found.launch.env.iter().map(|var| (var.name.as_str(), var.value.as_str())).collect();
+        assert_eq!(env, [("URL", url.value.as_str()), ("PATH", "/bin")]);
+        assert_eq!(found.launch.argv, argv);
     }
 
     #[test]

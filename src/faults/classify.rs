@@ -45,7 +45,7 @@ pub struct Classified {
 
 /// See the module.
 pub fn classify(evidence: &Evidence<'_>, patterns: &Patterns) -> Classified {
-    let story = story(evidence.stderr);
+    let story = story(evidence.stderr).filter(|_| !was_killed(evidence));
     let said = story.as_ref().and_then(|story| heard(story, patterns));
     let said = said.or_else(|| patterns.line(evidence.probe));
     let mut category = category(evidence, said);
@@ -85,6 +85,13 @@ fn heard(story: &Story<'_>, patterns: &Patterns) -> Option<Said> {
         let lines = story.lines.iter().filter(|line| !is_code(line.trim_start()));
         lines.filter_map(|line| patterns.line(line)).min_by_key(|said| said.rank)
     })
+}
+
+/// Somebody sent it a signal that ends a program: nothing that it wrote before is why.
+fn was_killed(evidence: &Evidence<'_>) -> bool {
+    // SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM.
+    let by_signal = matches!(evidence.exit, Some(Exit::Signal { signal: 1 | 2 | 3 | 9 | 15, .. }));
+    by_signal && matches!(evidence.reason, EndReason::Exited)
 }
 
 /// Only an end of its own accord is explained by what it wrote last.

@@ -280,6 +280,15 @@ fn an_address_in_use_names_its_port_and_then_its_holder() {
 }
 
 #[test]
+fn what_was_written_long_before_does_not_explain_a_signal_that_somebody_sent() {
+    let lines = "psycopg.OperationalError: connection refused, retrying\nconnected";
+    for (signal, category, told) in [(9, Crash, false), (15, Crash, false), (6, Database, true)] {
+        let found = of(EndReason::Exited, Some(Exit::Signal { signal, core: false }), lines);
+        assert_eq!((found.message.contains("refused"), found.category), (told, category), "{signal}");
+    }
+}
+
+#[test]
 fn codes_signals_and_steps_say_what_it_was_when_nothing_was_written() {
     let signal = |signal| Exit::Signal { signal, core: false };
     let exits = [

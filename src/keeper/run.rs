@@ -26,6 +26,8 @@ use super::table::{Instance, Table};
 /// How often a kill that is under way is looked at: members that are not our children end without a signal to us.
 pub(super) const KILL_POLL: Duration = Duration::from_millis(5);
 /// After a second SIGINT the daemon has this long to kill everything; then the keeper does it.
+/// So long after the first SIGINT another one is a second.
+const AGAIN: Duration = Duration::from_millis(500);
 pub(super) const IMMEDIATE: Duration = Duration::from_secs(8);
 
 /// What a keeper is started with.
@@ -93,6 +95,8 @@ pub struct Keeper {
     pub(super) choked: bool,
     pub(super) down: Option<Down>,
     pub(super) kill_all_at: Option<Instant>,
+    /// When it was first told to stop everything by a signal.
+    down_at: Option<Instant>,
     /// Whether the daemon has been told everything and hears reports.
     pub(super) greeted: bool,
     pub(super) done: Option<u8>,
@@ -151,6 +155,7 @@ impl Keeper {
             choked: false,
             down: None,
             kill_all_at: None,
+            down_at: None,
             greeted: false,
             done: None,
             starts: 0,
@@ -280,12 +285,15 @@ impl Keeper {
     fn signal(&mut self, signal: i32) {
         match signal {
             libc::SIGTERM | libc::SIGINT => {
-                // A second SIGINT kills; a second SIGTERM says nothing new.
-                let again = self.down.is_some() && signal == libc::SIGINT;
+                // A second SIGINT kills; a second SIGTERM says nothing new, nor does one that is the same key pressed: a terminal and
+                // a program between it and us (`timeout`, `npm`) both send it.
+                let now = clock::mono();
+                let again = signal == libc::SIGINT && self.down_at.is_some_and(|at| now.since(at) >= AGAIN);
                 if again {
                     self.kill_all_at.get_or_insert(clock::mono() + IMMEDIATE);
                 }
                 let immediate = again || self.down.as_ref().is_some_and(|down| down.immediate);
+                self.down_at.get_or_insert(now);
                 self.goes_down(Down { by: protocol::signal_words(signal).into(), immediate });
                 self.tell(&Report::Terminate { immediate, signal });
             }

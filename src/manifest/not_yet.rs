@@ -4,7 +4,7 @@
 use super::diagnostic::Diagnostic;
 use super::load::{Objects, Source};
 use super::spec::service::ServiceSpec;
-use super::spec::{JobSpec, Logging, SecretSource};
+use super::spec::{Deliver, JobSpec, Logging, SecretSource};
 
 /// All of E1900.
 pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
@@ -20,7 +20,9 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
     }
     for object in objects.secrets.values() {
         let execs = object.spec.data.iter().filter(|(_, source)| matches!(source, SecretSource::Exec(_)));
-        report(&object.source, execs.map(|(key, _)| format!("spec.data.{key}.exec")).collect(), diagnostics);
+        let execs = execs.map(|(key, _)| format!("spec.data.{key}.exec"));
+        let files = chosen([(object.spec.deliver == Deliver::Files, "spec.deliver")]);
+        report(&object.source, execs.chain(files).collect(), diagnostics);
     }
     if let Some(object) = &objects.system {
         let spec = &object.spec;

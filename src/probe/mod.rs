@@ -215,6 +215,17 @@ async fn ask_tcp(host: &str, port: u16) -> Answer {
     }
 }
 
+/// The end of what a command said, where more was said: what may be the beginning of a secret is not shown then.
+pub const CUT: char = '…';
+
+/// Without a character that was cut.
+fn whole(output: &[u8]) -> &[u8] {
+    match std::str::from_utf8(output) {
+        Err(error) if error.error_len().is_none() => &output[..error.valid_up_to()],
+        _ => output,
+    }
+}
+
 async fn ask_command(
     command: Spawn,
     place: Place,
@@ -228,8 +239,11 @@ async fn ask_command(
     });
     match ran.await {
         Ok(Ok(ran)) => {
-            let said = String::from_utf8_lossy(&ran.output);
-            let said = said.trim().lines().last().unwrap_or_default();
+            let said = String::from_utf8_lossy(whole(&ran.output));
+            let mut said = said.trim().lines().last().unwrap_or_default().to_owned();
+            if ran.output.len() >= limits::COMMAND_OUTPUT_BYTES {
+                said.push(CUT);
+            }
             let ended = match ran.exit {
                 Some(exit) => exit.to_string(),
                 None => "ran out of time and was killed".into(),

@@ -70,16 +70,18 @@ pub fn parse(text: &[u8]) -> Vec<Word> {
             ("FDSTORE", "1") => Word::Store,
             ("FDSTOREREMOVE", "1") => Word::Unstore,
             ("FDNAME", value) if is_store_name(value) => Word::StoreName(value.to_owned()),
-            ("STATUS", value) => {
-                let clean = value.chars().map(|c| if c.is_control() { ' ' } else { c });
-                Word::Status(clean.take(STATUS).collect())
-            }
+            ("STATUS", value) => Word::Status(value.to_owned()),
             ("MAINPID", value) => Word::MainPid(value.parse().ok()?),
             ("EXTEND_TIMEOUT_USEC", value) => Word::ExtendTimeout(value.parse().ok()?),
             _ => return None,
         })
     };
     text.lines().filter_map(word).collect()
+}
+
+/// A status as it is shown: a line that is not too long. What must not be shown is masked before.
+pub fn shown(status: &str) -> String {
+    status.chars().map(|c| if c.is_control() { ' ' } else { c }).take(STATUS).collect()
 }
 
 /// At most 255 characters, none of them a colon or a control character.
@@ -138,7 +140,7 @@ mod tests {
         let text = b"READY=1\nSTATUS=warm\x1b[2J up\nX_OWN=1\nMAINPID=12\nMAINPID=x\nEXTEND_TIMEOUT_USEC=5\nnonsense\n";
         assert_eq!(
             parse(text),
-            [Word::Ready, Word::Status("warm [2J up".into()), Word::MainPid(12), Word::ExtendTimeout(5)]
+            [Word::Ready, Word::Status("warm\u{1b}[2J up".into()), Word::MainPid(12), Word::ExtendTimeout(5)]
         );
         assert_eq!(
             parse(b"FDSTORE=1\nFDNAME=a\nFDNAME=a:b\nFDSTOREREMOVE=1"),

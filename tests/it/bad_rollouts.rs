@@ -290,3 +290,40 @@ fn a_reload_command_that_hangs_or_fails_leaves_the_program_as_it_is_and_is_said(
         system.ready(&["a"]);
     }
 }
+
+#[test]
+fn what_went_back_starts_as_it_first_did_under_the_next_daemon_too() {
+    let of = |run: &str| {
+        let code = format!("import os, sys\nprint(sys.argv[-1], os.environ['PORT'], flush=True)\n{run}");
+        let code = serde_json::to_string(&code).unwrap();
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command: [python3, -u, -c, {code}, 'greet=${{GREETING}}:$$']\n  env: {{GREETING: hello}}\n  ports: [{{name: h, port: auto}}]\n  update: {{strategy: Recreate, minReady: 100ms, progressDeadline: 3s}}\n  restart: {{backoff: {{initial: 50ms, factor: 1}}}}\n"
+        )
+    };
+    let serve = "import time\ntime.sleep(9999)";
+    let system = System::up(&[("a.yaml", &of(serve))]);
+    until("it runs", || (system.log_of("a").lines().count() == 1).then_some(()));
+    system.write("manifests/a.yaml", &of("sys.exit(3)"));
+    outcome(&system, "a", "RolledBack");
+    system.ready(&["a"]);
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    let before = system.pid("a");
+    let lines = system.log_of("a").lines().count();
+    signal(before, "KILL");
+    until("it says its words", || (system.log_of("a").lines().count() > lines).then_some(()));
+    until("another process", || {
+        (system.instance_if_any("a")?["pid"].as_u64()? != u64::from(before)).then_some(())
+    });
+    system.ready(&["a"]);
+    let log = system.log_of("a");
+    let (first, last) = (log.lines().next().unwrap(), log.lines().last().unwrap());
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        (&words(first)[0], &words(last)[0]),
+        (&"greet=hello:$".to_owned(), &"greet=hello:$".to_owned())
+    );
+    let ports = system.instance("a")["ports"].to_string();
+    assert!(ports.contains(&words(last)[1]), "{last}: {ports}");
+}

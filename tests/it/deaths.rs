@@ -467,3 +467,37 @@ fn a_database_that_is_lost_costs_no_service_no_order_and_no_set() {
         assert_eq!(system.log_of("once").lines().count(), 1, "{lose}");
     }
 }
+
+#[test]
+fn who_watches_or_waits_goes_on_when_the_keeper_dies() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.ready(&["a"]);
+    let watches: [&[&str]; 4] = [
+        &["events", "-w"],
+        &["get", "-w"],
+        &["logs", "-f", "a"],
+        &["wait", "--for=delete", "a", "--timeout", "60s"],
+    ];
+    let mut watchers: Vec<_> = watches
+        .iter()
+        .map(|args| system.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    let keeper = || system.json(&["get", "system"])["status"]["keeperPid"].as_u64().unwrap() as u32;
+    for _ in 0..3 {
+        let before = keeper();
+        signal(before, "KILL");
+        until("another keeper", || (keeper() != before).then_some(()));
+    }
+    for (watcher, args) in watchers.iter_mut().zip(watches) {
+        assert_eq!(watcher.try_wait().unwrap(), None, "{args:?}");
+    }
+    fs::remove_file(system.path("manifests/a.yaml")).unwrap();
+    system.write("manifests/b.yaml", &sleeper("b", ""));
+    let waits = watchers.pop().unwrap().wait_with_output().unwrap();
+    assert_eq!(waits.status.code(), Some(0), "{}", text(&waits.stderr));
+    system.ok(&["down"]);
+    for (watcher, args) in watchers.into_iter().zip(watches) {
+        let watched = watcher.wait_with_output().unwrap();
+        assert_eq!(watched.status.code(), Some(0), "{args:?}: {}", text(&watched.stderr));
+    }
+}

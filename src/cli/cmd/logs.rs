@@ -8,13 +8,18 @@ use super::super::args::{Format, Global, Logs};
 use super::super::client::{Client, encoded};
 use super::super::{Failure, Outcome, render};
 
+/// Without a filter so many of the last lines are shown.
+const LINES: usize = 100;
+
 /// `unisys logs`: what units wrote, several units by time, and with -f as they write.
 pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Json])?;
     let grep = args.grep.as_deref().map(Regex::new).transpose();
     let grep =
         grep.map_err(|error| Failure::usage(format!("--grep: {error}"), "write a regular expression"))?;
-    let mut query = vec![("tail", args.tail.to_string())];
+    let all = args.since.is_some() || grep.is_some();
+    let tail = args.tail.or((!all).then_some(LINES));
+    let mut query: Vec<_> = tail.into_iter().map(|count| ("tail", count.to_string())).collect();
     if let Some(since) = &args.since {
         let since = parse_duration(since)
             .map_err(|error| Failure::usage(format!("--since: {error}"), "write --since 5m"))?;

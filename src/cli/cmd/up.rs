@@ -7,6 +7,7 @@ use crate::api::types::WaitFor;
 use crate::base::{Name, limits, parse_duration};
 use crate::engine::Options;
 use crate::keeper::{self, Keeper};
+use crate::manifest::Diagnostic;
 use crate::os::files;
 use crate::os::inherit;
 use crate::os::own;
@@ -155,6 +156,7 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
             _ => std::thread::sleep(Duration::from_millis(10)),
         }
     };
+    refused(&client)?;
     if let Some(time) = wait {
         return wait_ready(&client, time, global.quiet);
     }
@@ -162,6 +164,32 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
         println!("running, pid {}; output in {}", child.id(), log_path.display());
     }
     Ok(Outcome::Done)
+}
+
+/// The manifests were found bad, and what an earlier `up` accepted runs in their place.
+fn refused(client: &Client) -> Result<(), Failure> {
+    let sets: serde_json::Value = client.get("/v1/sets", &[])?;
+    let pending = |set: &serde_json::Value| -> Vec<Diagnostic> {
+        serde_json::from_value(set["status"]["pending"].clone()).unwrap_or_default()
+    };
+    let mut diagnostics: Vec<Diagnostic> =
+        sets["items"].as_array().into_iter().flatten().flat_map(pending).collect();
+    // One that lies in no set is told of each.
+    let mut told = Vec::new();
+    diagnostics.retain(|diagnostic| {
+        let new = !told.contains(diagnostic);
+        told.extend(new.then(|| diagnostic.clone()));
+        new
+    });
+    let errors = diagnostics.iter().filter(|diagnostic| diagnostic.rejects()).count();
+    if errors == 0 {
+        return Ok(());
+    }
+    let message = format!(
+        "{errors} error{} in the manifests; what was accepted before runs, until they are corrected",
+        if errors == 1 { "" } else { "s" }
+    );
+    Err(Failure::Invalid { message, diagnostics, sent: Vec::new(), conflict: false })
 }
 
 /// The time of `--wait`.

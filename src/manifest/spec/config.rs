@@ -107,9 +107,9 @@ pub struct SecretEnv {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Deliver {
-    /// A private directory of files, named by CREDENTIALS_DIRECTORY.
-    #[default]
+    /// A private directory of files, named by CREDENTIALS_DIRECTORY. Not carried out yet (E1900).
     Files,
     /// Environment variables.
+    #[default]
     Env,
 }
