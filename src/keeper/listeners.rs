@@ -134,18 +134,33 @@ impl Listeners {
     /// Closes what nobody wants: not the accepted revision, and none of the instances that were given `in_use`.
     pub fn close_unwanted(&mut self, in_use: &BTreeSet<&Listen>) -> Vec<Entry> {
         let Some(wanted) = &self.wanted else { return Vec::new() };
-        let gone: Vec<Listen> = self
-            .open
-            .keys()
-            .filter(|listen| !wanted.contains(listen) && !in_use.contains(listen))
-            .cloned()
-            .collect();
-        gone.into_iter()
-            .map(|listen| {
-                self.close(&listen);
-                Entry::Closed { listen }
-            })
-            .collect()
+        let gone = |listen: &&Listen| !wanted.contains(listen) && !in_use.contains(listen);
+        let gone = self.open.keys().filter(gone).cloned().collect();
+        self.close_all_of(gone)
+    }
+
+    /// Closes what is in the way of a start: nobody that lives was given it (`in_use`), and it is unwanted, or was another address
+    /// of a port that is needed.
+    pub fn make_way(&mut self, needs: &[PortNeed], in_use: &BTreeSet<&Listen>) -> Vec<Entry> {
+        let needed = |known: &Listen| {
+            let is_it = |need: &PortNeed| {
+                let listen = need.listen();
+                (&listen.unit, &listen.name) == (&known.unit, &known.name) && listen != known
+            };
+            needs.iter().any(is_it)
+        };
+        let unwanted = |known: &Listen| self.wanted.as_ref().is_some_and(|wanted| !wanted.contains(known));
+        let gone = |known: &&Listen| !in_use.contains(known) && (needed(known) || unwanted(known));
+        let gone = self.open.keys().filter(gone).cloned().collect();
+        self.close_all_of(gone)
+    }
+
+    fn close_all_of(&mut self, gone: Vec<Listen>) -> Vec<Entry> {
+        let close = |listen: Listen| {
+            self.close(&listen);
+            Entry::Closed { listen }
+        };
+        gone.into_iter().map(close).collect()
     }
 
     fn close(&mut self, listen: &Listen) {

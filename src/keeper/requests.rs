@@ -216,11 +216,27 @@ impl Keeper {
             .filter(|_| request.ports.iter().any(|need| !matches!(need, PortNeed::Shared(_))))
             .collect();
         let owner = request.user.as_ref().map(|(uid, gid, _)| (*uid, *gid));
-        let provided = self.listeners.provide(&request.id, request.role, &request.ports, owner, &taken)?;
+        let (id, role, ports) = (&request.id, request.role, &request.ports);
+        let provided = match self.listeners.provide(id, role, ports, owner, &taken) {
+            Err(error) if error.errno == libc::EADDRINUSE && self.make_way(ports) => {
+                self.listeners.provide(id, role, ports, owner, &taken)?
+            }
+            provided => provided?,
+        };
         for entry in &provided.opened {
             self.journal.write(entry);
         }
         Ok(provided)
+    }
+
+    /// Closes listeners that may be in the way of these: those that only instances which have ended were given, and that are not
+    /// wanted any more, or are the same port at another address.
+    fn make_way(&mut self, needs: &[PortNeed]) -> bool {
+        let living = self.table.instances.values().filter(|instance| instance.main().is_some());
+        let in_use = living.flat_map(|instance| &instance.listens).collect();
+        let gone = self.listeners.make_way(needs, &in_use);
+        gone.iter().for_each(|entry| self.journal.write(entry));
+        !gone.is_empty()
     }
 
     /// Closes the listeners that neither the accepted revision nor any instance has a use for.

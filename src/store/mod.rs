@@ -506,8 +506,18 @@ mod tests {
         store.drop_unit(name("gone"));
         store.save_units(vec![(name("bot"), ordered(7))]);
         drop(store);
-        for lose in ["empty", "remove", "damage"] {
+        for lose in ["empty", "remove", "damage", "directory", "fifo"] {
             match lose {
+                "directory" | "fifo" => {
+                    std::fs::remove_file(&path).unwrap();
+                    match lose {
+                        "fifo" => {
+                            let kind = rustix::fs::FileType::Fifo;
+                            rustix::fs::mknodat(rustix::fs::CWD, &path, kind, 0o600.into(), 0).unwrap();
+                        }
+                        _ => std::fs::create_dir(&path).unwrap(),
+                    }
+                }
                 "empty" => std::fs::write(&path, "").unwrap(),
                 "remove" => std::fs::remove_file(&path).unwrap(),
                 _ => std::fs::write(&path, [b'x'; 9000]).unwrap(),

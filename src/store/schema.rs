@@ -25,16 +25,25 @@ pub fn open<T>(
     path: &Path,
     read: impl Fn(&Connection) -> rusqlite::Result<T>,
 ) -> Result<(Connection, T, Option<String>), StoreError> {
+    // Opening a FIFO would wait for a writer, and a directory is none of SQLite's faults.
+    let strange = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
     let try_both = || {
         let connection = try_open(path)?;
         let found = read(&connection).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         Ok((connection, found))
     };
-    match try_both() {
-        Err(StoreError::Open { source, .. }) if is_damage(&source) || says_read_only(&source, path) => {
+    let opened = match strange {
+        true => Err(StoreError::Open { path: path.to_owned(), source: rusqlite::Error::InvalidQuery }),
+        false => try_both(),
+    };
+    match opened {
+        Err(StoreError::Open { source, .. })
+            if strange || is_damage(&source) || says_read_only(&source, path) =>
+        {
             let aside = path.with_extension(format!("damaged-{}", crate::os::clock::wall().0));
+            let why = if strange { "it is no file".to_owned() } else { source.to_string() };
             let warning =
-                format!("{} is damaged ({source}); it was set aside as {}", path.display(), aside.display());
+                format!("{} is damaged ({why}); it was set aside as {}", path.display(), aside.display());
             for suffix in ["-wal", "-shm"] {
                 let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
             }

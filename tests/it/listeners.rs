@@ -457,3 +457,24 @@ fn a_port_is_claimed_by_address() {
     drop(elsewhere);
     until("c is started", || std::net::TcpStream::connect(("127.0.0.4", port)).ok());
 }
+
+#[test]
+fn a_listener_of_another_address_takes_the_place_of_the_one_before() {
+    let port = free_port();
+    let of = |address: &str, command: &str| {
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command: [sleep, \"{command}\"]\n  restart: {{backoff: {{initial: 60s}}}}\n  ports: [{{name: h, port: {port}, address: \"{address}\", listen: true}}]\n"
+        )
+    };
+    let system = System::up(&[("a.yaml", &of("0.0.0.0", "9001"))]);
+    system.ready(&["a"]);
+    for address in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "127.0.0.1"] {
+        let before = system.pid("a");
+        system.write("manifests/a.yaml", &of(address, "9001"));
+        until(&format!("another process listens at {address}"), || {
+            (system.instance("a")["pid"].as_u64()? != u64::from(before)).then_some(())
+        });
+    }
+    assert!(!system.ok(&["events"]).contains("could not bind"));
+    assert_eq!(system.instance("a")["restarts"], 0);
+}
