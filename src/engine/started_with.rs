@@ -29,7 +29,8 @@ pub struct StartedWith {
     /// The variables that hold secrets. Those before it did not say: any that were declared may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     secrets: Option<Vec<String>>,
-    /// The command with everything in it replaced but the numbers of `auto` ports; no secret may be in it (E1506).
+    /// The command with everything in it replaced but the numbers of `auto` ports, where that is not as it is written; no secret
+    /// may be in it (E1506).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     argv: Vec<String>,
     /// Variables with the number of an `auto` port in them, as they are before it is known.
@@ -47,7 +48,10 @@ impl StartedWith {
             written: spec.launch.written.to_string(),
             marks: spec.launch.marks.clone(),
             secrets: Some(spec.launch.secrets().map(|var| var.name.clone()).collect()),
-            argv: spec.launch.argv.clone(),
+            argv: match spec.launch.argv == spec.launch.service.command {
+                true => Vec::new(),
+                false => spec.launch.argv.clone(),
+            },
             numbered: spec
                 .launch
                 .env
@@ -108,7 +112,6 @@ impl StartedWith {
             shadowed: Vec::new(),
         });
         let launch = Launch {
-            // One that did not say: as it is written.
             argv: if started.argv.is_empty() { service.command.clone() } else { started.argv.clone() },
             service: Arc::new(service),
             written: started.written.into(),

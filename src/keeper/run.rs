@@ -25,9 +25,9 @@ use super::table::{Instance, Table};
 
 /// How often a kill that is under way is looked at: members that are not our children end without a signal to us.
 pub(super) const KILL_POLL: Duration = Duration::from_millis(5);
-/// After a second SIGINT the daemon has this long to kill everything; then the keeper does it.
-/// So long after the first SIGINT another one is a second.
+/// So long after the first signal to stop a SIGINT is a second one.
 const AGAIN: Duration = Duration::from_millis(500);
+/// After a second SIGINT the daemon has this long to kill everything; then the keeper does it.
 pub(super) const IMMEDIATE: Duration = Duration::from_secs(8);
 
 /// What a keeper is started with.
