@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use crate::support::{System, alive, python, signal, sleeper, text, until};
+use crate::support::{System, alive, kill_both, python, signal, sleeper, text, until};
 
 #[test]
 fn the_daemon_can_be_killed_and_no_service_notices() {
@@ -113,9 +113,7 @@ fn keeper_and_daemon_killed_at_once_and_the_next_up_adopts() {
     let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let a = system.pid("a");
     let daemon = system.daemon_pid().unwrap();
-    signal(daemon, "STOP");
-    signal(system.keeper_pid(), "KILL");
-    signal(daemon, "KILL");
+    kill_both(system.keeper_pid(), daemon);
     system.ended();
     assert!(alive(a));
     system.start(&[]);
@@ -132,9 +130,7 @@ fn who_asks_a_system_without_keeper_and_daemon_is_told_that_its_services_run() {
     let (a, b) = (system.pid("a"), system.pid("b"));
     let (keeper, daemon) = (system.keeper_pid(), system.daemon_pid().unwrap());
     // Stopped first: neither is to find the other dead.
-    signal(daemon, "STOP");
-    signal(keeper, "KILL");
-    signal(daemon, "KILL");
+    kill_both(keeper, daemon);
     system.ended();
     until("the daemon is dead", || (!alive(daemon)).then_some(()));
     for verb in [&["down"][..], &["get"], &["stop", "a"]] {

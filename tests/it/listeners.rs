@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{System, free_port, python, signal, until};
+use crate::support::{System, free_port, kill_both, python, signal, until};
 
 /// Answers each connection with its pid, and ends between two of them when it is asked to.
 const PYTHON: &str = "import os, signal, socket
@@ -160,9 +160,7 @@ fn connections_wait_through_a_crash_and_the_end_of_keeper_and_daemon() {
     };
     // The next keeper has the socket from the process that lives on.
     let daemon = until("a daemon", || system.daemon_pid());
-    signal(daemon, "STOP");
-    signal(system.keeper_pid(), "KILL");
-    signal(daemon, "KILL");
+    kill_both(system.keeper_pid(), daemon);
     system.ended();
     assert_eq!(ask(port).unwrap(), after);
     system.start(&[]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{System, python, signal, text, until};
+use crate::support::{System, kill_both, python, signal, text, until};
 
 const SECRET: &str = "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: s}\nspec: {data: {pw: {file: ../pw}, key: {file: ../key}}}\n";
 const NEVER: &str = "  restart: {policy: Never}\n";
@@ -133,8 +133,7 @@ fn what_lay_in_the_spool_when_all_were_killed_is_masked_by_the_secrets_of_before
     let spool = until("its first words are in the spool", || {
         spool().filter(|path| std::fs::read(path).is_ok_and(|bytes| bytes == b"half hunte"))
     });
-    let (keeper, daemon) = (system.keeper_pid().to_string(), system.daemon_pid().unwrap().to_string());
-    std::process::Command::new("kill").args(["-9", &daemon, &keeper]).status().unwrap();
+    kill_both(system.keeper_pid(), system.daemon_pid().unwrap());
     until("both are gone", || system.processes().is_empty().then_some(()));
     // As if the daemon had been killed between moving it and making lines of it.
     let mut file = std::fs::OpenOptions::new().append(true).open(&spool).unwrap();

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{System, alive, is_root, python, signal, sleeper, text, until};
+use crate::support::{System, alive, is_root, kill_both, python, signal, sleeper, text, until};
 
 /// Resident memory of a process, in MiB.
 fn memory(pid: u32) -> u64 {
@@ -180,9 +180,7 @@ fn a_full_disk_takes_nothing_that_was_promised() {
     said(&system, "StateUnblocked");
     said(&system, "JournalUnblocked");
     let (healthy, daemon) = (system.pid("healthy"), system.daemon_pid().unwrap());
-    signal(daemon, "STOP");
-    signal(system.keeper_pid(), "KILL");
-    signal(daemon, "KILL");
+    kill_both(system.keeper_pid(), daemon);
     system.ended();
     system.start(&[]);
     assert_eq!(system.pid("healthy"), healthy, "the journal is whole again");

@@ -296,6 +296,12 @@ pub fn signal(pid: u32, name: &str) {
     Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
 }
 
+/// Kills keeper and daemon at once: neither has the time to put another one in the other's place.
+pub fn kill_both(keeper: u32, daemon: u32) {
+    let both = format!("kill -STOP {daemon}; kill -KILL {keeper} {daemon}");
+    Command::new("sh").args(["-c", &both]).status().unwrap();
+}
+
 pub fn alive(pid: u32) -> bool {
     // A zombie is gone for everybody but its parent.
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
