@@ -167,3 +167,13 @@ pub(super) fn not_found(engine: &Engine, names: &[impl ToString]) -> Refusal {
 fn nothing_called(what: &str, hint: &str) -> Refusal {
     refuse(StatusCode::NOT_FOUND, format!("there is no unit called {what}"), hint)
 }
+
+/// The one of `words` that a word is, whatever its case.
+pub(super) fn among<'w>(kind: &str, word: &str, words: &[&'w str]) -> Result<&'w str, Refusal> {
+    if let Some(known) = words.iter().find(|known| known.eq_ignore_ascii_case(word)) {
+        return Ok(known);
+    }
+    let meant = nearest(word, words.iter().copied()).map(|near| format!("did you mean {near}? "));
+    let hint = format!("{}one of {}", meant.unwrap_or_default(), words.join(", "));
+    Err(refuse(StatusCode::BAD_REQUEST, format!("there is no {kind} `{word}`"), hint))
+}

@@ -10,9 +10,8 @@ use serde::Deserialize;
 use crate::base::{Category, Severity};
 use crate::faults::book::{ErrorRecord, ErrorStats};
 use crate::faults::crashes::{self, Crash, CrashDetail};
-use crate::manifest::diagnostic::nearest;
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse};
+use super::calls::{Answer, Context, Refusal, among, not_found, refuse};
 
 pub fn routes() -> Router<Context> {
     Router::new()
@@ -45,10 +44,14 @@ fn names(object: &str, word: &str) -> bool {
 
 async fn errors(
     State(context): State<Context>,
-    Query(query): Query<ErrorsQuery>,
+    Query(mut query): Query<ErrorsQuery>,
 ) -> Answer<Vec<ErrorRecord>> {
-    among("category", query.category.as_deref(), Category::ALL.map(Category::as_str))?;
-    among("severity", query.severity.as_deref(), Severity::ALL.map(Severity::as_str))?;
+    if let Some(word) = &mut query.category {
+        *word = among("category", word, &Category::ALL.map(Category::as_str))?.to_owned();
+    }
+    if let Some(word) = &mut query.severity {
+        *word = among("severity", word, &Severity::ALL.map(Severity::as_str))?.to_owned();
+    }
     let name = query.name.clone();
     let found = context
         .ask(move |engine| {
@@ -59,14 +62,6 @@ async fn errors(
         is_known(&context, name).await?;
     }
     Ok(Json(found))
-}
-
-/// A word that has to be one of these.
-fn among<const N: usize>(kind: &str, word: Option<&str>, words: [&'static str; N]) -> Result<(), Refusal> {
-    let Some(word) = word.filter(|word| !words.contains(word)) else { return Ok(()) };
-    let meant = nearest(word, words).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
-    let hint = format!("{meant}one of {}", words.join(", "));
-    Err(refuse(StatusCode::BAD_REQUEST, format!("there is no {kind} `{word}`"), hint))
 }
 
 /// Where nothing is found of a name, it is one of something that there is.

@@ -272,7 +272,7 @@ fn circuit(unit: &Unit) -> Circuit {
         CircuitState::HalfOpen { .. } => ("HalfOpen", None),
     };
     let now = clock::now();
-    let open_until = until.map(|at| Stamp(now.wall.0 + (at - now.mono).as_millis() as i64));
+    let open_until = until.map(|at| now.wall_at(at));
     Circuit { state: state.into(), failures: unit.breaker.failures() as u32, open_until }
 }
 

@@ -9,12 +9,11 @@ use axum::http::StatusCode;
 
 use crate::base::Name;
 use crate::engine::Engine;
-use crate::manifest::diagnostic::nearest;
 use crate::os::clock;
 use crate::unit::Lifecycle;
 use crate::world::conditions::KINDS;
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse};
+use super::calls::{Answer, Context, Refusal, among, not_found, refuse};
 use super::types::{WaitFor, Waited};
 
 /// Waits until it is so, or the time is over.
@@ -46,21 +45,13 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
 
 /// What is waited for can come to be: nobody waits for a word that means nothing.
 fn known(what: &str) -> Result<(), Refusal> {
-    let among = |kind: &str, word: &str, words: &[&str]| {
-        if words.iter().any(|known| known.eq_ignore_ascii_case(word)) {
-            return Ok(());
-        }
-        let meant = nearest(word, words.iter().copied()).map(|near| format!("did you mean {near}? "));
-        let hint = format!("{}one of {}", meant.unwrap_or_default(), words.join(", "));
-        Err(refuse(StatusCode::BAD_REQUEST, format!("there is no {kind} `{word}`"), hint))
-    };
     match what.split_once('=') {
         None if matches!(what, "delete" | "stopped" | "started") => Ok(()),
-        Some(("lifecycle", word)) => among("lifecycle", word, &Lifecycle::WORDS),
+        Some(("lifecycle", word)) => among("lifecycle", word, &Lifecycle::WORDS).map(drop),
         Some(("condition", word)) => {
             let (kind, status) = word.split_once('=').unwrap_or((word, "True"));
             among("condition", kind, &KINDS)?;
-            among("value of a condition", status, &["True", "False"])
+            among("value of a condition", status, &["True", "False"]).map(drop)
         }
         Some(("rollout", revision)) if revision.parse::<u64>().is_ok() => Ok(()),
         _ => {
@@ -88,6 +79,10 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
                 .collect();
         }
         let lasting = |name: &Name| {
+            let unit = engine.world.units().get(name)?;
+            if let Some(why) = &unit.restart_given_up {
+                return Some(format!("{name} is not restarted, the instance before it runs on: {why}"));
+            }
             let hold = engine.world.held_back(clock::now(), name).filter(|hold| hold.lasting)?;
             Some(hold.line(name))
         };

@@ -169,12 +169,12 @@ pub const PORTS: usize = 64;
 pub const SOCKET_PATH_BYTES: usize = 107;
 /// Tries to find a number for an `auto` port that no other instance was given.
 pub const AUTO_PORT_TRIES: u32 = 64;
-/// Pairs of FIFOs that the keeper keeps for instances to come.
-pub const SPARE_FIFOS: usize = 128;
 /// `auto` ports are among so many numbers below those that the kernel chooses itself.
 pub const AUTO_PORTS: u16 = 8_000;
 /// And none is below this: well-known and registered services live there.
 pub const AUTO_PORT_LOWEST: u16 = 10_000;
+/// Pairs of FIFOs that the keeper keeps for instances to come.
+pub const SPARE_FIFOS: usize = 128;
 /// Descriptors that one ordinal may keep with `FDSTORE=1`: each is one of the keeper's.
 pub const STORED_DESCRIPTORS: usize = 16;
 /// Connections that wait unaccepted for this long are said to be ignored; a busy server takes them sooner.

@@ -51,6 +51,13 @@ pub struct Now {
     pub wall: Stamp,
 }
 
+impl Now {
+    /// When a point of the other clock is, for people.
+    pub fn wall_at(self, at: Instant) -> Stamp {
+        Stamp(self.wall.0 + (at - self.mono).as_millis() as i64)
+    }
+}
+
 /// Wall-clock time: milliseconds since the Unix epoch. For people and logs only; no decision depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp(pub i64);

@@ -16,6 +16,7 @@ mod machine;
 mod owning;
 mod ports;
 mod programs;
+mod pruning;
 mod reports;
 mod secrets;
 mod set;

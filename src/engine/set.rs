@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Instant, Revision};
+use crate::base::Revision;
 use crate::manifest::{Diagnostic, LoadInput, SourceFile};
 use crate::os::files;
 use crate::store::{StoredFile, StoredSet};
 
 use super::owning::Ceded;
+use super::pruning::Prune;
 
 /// One set as it was last accepted, and what is wrong with what is on the disk now.
 pub struct Set {
@@ -27,8 +28,7 @@ pub struct Set {
     /// The path cannot be read, or holds nothing: nothing is pruned.
     pub unreadable: Option<String>,
     pub revision: Revision,
-    /// Objects would be pruned: the same must be found again then.
-    pub(super) prune: Option<(Instant, Vec<SourceFile>)>,
+    pub(super) prune: Option<Prune>,
 }
 
 impl Set {
@@ -170,18 +170,8 @@ fn emptied(old: &LoadInput, new: &LoadInput) -> Option<String> {
     Some(format!("{} is empty now; remove it if what it held is to go", file.path.display()))
 }
 
-/// Files that are others than they were, and still there.
-pub(super) fn rewritten<'n>(old: &LoadInput, new: &'n LoadInput) -> impl Iterator<Item = &'n Path> {
-    let same = |file: &SourceFile| {
-        old.files.iter().any(|before| before.path == file.path && before.content == file.content)
-    };
-    let others: Vec<&Path> =
-        new.files.iter().filter(|file| !same(file)).map(|file| file.path.as_path()).collect();
-    others.into_iter()
-}
-
-/// Names of the files that are others now, or gone.
-pub(super) fn changed_files(old: &LoadInput, new: &LoadInput) -> Vec<String> {
+/// Files that are others now, or gone.
+pub(super) fn changed_paths(old: &LoadInput, new: &LoadInput) -> Vec<PathBuf> {
     let all = |input: &LoadInput| -> BTreeMap<PathBuf, Result<Arc<[u8]>, String>> {
         let files = input.files.iter().chain(input.overlays.iter().flatten());
         files.map(|file| (file.path.clone(), file.content.clone())).collect()
@@ -189,7 +179,7 @@ pub(super) fn changed_files(old: &LoadInput, new: &LoadInput) -> Vec<String> {
     let (old, new) = (all(old), all(new));
     let changed = new.iter().filter(|(path, content)| old.get(*path) != Some(*content));
     let gone = old.keys().filter(|path| !new.contains_key(*path));
-    changed.map(|(path, _)| path).chain(gone).map(|path| file_name(path)).collect()
+    changed.map(|(path, _)| path).chain(gone).cloned().collect()
 }
 
 pub(super) fn file_name(path: &Path) -> String {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::base::ports::{Place, Places};
-use crate::base::{Instant, Name, ObjectRef, Revision, limits};
+use crate::base::{Name, Revision, limits};
 use crate::manifest::diagnostic::nearest;
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, load};
 use crate::os::files::{Disk, ThisMachine};
+use crate::os::listeners;
 use crate::os::watch::Interest;
-use crate::os::{clock, listeners, process};
 use crate::plan::Desired;
 use crate::plan::build::{Built, build};
 use crate::plan::machine::fixed_places;
@@ -22,13 +22,13 @@ use crate::store::{Restored, StoredSet};
 
 use super::Options;
 use super::owning::{self, Claim, Moved};
-use super::set::{Candidate, Set, changed_files, file_name, input_of, rewritten, set_name_among};
+use super::set::{Candidate, Set, changed_paths, file_name, input_of, set_name_among};
 
 pub use super::set::set_name;
 
 pub struct Sets {
-    sets: Vec<Set>,
-    objects: Objects,
+    pub(super) sets: Vec<Set>,
+    pub(super) objects: Objects,
     notifiers: Vec<NotifierPlan>,
     /// Files that values came from, each with when it had last been written then.
     referenced: Vec<(PathBuf, Option<SystemTime>)>,
@@ -48,10 +48,10 @@ pub struct Sets {
 
 /// Inputs of all sets that were found well, ready to be accepted.
 pub struct Proposal {
-    candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
     /// A set that ends.
     dropped: Option<String>,
-    objects: Objects,
+    pub(super) objects: Objects,
     built: Built,
     pub diagnostics: Vec<Diagnostic>,
     pub rejected: bool,
@@ -64,6 +64,9 @@ pub struct Begun {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// Set, whether it is a warning, and the message.
+pub type Note = (String, bool, String);
+
 /// What another look gave.
 #[derive(Default)]
 pub struct Reloaded {
@@ -72,8 +75,7 @@ pub struct Reloaded {
     pub what: String,
     /// The files that changed.
     pub files: Vec<String>,
-    /// Set, whether it is a warning, and the message.
-    pub notes: Vec<(String, bool, String)>,
+    pub notes: Vec<Note>,
     pub newly_rejected: bool,
 }
 
@@ -191,7 +193,9 @@ impl Sets {
                         ));
                     }
                     set.dirs.clone_from(&candidate.dirs);
-                    changed.extend(changed_files(&set.input, &candidate.input));
+                    changed.extend(
+                        changed_paths(&set.input, &candidate.input).iter().map(|path| file_name(path)),
+                    );
                     candidates.push(candidate);
                 }
                 Err(why) => {
@@ -230,7 +234,7 @@ impl Sets {
             }
             return outcome;
         }
-        if !self.may_prune(&proposal) {
+        if !self.may_prune(&proposal, &mut outcome.notes) {
             return outcome;
         }
         for set in self.sets.iter_mut().filter(|set| !set.pending.is_empty()) {
@@ -282,51 +286,6 @@ impl Sets {
             set.pending = of_set;
         }
         new
-    }
-
-    /// Objects that would disappear: only when the same was found a second before, no git checkout is under way, and nobody is
-    /// still writing the files that held them.
-    fn may_prune(&mut self, proposal: &Proposal) -> bool {
-        let kept: BTreeSet<ObjectRef> = refs(&proposal.objects);
-        let lost = refs(&self.objects).difference(&kept).next().is_some();
-        let now = clock::mono();
-        let mut may = true;
-        for set in &mut self.sets {
-            let Some(candidate) = proposal.candidates.iter().find(|candidate| candidate.name == set.name)
-            else {
-                continue;
-            };
-            if !lost || set.path.is_none() {
-                set.prune = None;
-                continue;
-            }
-            let checkout = set
-                .path
-                .as_ref()
-                .is_some_and(|path| path.ancestors().any(|dir| dir.join(".git/index.lock").exists()));
-            let same_as_before =
-                matches!(&set.prune, Some((at, files)) if *at <= now && *files == candidate.input.files);
-            let written = same_as_before
-                && process::has_writer(&rewritten(&set.input, &candidate.input).collect::<Vec<_>>());
-            match &set.prune {
-                Some((at, files))
-                    if *at <= now && *files == candidate.input.files && !checkout && !written =>
-                {
-                    set.prune = None
-                }
-                Some((at, files)) if *at > now && *files == candidate.input.files => may = false,
-                _ => {
-                    set.prune = Some((now + limits::PRUNE_CONFIRM, candidate.input.files.clone()));
-                    may = false;
-                }
-            }
-        }
-        may
-    }
-
-    /// When a prune is to be confirmed.
-    pub fn prune_due(&self) -> Option<Instant> {
-        self.sets.iter().filter_map(|set| set.prune.as_ref().map(|(at, _)| *at)).min()
     }
 
     /// What it would be if a set had this content; nothing is changed. `path`: where the set is read from, if it is a directory.
@@ -605,10 +564,6 @@ impl Proposal {
     pub fn objects(&self) -> &Objects {
         &self.objects
     }
-}
-
-fn refs(objects: &Objects) -> BTreeSet<ObjectRef> {
-    objects.sources().into_iter().map(|source| source.object.clone()).collect()
 }
 
 fn written(path: &Path) -> Option<SystemTime> {

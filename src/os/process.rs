@@ -147,22 +147,26 @@ pub fn holds_open(pid: u32, path: &std::path::Path) -> bool {
     entries.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
 }
 
-/// Whether any process that can be looked at has one of these files open for writing (proc_pid_fdinfo(5)).
-pub fn has_writer(paths: &[&std::path::Path]) -> bool {
-    let writes = |pid: u32, fd: &std::ffi::OsStr| {
-        let info = fs::read_to_string(Path::new(&format!("/proc/{pid}/fdinfo")).join(fd)).unwrap_or_default();
+/// One of these files that a process which can be looked at has open for writing (proc_pid_fdinfo(5)).
+pub fn being_written(paths: &[std::path::PathBuf]) -> Option<std::path::PathBuf> {
+    let writes = |dir: &Path, fd: &std::ffi::OsStr| {
+        let info = fs::read_to_string(dir.with_file_name("fdinfo").join(fd)).unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
         flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
     };
     let real: Vec<_> = paths.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
-    !real.is_empty()
-        && all().into_iter().any(|stat| {
-            let entries = fs::read_dir(format!("/proc/{}/fd", stat.pid)).into_iter().flatten().flatten();
-            let mut of_it = entries
-                .filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| real.contains(&target)));
-            of_it.any(|entry| writes(stat.pid, &entry.file_name()))
+    if real.is_empty() {
+        return None;
+    }
+    all().into_iter().find_map(|stat| {
+        let dir = Path::new("/proc").join(stat.pid.to_string()).join("fd");
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        entries.into_iter().find_map(|entry| {
+            let file = fs::read_link(entry.path()).ok().filter(|file| real.contains(file))?;
+            writes(&dir, &entry.file_name()).then_some(file)
         })
+    })
 }
 
 /// What a process has open at a number.

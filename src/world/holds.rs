@@ -1,6 +1,6 @@
 //! What keeps a unit from running, for whoever asked for it to run.
 
-use crate::base::{Name, Now, Stamp};
+use crate::base::{Name, Now};
 use crate::plan::Wish;
 use crate::unit::{Circuit, Lifecycle};
 
@@ -91,7 +91,7 @@ impl World {
                     let words = format!(
                         "does not stay up: {}; it is tried again at {}",
                         ended(slot),
-                        wall(now, until)
+                        now.wall_at(until)
                     );
                     return Hold::lasting(words, why);
                 }
@@ -117,7 +117,7 @@ impl World {
         );
         match unit.breaker.circuit() {
             Circuit::Open { until } => {
-                let words = format!("is held: its circuit is open until {}", wall(now, until));
+                let words = format!("is held: its circuit is open until {}", now.wall_at(until));
                 Hold::lasting(words, reset)
             }
             Circuit::HalfOpen { .. } => {
@@ -185,9 +185,4 @@ impl World {
         }
         None
     }
-}
-
-/// When a point of the boot clock is, for a person.
-fn wall(now: Now, at: crate::base::Instant) -> Stamp {
-    Stamp(now.wall.0 + (at - now.mono).as_millis() as i64)
 }

@@ -272,6 +272,7 @@ fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
 
 /// It runs from now on, as by systemctl: what is disabled stays so, and counts again at the next `up`.
 fn run_now(unit: &mut Unit, signature: Signature) {
+    unit.restart_given_up = None;
     unit.overrides.stopped = None;
     unit.overrides.started = unit.overrides.disabled.as_ref().map(|_| signature);
 }

@@ -45,6 +45,8 @@ pub struct Unit {
     pub span: Option<(crate::rollout::Span, Option<Arc<super::Cause>>)>,
     /// Failures of an instance that a restart brought up.
     pub restart_crashes: u32,
+    /// The last restart that somebody asked for came to nothing: why.
+    pub restart_given_up: Option<Box<str>>,
     /// It is in the desired state; else it is on its way out.
     pub declared: bool,
     /// It is not, and goes on: that was told.
@@ -207,6 +209,7 @@ impl Unit {
             progress: None,
             span: None,
             restart_crashes: 0,
+            restart_given_up: None,
             declared: true,
             kept: false,
             overrides: Overrides::default(),

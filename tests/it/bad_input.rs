@@ -46,6 +46,11 @@ fn text_that_is_no_manifest_is_refused_with_its_code() {
             "a → b → a",
         ),
         ("not carried out yet", format!("{head}spec: {{command: [x], metrics: {{scrape: {{port: 9}}}}}}").into(), "E1900"),
+        (
+            "secrets as files",
+            b"apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: s}\nspec: {data: {a: b}, deliver: files}\n".to_vec(),
+            "E1900",
+        ),
         ("bare number", format!("{head}spec: {{command: [x], stop: {{grace: 5}}}}").into(), "grace"),
     ];
     for (what, content, expected) in cases {

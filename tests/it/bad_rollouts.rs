@@ -327,3 +327,50 @@ fn what_went_back_starts_as_it_first_did_under_the_next_daemon_too() {
     let ports = system.instance("a")["ports"].to_string();
     assert!(ports.contains(&words(last)[1]), "{last}: {ports}");
 }
+
+#[test]
+fn a_restart_into_a_program_that_fails_is_given_up_and_the_former_instance_stays() {
+    let well = "#!/bin/sh\nexec sleep 9999\n";
+    let rest = "  restart: {backoff: {initial: 10ms, factor: 1}}\n  update: {minReady: 50ms}\n";
+    let mut system = System::new(&[]);
+    let (program, new) = (system.path("program"), system.path("new"));
+    let write = |text: &str| {
+        std::fs::write(&new, text).unwrap();
+        std::process::Command::new("chmod").arg("755").arg(&new).status().unwrap();
+        std::fs::rename(&new, &program).unwrap();
+    };
+    write(well);
+    let text = format!(
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  command: [../program]\n{rest}"
+    );
+    system.write("manifests/a.yaml", &text);
+    system.start(&[]);
+    system.ready(&["a"]);
+    let pid = system.pid("a");
+    // While the first rollout is on probation, and after another edit, which there is something to go back to from.
+    for edited in [false, true] {
+        write("#!/bin/sh\nsleep 0.02; exit 1\n");
+        if edited {
+            system.write("manifests/a.yaml", &text.replace("minReady: 50ms", "minReady: 60ms"));
+            until("it is taken in", || system.ok(&["changes"]).contains("a.yaml changed").then_some(()));
+        }
+        let given_up = |events: &str| events.matches("the restart is given up").count();
+        let before = given_up(&system.ok(&["events"]));
+        let (code, words) = system.fails(&["restart", "a"]);
+        assert_eq!(code, 1, "{words}");
+        until("it is given up", || (given_up(&system.ok(&["events"])) > before).then_some(()));
+        until("nothing is on its way", || {
+            (system.json(&["get", "service", "a"])["status"]["summary"] == "Ready").then_some(())
+        });
+        assert_eq!(system.pid("a"), pid);
+        assert_eq!(system.rollout("a")["state"], "Complete");
+        // One that says by its code that no further start mends it is given up at once.
+        write("#!/bin/sh\nexit 78\n");
+        let (code, words) = system.fails(&["restart", "a"]);
+        assert!(code == 1 && words.contains("a is not restarted, the instance before it runs on"), "{words}");
+        assert_eq!(system.pid("a"), pid);
+    }
+    write(well);
+    system.ok(&["restart", "a"]);
+    until("another process", || (system.pid("a") != pid).then_some(()));
+}

@@ -333,7 +333,7 @@ fn a_file_that_is_being_written_anew_stops_nobody() {
     let mut slow = fs::File::create(system.path("manifests/m.yaml")).unwrap();
     std::io::Write::write_all(&mut slow, sleeper("one", "").as_bytes()).unwrap();
     std::io::Write::flush(&mut slow).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    until("it is said", || system.ok(&["events"]).contains("m.yaml is still being written").then_some(()));
     std::io::Write::write_all(&mut slow, format!("---\n{}", sleeper("two", "  # again\n")).as_bytes())
         .unwrap();
     drop(slow);

@@ -211,3 +211,54 @@ fn an_edited_secret_is_masked_before_and_after() {
     let run = system.path(".unified-system/run");
     assert_eq!(files_with("hunter2\\|another", &run), "");
 }
+
+#[test]
+fn what_a_program_says_to_unisys_is_masked_before_it_is_cut() {
+    const SHIFTS: [usize; 4] = [0, 1, 5, 12];
+    // Commands are heard for 4 KiB, a status for 256 characters: each secret lies across that, so many bytes of it behind.
+    let cut = "import os,sys\np=os.environ['PW']\nprint('x'*(4096-len(p)+int(sys.argv[1]))+p+'zz')\nsys.exit(3 if len(sys.argv)>2 or os.path.exists('fail') else 0)";
+    let told = "import os,signal,socket,sys\np=os.environ['PW']\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\na=os.environ['NOTIFY_SOCKET']\ns.connect('\\0'+a[1:] if a[0]=='@' else a)\ns.send(('READY=1\\nSTATUS='+'y'*(256-len(p)+int(sys.argv[1]))+p+' '+os.environ['TABBED']).encode())\nsignal.pause()";
+    let word = |code: &str| serde_json::to_string(code).unwrap();
+    let service = |shift: usize| {
+        let ask = |code: &str, more: &str| format!("[python3, -c, {}, \"{shift}\"{more}]", word(code));
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a{shift}}}\nspec:\n  command: {}\n  env: {{PW: {{secret: s, key: pw}}, TABBED: {{secret: s, key: key}}}}\n  probes: {{startup: {{notify: systemd}}, readiness: {{exec: {{command: {}}}, period: 100ms}}}}\n  reload: {{command: {}}}\n",
+            ask(told, ""),
+            ask(cut, ""),
+            ask(cut, ", fails")
+        )
+    };
+    let files: Vec<(String, String)> =
+        SHIFTS.iter().map(|shift| (format!("a{shift}.yaml"), service(*shift))).collect();
+    let mut all: Vec<(&str, &str)> =
+        files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    all.push(("s.yaml", SECRET));
+    let mut system = System::new(&all);
+    system.write("pw", "hunter2-first\n");
+    system.write("key", "tab\tsecretvalue99\n");
+    system.start(&[]);
+    let names = SHIFTS.map(|shift| format!("a{shift}"));
+    for name in &names {
+        system.ready(&[name]);
+        system.run(&["reload", name]);
+    }
+    until("reloads are told", || {
+        let events = system.ok(&["events", "-o", "json"]);
+        (events.matches("ReloadFailed").count() >= SHIFTS.len()).then_some(())
+    });
+    system.write("manifests/fail", "");
+    let mut said = String::new();
+    for name in &names {
+        said.push_str(&until("its probe and its status are seen", || {
+            let shown = system.ok(&["get", "service", name, "-o", "json"]);
+            (shown.contains("xxx") && shown.contains("yyy")).then_some(shown)
+        }));
+        said.push_str(&system.ok(&["describe", name]));
+    }
+    said.push_str(&system.ok(&["events", "-o", "json"]));
+    said.push_str(&std::fs::read_to_string(system.path(".unified-system/logs/unifiedsystem.log")).unwrap());
+    for hidden in ["hun", "first", "secretvalue"] {
+        let at = said.find(hidden).map(|at| &said[at.saturating_sub(40)..(at + 40).min(said.len())]);
+        assert_eq!(at, None, "{hidden}");
+    }
+}

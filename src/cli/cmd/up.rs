@@ -172,15 +172,13 @@ fn refused(client: &Client) -> Result<(), Failure> {
     let pending = |set: &serde_json::Value| -> Vec<Diagnostic> {
         serde_json::from_value(set["status"]["pending"].clone()).unwrap_or_default()
     };
-    let mut diagnostics: Vec<Diagnostic> =
-        sets["items"].as_array().into_iter().flatten().flat_map(pending).collect();
-    // One that lies in no set is told of each.
-    let mut told = Vec::new();
-    diagnostics.retain(|diagnostic| {
-        let new = !told.contains(diagnostic);
-        told.extend(new.then(|| diagnostic.clone()));
-        new
-    });
+    let mut diagnostics: Vec<Diagnostic> = Vec::new();
+    for diagnostic in sets["items"].as_array().into_iter().flatten().flat_map(pending) {
+        // What lies in no set is told of each.
+        if !diagnostics.contains(&diagnostic) {
+            diagnostics.push(diagnostic);
+        }
+    }
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.rejects()).count();
     if errors == 0 {
         return Ok(());

@@ -30,8 +30,15 @@ impl World {
         let Some(unit) = self.units.get_mut(&id.unit) else { return };
         let permanent = matches!(after, AfterEnd::Failed(_));
         let words = end_words(end);
-        if of != unit.generation || !unit.rollout.on_trial(now.mono) {
-            return self.count_restart_crash(now, &id.unit, seat, permanent, &words);
+        // A rollout that is complete has nobody on the way in: who is was asked for by a restart.
+        let restarted = seat.role == Role::Incoming && matches!(unit.rollout.phase, Phase::Complete { .. });
+        if restarted || of != unit.generation || !unit.rollout.on_trial(now.mono) {
+            // Of a program that is missing another file is waited for.
+            let awaited = matches!(after, AfterEnd::Failed(reason) if reason.is_of_program());
+            if !awaited {
+                self.count_restart_crash(now, &id.unit, seat, permanent, &words);
+            }
+            return;
         }
         let third = unit.rollout.crashed();
         if !permanent && !third {
@@ -52,6 +59,7 @@ impl World {
             return;
         }
         unit.restart_crashes = 0;
+        unit.restart_given_up = Some(format!("{seat} {words}").into());
         for slot in unit.slots.values_mut() {
             slot.restart_asked = None;
         }

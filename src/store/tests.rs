@@ -1,0 +1,272 @@
+use super::*;
+use crate::base::{Generation, Stamp, limits};
+use crate::world::Known;
+
+fn open(path: &Path) -> Result<(Store, Restored), StoreError> {
+    Store::open(path, Box::new(|_| true))
+}
+
+#[test]
+fn what_was_saved_is_there_again_and_incarnations_are_never_reused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let (store, first) = open(&path).unwrap();
+    let checkpoint = Checkpoint { attempt: 3, ..Checkpoint::default() };
+    store.save_units(vec![("api".parse().unwrap(), Box::new(checkpoint.clone()))]);
+    store.begin(Epoch(7));
+    let set = StoredSet {
+        name: "m".into(),
+        path: None,
+        applied: true,
+        overlays: vec![],
+        files: vec![StoredFile { path: "/a.yaml".into(), text: "kind: Service".into() }],
+        overlay_files: vec![],
+        ceded: std::collections::BTreeMap::from([("service/a".parse().unwrap(), "other".into())]),
+    };
+    store.accept(Revision(4), "test".into(), vec![set.clone()]);
+    drop(store);
+    let (_store, second) = open(&path).unwrap();
+    assert_eq!(second.units, [("api".parse().unwrap(), checkpoint)]);
+    assert_eq!((second.epoch, second.revision, second.sets), (Epoch(7), Revision(4), vec![set]));
+    assert_eq!(second.key, first.key);
+    assert!(second.incarnation > first.incarnation);
+}
+
+/// A database with something of everything.
+fn whole(path: &Path) -> Vec<u8> {
+    let (store, _) = open(path).unwrap();
+    for index in 0..40 {
+        store.save_units(vec![(format!("u{index}").parse().unwrap(), Box::default())]);
+    }
+    store.accept(Revision(1), "test".into(), Vec::new());
+    drop(store);
+    std::fs::read(path).unwrap()
+}
+
+/// It opens whatever its bytes are, says so when it had to be set aside, and can be written to.
+fn opens(path: &Path, bytes: &[u8], what: &str) {
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+    }
+    std::fs::write(path, bytes).unwrap();
+    match open(path) {
+        Ok((store, _)) => store.flush(),
+        // The byte that is damaged may be the version itself: a newer one is never touched.
+        Err(StoreError::Newer { .. }) => {}
+        Err(error) => panic!("{what}: {error}"),
+    }
+}
+
+/// `FAULTS=1000` looks at every byte; else at some of them, page boundaries among them.
+fn places(length: usize) -> impl Iterator<Item = usize> {
+    let every = std::env::var("FAULTS").is_ok();
+    (0..length).filter(move |at| every || at % 509 == 0 || at % 4096 < 2 || *at < 110)
+}
+
+#[test]
+fn a_database_that_is_cut_off_anywhere_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let bytes = whole(&path);
+    for cut in places(bytes.len()) {
+        opens(&path, &bytes[..cut], &format!("cut at {cut} of {}", bytes.len()));
+    }
+}
+
+#[test]
+fn a_database_with_any_byte_turned_over_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let bytes = whole(&path);
+    for at in places(bytes.len()) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0xff;
+        opens(&path, &damaged, &format!("byte {at} of {}", bytes.len()));
+    }
+}
+
+#[test]
+fn what_a_former_daemon_had_not_done_is_shown_as_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let change = |id| Change {
+        id,
+        at: Stamp(0),
+        cause: crate::world::Cause::new("Order", "unisys stop a by ada"),
+        revision: Revision(1),
+        actions: Vec::new(),
+        outcome: crate::world::Outcome::Active,
+    };
+    let outcomes = |store: &Store| -> Vec<String> {
+        store.changes(10).into_iter().map(|change| change.outcome).collect()
+    };
+    let (store, _) = open(&path).unwrap();
+    store.save_change(&change(1));
+    assert_eq!(outcomes(&store), ["Active"]);
+    drop(store);
+    let (store, _) = open(&path).unwrap();
+    store.save_change(&change(2));
+    assert_eq!(outcomes(&store), ["Active", "Interrupted"]);
+}
+
+#[test]
+fn a_revision_that_a_standing_override_needs_outlives_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir.path().join("state.db")).unwrap();
+    let name: Name = "api".parse().unwrap();
+    let known =
+        |digest: &str| Known { generation: Generation(1), revision: Revision(1), digest: digest.into() };
+    let rolled_back = Checkpoint { digest: "bad".into(), good: Some(known("good")), ..Checkpoint::default() };
+    store.save_units(vec![(name.clone(), Box::new(rolled_back))]);
+    let last = 2 * limits::REVISIONS_KEPT as u64;
+    for revision in 1..=last {
+        store.accept(Revision(revision), "test".into(), Vec::new());
+    }
+    let kept = |revision| store.revision(Revision(revision)).is_some();
+    assert!(kept(1) && !kept(2) && kept(last));
+    let mended = Checkpoint { digest: "good".into(), good: Some(known("good")), ..Checkpoint::default() };
+    store.save_units(vec![(name, Box::new(mended))]);
+    store.accept(Revision(last + 1), "test".into(), Vec::new());
+    assert!(!kept(1));
+}
+
+#[test]
+fn what_neither_keeper_nor_manifests_know_outlives_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let name = |name: &str| -> Name { name.parse().unwrap() };
+    let (store, first) = open(&path).unwrap();
+    let set = StoredSet {
+        name: "m".into(),
+        path: Some("/m".into()),
+        applied: true,
+        overlays: vec![],
+        files: vec![],
+        overlay_files: vec![],
+        ceded: Default::default(),
+    };
+    store.accept(Revision(4), "test".into(), vec![set.clone()]);
+    let ordered = |attempt| {
+        let signature = crate::world::Signature { by: "ada".into(), at: Stamp(1) };
+        let overrides = crate::world::Overrides { disabled: Some(signature), ..Default::default() };
+        Box::new(Checkpoint { generation: Generation(3), attempt, overrides, ..Checkpoint::default() })
+    };
+    let ran = Box::new(Checkpoint { done: Some(crate::base::Exit::Code(0)), ..Checkpoint::default() });
+    store.save_units(vec![
+        (name("bot"), ordered(0)),
+        (name("job"), ran),
+        (name("api"), Box::default()),
+        (name("gone"), ordered(0)),
+    ]);
+    drop(store);
+    let (store, _) = open(&path).unwrap();
+    store.drop_unit(name("gone"));
+    store.save_units(vec![(name("bot"), ordered(7))]);
+    drop(store);
+    for lose in ["empty", "remove", "damage", "directory", "fifo"] {
+        match lose {
+            "directory" | "fifo" => {
+                std::fs::remove_file(&path).unwrap();
+                match lose {
+                    "fifo" => {
+                        let kind = rustix::fs::FileType::Fifo;
+                        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, 0o600.into(), 0).unwrap();
+                    }
+                    _ => std::fs::create_dir(&path).unwrap(),
+                }
+            }
+            "empty" => std::fs::write(&path, "").unwrap(),
+            "remove" => std::fs::remove_file(&path).unwrap(),
+            _ => std::fs::write(&path, [b'x'; 9000]).unwrap(),
+        }
+        let (store, mut restored) = open(&path).unwrap();
+        assert_eq!((&restored.key, restored.revision), (&first.key, Revision(0)), "{lose}");
+        store.recover(&mut restored, true);
+        assert_eq!(restored.sets, std::slice::from_ref(&set), "{lose}");
+        let units: Vec<&str> = restored.units.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(units, ["bot", "job"], "{lose}");
+        let bot = &restored.units[0].1;
+        assert!(bot.overrides.disabled.is_some() && bot.attempt == 0 && bot.generation == Generation(3));
+        let warning = restored.warning.unwrap();
+        assert!(warning.contains("known from a copy"), "{lose}: {warning}");
+        store.accept(Revision(1), "test".into(), restored.sets);
+    }
+}
+
+#[test]
+fn who_removes_the_database_while_nothing_runs_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let (store, _) = open(&path).unwrap();
+    store.accept(Revision(4), "test".into(), Vec::new());
+    store.save_units(vec![(
+        "a".parse().unwrap(),
+        Box::new(Checkpoint { done: Some(crate::base::Exit::Code(0)), ..Checkpoint::default() }),
+    )]);
+    drop(store);
+    std::fs::remove_file(&path).unwrap();
+    let (store, mut restored) = open(&path).unwrap();
+    store.recover(&mut restored, false);
+    assert_eq!((restored.warning, restored.units.len()), (None, 0));
+}
+
+#[test]
+fn a_damaged_database_is_set_aside_and_a_newer_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    std::fs::write(&path, b"this is no database, whatever it says, and long enough to be looked at").unwrap();
+    let (store, restored) = open(&path).unwrap();
+    assert!(restored.warning.unwrap().contains("set aside"));
+    drop(store);
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    assert!(matches!(open(&path), Err(StoreError::Newer { found: 99, .. })));
+}
+#[test]
+fn a_database_of_every_earlier_format_opens_and_says_what_it_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(include_str!("../../tests/it/fixtures/state/v1.sql")).unwrap();
+    drop(connection);
+    let (store, restored) = open(&path).unwrap();
+    assert_eq!(restored.warning, None);
+    assert_eq!(
+        (restored.epoch, restored.revision, restored.last_change, restored.incarnation),
+        (Epoch(7), Revision(4), 12, Incarnation(20_001))
+    );
+    let (name, checkpoint) = &restored.units[0];
+    assert_eq!((name.as_str(), checkpoint.generation, checkpoint.attempt), ("api", Generation(3), 1));
+    assert_eq!(restored.sets[0].files[0].text, "kind: Service");
+    assert_eq!((restored.key.len(), store.changes(10).len()), (32, 1));
+}
+
+#[test]
+fn what_cannot_be_written_is_kept_once_of_each_and_what_is_newer_stands() {
+    let name = |index: usize| -> Name { format!("u{index}").parse().unwrap() };
+    let checkpoint = |attempt| Some(Box::new(Checkpoint { attempt, ..Checkpoint::default() }));
+    let change = |id| {
+        Box::new(StoredChange {
+            id,
+            at: Stamp(0),
+            cause: StoredCause { kind: String::new(), detail: String::new() },
+            revision: 1,
+            actions: Vec::new(),
+            outcome: "Active".into(),
+        })
+    };
+    let (mut old, mut new) = (Pending::default(), Pending::default());
+    old.units.extend([(name(1), checkpoint(1)), (name(2), checkpoint(1))]);
+    new.units.extend([(name(2), checkpoint(2)), (name(3), None)]);
+    for id in 0..limits::CHANGES_KEPT as u64 {
+        old.change(change(id));
+        new.change(change(id + 10));
+        old.error(id, Some(String::new()));
+    }
+    new.put_back(old);
+    assert_eq!(new.units[&name(2)], checkpoint(2));
+    assert_eq!((new.units[&name(1)].is_some(), new.units[&name(3)].is_some()), (true, false));
+    assert_eq!((new.changes.len(), *new.changes.keys().next().unwrap()), (limits::CHANGES_KEPT, 10));
+    assert_eq!(new.errors.len(), limits::CHANGES_KEPT);
+}
