@@ -46,8 +46,24 @@ fn running_revision(unit: &Unit) -> Revision {
     }
 }
 
+/// The unit, if there is something that it could roll out.
+async fn rolls_out(context: &Context, name: &str) -> Result<Name, Refusal> {
+    let unit = context.unit_name(name).await?;
+    let asked = unit.clone();
+    let job = context
+        .ask(move |engine| engine.world.units().get(&asked).is_some_and(|unit| unit.spec.policy.job))
+        .await?;
+    if job {
+        let message = format!("{unit} is a Job: it runs once for each version, and rolls nothing out");
+        let hint =
+            format!("`unisys get job {unit}` shows how it went, `unisys restart {unit}` runs it again");
+        return Err(refuse(StatusCode::CONFLICT, message, hint));
+    }
+    Ok(unit)
+}
+
 pub async fn status(State(context): State<Context>, Path(name): Path<String>) -> Answer<RolloutStatus> {
-    let unit = context.unit_name(&name).await?;
+    let unit = rolls_out(&context, &name).await?;
     let found = context
         .ask(move |engine| {
             let unit = engine.world.units().get(&unit)?;
@@ -70,7 +86,7 @@ pub async fn status(State(context): State<Context>, Path(name): Path<String>) ->
 }
 
 pub async fn history(State(context): State<Context>, Path(name): Path<String>) -> Answer<Vec<RolloutRecord>> {
-    let unit = context.unit_name(&name).await?;
+    let unit = rolls_out(&context, &name).await?;
     let found = context
         .ask(move |engine| {
             let present = engine.world.rollout_record(&unit)?;
@@ -94,7 +110,7 @@ pub async fn call(
     Path(name): Path<String>,
     Json(call): Json<RolloutCall>,
 ) -> Answer<Done> {
-    let unit = context.unit_name(&name).await?;
+    let unit = rolls_out(&context, &name).await?;
     let done = context
         .ask(move |engine| {
             if !engine.world.units().contains_key(&unit) {

@@ -210,3 +210,17 @@ fn what_is_wrong_is_seen_in_the_table_with_until_when() {
     until("it is gone", || (condition("there")["status"] == "False").then_some(()));
     assert!(since("there") > before);
 }
+
+#[test]
+fn a_job_rolls_nothing_out_and_says_so() {
+    let job = "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: once}\nspec: {command: [\"false\"], backoffLimit: 0}\n";
+    let system = System::up(&[("once.yaml", job)]);
+    until("it has failed", || system.ok(&["get"]).contains("Failed").then_some(()));
+    for verb in [&["status"][..], &["history"], &["undo"]] {
+        let (code, words) = system.fails(&[&["rollout"], verb, &["once"]].concat());
+        assert!(
+            code == 5 && words.contains("once is a Job") && words.contains("unisys restart once"),
+            "{words}"
+        );
+    }
+}
