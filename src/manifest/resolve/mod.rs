@@ -1,0 +1,232 @@
+//! The environment and argv of a unit: every value with where it comes from.
+//!
+//! `inheritEnv` < `envFrom` in order < `env`; then `${NAME}` and `$$` in `env` values and in `command`.
+
+mod expansion;
+mod types;
+mod values;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::base::ports::port_variable;
+
+pub use types::check_type;
+
+use super::Files;
+use super::diagnostic::{Diagnostic, Severity, Span};
+use super::load::{Objects, Source};
+use super::spec::ServiceSpec;
+use super::spec::process::EnvValue;
+use expansion::Expansion;
+use types::parse_bool;
+use values::{Layers, Reader, Sources, Value, broken, push};
+
+/// What a resolution may look at.
+pub struct Context<'a> {
+    pub objects: &'a Objects,
+    pub files: &'a dyn Files,
+    /// The environment of unisys itself.
+    pub environment: &'a BTreeMap<String, String>,
+    /// The profile named on the command line.
+    pub profile: Option<&'a str>,
+    /// Take values from files and the environment (a start, `validate --machine`); else only from the manifests (`validate`).
+    pub machine: bool,
+    /// A broken env file is a fault of this machine (E2009), which stops only whoever reads it: for a daemon that takes up
+    /// services that run already. Else it rejects what refers to it (E1009).
+    pub lenient: bool,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `service/api`, `config/app`, `environment`.
+    pub object: String,
+    /// `env`, `data`, `files`, `profiles.production`, …
+    pub layer: String,
+    pub place: Place,
+}
+
+/// Where a value is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// In no file.
+    #[default]
+    Nowhere,
+    /// In a line of an env file.
+    Line(PathBuf, u32),
+    /// In a field of a manifest. Its line is looked for when somebody asks: that takes another look at the file.
+    Field(String),
+}
+
+impl Place {
+    /// `source`: of the object that it is a field of.
+    fn span(&self, source: &Source) -> Span {
+        match self {
+            Self::Nowhere => Span::default(),
+            Self::Line(file, line) => Span { file: file.clone(), line: *line, column: 1 },
+            Self::Field(path) => source.span(path),
+        }
+    }
+}
+
+/// One variable.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EnvVar {
+    pub name: String,
+    pub value: String,
+    pub secret: bool,
+    pub origin: Origin,
+    /// Origins of the values that this one hides, nearest first.
+    pub shadowed: Vec<Origin>,
+}
+
+/// Never shows a secret.
+impl std::fmt::Debug for EnvVar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.name, if self.secret { "***" } else { &self.value })
+    }
+}
+
+/// A unit's environment and argv, ready to start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resolved {
+    pub env: Vec<EnvVar>,
+    pub argv: Vec<String>,
+    /// Files that were looked at, for watching.
+    pub files: Vec<PathBuf>,
+}
+
+/// Resolves one unit. Findings about files are E2 (this machine); about references and types, E1.
+pub fn resolve(
+    spec: &ServiceSpec,
+    source: &Source,
+    context: &Context<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Resolved {
+    let mut layers = Layers::new();
+    let mut sources = Sources::new(context, diagnostics);
+    for name in &spec.inherit_env {
+        if let Some(text) = context.environment.get(name) {
+            let origin =
+                Origin { object: "environment".into(), layer: "inheritEnv".into(), ..Origin::default() };
+            push(&mut layers, name, Value::literal(text, origin));
+        }
+    }
+    let mut open = false;
+    for (index, from) in spec.env_from.iter().enumerate() {
+        let path = format!("spec.envFrom.{index}");
+        if let Some(file) = &from.file {
+            open = true;
+            let file = source.base_dir.join(file);
+            let missing = (!from.optional).then_some("create it, or say `optional: true`");
+            let reader = Reader { source, path: &path, layer: "envFrom", missing };
+            for (name, value) in sources.env_file(&file, &reader) {
+                push(&mut layers, &name, value);
+            }
+        }
+        if let Some(config) = from.config.as_ref().and_then(|name| context.objects.configs.get(name)) {
+            open |= !config.spec.files.is_empty();
+            for (key, values) in sources.config(config) {
+                layers.entry(key).or_default().extend(values);
+            }
+        }
+        if let Some(name) = &from.secret
+            && let Some(secret) = context.objects.secrets.get(name)
+        {
+            for key in secret.spec.data.keys() {
+                if let Some(value) = sources.secret(secret, key, source, &path) {
+                    push(&mut layers, key, value);
+                }
+            }
+        }
+    }
+    own_env(spec, source, &mut sources, &mut layers);
+    let files = sources.files;
+    let own_numbers = own_numbers(spec);
+    let expanded =
+        Expansion { layers: &layers, source, open: open && !context.machine, context, own_numbers };
+    expanded.finish(spec, files, diagnostics)
+}
+
+fn own_numbers(spec: &ServiceSpec) -> Vec<String> {
+    let named = spec.ports.iter().filter(|port| port.is_auto()).map(|port| port_variable(port.name.as_str()));
+    let mut names: Vec<String> = named.collect();
+    if !names.is_empty() {
+        names.push("PORT".into());
+    }
+    names
+}
+
+fn own_env(spec: &ServiceSpec, source: &Source, sources: &mut Sources<'_>, layers: &mut Layers) {
+    let context = sources.context;
+    for (name, value) in &spec.env {
+        let path = format!("spec.env.{name}");
+        match value {
+            EnvValue::Text(text) => {
+                let object = source.object.to_string();
+                let origin = Origin { object, layer: "env".into(), place: Place::Field(path) };
+                push(layers, name, Value { text: text.clone(), secret: false, origin, expand: true });
+            }
+            EnvValue::Config(of) => {
+                let Some(config) = context.objects.configs.get(&of.config) else { continue };
+                let values = sources.config(config).remove(&of.key);
+                match values {
+                    Some(values) => layers.entry(name.clone()).or_default().extend(values),
+                    None if context.machine || config.spec.files.is_empty() => {
+                        let message = format!("the Config `{}` gives no value for `{}`", of.config, of.key);
+                        sources.diagnostics.push(
+                            Diagnostic::error("E1406", &source.span(&path), path, message)
+                                .hint("add the key to `data`, or a default under `types`"),
+                        );
+                    }
+                    // It may come from a file that only the machine has.
+                    None => push(layers, name, Value::literal("", Origin::default())),
+                }
+            }
+            EnvValue::Secret(of) => {
+                if let Some(secret) = context.objects.secrets.get(&of.secret) {
+                    if let Some(value) = sources.secret(secret, &of.key, source, &path) {
+                        push(layers, name, value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Why a unit's switch keeps it off, if it does.
+pub fn switched_off(
+    spec: &ServiceSpec,
+    context: &Context<'_>,
+    files: &mut Vec<PathBuf>,
+    diagnostics: &mut Vec<Diagnostic>,
+    source: &Source,
+) -> Option<String> {
+    let switch = spec.enabled_when.as_ref()?;
+    let config = context.objects.configs.get(&switch.config)?;
+    let mut found = Vec::new();
+    let mut sources = Sources::new(context, &mut found);
+    let values = sources.config(config);
+    files.append(&mut sources.files);
+    found.retain(|diagnostic| diagnostic.code == broken(context) && diagnostic.severity == Severity::Error);
+    if !found.is_empty() {
+        // What the switch says is not known: nobody is stopped for it.
+        diagnostics.append(&mut found);
+        return None;
+    }
+    let text = values.get(&switch.key).and_then(|values| values.last()).map(|value| value.text.clone());
+    let text = text.unwrap_or_default();
+    match parse_bool(&text) {
+        Some(true) => None,
+        Some(false) => Some(format!("{} is {}", switch.key, if text.is_empty() { "not set" } else { &text })),
+        None => {
+            let path = "spec.enabledWhen";
+            let message = format!("`{}` is `{text}`, which is neither true nor false", switch.key);
+            diagnostics.push(
+                Diagnostic::error("E1503", &source.span(path), path, message).hint("write true or false"),
+            );
+            Some(format!("{} is neither true nor false", switch.key))
+        }
+    }
+}
