@@ -33,7 +33,21 @@ pub async fn inventory(link: &mut Link) -> Result<Greeting, EngineError> {
     let mut greeting: Option<Greeting> = None;
     loop {
         match link.receive().await.ok_or_else(gone)? {
-            (Report::Welcome { version, keeper, release, epoch, incarnation, state_id, down, oldest }, _) => {
+            (
+                Report::Welcome {
+                    version,
+                    keeper,
+                    release,
+                    epoch,
+                    incarnation,
+                    state_id,
+                    down,
+                    oldest,
+                    several,
+                },
+                _,
+            ) => {
+                link.several = several;
                 if version < OLDEST || oldest > VERSION {
                     return Err(EngineError::KeeperVersion { release, version });
                 }
@@ -70,8 +84,8 @@ impl Engine {
         let desired = self.world.desired().clone();
         let spec = StartedWith::decode(&held.spec, name, &desired, self.sets.objects(), &environ);
         self.attach_pipes(&id, pid, fds, spec.as_deref());
-        if let Some(attached) = self.attached.get_mut(&id) {
-            attached.told.clone_from(&spec);
+        if let Some(spec) = &spec {
+            self.told.insert(id.clone(), spec.clone());
         }
         let mut parts: Vec<(Part, PartState)> =
             held.parts.iter().map(|part| (part.part, state(part))).collect();

@@ -47,15 +47,11 @@ impl Engine {
                 self.collector.close(id);
             }
             Effect::Remember { id, spec, generation, mark } => {
-                let attached = self.attached.get_mut(&id);
-                let told = attached.as_ref().and_then(|attached| attached.told.clone());
+                let told = self.told.insert(id.clone(), spec.clone());
                 let same = told
                     .is_some_and(|told| std::sync::Arc::ptr_eq(&told, &spec) || told.launch == spec.launch);
                 let text = (!same).then(|| StartedWith::encode(&spec));
-                if let Some(attached) = attached {
-                    attached.told = Some(spec);
-                }
-                self.link.send(&Request::Remember { epoch, id, mark, generation, spec: text });
+                self.link.send_later(&Request::Remember { epoch, id, mark, generation, spec: text });
             }
             Effect::Limit { id, limits } => self.link.send(&Request::Limit { epoch, id, limits }),
             Effect::Probe { id, kind, seq, timeout, spec, ports } => {
@@ -154,6 +150,9 @@ impl Engine {
             Ok(mut request) => {
                 request.role = role;
                 request.attempt = attempt;
+                if part == Part::Main {
+                    self.told.insert(id, spec.clone());
+                }
                 self.link.send(&Request::Spawn(request));
                 false
             }

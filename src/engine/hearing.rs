@@ -77,7 +77,7 @@ impl Engine {
                 self.output_closed(&id);
                 self.look_for_taken_address(&id);
                 let epoch = self.epoch;
-                self.link.send(&Request::Forget { epoch, id });
+                self.link.send_later(&Request::Forget { epoch, id });
                 self.end_if_finished();
             }
             Told::Stuck(Some(why)) => {

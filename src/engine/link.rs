@@ -46,6 +46,10 @@ impl Peer {
 pub struct Link {
     socket: AsyncFd<OwnedFd>,
     waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// The keeper understands packets that hold several messages.
+    pub several: bool,
+    /// What came with others, and is not taken yet.
+    heard: VecDeque<Report>,
     closed: bool,
     /// Whether the keeper still hears what it is asked.
     pub attention: Attention,
@@ -66,8 +70,15 @@ impl Link {
     pub fn inherited(number: i32) -> io::Result<Self> {
         let fd = inherit::take(number)?;
         let socket = inherit::watched(fd, Interest::READABLE | Interest::WRITABLE)?;
-        let (waiting, attention) = (VecDeque::new(), Attention::default());
-        Ok(Self { socket, waiting, closed: false, attention, deaf: false })
+        Ok(Self {
+            socket,
+            waiting: VecDeque::new(),
+            several: false,
+            heard: VecDeque::new(),
+            closed: false,
+            attention: Attention::default(),
+            deaf: false,
+        })
     }
 
     /// The keeper, whether it still lives: it made the socket (SO_PEERCRED, unix(7)).
@@ -83,19 +94,19 @@ impl Link {
 
     /// The same with descriptors.
     pub fn send_with(&mut self, request: &Request, fds: Vec<OwnedFd>) {
-        let Ok(bytes) = serde_json::to_vec(request) else { return };
-        if self.waiting.is_empty() {
-            match packet::send(self.socket.get_ref(), &bytes, &borrowed(&fds)) {
-                Ok(()) => return,
-                Err(error) if packet::is_for_now(&error) => {}
-                Err(error) => {
-                    tracing::error!(%error, "cannot send to the keeper");
-                    self.closed = true;
-                    return;
-                }
-            }
+        self.push(request, fds);
+        self.flush();
+    }
+
+    /// Sends with what comes next, or by [`flush`](Self::flush).
+    pub fn send_later(&mut self, request: &Request) {
+        self.push(request, Vec::new());
+    }
+
+    fn push(&mut self, request: &Request, fds: Vec<OwnedFd>) {
+        if let Ok(bytes) = serde_json::to_vec(request) {
+            self.waiting.push_back((bytes, fds));
         }
-        self.waiting.push_back((bytes, fds));
     }
 
     /// The next report; `None` when the keeper is gone. Sends what waits meanwhile.
@@ -122,15 +133,25 @@ impl Link {
     pub fn try_receive(&mut self) -> Option<(Report, Vec<OwnedFd>)> {
         self.flush();
         loop {
+            if let Some(report) = self.heard.pop_front() {
+                return Some((report, Vec::new()));
+            }
             match packet::receive(self.socket.get_ref()) {
-                Ok(Some(packet)) => match serde_json::from_slice(&packet.bytes) {
-                    Ok(report) => {
-                        self.attention.heard();
+                Ok(Some(packet)) => {
+                    self.attention.heard();
+                    for message in packet.messages() {
+                        match serde_json::from_slice(message) {
+                            Ok(report) => self.heard.push_back(report),
+                            // A newer keeper may say what this daemon does not understand.
+                            Err(error) => {
+                                tracing::warn!(%error, "the keeper said something that is not understood");
+                            }
+                        }
+                    }
+                    if let Some(report) = self.heard.pop_front() {
                         return Some((report, packet.fds));
                     }
-                    // A newer keeper may say what this daemon does not understand.
-                    Err(error) => tracing::warn!(%error, "the keeper said something that is not understood"),
-                },
+                }
                 Ok(None) => {
                     self.closed = true;
                     return None;
@@ -144,11 +165,25 @@ impl Link {
         }
     }
 
-    fn flush(&mut self) {
+    /// Sends what waits, as far as the keeper reads.
+    pub fn flush(&mut self) {
+        let socket = self.socket.get_ref();
         while let Some((bytes, fds)) = self.waiting.front() {
-            match packet::send(self.socket.get_ref(), bytes, &borrowed(fds)) {
+            let sent = if self.several && fds.is_empty() {
+                let alone =
+                    self.waiting.iter().map_while(|(bytes, fds)| fds.is_empty().then_some(bytes.as_slice()));
+                packet::send_several(socket, alone)
+            } else {
+                packet::send(socket, bytes, &borrowed(fds)).map(|()| 1)
+            };
+            match sent {
+                Ok(sent) => drop(self.waiting.drain(..sent)),
                 Err(error) if packet::is_for_now(&error) => return,
-                _ => drop(self.waiting.pop_front()),
+                Err(error) => {
+                    tracing::error!(%error, "cannot send to the keeper");
+                    self.waiting.clear();
+                    self.closed = true;
+                }
             }
         }
     }

@@ -120,8 +120,6 @@ pub(crate) struct Attached {
     notify: Option<telling::Notify>,
     /// The process that the program named as its main one.
     main_pid: Option<u32>,
-    /// The spec that the keeper was last told.
-    told: Option<Arc<UnitSpec>>,
     /// Masked in its output.
     secrets: Option<Arc<crate::base::Redactor>>,
 }
@@ -149,6 +147,8 @@ pub struct Engine {
     inputs: Inputs,
     asker: probe::Asker,
     attached: BTreeMap<InstanceId, Attached>,
+    /// The specs that the keeper was last told.
+    told: BTreeMap<InstanceId, Arc<UnitSpec>>,
     ports: ports::PortWatch,
     programs: programs::ProgramWatch,
     listening: listening::Listening,
@@ -217,7 +217,8 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let (store, mut restored) = Store::open(&state.database(), Self::hear_of_store(&inputs))?;
         let mut link = link;
-        link.send(&Request::Hello { version: crate::keeper::protocol::VERSION, epoch: restored.epoch });
+        let version = crate::keeper::protocol::VERSION;
+        link.send(&Request::Hello { version, epoch: restored.epoch, several: true });
         let greeting = adoption::inventory(&mut link).await?;
         store.recover(&mut restored, !greeting.held.is_empty());
         let another = (greeting.version != crate::keeper::protocol::VERSION).then_some(greeting.version);
@@ -256,6 +257,7 @@ impl Engine {
             inputs,
             asker: probe::Asker::new(http),
             attached: BTreeMap::new(),
+            told: BTreeMap::new(),
             ports: ports::PortWatch::default(),
             programs: programs::ProgramWatch::default(),
             listening: listening::Listening::default(),
@@ -573,6 +575,7 @@ impl Engine {
         for effect in later {
             self.effect(effect);
         }
+        self.link.flush();
         self.store.used(self.world.next_incarnation());
         self.save_failures();
         let touched = self.world.take_touched();

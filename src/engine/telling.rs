@@ -36,7 +36,7 @@ impl Engine {
         let secrets = self.secrets_of(&id.unit, started);
         self.collector.open(id.clone(), [stdout, stderr], secrets.clone());
         let notify = fds.next().and_then(|fd| Notify::listen(id, main, fd, &self.inputs));
-        self.attached.insert(id.clone(), Attached { notify, main_pid: None, told: None, secrets });
+        self.attached.insert(id.clone(), Attached { notify, main_pid: None, secrets });
     }
 
     pub(super) fn detach(&mut self, id: &InstanceId) {
@@ -45,6 +45,7 @@ impl Engine {
         {
             notify.task.abort();
         }
+        self.told.remove(id);
         self.ports.remove(id);
     }
 

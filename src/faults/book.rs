@@ -63,6 +63,8 @@ pub struct Book {
     records: BTreeMap<String, ErrorRecord>,
     /// By when they were last seen: the first makes room.
     seen: BTreeSet<(Stamp, u64, String)>,
+    /// The same of each unit.
+    of_unit: BTreeMap<String, BTreeSet<(Stamp, u64, String)>>,
     next: u64,
     /// To be written.
     dirty: BTreeSet<String>,
@@ -77,7 +79,7 @@ impl Book {
         let mut book = Self { next: 1, ..Self::default() };
         for record in records {
             book.next = book.next.max(record.id + 1);
-            book.seen.insert((record.last_seen, record.id, record.fingerprint.clone()));
+            book.index(&record);
             book.records.insert(record.fingerprint.clone(), record);
         }
         book
@@ -86,20 +88,19 @@ impl Book {
     /// Writes one down; the record as it is now.
     pub fn record(&mut self, sighting: Sighting) -> &ErrorRecord {
         self.count(&sighting);
-        let fingerprint = sighting.fingerprint.clone();
-        if let Some(known) = self.records.get(&fingerprint) {
-            self.seen.remove(&(known.last_seen, known.id, fingerprint.clone()));
-        } else {
-            self.make_room();
-        }
+        let fingerprint = sighting.fingerprint;
         self.dirty.insert(fingerprint.clone());
-        let next = &mut self.next;
-        let record = self.records.entry(fingerprint.clone()).or_insert_with(|| {
-            let id = (*next).max(1);
-            *next = id + 1;
+        let known = self.records.remove(&fingerprint);
+        match &known {
+            Some(known) => self.unindex(known),
+            None => self.make_room(),
+        }
+        let mut record = known.unwrap_or_else(|| {
+            let id = self.next.max(1);
+            self.next = id + 1;
             ErrorRecord {
                 id,
-                fingerprint,
+                fingerprint: fingerprint.clone(),
                 category: sighting.category,
                 severity: sighting.severity,
                 unit: sighting.unit,
@@ -121,8 +122,25 @@ impl Book {
         record.cause = sighting.cause;
         // A clock that was set back does not make it older.
         record.last_seen = record.last_seen.max(sighting.at);
-        self.seen.insert((record.last_seen, record.id, record.fingerprint.clone()));
-        record
+        self.index(&record);
+        self.records.entry(fingerprint).or_insert(record)
+    }
+
+    fn index(&mut self, record: &ErrorRecord) {
+        let key = (record.last_seen, record.id, record.fingerprint.clone());
+        self.of_unit.entry(record.unit.clone()).or_default().insert(key.clone());
+        self.seen.insert(key);
+    }
+
+    fn unindex(&mut self, record: &ErrorRecord) {
+        let key = (record.last_seen, record.id, record.fingerprint.clone());
+        self.seen.remove(&key);
+        if let Some(of_unit) = self.of_unit.get_mut(&record.unit) {
+            of_unit.remove(&key);
+            if of_unit.is_empty() {
+                self.of_unit.remove(&record.unit);
+            }
+        }
     }
 
     fn count(&mut self, sighting: &Sighting) {
@@ -136,7 +154,9 @@ impl Book {
     fn make_room(&mut self) {
         while self.records.len() >= limits::ERRORS_KEPT {
             let Some((_, id, fingerprint)) = self.seen.pop_first() else { return };
-            self.records.remove(&fingerprint);
+            if let Some(oldest) = self.records.remove(&fingerprint) {
+                self.unindex(&oldest);
+            }
             self.dirty.remove(&fingerprint);
             self.dropped.push(id);
         }
@@ -149,7 +169,8 @@ impl Book {
 
     /// The latest of a unit.
     pub fn latest_of(&self, unit: &str) -> Option<&ErrorRecord> {
-        self.iter().find(|record| record.unit == unit)
+        let (_, _, fingerprint) = self.of_unit.get(unit)?.last()?;
+        self.records.get(fingerprint)
     }
 
     /// What changed since the last call: records to write, ids to forget.
@@ -223,6 +244,24 @@ mod tests {
         let (records, dropped) = book.take_changes();
         assert_eq!((records.len(), dropped), (limits::ERRORS_KEPT, vec![1]));
         assert!(!book.has_changes());
+    }
+
+    #[test]
+    fn the_latest_of_a_unit_is_known_without_looking_at_others() {
+        let mut book = Book::default();
+        book.record(sighting("x", 1));
+        book.record(sighting("y", 2));
+        book.record(Sighting { unit: "service/b".into(), ..sighting("z", 3) });
+        let latest = |book: &Book, unit: &str| book.latest_of(unit).map(|record| record.fingerprint.clone());
+        assert_eq!(latest(&book, "service/a").as_deref(), Some("y"));
+        book.record(sighting("x", 4));
+        assert_eq!(latest(&book, "service/a").as_deref(), Some("x"));
+        let mut book = Book::restore(book.take_changes().0);
+        assert_eq!(latest(&book, "service/b").as_deref(), Some("z"));
+        for n in 0..limits::ERRORS_KEPT {
+            book.record(sighting(&n.to_string(), 5));
+        }
+        assert_eq!(latest(&book, "service/b"), None, "what makes room is not found any more");
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Daemon {
     arguments: Vec<String>,
     pub pid: Option<u32>,
     pub socket: Option<OwnedFd>,
+    /// It understands packets that hold several messages.
+    pub several: bool,
     /// Whether it still hears what it is told.
     pub attention: Attention,
     started: Instant,
@@ -45,6 +47,7 @@ impl Daemon {
             arguments,
             pid: None,
             socket: None,
+            several: false,
             attention: Attention::default(),
             started: Instant(0),
             failures: 0,

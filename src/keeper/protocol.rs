@@ -43,6 +43,9 @@ pub enum Request {
     Hello {
         version: u32,
         epoch: Epoch,
+        /// It understands packets that hold several messages.
+        #[serde(default)]
+        several: bool,
     },
     /// From here on the daemon speaks with this epoch.
     Begin {
@@ -228,6 +231,9 @@ pub enum Report {
         /// The oldest version of a daemon that this keeper understands.
         #[serde(default)]
         oldest: u32,
+        /// It understands packets that hold several messages.
+        #[serde(default)]
+        several: bool,
     },
     /// One instance that it holds; with descriptors stdout, stderr, and notify if there is one, unless all of it is being
     /// spawned.

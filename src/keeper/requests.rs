@@ -20,13 +20,18 @@ impl Keeper {
     pub(super) fn read_requests(&mut self) {
         while let Some(socket) = &self.daemon.socket {
             match packet::receive(socket) {
-                Ok(Some(packet)) => match serde_json::from_slice(&packet.bytes) {
-                    Ok(request) => self.request(request, packet.fds),
-                    Err(error) => {
-                        let why = format!("not understood: {error}");
-                        self.tell(&Report::Refused { id: None, why });
+                Ok(Some(mut packet)) => {
+                    let mut fds = std::mem::take(&mut packet.fds);
+                    for message in packet.messages() {
+                        match serde_json::from_slice(message) {
+                            Ok(request) => self.request(request, std::mem::take(&mut fds)),
+                            Err(error) => {
+                                let why = format!("not understood: {error}");
+                                self.tell(&Report::Refused { id: None, why });
+                            }
+                        }
                     }
-                },
+                }
                 // The daemon is gone or going; its end is told by SIGCHLD.
                 Ok(None) => {
                     self.daemon.socket = None;
@@ -41,7 +46,10 @@ impl Keeper {
     fn request(&mut self, request: Request, fds: Vec<OwnedFd>) {
         self.daemon.attention.heard();
         match request {
-            Request::Hello { version: _, epoch } => self.greet(epoch),
+            Request::Hello { version: _, epoch, several } => {
+                self.daemon.several = several;
+                self.greet(epoch);
+            }
             Request::Begin { epoch } if epoch > self.epoch => {
                 self.epoch = epoch;
                 self.journal.write(&Entry::Epoch { epoch });
@@ -127,6 +135,7 @@ impl Keeper {
             state_id: self.state_id.clone(),
             down: self.down.clone(),
             oldest: protocol::OLDEST,
+            several: true,
         };
         self.tell(&welcome);
         let held: Vec<_> = self.table.instances.iter().map(|(id, instance)| instance.told(id)).collect();
@@ -276,7 +285,7 @@ impl Keeper {
         if instance.mark.role == Role::Incoming {
             self.listeners.give_up(id);
         }
-        let fifos = instance.fifos;
+        let (fifos, notify) = (instance.fifos, instance.notify != protocol::Notify::No);
         // Its pipes are closed with it.
         self.table.instances.remove(id);
         if let Some(tree) = &self.cgroups {
@@ -285,7 +294,7 @@ impl Keeper {
         if let Some(emptied) = &mut self.emptied {
             emptied.forget(id);
         }
-        PipeNames::of(&self.options.state.run(), id, fifos).remove();
+        PipeNames::of(&self.options.state.run(), id, fifos).remove(notify);
         if let Some(number) = fifos {
             self.fifos.release(number);
         }

@@ -215,6 +215,8 @@ impl Keeper {
             }
             self.look_who_left();
             self.progress_kills();
+            // What has ended is told before the daemon's wishes are seen to.
+            self.flush_backlog();
             self.read_requests();
             self.look_at_daemon();
             self.kill_everything_if_due();

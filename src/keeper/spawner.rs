@@ -390,15 +390,15 @@ impl PipeNames {
         format!("unisys/{:016x}", super::journal::checksum(self.notify.as_os_str().as_bytes()))
     }
 
-    /// But for the FIFOs of a pair, which may be used again.
-    pub fn remove(&self) {
+    /// But for the FIFOs of a pair, which may be used again. `notify`: there is a socket or a pipe of that name.
+    pub fn remove(&self, notify: bool) {
         if self.private.exists() {
             away(vec![self.private.clone()]);
         }
-        for path in [&self.stdout, &self.stderr, &self.notify] {
-            if fifos::number_of(path).is_none() {
-                let _ = std::fs::remove_file(path);
-            }
+        let of_pair = |path: &&PathBuf| fifos::number_of(path).is_none();
+        let named = [&self.stdout, &self.stderr].into_iter().filter(of_pair);
+        for path in named.chain(notify.then_some(&self.notify)) {
+            let _ = std::fs::remove_file(path);
         }
     }
 }

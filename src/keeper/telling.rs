@@ -30,8 +30,22 @@ impl Keeper {
         if self.backlog.is_empty() && packet::send(socket, &bytes, &self.table.pipes_of(pipes_of)).is_ok() {
             return;
         }
+        self.tell_later(bytes, pipes_of.cloned());
+    }
+
+    /// A report that goes with others, before the keeper sleeps.
+    pub(super) fn tell_with_others(&mut self, report: &Report) {
+        if !self.greeted || !self.daemon.several {
+            return self.tell(report);
+        }
+        let Ok(bytes) = serde_json::to_vec(report) else { return };
+        self.daemon.attention.stirred(clock::mono());
+        self.tell_later(bytes, None);
+    }
+
+    fn tell_later(&mut self, bytes: Vec<u8>, pipes_of: Option<InstanceId>) {
         if self.backlog.len() < BACKLOG {
-            return self.backlog.push_back((bytes, pipes_of.cloned()));
+            return self.backlog.push_back((bytes, pipes_of));
         }
         self.replace_daemon("does not keep up");
     }
@@ -69,13 +83,21 @@ impl Keeper {
 
     pub(super) fn flush_backlog(&mut self) {
         while let (Some(socket), Some((bytes, pipes_of))) = (&self.daemon.socket, self.backlog.front()) {
-            match packet::send(socket, bytes, &self.table.pipes_of(pipes_of.as_ref())) {
+            let sent = match pipes_of {
+                None if self.daemon.several => {
+                    let alone =
+                        self.backlog.iter().map_while(|(bytes, of)| of.is_none().then_some(bytes.as_slice()));
+                    packet::send_several(socket, alone)
+                }
+                _ => packet::send(socket, bytes, &self.table.pipes_of(pipes_of.as_ref())).map(|()| 1),
+            };
+            match sent {
                 Err(error) if packet::is_for_now(&error) => {
                     // A full socket says when it is not; a lack of descriptors does not.
                     self.choked = error.kind() != io::ErrorKind::WouldBlock;
                     return;
                 }
-                _ => drop(self.backlog.pop_front()),
+                sent => drop(self.backlog.drain(..sent.unwrap_or(1))),
             }
         }
         self.choked = false;

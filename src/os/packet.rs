@@ -1,4 +1,5 @@
-//! Messages with descriptors over a `SOCK_SEQPACKET` pair. One that is too large for a packet travels in a memfd.
+//! Messages with descriptors over a `SOCK_SEQPACKET` pair. One that is too large for a packet travels in a memfd; small ones without
+//! descriptors may share a packet.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
@@ -36,6 +37,40 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]
     send_packet(socket, b"P", bytes, fds)
 }
 
+/// Sends the first of these messages, which have no descriptors, and as many of the next as one packet holds; gives how many that
+/// were. The receiver must know of packets that hold several. `WouldBlock` as [`send`].
+pub fn send_several<'a>(
+    socket: impl AsFd,
+    mut messages: impl Iterator<Item = &'a [u8]>,
+) -> io::Result<usize> {
+    let Some(first) = messages.next() else { return Ok(0) };
+    let mut several = Vec::new();
+    let mut count = 1;
+    for message in messages {
+        if count == 1 {
+            append(&mut several, first);
+        }
+        if several.len() + LENGTH + message.len() > PACKET {
+            break;
+        }
+        append(&mut several, message);
+        count += 1;
+    }
+    match count {
+        1 => send(socket, first, &[])?,
+        _ => send_packet(socket, b"S", &several, &[])?,
+    }
+    Ok(count)
+}
+
+/// The length of a message among several: little-endian, before it.
+const LENGTH: usize = size_of::<u32>();
+
+fn append(several: &mut Vec<u8>, message: &[u8]) {
+    several.extend((message.len() as u32).to_le_bytes());
+    several.extend(message);
+}
+
 fn send_packet(
     socket: impl AsFd,
     mark: &[u8; 1],
@@ -52,10 +87,42 @@ fn send_packet(
     Ok(())
 }
 
-/// A received message.
+/// What was received at once.
 pub struct Packet {
-    pub bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Several messages, each after its length.
+    several: bool,
+    /// Of its only message.
     pub fds: Vec<OwnedFd>,
+}
+
+impl Packet {
+    pub fn messages(&self) -> Messages<'_> {
+        Messages { rest: &self.bytes, several: self.several }
+    }
+}
+
+/// The messages of a packet, in the order of their sending.
+pub struct Messages<'a> {
+    rest: &'a [u8],
+    several: bool,
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        if !self.several {
+            return Some(std::mem::take(&mut self.rest));
+        }
+        let (length, rest) = self.rest.split_first_chunk::<LENGTH>()?;
+        let (message, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        self.rest = rest;
+        Some(message)
+    }
 }
 
 thread_local! {
@@ -84,7 +151,7 @@ fn receive_in(buffer: &mut [u8], socket: impl AsFd) -> io::Result<Option<Packet>
         return Ok(None);
     }
     let bytes = match buffer[0] {
-        b'P' => buffer[1..got.bytes].to_vec(),
+        b'P' | b'S' => buffer[1..got.bytes].to_vec(),
         b'M' if !fds.is_empty() => {
             let mut file = std::fs::File::from(fds.remove(0));
             file.rewind()?;
@@ -94,7 +161,7 @@ fn receive_in(buffer: &mut [u8], socket: impl AsFd) -> io::Result<Option<Packet>
         }
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a message")),
     };
-    Ok(Some(Packet { bytes, fds }))
+    Ok(Some(Packet { bytes, several: buffer[0] == b'S', fds }))
 }
 
 /// Something that was sent over this end has not been received yet (SIOCOUTQ, unix(7)).
@@ -127,10 +194,40 @@ mod tests {
             assert!(is_unread(&a));
             let packet = receive(&b).unwrap().unwrap();
             assert_eq!((packet.bytes.len(), packet.fds.len()), (size, 1));
-            assert_eq!(packet.bytes, bytes);
+            assert_eq!(packet.messages().collect::<Vec<_>>(), [bytes]);
         }
         assert_eq!(receive(&b).err().map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
         drop(a);
         assert!(receive(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_waits_shares_packets_and_arrives_in_order() {
+        let (a, b) = pair().unwrap();
+        let sizes = [3, 0, 40_000, 20_000, 10_000, PACKET + 1, 5, 6];
+        let sent: Vec<Vec<u8>> =
+            sizes.iter().enumerate().map(|(index, size)| vec![index as u8; *size]).collect();
+        let mut gone = Vec::new();
+        while gone.iter().sum::<usize>() < sent.len() {
+            let rest = &sent[gone.iter().sum()..];
+            gone.push(send_several(&a, rest.iter().map(Vec::as_slice)).unwrap());
+        }
+        assert_eq!(gone, [4, 1, 1, 2], "as many as fit; one that is too large goes alone");
+        let mut got: Vec<Vec<u8>> = Vec::new();
+        while let Ok(Some(packet)) = receive(&b) {
+            got.extend(packet.messages().map(<[u8]>::to_vec));
+        }
+        assert!(got == sent);
+    }
+
+    #[test]
+    fn a_length_that_is_a_lie_ends_the_packet() {
+        let messages = |bytes: &[u8]| {
+            let packet = Packet { bytes: bytes.to_vec(), several: true, fds: Vec::new() };
+            packet.messages().map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        assert_eq!(messages(b"\x01\0\0\0a\xff\xff\xff\xffb"), [b"a"]);
+        assert_eq!(messages(b"\x01\0\0\0a\x01\0"), [b"a"]);
+        assert!(messages(b"").is_empty());
     }
 }
