@@ -3,7 +3,7 @@
 use crate::base::{Ordinal, Role, Seat};
 use crate::unit::{Circuit, Lifecycle, StopReason};
 
-use super::gate::{port_gate, start_gate, stop_gate};
+use super::gate::{port_gate, replace_gate, start_gate, stop_gate};
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings, Wish};
 use super::replace::{plan_replacements, surges};
 use super::{Action, Drift, Pick, Step, UnitPlan, Verb, Waiting};
@@ -184,8 +184,14 @@ pub(super) fn start(
         let waiting = Some(Waiting::Machine { message: message.to_owned() });
         return Action { verb, reason, step: None, waiting };
     }
+    // A new unit, or a newer version of one that rests, waits for what is replaced with it; one that is started again as it was
+    // does not.
+    let newer = slot.map_or(unit.slots.is_empty(), |slot| {
+        matches!(slot.drift, Drift::Replace(_)) && version == Pick::Wanted
+    });
+    let gate = if newer { replace_gate } else { start_gate };
     let waiting = circuit_gate(unit, seat, *starts)
-        .or_else(|| start_gate(around))
+        .or_else(|| gate(around))
         .or_else(|| port_gate(around))
         .or_else(|| (!around.start_allowed()).then_some(Waiting::StartSlots));
     let step = match &waiting {

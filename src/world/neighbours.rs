@@ -87,9 +87,7 @@ impl World {
                     seats.iter().any(|seat| unit.slots.get(seat).is_some_and(|slot| test(slot)))
                 })
         };
-        let completed = unit.spec.policy.job
-            && all(|slot| matches!(slot.state, Lifecycle::Done(_)))
-            && unit.slots.values().all(|slot| slot.rested_at == unit.generation);
+        let completed = replicas > 0 && unit.has_run();
         let hopeless = match &wish {
             Wish::Down { why } | Wish::Gone { why } => Some(why.clone()),
             Wish::Up { replicas: 0 } => Some("replicas is 0".into()),

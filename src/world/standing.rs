@@ -32,7 +32,8 @@ impl Standing {
             return Self { along, kept };
         }
         let mut dependents: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
-        for (name, unit, _) in up {
+        // A job that has run needs nothing any more.
+        for (name, unit, _) in up.into_iter().filter(|(_, unit, _)| !unit.has_run()) {
             for on in hard(unit) {
                 dependents.entry(on).or_default().push(name);
             }

@@ -194,6 +194,13 @@ pub struct LastEnd {
 }
 
 impl Unit {
+    /// A Job that has run, and ended well, for its present generation.
+    pub fn has_run(&self) -> bool {
+        let done =
+            |slot: &Slot| matches!(slot.state, Lifecycle::Done(_)) && slot.rested_at == self.generation;
+        self.spec.policy.job && !self.slots.is_empty() && self.slots.values().all(|slot| done(slot))
+    }
+
     pub fn new(spec: Arc<UnitSpec>, generation: Generation, revision: Revision, at: Stamp) -> Self {
         let written = Version { spec: spec.clone(), generation, revision };
         let rollout = Rollout::begin(revision, None, generation, &spec.policy.update, at);

@@ -472,3 +472,49 @@ fn what_was_gone_back_to_is_taken_along_by_what_it_needs_again() {
     stage.pass(Duration::from_secs(60));
     assert!(stage.running.is_empty(), "{:?}", stage.running);
 }
+
+#[test]
+fn a_job_that_is_changed_with_what_it_needs_runs_on_the_new_one() {
+    // By name it comes first.
+    let job = |version| versioned("a", ", dependsOn: [z]", version).replace("kind: Service", "kind: Job");
+    let mut stage = Stage::new();
+    stage.accept(&[job(1), versioned("z", PROBED, 1)]);
+    stage.ready("z");
+    stage.pass(Duration::from_secs(5));
+    stage.exits("a", Exit::Code(0));
+    stage.accept(&[job(2), versioned("z", PROBED, 2)]);
+    assert_eq!(stage.count("a"), 0, "its database is about to go");
+    stage.ready("z");
+    stage.pass(Duration::from_secs(60));
+    assert_eq!((stage.count("a"), stage.count("z")), (1, 1));
+}
+
+#[test]
+fn a_unit_that_is_new_starts_on_the_new_version_of_what_it_needs_and_a_crashed_one_at_once() {
+    let mut stage = Stage::new();
+    let b = || service("b", ", dependsOn: [z]");
+    stage.accept(&[b(), versioned("z", PROBED, 1)]);
+    stage.ready("z");
+    stage.pass(Duration::from_secs(5));
+    stage.accept(&[service("a", ", dependsOn: [z]"), b(), versioned("z", PROBED, 2)]);
+    stage.exits("b", Exit::Code(1));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.count("a"), stage.count("b")), (0, 1));
+    stage.ready("z");
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(stage.count("a"), 1);
+}
+
+#[test]
+fn a_job_that_has_run_stays_so_when_what_it_needed_is_stopped() {
+    let job = service("m", ", dependsOn: [z]").replace("kind: Service", "kind: Job");
+    let mut stage = Stage::new();
+    stage.accept(&[job, service("w", ", dependsOn: [{name: m, condition: Completed}]"), service("z", "")]);
+    stage.pass(Duration::from_secs(1));
+    stage.exits("m", Exit::Code(0));
+    stage.order(Order::Stop(names("z")));
+    assert_eq!((stage.count("z"), stage.count("w")), (0, 1));
+    stage.exits("w", Exit::Code(1));
+    stage.pass(Duration::from_secs(5));
+    assert_eq!(stage.count("w"), 1, "what it waited for is done");
+}
