@@ -35,6 +35,8 @@ pub const TURN_BATCH: usize = 256;
 pub const STOP_WAKE: Duration = Duration::from_millis(250);
 /// A program that ends sooner has failed at its start: by then a slow one has read its configuration too.
 pub const START_FAILURE: Duration = Duration::from_secs(30);
+/// The same of one without a probe that tells when it has begun: by then it may have been at work.
+pub const START_FAILURE_UNSEEN: Duration = Duration::from_secs(5);
 /// Units planned before what they ask for is carried out: a first start or stop among thousands waits no longer than for these.
 pub const SETTLE_BATCH: usize = 16;
 /// Descriptors that keeper and daemon make room for at their start, four a service: 64 KiB in the kernel.

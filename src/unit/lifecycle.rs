@@ -159,7 +159,7 @@ pub struct End {
     pub exit: Option<Exit>,
     /// When its program was executed, if it was.
     pub executed_at: Option<Instant>,
-    /// It was through its probes before it ended.
+    /// Processes of it that even SIGKILL did not end in time.
     pub survivors: u32,
 }
 

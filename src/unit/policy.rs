@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::base::{BackoffCurve, Name, Signal};
+use crate::base::{BackoffCurve, Name, Signal, limits};
 
 use super::watchdog::WatchdogPolicy;
 
@@ -203,6 +203,20 @@ pub struct Policy {
 impl Policy {
     pub fn probe(&self, kind: ProbeKind) -> Option<&ProbePolicy> {
         self.probes[kind.index()].as_ref()
+    }
+
+    /// A program that ends sooner has failed at its start. One that has a probe for its start is watched while it begins; of
+    /// another it is only guessed.
+    pub fn start_failure(&self) -> Duration {
+        match self.is_seen_to_start() {
+            true => limits::START_FAILURE,
+            false => limits::START_FAILURE_UNSEEN,
+        }
+    }
+
+    /// A startup or readiness probe tells when it has begun.
+    pub fn is_seen_to_start(&self) -> bool {
+        [ProbeKind::Startup, ProbeKind::Readiness].iter().any(|kind| self.probe(*kind).is_some())
     }
 
     /// Something wakes for it while it runs: its watchdog, or a probe that is asked.

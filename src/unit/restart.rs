@@ -1,6 +1,6 @@
 //! What follows the end of an instance: again, later, never.
 
-use crate::base::{Exit, Instant, Rng, SpawnStage, limits};
+use crate::base::{Exit, Instant, Rng, SpawnStage};
 
 use super::lifecycle::{End, EndReason, StopReason};
 use super::policy::{Policy, RestartWhen};
@@ -16,6 +16,8 @@ pub struct RestartState {
     pub again: bool,
     /// How it ended when it last failed at its start for an error of its configuration.
     pub misconfigured: Option<Exit>,
+    /// The one that ended last had passed a probe for its start: it was configured well enough for that, whatever its last words.
+    pub answered: bool,
 }
 
 /// Where an ended ordinal goes.
@@ -42,8 +44,8 @@ impl End {
     }
 
     /// It ended by itself and had hardly begun.
-    pub fn failed_at_start(&self, now: Instant) -> bool {
-        self.reason == EndReason::Exited && self.ran_for(now) < limits::START_FAILURE
+    pub fn failed_at_start(&self, policy: &Policy, now: Instant) -> bool {
+        self.reason == EndReason::Exited && self.ran_for(now) < policy.start_failure()
     }
 
     /// The machine had no process, memory or descriptor left for it: nothing that the program is to blame for.
@@ -74,7 +76,7 @@ impl RestartState {
     /// When that one ends alike, nothing is started until something changes.
     pub fn is_misconfigured(&mut self, exit: Exit) {
         // A series that somebody's change or order began anew is not judged by what was before.
-        if self.attempt > 0 {
+        if self.attempt > 0 && !self.answered {
             self.misconfigured = Some(exit);
         }
     }
@@ -103,8 +105,9 @@ impl RestartState {
         {
             return AfterEnd::Failed(end.reason.clone());
         }
-        let as_before = end.failed_at_start(now) && end.exit.is_some() && end.exit == self.misconfigured;
-        if as_before && self.attempt > 0 {
+        let at_start = end.failed_at_start(policy, now) && !self.answered;
+        let as_before = end.exit.is_some() && end.exit == self.misconfigured;
+        if at_start && as_before && self.attempt > 0 {
             return AfterEnd::Failed(end.reason.clone());
         }
         self.misconfigured = None;
@@ -163,6 +166,9 @@ fn is_permanent(stage: SpawnStage, errno: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::policy::{ProbeKind, ProbePolicy, ProbeWay};
     use super::*;
 
     /// Milliseconds it ran, how it ended, whether that is found to come of its configuration.
@@ -185,6 +191,32 @@ mod tests {
             }
         };
         ends.iter().map(&mut follow).collect()
+    }
+
+    #[test]
+    fn the_last_words_of_one_that_had_answered_keep_nobody_down() {
+        let (mut policy, mut rng) = (Policy::plain(), Rng::new(1));
+        policy.probes[ProbeKind::Readiness.index()] = Some(ProbePolicy {
+            way: ProbeWay::Told,
+            initial_delay: Duration::ZERO,
+            period: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            success_threshold: 1,
+            failure_threshold: 3,
+        });
+        let now = Instant(1_000_000_000_000);
+        let executed_at = Some(Instant(now.0 - 8_000_000_000));
+        let end = End { reason: EndReason::Exited, exit: Some(Exit::Code(1)), executed_at, survivors: 0 };
+        for (answered, last) in [(false, false), (true, true)] {
+            let mut state = RestartState::default();
+            let mut again = true;
+            for _ in 0..3 {
+                state.answered = answered;
+                again = matches!(state.after_end(&policy, &end, now, &mut rng), AfterEnd::RestartAt(_));
+                state.is_misconfigured(Exit::Code(1));
+            }
+            assert_eq!(again, last, "answered: {answered}");
+        }
     }
 
     #[test]
@@ -221,7 +253,7 @@ mod tests {
                 &[(10, code(1), true), (10, code(2), false), (10, code(1), false)],
                 &["again"; 3],
             ),
-            ("it has run for a while", &[(10, code(1), true), (40_000, code(1), false)], &["again"; 2]),
+            ("it has run for a while", &[(10, code(1), true), (6_000, code(1), false)], &["again"; 2]),
         ];
         for (what, ends, follows) in rows {
             assert_eq!(series(ends), *follows, "{what}");

@@ -1,5 +1,7 @@
 //! What follows the end of an instance: how it is told, where its seat goes, what it means for breaker and rollout.
 
+use std::time::Duration;
+
 use crate::base::{Exit, Generation, InstanceId, Name, Now, Role, Seat};
 use crate::plan::Drift;
 use crate::unit::lifecycle::Rest;
@@ -27,7 +29,11 @@ impl World {
         let Some(slot) = unit.slots.get_mut(&seat) else { return };
         let record = slot.cause;
         let (spec, started_with) = match slot.instance.take() {
-            Some(instance) => (instance.spec, instance.generation),
+            Some(instance) => {
+                let through = instance.board.as_ref().is_some_and(crate::unit::ProbeBoard::is_through);
+                slot.restart.answered = through && instance.spec.policy.is_seen_to_start();
+                (instance.spec, instance.generation)
+            }
             None => (unit.spec.clone(), generation),
         };
         let policy = &spec.policy;
@@ -133,10 +139,20 @@ impl World {
     }
 
     /// An instance failed at its start for an error of its configuration. A rollout that can go back counts crashes by itself.
-    pub(super) fn misconfigured(&mut self, now: Now, id: &InstanceId, generation: Generation, exit: Exit) {
+    pub(super) fn misconfigured(
+        &mut self,
+        now: Now,
+        id: &InstanceId,
+        generation: Generation,
+        exit: Exit,
+        ran_for: Duration,
+    ) {
         let Some(unit) = self.units.get_mut(&id.unit).filter(|unit| unit.generation == generation) else {
             return;
         };
+        if ran_for >= unit.spec.policy.start_failure() {
+            return;
+        }
         if unit.before.is_some() && unit.rollout.on_trial(now.mono) {
             return;
         }

@@ -37,7 +37,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::base::{Category, Incarnation, Instant, Name, Now, Revision, Rng, limits};
+use crate::base::{Category, Incarnation, Instant, Name, Now, Revision, Rng};
 use crate::plan::{Desired, UnitSpec, Verb};
 
 pub use chronicle::{Change, Chronicle, Outcome, Record, RecordId};
@@ -203,8 +203,8 @@ impl World {
             Event::ShutDown { by, now: at_once } => self.shut_down(now, &by, at_once),
             Event::Lines { unit, revision, lines } => self.failing_lines(now, &unit, revision, lines),
             Event::Classified { id, generation, exit, ran_for, category } => {
-                if category == Category::Config && ran_for < limits::START_FAILURE {
-                    self.misconfigured(now, &id, generation, exit);
+                if category == Category::Config {
+                    self.misconfigured(now, &id, generation, exit, ran_for);
                 }
             }
             Event::Note { warning, reason, object, message } => {

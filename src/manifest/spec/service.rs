@@ -194,7 +194,9 @@ pub struct Restart {
     /// Exits that are not failures.
     pub success_exit_codes: Vec<u8>,
     /// Exits after which it is not started again. By default 78 (its configuration is wrong: sysexits(3)), 125 (s6, docker),
-    /// 126 and 127 (a wrapper could not execute the program, or not find it: POSIX, 2.8.2).
+    /// 126 and 127 (a wrapper could not execute the program, or not find it: POSIX, 2.8.2). Besides, one that ends alike at two
+    /// starts in a row, before it was Ready (without a probe: within 5 s), and by its last words for an error of its configuration
+    /// (a module, option or variable that is missing) is not started again until something changes; `unisys start` tries.
     pub permanent_exit_codes: Vec<u8>,
 }
 
