@@ -17,7 +17,7 @@ use crate::manifest::diagnostic::nearest;
 use crate::os::state_dir::StateDir;
 
 use super::types::Problem;
-use super::{follow, look, manifests, openapi, orders, rollouts, wait};
+use super::{deletion, follow, look, manifests, openapi, orders, rollouts, wait};
 
 #[derive(Clone)]
 pub struct Context {
@@ -104,7 +104,7 @@ pub fn router(context: Context) -> Router {
         .route("/v1/plan", get(manifests::pending).post(manifests::plan))
         .route("/v1/diff", post(manifests::diff))
         .route("/v1/apply", post(manifests::apply))
-        .route("/v1/delete", post(manifests::delete))
+        .route("/v1/delete", post(deletion::delete))
         .route("/v1/orders", post(orders::order))
         .route("/v1/down", post(orders::down))
         .route("/v1/upgrade", post(orders::upgrade))

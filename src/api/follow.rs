@@ -150,32 +150,38 @@ pub(super) async fn read_logs(
     let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(2);
     let mut grown = context.grown.clone();
     tokio::spawn(async move {
-        let mut wanted = logs::Query {
-            tail: query.tail,
-            since: query.since_ms.map(Stamp),
-            incarnation,
-            stream: None,
-            from: query.from,
-            among: None,
-        };
+        let since = query.since_ms.map(Stamp);
+        let mut wanted = logs::Query { tail: query.tail, since, incarnation, ..logs::Query::default() };
+        let (path, of, asked) = ((logs.clone(), index.clone()), service.clone(), wanted.clone());
+        let start = tokio::task::spawn_blocking(move || logs::start(&path.0, &path.1, &of, &asked)).await;
+        let Ok(Ok(logs::Start { from, mut skip, end })) = start else { return };
+        wanted.tail = None;
+        let mut position = query.from.unwrap_or(from);
         loop {
+            wanted.from = Some(position);
             let (path, index, service, asked) =
                 (logs.clone(), index.clone(), service.clone(), wanted.clone());
             let read = tokio::task::spawn_blocking(move || logs::read(&path, &index, &service, &asked)).await;
-            let Ok(Ok((lines, end))) = read else { return };
+            let Ok(Ok((lines, reached))) = read else { return };
             let mut text = Vec::new();
-            for line in &lines {
+            for line in lines.iter().skip(skip) {
                 let _ = serde_json::to_writer(&mut text, line);
                 text.push(b'\n');
             }
+            skip = skip.saturating_sub(lines.len());
             if !text.is_empty() && send.send(Ok(text.into())).await.is_err() {
                 return;
             }
-            if !query.follow {
+            let went_on = reached != position;
+            position = reached;
+            // What is written from now on is of interest to a follower only, and whoever wrote it.
+            let done = !went_on || position >= end;
+            if done && !query.follow {
                 return;
             }
-            let went_on = wanted.from.is_some_and(|from| end != from);
-            wanted = logs::Query { from: Some(end), ..logs::Query::default() };
+            if done {
+                wanted = logs::Query::default();
+            }
             // There may be more: it grew, or this was a part.
             if went_on {
                 continue;

@@ -225,10 +225,11 @@ pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String
             let Some(unit) = engine.world.units().get(&name) else {
                 return Err(not_found(engine, &[name]));
             };
-            let launch = &unit.spec.launch;
             let running = unit.slots.values().find(|slot| slot.instance.is_some());
             let id = running.and_then(|slot| slot.id(&name)).map(|id| id.to_string());
             let running = running.and_then(|slot| slot.instance.as_ref());
+            // As what runs was started, which may not be as it is wanted.
+            let launch = &running.map_or(&unit.spec, |instance| &instance.spec).launch;
             let ports = running.map(|instance| instance.ports.clone()).unwrap_or_default();
             let first = crate::plan::ports::first_auto(&launch.service);
             let own = |name: &str| launch.env.iter().any(|var| var.name == name);

@@ -1,13 +1,11 @@
-//! Manifests that are handed in: plan, diff, apply, delete.
+//! Manifests that are handed in: plan, diff, apply.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::base::{Name, ObjectKind, ObjectRef};
@@ -168,7 +166,7 @@ fn propose(engine: &mut Engine, submission: &Submission) -> Result<Proposal, Ref
     Ok(engine.sets.propose(&name, path, input, Some(&claim), &busy))
 }
 
-fn rejected(diagnostics: Vec<Diagnostic>) -> Refusal {
+pub(super) fn rejected(diagnostics: Vec<Diagnostic>) -> Refusal {
     let errors = diagnostics.iter().filter(|diagnostic| diagnostic.rejects()).count();
     let error =
         format!("{errors} error{} in the manifests; nothing was changed", if errors == 1 { "" } else { "s" });
@@ -346,110 +344,4 @@ fn value_differences(
             (!same).then(|| FieldDiff { path: format!("spec.env.{name}"), old: shown(old), new: shown(new) })
         })
         .collect()
-}
-
-/// Objects to take away: by name, from the sets that `apply` made. What a watched directory declares comes back by itself.
-#[derive(Deserialize)]
-pub(super) struct Deletion {
-    #[serde(default)]
-    objects: Vec<String>,
-    /// Everything of the set that is read from there.
-    #[serde(default)]
-    path: Option<PathBuf>,
-}
-
-pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) -> Answer<Done> {
-    let done = context
-        .ask(move |engine| {
-            let mut gone = Vec::new();
-            let mut whole: BTreeMap<String, BTreeSet<ObjectRef>> = BTreeMap::new();
-            if let Some(path) = &deletion.path {
-                let set = engine.sets.iter().find(|set| set.path.as_ref() == Some(path));
-                let set = set.ok_or_else(|| {
-                    let message = format!("no set is read from {}", path.display());
-                    refuse(StatusCode::NOT_FOUND, message, "see `unisys get sets`")
-                })?;
-                if !set.applied {
-                    let message = format!("{} is what `unisys up` was given", path.display());
-                    return Err(refuse(StatusCode::CONFLICT, message, "start unisys without it"));
-                }
-                let sources = engine.sets.objects().sources();
-                let of_set = sources.into_iter().filter(|source| *source.set == *set.name);
-                whole.entry(set.name.clone()).or_default().extend(of_set.map(|source| source.object.clone()));
-            }
-            for text in &deletion.objects {
-                let object: ObjectRef = text.parse().map_err(|_| {
-                    refuse(
-                        StatusCode::BAD_REQUEST,
-                        format!("`{text}` is not KIND/NAME"),
-                        "write it as `service/api`",
-                    )
-                })?;
-                let sources = engine.sets.objects().sources();
-                let source = sources.iter().find(|source| source.object == object).ok_or_else(|| {
-                    refuse(StatusCode::NOT_FOUND, format!("there is no {object}"), "see `unisys get`")
-                })?;
-                let set = engine.sets.get(&source.set);
-                if set.is_some_and(|set| set.applied && set.path.is_some()) {
-                    whole.entry(source.set.to_string()).or_default().insert(object.clone());
-                    continue;
-                }
-                if set.is_some_and(|set| set.path.is_some()) {
-                    let message = format!("{object} is declared in {}", source.file.display());
-                    return Err(refuse(
-                        StatusCode::CONFLICT,
-                        message,
-                        "remove it there, or `unisys stop` it",
-                    ));
-                }
-                gone.push((object.clone(), source.set.to_string(), source.file.clone()));
-            }
-            // Of a directory that was applied: all of it, or what is left would bring it back.
-            for (set, objects) in &whole {
-                let sources = engine.sets.objects().sources();
-                let left =
-                    sources.iter().find(|source| *source.set == **set && !objects.contains(&source.object));
-                if let Some(left) = left {
-                    let path = engine.sets.get(set).and_then(|set| set.path.clone()).unwrap_or_default();
-                    let message = format!(
-                        "the set `{set}` is read from its directory and holds {} as well",
-                        left.object
-                    );
-                    return Err(refuse(
-                        StatusCode::CONFLICT,
-                        message,
-                        format!(
-                            "remove the file there, or delete the whole set with `unisys delete -f {}`",
-                            path.display()
-                        ),
-                    ));
-                }
-            }
-            let mut revision = engine.world.revision().0;
-            for set in whole.into_keys() {
-                let busy = engine.busy_ports();
-                let proposal = engine.sets.propose_without(&set, &busy);
-                if proposal.rejected {
-                    return Err(rejected(proposal.diagnostics));
-                }
-                let detail = format!("unisys delete of the set {set}");
-                engine.accept(proposal, Cause { kind: "Delete".into(), detail, files: Vec::new() });
-                revision = engine.world.revision().0;
-            }
-            for (object, set, file) in gone {
-                let mut input = engine.sets.input_of(&set);
-                input.files.retain(|known| known.path != file);
-                let busy = engine.busy_ports();
-                let proposal = engine.sets.propose(&set, None, input, None, &busy);
-                if proposal.rejected {
-                    return Err(rejected(proposal.diagnostics));
-                }
-                let detail = format!("unisys delete {object}");
-                engine.accept(proposal, Cause::new("Delete", detail));
-                revision = engine.world.revision().0;
-            }
-            Ok(Done { revision, message: format!("revision {revision} accepted"), ..Done::default() })
-        })
-        .await??;
-    Ok(Json(done))
 }

@@ -244,7 +244,8 @@ pub struct Validate {
     /// Patches over the manifests, in order
     #[arg(long, value_name = "PATH")]
     pub overlay: Vec<PathBuf>,
-    /// Also check what this machine has: executables, files, users, ports
+    /// Also check what only this machine has: values from `.env` and other files and from the environment, as a daemon reads them;
+    /// executables, users, ports
     #[arg(long)]
     pub machine: bool,
 }

@@ -15,11 +15,11 @@ pub fn colour_on_stderr() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// NAME, READY, STATUS, RESTARTS, AGE; wide: PID, SET and WAITING FOR as well.
+/// NAME, READY, STATUS, RESTARTS, AGE; wide: PID, SET, OVERRIDES and WAITING FOR as well.
 pub fn table(rows: &[Row]) -> String {
     let mut head = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
     if rows.iter().any(|row| !row.wide.is_empty()) {
-        head.extend(["PID", "SET", "WAITING FOR"]);
+        head.extend(["PID", "SET", "OVERRIDES", "WAITING FOR"]);
     }
     let mut lines = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     lines.extend(rows.iter().map(|row| {
@@ -53,25 +53,41 @@ pub fn columns(lines: &[Vec<String>]) -> String {
     out
 }
 
-/// Prints a value as JSON or YAML; false if another format was asked for.
-pub fn structured(format: Option<Format>, value: &Value) -> Result<bool, Failure> {
-    match format {
-        Some(Format::Json) => print(&format!("{value:#}\n")),
+/// A value as JSON or YAML; none if another format was asked for.
+pub fn structured_text(format: Option<Format>, value: &Value) -> Result<Option<String>, Failure> {
+    Ok(match format {
+        Some(Format::Json) => Some(format!("{value:#}\n")),
         Some(Format::Yaml) => {
-            let text = serde_yaml::to_string(value).map_err(|error| Failure::other(error.to_string(), ""))?;
-            print(&text);
+            Some(serde_yaml::to_string(value).map_err(|error| Failure::other(error.to_string(), ""))?)
         }
-        _ => return Ok(false),
-    }
-    Ok(true)
+        _ => None,
+    })
+}
+
+/// Prints it; false if another format was asked for.
+pub fn structured(format: Option<Format>, value: &Value) -> Result<bool, Failure> {
+    let text = structured_text(format, value)?;
+    text.iter().for_each(|text| print(text));
+    Ok(text.is_some())
 }
 
 /// Prints, and is silent when nobody reads any more (`| head`).
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        // Whoever read it has seen enough (`| head`).
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            eprintln!("unisys: cannot write what was asked for to the standard output: {error}");
+            std::process::exit(1);
+        }
     }
+}
+
+/// The same of a line.
+pub fn line(text: impl std::fmt::Display) {
+    print(&format!("{text}\n"));
 }
 
 /// Text of a service without what a terminal would obey: colours are left out, whatever else it has is shown as U+FFFD.

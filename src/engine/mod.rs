@@ -51,7 +51,7 @@ pub use failures::Faults;
 pub use link::{Heir, Left, Link};
 pub use owning::{Ceded, Claim};
 pub use reports::no_keeper;
-pub use sets::{Proposal, Sets};
+pub use sets::{Proposal, Removal, Sets};
 pub use started_with::StartedWith;
 use trim::Trim;
 

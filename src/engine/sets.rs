@@ -49,12 +49,20 @@ pub struct Sets {
 /// Inputs of all sets that were found well, ready to be accepted.
 pub struct Proposal {
     pub(super) candidates: Vec<Candidate>,
-    /// A set that ends.
-    dropped: Option<String>,
+    /// Sets that end.
+    dropped: BTreeSet<String>,
     pub(super) objects: Objects,
     built: Built,
     pub diagnostics: Vec<Diagnostic>,
     pub rejected: bool,
+}
+
+/// What is taken away at once.
+#[derive(Default)]
+pub struct Removal {
+    pub sets: BTreeSet<String>,
+    /// Files of other sets.
+    pub files: BTreeMap<String, BTreeSet<PathBuf>>,
 }
 
 /// What a first look at the sets gave.
@@ -334,11 +342,19 @@ impl Sets {
         Ok(proposal.built.desired)
     }
 
-    /// What it would be without a set.
-    pub fn propose_without(&mut self, set: &str, busy: &BTreeSet<Place>) -> Proposal {
-        let candidates = self.sets.iter().filter(|known| known.name != set).map(Set::current).collect();
+    /// What it would be without these.
+    pub fn propose_without(&mut self, removal: &Removal, busy: &BTreeSet<Place>) -> Proposal {
+        let left = self.sets.iter().filter(|known| !removal.sets.contains(&known.name));
+        let candidates = left.map(|set| {
+            let mut candidate = set.current();
+            if let Some(files) = removal.files.get(&set.name) {
+                candidate.input.files.retain(|file| !files.contains(&file.path));
+            }
+            candidate
+        });
+        let candidates = candidates.collect();
         let mut proposal = self.propose_all(candidates, None, busy, false);
-        proposal.dropped = Some(set.to_owned());
+        proposal.dropped.clone_from(&removal.sets);
         proposal
     }
 
@@ -381,7 +397,7 @@ impl Sets {
         self.keep_wanted(&mut built.desired);
         let rejected = diagnostics.iter().any(Diagnostic::rejects);
         diagnostics.truncate(limits::DIAGNOSTICS);
-        Proposal { candidates, dropped: None, objects, built, diagnostics, rejected }
+        Proposal { candidates, dropped: BTreeSet::new(), objects, built, diagnostics, rejected }
     }
 
     /// Foreign processes on ports that are wanted and that nothing of ours holds.
@@ -451,9 +467,7 @@ impl Sets {
 
     fn adopt(&mut self, proposal: Proposal) {
         let several = self.sets.len() > 1;
-        if let Some(dropped) = &proposal.dropped {
-            self.sets.retain(|set| set.name != *dropped);
-        }
+        self.sets.retain(|set| !proposal.dropped.contains(&set.name));
         for candidate in proposal.candidates {
             let at = self.sets.iter().position(|set| set.name == candidate.name);
             let at = at.unwrap_or_else(|| {

@@ -11,7 +11,7 @@ use crate::base::{Incarnation, InstanceId, Stamp, limits};
 
 use super::derived::{Record, Stream, for_each_after, for_each_backwards, last_record};
 
-/// The most that one answer holds; who wants more follows or reads the file.
+/// The most that is read back at once; who wants more reads on from a [`start`].
 const ANSWER_BYTES: u64 = 16 << 20;
 
 /// The most that a follower is given at once: it may be slow, and the next part is read when it has taken this one.
@@ -94,8 +94,7 @@ fn read_on(
         if length > 0 && query.wants(&record) {
             buffer.resize(length as usize, 0);
             log.read_exact_at(&mut buffer, position)?;
-            let lines = buffer.strip_suffix(b"\n").unwrap_or(&buffer).split(|b| *b == b'\n');
-            found.extend(lines.map(|line| to_line(service, &record, line)));
+            found.extend(lines_of(&buffer).map(|line| to_line(service, &record, line)));
         }
         position = record.log_end;
         Ok(true)
@@ -104,43 +103,47 @@ fn read_on(
 }
 
 fn read_back(log: &File, index: &File, service: &str, query: &Query) -> io::Result<(Vec<Line>, u64)> {
-    let mut end = None;
-    let mut upper: Option<Record> = None;
     let mut budget = ANSWER_BYTES;
     let mut lines_left = query.tail.unwrap_or(usize::MAX);
     let mut buffer = Vec::new();
     let mut found: Vec<Line> = Vec::new();
-    let mut take = |start: u64, record: Record| -> bool {
-        let length = record.log_end.saturating_sub(start).min(budget);
-        if lines_left == 0 || budget == 0 {
+    let end = for_each_piece_back(index, query, |start, record| {
+        let length = (record.log_end - start).min(budget);
+        if lines_left == 0 || length == 0 {
             return false;
-        }
-        // The text of it is gone.
-        if length == 0 {
-            return true;
-        }
-        if query.since.is_some_and(|since| record.at < since) {
-            return false;
-        }
-        if !query.wants(&record) {
-            return true;
         }
         budget -= length;
         buffer.resize(length as usize, 0);
         if log.read_exact_at(&mut buffer, record.log_end - length).is_err() {
             return false;
         }
-        let mut lines: Vec<&[u8]> =
-            buffer.strip_suffix(b"\n").unwrap_or(&buffer).split(|b| *b == b'\n').collect();
-        if lines.len() > lines_left {
-            lines.drain(..lines.len() - lines_left);
-        }
+        let mut lines: Vec<&[u8]> = lines_of(&buffer).collect();
+        lines.drain(..lines.len().saturating_sub(lines_left));
         lines_left -= lines.len();
         found.extend(lines.into_iter().rev().map(|line| to_line(service, &record, line)));
         true
-    };
+    })?;
+    found.reverse();
+    Ok((found, end))
+}
+
+/// The pieces that are wanted, latest first: where the text of each begins, and its record. Gives the position that all of them
+/// go up to.
+fn for_each_piece_back(
+    index: &File,
+    query: &Query,
+    mut take: impl FnMut(u64, Record) -> bool,
+) -> io::Result<u64> {
+    let mut end = None;
+    let mut upper: Option<Record> = None;
     let mut whole = true;
     let mut left = query.among.unwrap_or(usize::MAX);
+    let mut look = |start: u64, record: Record| {
+        // The text of one without length is gone.
+        let empty = record.log_end <= start;
+        let old = query.since.is_some_and(|since| record.at < since);
+        empty || !old && (!query.wants(&record) || take(start, record))
+    };
     for_each_backwards(index, |record| {
         if left == 0 {
             whole = false;
@@ -149,17 +152,58 @@ fn read_back(log: &File, index: &File, service: &str, query: &Query) -> io::Resu
         left -= 1;
         end.get_or_insert(record.log_end);
         whole = match upper.replace(record) {
-            Some(later) => take(record.log_end, later),
+            Some(later) => look(record.log_end, later),
             None => true,
         };
         whole
     })?;
-    // Where the iteration ended at the first record of all, its batch begins where the log does; else it was refused.
+    // Where the iteration ended at the first record of all, its piece begins where the log does; else it was refused.
     if let Some(first) = upper.filter(|_| whole) {
-        take(0, first);
+        look(0, first);
     }
-    found.reverse();
-    Ok((found, end.unwrap_or(0)))
+    Ok(end.unwrap_or(0))
+}
+
+/// Where what is wanted begins, and how far the log goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    pub from: u64,
+    /// Lines from there on, of those that are wanted, which are more than the last so many.
+    pub skip: usize,
+    pub end: u64,
+}
+
+/// Looks for the beginning of what is wanted, whose text is not kept meanwhile: it may be of any length.
+pub fn start(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Result<Start> {
+    let (log, index) =
+        match (File::open(logs.join(format!("{service}.log"))), File::open(index.join(service))) {
+            (Ok(log), Ok(index)) => (log, index),
+            _ => return Ok(Start::default()),
+        };
+    let mut lines_left = query.tail.unwrap_or(usize::MAX);
+    let mut buffer = Vec::new();
+    let (mut from, mut skip) = (None, 0);
+    let end = for_each_piece_back(&index, query, |start, record| {
+        if lines_left == 0 {
+            return false;
+        }
+        if query.tail.is_some() {
+            buffer.resize((record.log_end - start) as usize, 0);
+            if log.read_exact_at(&mut buffer, start).is_err() {
+                return false;
+            }
+            let lines = lines_of(&buffer).count();
+            skip = lines.saturating_sub(lines_left);
+            lines_left = lines_left.saturating_sub(lines);
+        }
+        from = Some(start);
+        true
+    })?;
+    Ok(Start { from: from.unwrap_or(end), skip, end })
+}
+
+fn lines_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n')
 }
 
 fn to_line(service: &str, record: &Record, line: &[u8]) -> Line {
@@ -261,6 +305,36 @@ mod tests {
         }
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
         assert!(parts > 3, "no part is larger than a slow reader can take");
+    }
+
+    #[test]
+    fn where_what_is_wanted_begins_is_found_in_a_log_of_any_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(dir.path(), dir.path(), "a");
+        // Pieces of two lines each, as long as an answer in all.
+        let long = "x".repeat(1 << 20);
+        for number in 0..20i64 {
+            let record =
+                Record { at: Stamp(number), incarnation: Incarnation(1 + number as u64 / 10), ..record() };
+            log.append(format!("{number}a\n{number}b {long}\n").as_bytes(), record).unwrap();
+        }
+        let begin = |query: Query| {
+            let start = start(dir.path(), dir.path(), "a", &query).unwrap();
+            let on = Query { from: Some(start.from), tail: None, ..query };
+            let (lines, _) = read(dir.path(), dir.path(), "a", &on).unwrap();
+            assert!(start.end > ANSWER_BYTES);
+            lines.into_iter().nth(start.skip).map(|line| line.message.split(' ').next().unwrap().to_owned())
+        };
+        let tail = |tail| Query { tail: Some(tail), ..Query::default() };
+        assert_eq!(begin(Query::default()).as_deref(), Some("0a"));
+        assert_eq!(begin(tail(1)).as_deref(), Some("19b"));
+        assert_eq!(begin(tail(39)).as_deref(), Some("0b"));
+        assert_eq!(begin(tail(1000)).as_deref(), Some("0a"));
+        assert_eq!(begin(Query { since: Some(Stamp(3)), ..Query::default() }).as_deref(), Some("3a"));
+        assert_eq!(begin(Query { since: Some(Stamp(3)), ..tail(3) }).as_deref(), Some("18b"));
+        assert_eq!(begin(Query { since: Some(Stamp(99)), ..Query::default() }), None);
+        assert_eq!(begin(Query { incarnation: Some(Incarnation(1)), ..tail(3) }).as_deref(), Some("8b"));
+        assert_eq!(begin(tail(0)), None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     {
         render::diagnostics(&done.plan.diagnostics, &submission.files);
         plan::print(&done.plan);
-        println!("{}", done.message);
+        render::line(&done.message);
     }
     match wait {
         // What was not accepted is not waited for.

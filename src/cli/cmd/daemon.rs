@@ -17,7 +17,7 @@ use crate::os::state_dir::StateDir;
 
 use super::super::args::{Daemon, Global, KeeperArgs};
 use super::super::client::Client;
-use super::super::{Failure, Outcome};
+use super::super::{Failure, Outcome, render};
 use super::up;
 
 pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
@@ -160,7 +160,7 @@ pub fn upgrade(global: &Global) -> Result<Outcome, Failure> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    println!("{words}");
+    render::line(words);
     Ok(Outcome::Done)
 }
 

@@ -7,7 +7,7 @@ use crate::manifest::tree;
 
 use super::super::args::{Delete, Global};
 use super::super::client::Client;
-use super::super::{Failure, Outcome};
+use super::super::{Failure, Outcome, render};
 use super::submit;
 
 /// `unisys delete`: takes away what `apply` made.
@@ -32,15 +32,14 @@ pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
             }
         }
     }
-    let deletion = json!({"objects": objects, "path": gone});
+    // What a file declares may be gone in part: it is to be gone.
+    let deletion = json!({"objects": objects, "ignore_missing": args.file.is_some(), "path": gone});
     let done: Done = Client::connect(global)?.post("/v1/delete", &deletion)?;
     if !global.quiet {
-        let whole = gone.map(|path| format!("everything of {}", path.display()));
-        println!(
-            "{}: deleted {}",
-            done.message,
-            objects.into_iter().chain(whole).collect::<Vec<_>>().join(", ")
-        );
+        for note in &done.notes {
+            render::line(note);
+        }
+        render::line(&done.message);
     }
     Ok(Outcome::Done)
 }

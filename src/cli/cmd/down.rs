@@ -7,7 +7,7 @@ use crate::api::types::WaitFor;
 
 use super::super::args::Global;
 use super::super::client::Client;
-use super::super::{Failure, Outcome};
+use super::super::{Failure, Outcome, render};
 
 /// How long a keeper may take to end whose daemon went without an answer.
 const ANSWERLESS: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
@@ -34,7 +34,7 @@ pub fn run(global: &Global) -> Result<Outcome, Failure> {
         (asked, _) => drop(asked?),
     }
     if !global.quiet {
-        println!("stopped");
+        render::line("stopped");
     }
     Ok(Outcome::Done)
 }

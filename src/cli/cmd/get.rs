@@ -17,30 +17,43 @@ pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
         let notes = if is_for_a_person(global.output, args) { invalid_sets(client)? } else { Vec::new() };
         Ok((fetch(client, args)?, notes))
     };
+    let text = |value: &Value, at: Option<Stamp>| {
+        render::structured_text(global.output, value)
+            .transpose()
+            .unwrap_or_else(|| Ok(table(global.output, args, value, at)))
+    };
     let show = |(value, notes): &(Value, Vec<String>)| -> Result<(), Failure> {
-        show(global.output, value)?;
+        render::print(&text(value, Some(clock::wall()))?);
         notes.iter().for_each(|note| eprintln!("note: {note}"));
         Ok(())
     };
-    let mut shown = look(&client)?;
-    show(&shown)?;
+    // What it looks like, but for how old it is.
+    let look_of = |(value, notes): &(Value, Vec<String>)| Ok((text(value, None)?, notes.clone()));
+    let first = look(&client)?;
+    let mut shown = look_of(&first)?;
+    show(&first)?;
     if !args.watch {
         return Ok(Outcome::Done);
     }
     Client::follow(global, |client| {
         let mut failed = None;
-        client.stream("/v1/watch", &[], |_| match look(client) {
-            Ok(seen) if seen == shown => true,
-            Ok(seen) => {
-                let result = show(&seen);
-                shown = seen;
-                result.map_err(|error| failed = Some(error)).is_ok()
-            }
-            // The next daemon is asked.
-            Err(Failure::NoDaemon { .. }) => false,
-            Err(error) => {
-                failed = Some(error);
-                false
+        client.stream("/v1/watch", &[], |_| {
+            let looked = look(client).and_then(|seen| Ok((look_of(&seen)?, seen)));
+            let told = looked.and_then(|(look, seen)| {
+                if look != shown {
+                    shown = look;
+                    show(&seen)?;
+                }
+                Ok(())
+            });
+            match told {
+                Ok(()) => true,
+                // The next daemon is asked.
+                Err(Failure::NoDaemon { .. }) => false,
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
             }
         })?;
         failed.map_or(Ok(true), Err)
@@ -134,18 +147,15 @@ fn invalid_sets(client: &Client) -> Result<Vec<String>, Failure> {
     Ok(invalid.map(note).chain(sets.iter().flat_map(ceded)).collect())
 }
 
-fn show(format: Option<Format>, value: &Value) -> Result<(), Failure> {
-    if render::structured(format, value)? {
-        return Ok(());
-    }
+/// `at`: the ages are as of then; none: they are left out.
+fn table(format: Option<Format>, args: &Get, value: &Value, at: Option<Stamp>) -> String {
     let single = [value.clone()];
     let items: &[Value] = value["items"].as_array().map_or(&single, Vec::as_slice);
     if format == Some(Format::Name) {
         let names = items.iter().map(|item| {
             format!("{}/{}\n", text(&item["kind"]).to_lowercase(), text(&item["metadata"]["name"]))
         });
-        render::print(&names.collect::<String>());
-        return Ok(());
+        return names.collect();
     }
     if value["kind"] == "System" {
         let status = &value["status"];
@@ -161,12 +171,11 @@ fn show(format: Option<Format>, value: &Value) -> Result<(), Failure> {
         ];
         let lines: Vec<Vec<String>> =
             rows.iter().map(|row| vec![(*row).to_owned(), text(&status[*row])]).collect();
-        render::print(&render::columns(&lines));
-        return Ok(());
+        return render::columns(&lines);
     }
     let wide = format == Some(Format::Wide);
     let units: Vec<&Value> = items.iter().filter(|item| item["status"]["replicas"].is_number()).collect();
-    let rows: Vec<Row> = units.iter().map(|item| row(item, wide)).collect();
+    let rows: Vec<Row> = units.iter().map(|item| row(item, wide, at)).collect();
     let mut out = String::new();
     if !rows.is_empty() {
         out.push_str(&render::table(&rows));
@@ -183,13 +192,17 @@ fn show(format: Option<Format>, value: &Value) -> Result<(), Failure> {
         out.push_str(&render::columns(&lines));
     }
     if out.is_empty() {
-        out.push_str("nothing is declared\n");
+        let nothing = match (&args.label, &args.kind) {
+            (Some(label), _) => format!("nothing has the labels {label}\n"),
+            (None, Some(kind)) if kind != "all" => "nothing of that kind is declared\n".to_owned(),
+            _ => "nothing is declared\n".to_owned(),
+        };
+        out.push_str(&nothing);
     }
-    render::print(&out);
-    Ok(())
+    out
 }
 
-fn row(item: &Value, wide: bool) -> Row {
+fn row(item: &Value, wide: bool, at: Option<Stamp>) -> Row {
     let status = &item["status"];
     let instances = status["instances"].as_array().cloned().unwrap_or_default();
     let restarts: u64 = instances.iter().filter_map(|instance| instance["restarts"].as_u64()).sum();
@@ -209,16 +222,27 @@ fn row(item: &Value, wide: bool) -> Row {
             None => text(&status["summary"]),
         },
         restarts: restarts.to_string(),
-        age: started.map_or_else(|| "-".into(), |at| age(at, clock::wall())),
+        age: match (started, at) {
+            (Some(started), Some(at)) => age(started, at),
+            _ => "-".into(),
+        },
         wide: match wide {
             true => vec![
                 if pids.is_empty() { "-".into() } else { pids.join(",") },
                 text(&item["metadata"]["set"]),
+                overrides(&status["overrides"]),
                 text(&status["waiting"]),
             ],
             false => Vec::new(),
         },
     }
+}
+
+/// What is in force though no manifest says it: `replicas=2`.
+fn overrides(list: &Value) -> String {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let words = list.iter().map(|item| format!("{}={}", text(&item["field"]), text(&item["value"])));
+    if list.is_empty() { "-".into() } else { words.collect::<Vec<_>>().join(",") }
 }
 
 /// `03:12:45Z` of a time.

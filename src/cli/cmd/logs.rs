@@ -30,8 +30,9 @@ pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
     }
     let colours = render::colour_on_stdout();
     let several = args.names.len() > 1;
+    let wanted = |line: &Line| grep.as_ref().is_none_or(|grep| grep.is_match(&line.message));
     let show = |line: &Line| {
-        if grep.as_ref().is_some_and(|grep| !grep.is_match(&line.message)) {
+        if !wanted(line) {
             return;
         }
         match global.output {
@@ -48,9 +49,13 @@ pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
         return follow(global, args, &query, &show);
     }
     let client = Client::connect(global)?;
+    if let [name] = &args.names[..] {
+        read(&client, name, &query, |line| show(&line))?;
+        return Ok(Outcome::Done);
+    }
     let mut lines = Vec::new();
     for name in &args.names {
-        read(&client, name, &query, |line| lines.push(line))?;
+        read(&client, name, &query, |line| lines.extend(Some(line).filter(&wanted)))?;
     }
     lines.sort_by_key(|line| line.ts);
     lines.iter().for_each(show);

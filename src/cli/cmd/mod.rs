@@ -96,7 +96,9 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Metrics => metrics::run(global),
         Verb::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();
-            clap_complete::generate(shell, &mut command, "unisys", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "unisys", &mut script);
+            super::render::print(&String::from_utf8_lossy(&script));
             Ok(Outcome::Done)
         }
         Verb::Daemon(args) => daemon::run(&args),

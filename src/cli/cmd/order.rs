@@ -4,8 +4,7 @@ use crate::api::types::{Done, Order, WaitFor};
 
 use super::super::args::Global;
 use super::super::client::Client;
-use super::super::render::neutral;
-use super::super::{Failure, Outcome};
+use super::super::{Failure, Outcome, render};
 
 /// A stop is over before, by its grace and the kill after it, unless its dependents take long: milliseconds.
 const LONGEST_STOP: u64 = 24 * 3600 * 1000;
@@ -26,12 +25,12 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
         _ => client.post("/v1/orders", &order)?,
     };
     for note in &done.notes {
-        eprintln!("note: {}", neutral(note));
+        eprintln!("note: {}", render::neutral(note));
     }
     match verb {
         "stop" | "disable" => return reached(&client, global, names, &done, ("stopped", LONGEST_STOP)),
         "start" | "restart" => return started(&client, global, names, &done),
-        _ if !global.quiet => println!("{}", done.message),
+        _ if !global.quiet => render::line(&done.message),
         _ => {}
     }
     Ok(Outcome::Done)
@@ -45,7 +44,7 @@ fn started(client: &Client, global: &Global, names: &[String], done: &Done) -> R
         Ok(_) => {}
         // A daemon of an earlier version cannot be asked that: it has the order.
         Err(Failure::Usage { .. }) => {
-            println!("{}", done.message);
+            render::line(&done.message);
             return Ok(Outcome::Done);
         }
         Err(error) => return Err(error),
@@ -65,14 +64,14 @@ fn reached(
     let waited = client.wait(&wanted, global.quiet)?;
     if waited.met {
         if !global.quiet {
-            println!("{}", done.message);
+            render::line(&done.message);
         }
         return Ok(Outcome::Done);
     }
     let mut lines: Vec<&String> = waited.rolled_back.iter().chain(&waited.unmet).collect();
     lines.sort();
     lines.dedup();
-    lines.iter().for_each(|line| eprintln!("{}", neutral(line)));
+    lines.iter().for_each(|line| eprintln!("{}", render::neutral(line)));
     if what == "started" && waited.rolled_back.is_empty() {
         eprintln!("hint: it goes on; `unisys wait --for=condition=Ready {}` waits for it", names.join(" "));
     }

@@ -21,7 +21,7 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
         print(&plan);
         overrides(&plan.overrides);
         if nothing {
-            println!("nothing to do");
+            render::line("nothing to do");
         }
     }
     Ok(if nothing { Outcome::Done } else { Outcome::No })

@@ -20,7 +20,7 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
     let call = RolloutCall { verb: verb.into(), to_revision };
     let done: Done = client.post(&format!("/v1/rollouts/{}", encoded(name)), &call)?;
     if !global.quiet {
-        println!("{}", done.message);
+        render::line(&done.message);
     }
     Ok(Outcome::Done)
 }

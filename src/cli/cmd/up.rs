@@ -15,7 +15,7 @@ use crate::os::state_dir::{StateDir, StateDirError};
 
 use super::super::args::{Global, Up};
 use super::super::client::{Client, STATE_DIR};
-use super::super::{Failure, Outcome, own_program};
+use super::super::{Failure, Outcome, own_program, render};
 
 pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
     let wait = args.wait.as_deref().map(wait_time).transpose()?;
@@ -161,7 +161,7 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
         return wait_ready(&client, time, global.quiet);
     }
     if !global.quiet {
-        println!("running, pid {}; output in {}", child.id(), log_path.display());
+        render::line(format_args!("running, pid {}; output in {}", child.id(), log_path.display()));
     }
     Ok(Outcome::Done)
 }
@@ -218,7 +218,7 @@ fn wait_for(client: &Client, what: String, timeout: Duration, quiet: bool) -> Re
     }
     if !waited.rolled_back.is_empty() {
         for line in &waited.rolled_back {
-            eprintln!("{}", super::super::render::neutral(line));
+            eprintln!("{}", render::neutral(line));
         }
         return Ok(Outcome::RolledBack);
     }

@@ -33,7 +33,9 @@ pub fn run(global: &Global, args: &Validate) -> Result<Outcome, Failure> {
             let errors =
                 diagnostics.iter().filter(|d| d.severity == crate::manifest::Severity::Error).count();
             match (valid, global.quiet) {
-                (true, false) => println!("valid: {count} object{}", if count == 1 { "" } else { "s" }),
+                (true, false) => {
+                    render::line(format_args!("valid: {count} object{}", if count == 1 { "" } else { "s" }))
+                }
                 (false, false) => eprintln!("invalid: {errors} error{}", if errors == 1 { "" } else { "s" }),
                 _ => {}
             }

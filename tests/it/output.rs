@@ -1,0 +1,58 @@
+//! What commands print, whoever reads it, and what they say of what runs.
+
+use std::process::Stdio;
+
+use crate::support::{System, python, sleeper, text, until};
+
+#[test]
+fn whoever_has_seen_enough_may_leave_and_a_full_disk_is_said() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    for args in [&["completions", "bash"][..], &["get"], &["stop", "a"], &["schema"]] {
+        let mut child = system.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{args:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = system.command(args).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let words = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && words.contains("No space left"), "{args:?}: {words}");
+    }
+}
+
+#[test]
+fn a_log_of_any_length_is_read_from_its_first_line_on() {
+    // More than any answer holds at once.
+    let write = "import signal\nprint('the first')\nfor n in range(400): print(n,'x'*50000)\nprint('the last',flush=True)\nsignal.pause()";
+    let system = System::up(&[("a.yaml", &python("a", write, ""))]);
+    until("it has said all", || system.ok(&["logs", "a", "--tail=1"]).contains("the last").then_some(()));
+    assert_eq!(system.ok(&["logs", "a", "--grep", "the (first|last)"]), "the first\nthe last\n");
+    let lines = system.ok(&["logs", "a", "--since", "1h", "-o", "json"]);
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), lines[0]["message"].as_str()), (402, Some("the first")));
+    let tail = system.ok(&["logs", "a", "--tail=401"]);
+    assert!(tail.starts_with("0 x") && tail.lines().count() == 401);
+    assert_eq!(system.ok(&["logs", "a", "--tail=100000"]).lines().count(), 402);
+}
+
+#[test]
+fn a_command_beside_a_program_has_the_environment_that_runs() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "  env: {X: first}\n"))]);
+    system.ready(&["a"]);
+    until("it is good", || (system.rollout("a")["state"] == "Complete").then_some(()));
+    system.ok(&["rollout", "pause", "a"]);
+    system.write("manifests/a.yaml", &sleeper("a", "  env: {X: second}\n"));
+    until("it waits", || text(&system.run(&["plan"]).stdout).contains("to be resumed").then_some(()));
+    assert_eq!(system.ok(&["exec", "a", "--", "printenv", "X"]), "first\n");
+}
+
+#[test]
+fn orders_are_seen_in_the_wide_table() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    system.ok(&["scale", "a=2"]);
+    let wide = system.ok(&["get", "services", "-o", "wide"]);
+    let line = |name: &str| wide.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(wide.lines().next().unwrap().contains("OVERRIDES"), "{wide}");
+    assert!(line("a ").contains("replicas=2") && !line("b ").contains('='), "{wide}");
+    assert_eq!(system.ok(&["get", "-l", "x=y"]), "nothing has the labels x=y\n");
+}
