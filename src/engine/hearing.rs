@@ -80,6 +80,14 @@ impl Engine {
                 self.link.send_later(&Request::Forget { epoch, id });
                 self.end_if_finished();
             }
+            Told::Removed(id, path) => {
+                let message = format!(
+                    "{} was a link, or another thing that is no file: it was removed and not followed, and a new file begun; \
+                     somebody who may write that directory had put it there",
+                    path.display()
+                );
+                self.note_of(&id.unit, "LogReplaced", message);
+            }
             Told::Stuck(Some(why)) => {
                 self.logs_stuck = true;
                 let message = format!(

@@ -153,8 +153,7 @@ impl Engine {
     }
 
     fn listen_ignored(&mut self, name: &Name, message: String) {
-        let object = self.world.units().get(name).map(|unit| unit.spec.object.to_string());
-        self.note(true, "ListenIgnored", &object.unwrap_or_else(|| name.to_string()), message);
+        self.note_of(name, "ListenIgnored", message);
         self.saw_events = true;
     }
 }

@@ -591,6 +591,11 @@ impl Engine {
         }
     }
 
+    pub(super) fn note_of(&mut self, unit: &Name, reason: &'static str, message: String) {
+        let object = self.world.units().get(unit).map(|unit| unit.spec.object.to_string());
+        self.note(true, reason, &object.unwrap_or_else(|| unit.to_string()), message);
+    }
+
     pub fn note(&mut self, warning: bool, reason: &'static str, object: &str, message: String) {
         let event = Event::Note { warning, reason, object: object.to_owned(), message };
         self.world.handle(clock::now(), event);

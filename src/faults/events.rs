@@ -44,6 +44,8 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "Unready" => (said().unwrap_or(Category::Api), Severity::Warning),
         "ManifestInvalid" => (Category::Config, Severity::Recoverable),
         "LogsBlocked" | "StateBlocked" | "JournalBlocked" => (Category::Filesystem, Severity::Recoverable),
+        "NotHeard" => (Category::Resource, Severity::Warning),
+        "LogReplaced" => (Category::Permission, Severity::Warning),
         "StateSetAside" => (Category::Database, Severity::Recoverable),
         "Survivors" => (Category::Resource, Severity::Recoverable),
         "CannotStart" => (said().unwrap_or(Category::Config), Severity::Recoverable),

@@ -1,9 +1,8 @@
 //! What a new keeper needs when this one was killed: an append-only file of records, each line with a checksum. A torn or
 //! damaged tail is ignored: what it would have said is found by the marker in the processes' environments.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,8 +94,7 @@ impl Journal {
         for entry in entries {
             push(&mut text, entry);
         }
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = crate::os::files::fresh_file(&temporary, 0o600)?;
         file.write_all(text.as_bytes())?;
         std::fs::rename(&temporary, path)?;
         Ok(Self { file: Some(file), behind: None, ..Self::unwritten(path, Instant(0)) })
@@ -188,6 +186,8 @@ pub fn checksum(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -18,6 +19,8 @@ pub enum Told {
     LineSeen(InstanceId),
     /// Everything that an instance wrote is in the log.
     Closed(InstanceId),
+    /// Somebody had put something else in place of this file, a link to another one for example; it was not followed.
+    Removed(InstanceId, PathBuf),
     /// Output cannot be written: why; or it can be again.
     Stuck(Option<String>),
 }

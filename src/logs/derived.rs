@@ -2,13 +2,14 @@
 //! up to where of its spool.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::base::{Incarnation, Ordinal, Stamp};
 use crate::keeper::journal::checksum;
+use crate::os::files;
 
 /// Where a line was written to by the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +85,8 @@ pub struct Log {
     inode: u64,
     length: u64,
     index_length: u64,
+    /// What stood in a file's place and was no file: it was removed.
+    removed: Option<PathBuf>,
 }
 
 impl Log {
@@ -95,7 +98,13 @@ impl Log {
             inode: 0,
             length: 0,
             index_length: 0,
+            removed: None,
         }
+    }
+
+    /// The path of which a link (or a FIFO, a socket) was removed since this was asked last.
+    pub fn removed(&mut self) -> Option<PathBuf> {
+        self.removed.take()
     }
 
     /// Appends whole lines and then the record that says so.
@@ -116,7 +125,7 @@ impl Log {
     /// Somebody has shortened the log, removed it, or put another one in its place, as a rotation from outside does.
     fn is_another(&self) -> bool {
         let same = |found: std::fs::Metadata| found.ino() == self.inode && found.len() >= self.length;
-        !std::fs::metadata(&self.log).is_ok_and(same)
+        !std::fs::symlink_metadata(&self.log).is_ok_and(same)
     }
 
     /// What the last record does not know of was written by a daemon that was killed: it is cut off, to be derived again. A
@@ -125,8 +134,12 @@ impl Log {
         if self.files.is_some() {
             return Ok(());
         }
-        let open = |path: &Path| {
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+        let mut open = |path: &Path| -> io::Result<File> {
+            let (file, removed) = files::own_file(path)?;
+            if removed {
+                self.removed = Some(path.to_owned());
+            }
+            Ok(file)
         };
         let (log, mut index) = (open(&self.log)?, open(&self.index)?);
         let (mut records, last) = last_record(&index)?;
@@ -136,7 +149,7 @@ impl Log {
             log.set_len(known)?;
         } else if found.len() < known {
             tracing::warn!(log = %self.log.display(), "it was shortened, removed or replaced by somebody; it goes on from its end");
-            crate::os::files::write_atomically(&self.index, &shortened(&index, found.len())?, 0o600)?;
+            files::write_atomically(&self.index, &shortened(&index, found.len())?, 0o600)?;
             index = open(&self.index)?;
             (records, _) = last_record(&index)?;
         }
@@ -152,7 +165,7 @@ impl Log {
     /// of a rollout write at the same time, so nothing but the record itself ends the search.
     pub fn consumed(&self, incarnation: Incarnation, wanted: [bool; 2]) -> [u64; 2] {
         let mut found = wanted.map(|wanted| (!wanted).then_some(0));
-        let Ok(index) = File::open(&self.index) else { return [0; 2] };
+        let Ok(index) = files::existing_own_file(&self.index) else { return [0; 2] };
         let _ = for_each_backwards(&index, |record| {
             if record.incarnation == incarnation {
                 found[record.stream as usize].get_or_insert(record.spool_end);

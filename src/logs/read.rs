@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Incarnation, InstanceId, Stamp, limits};
+use crate::os::files::existing_own_file;
 
 use super::derived::{Record, Stream, for_each_after, for_each_backwards, last_record};
 
@@ -61,12 +62,14 @@ impl Query {
 /// Lines of a service, oldest first, and the position that they go up to. From a position on nothing is left out: a part that is
 /// not all ends before the end of the log.
 pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Result<(Vec<Line>, u64)> {
-    let (log, index) =
-        match (File::open(logs.join(format!("{service}.log"))), File::open(index.join(service))) {
-            (Ok(log), Ok(index)) => (log, index),
-            // Nothing has been written yet.
-            _ => return Ok((Vec::new(), 0)),
-        };
+    let (log, index) = match (
+        existing_own_file(&logs.join(format!("{service}.log"))),
+        existing_own_file(&index.join(service)),
+    ) {
+        (Ok(log), Ok(index)) => (log, index),
+        // Nothing has been written yet.
+        _ => return Ok((Vec::new(), 0)),
+    };
     match query.from {
         Some(from) => read_on(&log, &index, service, query, from),
         None => read_back(&log, &index, service, query),
@@ -230,7 +233,7 @@ pub fn tail_of_instance(logs: &Path, index: &Path, id: &InstanceId, count: usize
 
 /// The incarnation before the latest one that wrote anything.
 pub fn previous_incarnation(index: &Path, service: &str) -> Option<Incarnation> {
-    let index = File::open(index.join(service)).ok()?;
+    let index = existing_own_file(&index.join(service)).ok()?;
     let mut latest = None;
     let mut previous = None;
     for_each_backwards(&index, |record| {

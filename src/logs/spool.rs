@@ -1,15 +1,16 @@
 //! One stream of one instance on its way to the log: bytes as they came, until lines are derived from them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use rustix::fs::FallocateFlags;
 use rustix::pipe::SpliceFlags;
 
 use crate::base::limits;
+use crate::os::files;
 
 /// Moved by one call: the size of a pipe at most.
 const MOVE: usize = 1 << 20;
@@ -41,7 +42,7 @@ pub enum Moved {
 impl Spool {
     /// `consumed` is what the index knows; `None`: nobody has written one.
     pub fn open(path: PathBuf, pipe: OwnedFd, consumed: Option<u64>) -> Self {
-        let file = consumed.and_then(|_| OpenOptions::new().read(true).write(true).open(&path).ok());
+        let file = consumed.and_then(|_| files::existing_own_file(&path).ok());
         let consumed = consumed.unwrap_or(0);
         let moved = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
         let consumed = consumed.min(moved);
@@ -71,8 +72,8 @@ impl Spool {
     pub fn fill(&mut self) -> Moved {
         if self.file.is_none() {
             match is_readable(&self.pipe) {
-                true => match create(&self.path) {
-                    Ok(file) => self.file = Some(file),
+                true => match files::own_file(&self.path) {
+                    Ok((file, _)) => self.file = Some(file),
                     Err(error) => return Moved::Stuck(error),
                 },
                 false => return Moved::Nothing,
@@ -144,10 +145,6 @@ impl Spool {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// Bytes wait in a pipe.

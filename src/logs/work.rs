@@ -353,7 +353,11 @@ impl Work {
                 ordinal: id.ordinal,
                 stream,
             };
-            let result = self.service(&id.unit).log.append(&lines, record);
+            let log = &mut self.service(&id.unit).log;
+            let (result, removed) = (log.append(&lines, record), log.removed());
+            if let Some(path) = removed {
+                (self.tell)(Told::Removed(id.clone(), path));
+            }
             if let Err(error) = result {
                 self.stick(id, &error);
                 break;

@@ -275,11 +275,52 @@ impl Machine for ThisMachine {
     }
 }
 
+/// A file of unisys's own under this name, to be read and written; created with mode 0600. What stands there and is no regular
+/// file is removed and not followed: whoever may write the directory may have put a link to somebody else's file there. True if
+/// that was so.
+pub fn own_file(path: &Path) -> io::Result<(fs::File, bool)> {
+    let options = own_options();
+    match options.clone().create(true).open(path) {
+        Ok(file) if file.metadata()?.is_file() => return Ok((file, false)),
+        Ok(_) => {}
+        // A link; a socket.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {}
+        Err(error) => return Err(error),
+    }
+    fs::remove_file(path)?;
+    Ok((options.clone().create_new(true).open(path)?, true))
+}
+
+/// The same if it is there: not created, nothing removed.
+pub fn existing_own_file(path: &Path) -> io::Result<fs::File> {
+    let file = own_options().open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+fn own_options() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    // Neither follows nor waits for anybody.
+    options
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
+    options
+}
+
+/// A new file under this name, in place of whatever stands there.
+pub fn fresh_file(path: &Path, mode: u32) -> io::Result<fs::File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
+}
+
 /// Writes a file whole or not at all: a temporary beside it, then rename(2).
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    let mut file = fresh_file(&temporary, mode)?;
     file.write_all(bytes)?;
     file.sync_data()?;
     fs::rename(&temporary, path)
@@ -325,6 +366,33 @@ fn untrusted_part(part: &Path, meta: &fs::Metadata, above: bool) -> Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_its_own_is_never_one_behind_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, others) = (dir.path().join("own"), dir.path().join("others"));
+        fs::write(&others, "theirs").unwrap();
+        let link = || std::os::unix::fs::symlink(&others, &own).unwrap();
+        link();
+        assert!(existing_own_file(&own).is_err(), "nothing of theirs is read");
+        let (mut file, removed) = own_file(&own).unwrap();
+        file.write_all(b"mine").unwrap();
+        assert!(removed && fs::symlink_metadata(&own).unwrap().is_file());
+        let (mut file, removed) = own_file(&own).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), removed), ("mine", false), "its own stays");
+        fs::remove_file(&own).unwrap();
+        std::os::unix::fs::symlink(&others, own.with_extension("new")).unwrap();
+        write_atomically(&own, b"mine", 0o600).unwrap();
+        fs::remove_file(&own).unwrap();
+        link();
+        fresh_file(&own, 0o600).unwrap();
+        fs::remove_file(&own).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(&own).unwrap();
+        assert!(own_file(&own).unwrap().1, "nor a socket");
+        assert_eq!(fs::read_to_string(&others).unwrap(), "theirs");
+    }
 
     #[test]
     fn what_has_no_end_or_no_writer_is_not_waited_for() {

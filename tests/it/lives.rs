@@ -64,6 +64,27 @@ fn a_link_that_is_swapped_is_a_change_of_all_that_is_behind_it() {
 }
 
 #[test]
+fn a_link_in_place_of_a_log_is_replaced_and_never_followed() {
+    let ticks = "import time\nwhile True: print('tick'); time.sleep(0.01)";
+    let system = System::up(&[("a.yaml", &python("a", ticks, ""))]);
+    until("it writes", || system.log_of("a").contains("tick").then_some(()));
+    fs::write(system.path("theirs"), "somebody else's\n").unwrap();
+    for name in [".unified-system/logs/services/a.log", ".unified-system/logs/index/a"] {
+        let path = system.path(name);
+        std::os::unix::fs::symlink(system.path("theirs"), system.path("link")).unwrap();
+        fs::rename(system.path("link"), &path).unwrap();
+        // The index is looked at when it is opened.
+        signal(system.pid("a"), "KILL");
+        signal(system.daemon_pid().unwrap(), "KILL");
+        until("it is a file again", || fs::symlink_metadata(&path).unwrap().is_file().then_some(()));
+        until("it is written", || system.ok(&["logs", "a"]).contains("tick").then_some(()));
+    }
+    assert_eq!(fs::read_to_string(system.path("theirs")).unwrap(), "somebody else's\n");
+    let events = system.ok(&["events", "a"]);
+    assert_eq!(events.matches("LogReplaced").count(), 2, "{events}");
+}
+
+#[test]
 fn a_broken_edit_keeps_everything_running_and_says_so_everywhere() {
     let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let a = system.pid("a");

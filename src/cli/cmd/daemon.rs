@@ -11,9 +11,8 @@ use crate::base::limits;
 use crate::engine::{Engine, EngineError, Heir, Left, Link, Options, no_keeper};
 use crate::keeper::protocol;
 use crate::keeper::{Heritage, Resumed};
-use crate::os::inherit;
-use crate::os::own;
 use crate::os::state_dir::StateDir;
+use crate::os::{files, inherit, own};
 
 use super::super::args::{Daemon, Global, KeeperArgs};
 use super::super::client::Client;
@@ -101,9 +100,12 @@ fn parse(text: &str) -> Result<Options, Failure> {
 /// JSON lines of everything that unisys says about itself.
 fn log_to(state: &StateDir) -> Result<(), Failure> {
     let path = state.log();
-    let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
-    let file =
-        file.map_err(|error| Failure::other(format!("cannot open {}: {error}", path.display()), ""))?;
+    let fail = |error: std::io::Error| {
+        Failure::other(format!("cannot open {}: {}", path.display(), files::why(&error)), "")
+    };
+    let (file, _) = files::own_file(&path).map_err(fail)?;
+    // Appended to, also where somebody else shortens it.
+    rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND).map_err(|error| fail(error.into()))?;
     let layer =
         tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::sync::Mutex::new(file));
     let level = tracing_subscriber::filter::LevelFilter::INFO;

@@ -137,7 +137,9 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
     drop(state.lock(None).map_err(state_failure)?);
     let log_path = state.logs().join("up.log");
-    let log = std::fs::File::create(&log_path).map_err(|error| Failure::other(error.to_string(), ""))?;
+    let log = files::fresh_file(&log_path, 0o600).map_err(|error| {
+        Failure::other(format!("cannot write {}: {}", log_path.display(), files::why(&error)), "")
+    })?;
     let copy = log.try_clone().map_err(|error| Failure::other(error.to_string(), ""))?;
     let mut command = std::process::Command::new(own_program());
     let text = serde_json::to_string(options).map_err(|error| Failure::other(error.to_string(), ""))?;

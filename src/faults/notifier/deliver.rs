@@ -84,6 +84,7 @@ impl Courier {
     pub async fn bury(&self, message: Value) -> Result<(), String> {
         let path = self.dead_letters.clone();
         beside(move || {
+            files::own_file(&path)?;
             if fs::metadata(&path).is_ok_and(|meta| meta.len() > limits::DEAD_LETTER_BYTES) {
                 fs::rename(&path, path.with_extension("jsonl.1"))?;
             }
