@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use futures_util::StreamExt;
 use tokio::sync::{oneshot, watch};
 
 use crate::base::{Name, ObjectKind, limits};
@@ -16,6 +16,7 @@ use crate::engine::{Engine, Input, Inputs};
 use crate::manifest::diagnostic::nearest;
 use crate::os::state_dir::StateDir;
 
+use super::crowd::Place;
 use super::types::Problem;
 use super::{deletion, follow, look, manifests, openapi, orders, rollouts, wait};
 
@@ -126,7 +127,11 @@ pub fn router(context: Context) -> Router {
 }
 
 /// Takes in the whole body first, bounded in size and time: what is said to be too long is refused before a byte of it.
-async fn bounded(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+async fn bounded(
+    Extension(place): Extension<Arc<Place>>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
     let (parts, body) = request.into_parts();
     let said =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -137,15 +142,33 @@ async fn bounded(request: axum::extract::Request, next: axum::middleware::Next) 
     if said.is_some_and(|said| said > limits::REQUEST_BYTES as u64) {
         return too_large();
     }
-    match tokio::time::timeout(limits::REQUEST_TIMEOUT, axum::body::to_bytes(body, limits::REQUEST_BYTES))
-        .await
-    {
-        Ok(Ok(bytes)) => next.run(axum::extract::Request::from_parts(parts, Body::from(bytes))).await,
-        Ok(Err(_)) => too_large(),
+    match tokio::time::timeout(limits::REQUEST_TIMEOUT, whole(body, &place)).await {
+        Ok(Some(bytes)) => {
+            place.is_whole();
+            let answer = next.run(axum::extract::Request::from_parts(parts, Body::from(bytes))).await;
+            place.is_answered();
+            answer
+        }
+        Ok(None) => too_large(),
         Err(_) => {
             refuse(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time", "").into_response()
         }
     }
+}
+
+/// All of a body. `None`: it is too long, or its end never came.
+async fn whole(body: Body, place: &Place) -> Option<Vec<u8>> {
+    let mut pieces = body.into_data_stream();
+    let mut whole = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.ok()?;
+        if whole.len() + piece.len() > limits::REQUEST_BYTES {
+            return None;
+        }
+        place.take(piece.len()).await;
+        whole.extend_from_slice(&piece);
+    }
+    Some(whole)
 }
 
 /// Some units are not there; the hint names what may have been meant by the first.

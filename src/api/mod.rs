@@ -3,6 +3,7 @@
 
 mod calls;
 mod deletion;
+mod crowd;
 mod faults;
 mod follow;
 mod look;

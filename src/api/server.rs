@@ -4,11 +4,11 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::http::StatusCode;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 
 use crate::base::limits;
 use crate::engine::Inputs;
@@ -16,6 +16,7 @@ use crate::os::process;
 use crate::os::state_dir::{StateDir, short_socket};
 
 use super::calls;
+use super::crowd::Crowd;
 
 /// Listens on the state directory's socket. The old file of a daemon that is gone is replaced by rename(2), so that there is
 /// no moment without one.
@@ -41,14 +42,14 @@ pub async fn serve(
     let listener = listen(state)?;
     let context = calls::Context { inputs, changed, grown, state: Arc::new(state.clone()) };
     let router = calls::router(context);
-    let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let crowd = Arc::new(Crowd::default());
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             // No descriptors left: clients wait a moment, services do not notice.
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");
+                crowd.make_way();
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             }
@@ -56,12 +57,35 @@ pub async fn serve(
         if !allowed(&stream) {
             continue;
         }
-        let router = router.clone();
-        tokio::spawn(async move {
-            let _slot = slot;
-            connection(stream, router).await;
-        });
+        let Some(place) = crowd.enter().await else {
+            turn_away(&stream);
+            continue;
+        };
+        // What it asks is asked in its place.
+        let router = Router::new().fallback_service(router.clone()).layer(Extension(place.clone()));
+        let served = {
+            let place = place.clone();
+            async move {
+                let _place = place;
+                connection(stream, router).await;
+            }
+        };
+        place.held_by(tokio::spawn(served).abort_handle());
     }
+}
+
+/// Everybody who is there is being answered, and that may take as long as they like.
+fn turn_away(stream: &UnixStream) {
+    let problem = calls::refuse(
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("{} clients are being answered already", limits::CONNECTIONS),
+        "end some of those that follow or wait (`logs -f`, `get -w`, `events -w`, `wait`)",
+    );
+    let Ok(body) = serde_json::to_string(&problem.1) else { return };
+    let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n";
+    let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    // A new socket takes it at once.
+    let _ = stream.try_write(answer.as_bytes());
 }
 
 /// The owner of the daemon, and root.
@@ -75,6 +99,8 @@ async fn connection(stream: UnixStream, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(limits::REQUEST_TIMEOUT)
         .max_buf_size(64 << 10)
+        // A client has its place for one answer: nobody keeps one for what may be asked later.
+        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = served.await {
         tracing::debug!(%error, "a client's connection ended badly");

@@ -62,8 +62,15 @@ pub const CHANGES_KEPT: usize = 1_000;
 pub const REQUEST_BYTES: usize = 32 << 20;
 /// A client has this long to send its head and body.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// An order's answer waits so long for what it changes to be on the disk; then it says that it is not.
+pub const RECORDED_WITHIN: Duration = Duration::from_secs(2);
+/// Bodies of all requests that are on their way, or not used yet: two of the largest.
+pub const BODIES_BYTES: usize = 2 * REQUEST_BYTES;
 /// Connections to the control API at once; more wait in the backlog.
 pub const CONNECTIONS: usize = 256;
+/// Whoever has sent nothing of an unfinished request for this long is ended where others wait for its place or its bytes: a client
+/// sends all that it has at once.
+pub const CROWD_PATIENCE: Duration = Duration::from_millis(500);
 /// Output kept of a probe, hook or stop command.
 pub const COMMAND_OUTPUT_BYTES: usize = 4 << 10;
 /// Threads of the daemon for what waits: commands of probes, close looks at frozen programs, logs that are read, names that are

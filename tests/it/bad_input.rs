@@ -171,6 +171,50 @@ fn garbage_slow_and_vanishing_clients_harm_nobody() {
 }
 
 #[test]
+fn requests_that_are_not_finished_keep_nobody_waiting_and_have_a_bound() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let connect = || UnixStream::connect(system.path(".unified-system/unisys.sock")).unwrap();
+    let began = std::time::Instant::now();
+    let answered = || {
+        system.ok(&["get"]);
+        // Each of them may take thirty seconds.
+        assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
+    };
+    let half: Vec<UnixStream> = (0..300)
+        .map(|number| {
+            let mut stream = connect();
+            let whole_head: &[u8] =
+                b"POST /v1/apply HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"fi";
+            stream.write_all(if number % 2 == 0 { b"GET /v1/obj" } else { whole_head }).unwrap();
+            stream
+        })
+        .collect();
+    answered();
+    let daemon = system.daemon_pid().unwrap();
+    let sending: Vec<_> = (0..24)
+        .map(|_| {
+            let mut stream = connect();
+            std::thread::spawn(move || {
+                let head = b"POST /v1/apply HTTP/1.1\r\nhost: x\r\ncontent-length: 33000000\r\n\r\n";
+                let sent = stream.write_all(head).and_then(|()| stream.write_all(&vec![b' '; 32_000_000]));
+                // It stays there, unfinished.
+                sent.map(|()| stream)
+            })
+        })
+        .collect();
+    until("some of them have been ended for others", || {
+        sending.iter().any(std::thread::JoinHandle::is_finished).then_some(())
+    });
+    system.ok(&["apply", "-f", "manifests"]);
+    answered();
+    let status = std::fs::read_to_string(format!("/proc/{daemon}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().split(' ').next().unwrap().parse().unwrap();
+    assert!(peak < 300 << 10, "{peak} KiB at most, of 750 MiB that were sent");
+    drop((half, sending));
+}
+
+#[test]
 fn an_unreadable_file_is_named_and_changes_nothing() {
     use std::os::unix::fs::PermissionsExt;
     let system = System::new(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
