@@ -112,6 +112,8 @@ pub const ENV_VALUE_BYTES: usize = 128 << 10;
 pub const SECRET_VALUE_BYTES: usize = 6;
 /// Lines of a secret of several lines shorter than this are not looked for alone.
 pub const SECRET_LINE_BYTES: usize = 8;
+/// And those shorter than this not even where they are all of a line: `},` and `end` are lines of many texts.
+pub const SECRET_SHORT_LINE_BYTES: usize = 4;
 
 /// Error records kept, one a fingerprint; the one seen longest ago makes room.
 pub const ERRORS_KEPT: usize = 1_000;

@@ -14,6 +14,10 @@ pub const MASK: &str = "***";
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Redactor {
     values: Vec<Zeroizing<String>>,
+    /// Short lines of values with several: masked where they are all of a line.
+    lines: Vec<Zeroizing<String>>,
+    /// Whatever it is, it may be a secret.
+    all: bool,
 }
 
 impl std::fmt::Debug for Redactor {
@@ -24,28 +28,44 @@ impl std::fmt::Debug for Redactor {
 
 impl Redactor {
     /// Values shorter than [`limits::SECRET_VALUE_BYTES`] would mask half of every text and are left out; of a value with
-    /// several lines each line of [`limits::SECRET_LINE_BYTES`] or more is looked for as well.
+    /// several lines each line of [`limits::SECRET_LINE_BYTES`] or more is looked for as well. A shorter one (the end of a key)
+    /// may be a word, or a part of many: it is masked where it is a line by itself, whoever wrote the lines around it and
+    /// however long ago, from [`limits::SECRET_SHORT_LINE_BYTES`] on; a bracket is no secret.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut values: BTreeSet<&str> = BTreeSet::new();
+        let (mut values, mut short): (BTreeSet<&str>, BTreeSet<&str>) = Default::default();
         for secret in secrets {
             let trimmed = secret.trim();
             values.extend([secret, trimmed].into_iter().filter(|v| v.len() >= limits::SECRET_VALUE_BYTES));
             if trimmed.contains('\n') {
-                let lines = trimmed.lines().map(str::trim);
-                values.extend(lines.filter(|line| line.len() >= limits::SECRET_LINE_BYTES));
+                let (long, rest): (Vec<&str>, Vec<&str>) =
+                    trimmed.lines().map(str::trim).partition(|line| line.len() >= limits::SECRET_LINE_BYTES);
+                values.extend(long);
+                short.extend(rest.into_iter().filter(|line| line.len() >= limits::SECRET_SHORT_LINE_BYTES));
             }
         }
-        Self { values: values.into_iter().map(|value| Zeroizing::new(value.to_owned())).collect() }
+        let owned = |of: BTreeSet<&str>| of.into_iter().map(|text| Zeroizing::new(text.to_owned())).collect();
+        Self { values: owned(values), lines: owned(short), all: false }
+    }
+
+    /// Masks every line: its writer had secrets that nobody knows any more.
+    pub fn of_unknown() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    pub fn is_of_unknown(&self) -> bool {
+        self.all
     }
 
     /// This one's values and those.
     #[must_use]
     pub fn with<'a>(&'a self, secrets: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::new(self.values.iter().map(|value| value.as_str()).chain(secrets))
+        let mut both = Self::new(self.values.iter().map(|value| value.as_str()).chain(secrets));
+        both.lines.extend(self.lines.iter().cloned());
+        Self { all: self.all, ..both }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.values.is_empty() && self.lines.is_empty() && !self.all
     }
 
     /// The text with every secret masked; overlapping ones as one.
@@ -101,7 +121,21 @@ impl Redactor {
 
     /// Where secrets are, in order; overlapping ones as one.
     fn found(&self, bytes: &[u8]) -> Vec<(usize, usize)> {
+        if self.all {
+            return if bytes.is_empty() { Vec::new() } else { vec![(0, bytes.len())] };
+        }
         let mut found: Vec<(usize, usize)> = Vec::new();
+        if !self.lines.is_empty() {
+            let mut start = 0;
+            for line in bytes.split(|byte| *byte == b'\n') {
+                let text = line.trim_ascii();
+                if self.lines.iter().any(|short| short.as_bytes() == text) {
+                    let at = start + (line.len() - line.trim_ascii_start().len());
+                    found.push((at, at + text.len()));
+                }
+                start += line.len() + 1;
+            }
+        }
         for value in &self.values {
             let finder = memchr::memmem::Finder::new(value.as_bytes());
             let own = found.len();
@@ -174,6 +208,8 @@ mod tests {
         check("tiny values stay", "tiny values stay");
         check("abcdefghi", "***");
         check("line MIIEvgIBADANBg of a key, short", "line *** of a key, short");
+        check("short", "***");
+        check("a\n  short\r\nshorter\n", "a\n  ***\r\nshorter\n");
         check(&format!("ä{key}ö"), "ä***ö");
         assert_eq!(format!("{redactor:?}"), "Redactor(8 values)");
     }
@@ -188,6 +224,21 @@ mod tests {
         check(b"hunter22\nhunter2\nabcdefghi\n", b"***\nhunter2\n***\n");
         assert!(matches!(redactor.lines(b"nothing\n"), Cow::Borrowed(_)));
         assert_eq!(&*Redactor::new(["aaaaaa"]).lines(b"aaaaaaaaab"), b"***b");
+    }
+
+    #[test]
+    fn of_unknown_secrets_nothing_is_shown() {
+        let redactor = Redactor::of_unknown();
+        assert!(!redactor.is_empty() && redactor.is_of_unknown());
+        assert_eq!(&*redactor.lines(b"one\n\ntwo"), b"***\n\n***");
+        assert_eq!(redactor.text("one"), "***");
+        assert_eq!(redactor.with(["more-of-it"]).text("one"), "***");
+    }
+
+    #[test]
+    fn a_short_line_of_a_value_stays_known_with_others() {
+        let redactor = Redactor::new(["hunter22\nabcd=\n}"]).with(["another"]);
+        assert_eq!(redactor.text("abcd=\nabcd= another\n}\n"), "***\nabcd= ***\n}\n");
     }
 
     #[test]

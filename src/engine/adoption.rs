@@ -83,7 +83,8 @@ impl Engine {
         };
         let desired = self.world.desired().clone();
         let spec = StartedWith::decode(&held.spec, name, &desired, self.sets.objects(), &environ);
-        self.attach_pipes(&id, pid, fds, spec.as_deref());
+        let lost = spec.as_deref().is_some_and(|spec| StartedWith::lost_secrets(&held.spec, spec));
+        self.attach_pipes(&id, pid, fds, spec.as_deref(), lost && pid.is_none());
         if let Some(spec) = &spec {
             self.told.insert(id.clone(), spec.clone());
         }

@@ -15,7 +15,7 @@ impl Engine {
     pub(super) fn report(&mut self, report: Report, fds: Vec<OwnedFd>) {
         match report {
             Report::Spawned { id, part, pid, at, ports, left_out } => {
-                self.attach_pipes(&id, (part == Part::Main).then_some(pid), fds, None);
+                self.attach_pipes(&id, (part == Part::Main).then_some(pid), fds, None, false);
                 self.trim.started(clock::mono());
                 self.fact(id, InstanceFact::Spawned { part, pid, at, ports, left_out });
             }

@@ -36,7 +36,8 @@ impl Engine {
             };
             latest = Some((id.unit.clone(), secrets.clone()));
             let Some(attached) = self.attached.get_mut(&id) else { continue };
-            if attached.secrets != secrets {
+            let unknown = attached.secrets.as_ref().is_some_and(|known| known.is_of_unknown());
+            if attached.secrets != secrets && !unknown {
                 attached.secrets.clone_from(&secrets);
                 self.collector.mask(id, secrets);
             }

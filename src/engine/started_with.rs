@@ -63,6 +63,13 @@ impl StartedWith {
         serde_json::to_string(&started).unwrap_or_default()
     }
 
+    /// Secrets that it was started with are not in `spec`, as it was decoded: nobody knows their values any more.
+    pub fn lost_secrets(text: &str, spec: &UnitSpec) -> bool {
+        let started = serde_json::from_str::<Self>(text).ok();
+        let names = started.and_then(|started| started.secrets).unwrap_or_default();
+        names.iter().any(|name| !spec.launch.env.iter().any(|var| var.name == *name))
+    }
+
     /// The spec again. One that is still wanted as it is shares memory with the desired state; of another one the
     /// environment is read from the process itself (`environ`).
     pub fn decode(
@@ -199,6 +206,8 @@ mod tests {
             found.launch.secrets().map(|var| var.name.clone()).collect()
         };
         assert_eq!(secrets(&text), ["TOKEN"]);
+        assert!(!StartedWith::lost_secrets(&text, &unit(&env)));
+        assert!(StartedWith::lost_secrets(&text, &unit(&env[..2])), "the environment of one that is gone");
         // Written before that was said: whatever was declared may be one.
         let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
         old.as_object_mut().unwrap().remove("secrets");

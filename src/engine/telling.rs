@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::base::InstanceId;
+use crate::base::{InstanceId, Redactor};
 use crate::os::{clock, inherit, process};
 use crate::plan::UnitSpec;
 use crate::probe::notify::{self, Word};
@@ -18,12 +18,14 @@ use super::{Attached, Engine, Input, Inputs};
 impl Engine {
     /// Descriptors of an instance, as the keeper sends them: stdout, stderr, and what it tells readiness by.
     /// `main`: the pid of its main program, if that one is known by now. `started`: what it was started with, unless the world knows.
+    /// `unknown`: it has ended, and had secrets that nobody knows any more.
     pub(super) fn attach_pipes(
         &mut self,
         id: &InstanceId,
         main: Option<u32>,
         fds: Vec<OwnedFd>,
         started: Option<&UnitSpec>,
+        unknown: bool,
     ) {
         if self.attached.contains_key(id) {
             return;
@@ -33,7 +35,6 @@ impl Engine {
             // The kernel drops what there is no number for (unix(7), MSG_CTRUNC).
             return tracing::error!(%id, "its output did not arrive: too many open files");
         };
-        let secrets = self.secrets_of(&id.unit, started);
         self.collector.open(id.clone(), [stdout, stderr], secrets.clone());
         let notify = fds.next().and_then(|fd| Notify::listen(id, main, fd, &self.inputs));
         self.attached.insert(id.clone(), Attached { notify, main_pid: None, secrets });

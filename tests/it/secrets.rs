@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{System, kill_both, python, signal, text, until};
+use crate::support::{System, alive, kill_both, python, signal, text, until};
 
 const SECRET: &str = "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: s}\nspec: {data: {pw: {file: ../pw}, key: {file: ../key}}}\n";
 const NEVER: &str = "  restart: {policy: Never}\n";
@@ -142,6 +142,40 @@ fn what_lay_in_the_spool_when_all_were_killed_is_masked_by_the_secrets_of_before
     system.start(&["--no-watch"]);
     let log = logged(&system, "bye");
     assert_eq!(log, "half *** moved\nand ***\nbye ***\n");
+}
+
+#[test]
+fn a_half_line_of_one_that_ended_with_all_others_and_whose_secret_nobody_knows_is_not_shown() {
+    let mut system = system(&teller("signal.pause()"), NEVER);
+    system.start(&["--no-watch"]);
+    begun(&system);
+    let spool = || {
+        let mut files = std::fs::read_dir(system.path(".unified-system/run")).unwrap().flatten();
+        files.find_map(|file| {
+            Some(file.path()).filter(|path| path.to_string_lossy().ends_with(".stdout.spool"))
+        })
+    };
+    until("its first words are in the spool", || {
+        spool().filter(|path| std::fs::read(path).is_ok_and(|bytes| bytes == b"half hunte"))
+    });
+    let pid = system.pid("a");
+    kill_both(system.keeper_pid(), system.daemon_pid().unwrap());
+    until("both are gone", || system.processes().is_empty().then_some(()));
+    signal(pid, "KILL");
+    until("it is gone", || (!alive(pid)).then_some(()));
+    system.write("pw", "another-second\n");
+    system.start(&["--no-watch"]);
+    assert_eq!(logged(&system, "*"), "***\n");
+    assert_eq!(files_with("half hunte", &system.path(".unified-system")), "");
+}
+
+#[test]
+fn lines_of_a_key_that_are_written_one_by_one_are_masked_and_words_are_not() {
+    let code = "import os,time\nfor line in os.environ['KEY'].split('\\n')+['a short word','done']: os.write(1,(line+'\\n').encode()); time.sleep(.05)";
+    let mut system = system(code, NEVER);
+    system.start(&[]);
+    logged(&system, "done");
+    assert_eq!(logged(&system, "done"), "***\n***\n***\n***\na short word\ndone\n");
 }
 
 #[test]
