@@ -194,7 +194,8 @@ impl Engine {
                 command.env.push(("UNISYS_INSTANCE".into(), format!("{}/{id}", self.state_id)));
                 let pid = self.main_pid(id).map(|pid| ("MAINPID".to_owned(), pid.to_string()));
                 command.env.extend(pid);
-                let place = Place { nofile: self.options.nofile, run: self.state.run() };
+                let cgroup = self.cgroups.as_ref().map(|tree| tree.dir(id));
+                let place = Place { nofile: self.options.nofile, run: self.state.run(), cgroup };
                 Question::Exec { command, place }
             }
             Err(fault) => Question::Impossible(fault.detail),
@@ -249,7 +250,7 @@ fn external_question(name: &Name, launch: &Launch) -> Question {
                     };
                     let command = Spawn::command(id, &path, &exec.command, &launch.base_dir);
                     let command = Spawn { no_new_privileges: true, wall: clock::wall(), ..command };
-                    let place = Place { nofile: (1024, 1024), run: Default::default() };
+                    let place = Place { nofile: (1024, 1024), run: Default::default(), cgroup: None };
                     Question::Exec { command: Box::new(command), place }
                 }
                 Err(fault) => Question::Impossible(fault.to_string()),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::base::Exit;
+use crate::base::{Exit, SpawnStage};
 use crate::keeper::protocol::Spawn;
 
 use super::sandbox::{self, Prepared};
@@ -76,6 +76,17 @@ pub struct Place {
     pub nofile: (u64, u64),
     /// Where sandboxes have their private directories.
     pub run: PathBuf,
+    /// The directory of the cgroup (v2) that it begins in, if that is there: its limits hold, and what the command leaves behind
+    /// ends with everything else in it.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Place {
+    fn cgroup(&self) -> Option<OwnedFd> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(self.cgroup.as_ref()?, flags, Mode::empty()).ok()
+    }
 }
 
 /// Runs a command to its end; blocks the calling thread.
@@ -101,7 +112,8 @@ pub fn run_with_input(
 fn run_from(request: &Spawn, stdin: File, place: &Place, timeout: Duration, limit: usize) -> io::Result<Ran> {
     let text = |text: &str| CString::new(text).map_err(|_| io::Error::other("a NUL byte in a text"));
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    let child = spawn::Child {
+    let cgroup = place.cgroup();
+    let mut child = spawn::Child {
         path: text(&request.path)?,
         argv: request.argv.iter().map(|word| text(word)).collect::<io::Result<_>>()?,
         envp: request
@@ -123,14 +135,21 @@ fn run_from(request: &Spawn, stdin: File, place: &Place, timeout: Duration, limi
         watchdog: false,
         no_new_privileges: request.no_new_privileges,
         dies_with_parent: true,
-        cgroup: None,
+        cgroup: cgroup.as_ref().map(AsRawFd::as_raw_fd),
         sandbox: request
             .sandbox
             .as_deref()
             .map(|sandbox| Prepared::new(sandbox, &place.run, &request.id.to_string()))
             .transpose()?,
     };
-    let spawned = spawn::spawn(&child, &mut spawn::Stack::default()).map_err(|failed| {
+    let mut stack = spawn::Stack::default();
+    let mut spawned = spawn::spawn(&child, &mut stack);
+    if spawned.as_ref().is_err_and(|failed| failed.stage == SpawnStage::Cgroup) {
+        // It was just taken away, as its program may have been.
+        child.cgroup = None;
+        spawned = spawn::spawn(&child, &mut stack);
+    }
+    let spawned = spawned.map_err(|failed| {
         io::Error::new(
             failed.error.kind(),
             format!(

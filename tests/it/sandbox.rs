@@ -280,6 +280,26 @@ fn in_a_cgroup_of_its_own_nothing_of_an_instance_survives_its_stop() {
 }
 
 #[test]
+fn probes_run_in_the_cgroup_of_what_they_ask_and_what_they_leave_ends_with_it() {
+    let Some(subtree) = Subtree::new("probe") else {
+        eprintln!("skipped: no cgroup v2 that may be written");
+        return;
+    };
+    // It leaves somebody whom nobody could name it by.
+    let probe = "[bash, -c, 'cat /proc/self/cgroup > ../asked; setsid env -i sleep 98763 >/dev/null 2>&1 & echo $! > ../left']";
+    let rest = format!("  probes: {{readiness: {{exec: {{command: {probe}}}, period: 1h}}}}\n");
+    let mut system = System::new(&[("a.yaml", &sleeper("a", &rest))]);
+    subtree.start(&mut system);
+    system.ready(&["a"]);
+    let asked = std::fs::read_to_string(system.path("asked")).unwrap();
+    assert!(asked.lines().any(|line| line.starts_with("0::") && line.contains("/a.0.")), "{asked}");
+    let left: u32 = std::fs::read_to_string(system.path("left")).unwrap().trim().parse().unwrap();
+    system.ok(&["stop", "a"]);
+    until("nothing is left of it", || (!alive(left)).then_some(()));
+    system.ok(&["down"]);
+}
+
+#[test]
 fn the_dump_of_one_with_a_cgroup_has_what_that_used_and_how_long_it_waited() {
     let Some(subtree) = Subtree::new("used") else {
         eprintln!("skipped: no cgroup v2 that may be written");

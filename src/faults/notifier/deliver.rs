@@ -168,7 +168,7 @@ fn execute(argv: &[String], dir: &Path, nofile: (u64, u64), message: &Value) -> 
     let request = Spawn { env, wall: clock::wall(), ..Spawn::command(id, &path, argv, dir) };
     let input = format!("{message}\n");
     let limit = limits::COMMAND_OUTPUT_BYTES;
-    let place = command::Place { nofile, run: PathBuf::new() };
+    let place = command::Place { nofile, run: PathBuf::new(), cgroup: None };
     let ran = command::run_with_input(&request, input.as_bytes(), &place, limits::NOTIFIER_TIMEOUT, limit)?;
     let said = String::from_utf8_lossy(&ran.output);
     let said = said.trim().lines().last().unwrap_or_default();
