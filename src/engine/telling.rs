@@ -32,8 +32,17 @@ impl Engine {
         }
         let mut fds = fds.into_iter();
         let (Some(stdout), Some(stderr)) = (fds.next(), fds.next()) else {
-            // The kernel drops what there is no number for (unix(7), MSG_CTRUNC).
-            return tracing::error!(%id, "its output did not arrive: too many open files");
+            // The keeper could not open them again, or the kernel dropped what there is no number for (unix(7), MSG_CTRUNC).
+            let message = format!(
+                "what instance {} writes is not heard: its pipes cannot be opened, or there are too many open files; it runs on, \
+                 and `unisys restart {}` gives it new ones",
+                id.ordinal, id.unit
+            );
+            return self.note_of(&id.unit, "NotHeard", message);
+        };
+        let secrets = match unknown {
+            true => Some(Arc::new(Redactor::of_unknown())),
+            false => self.secrets_of(&id.unit, started),
         };
         self.collector.open(id.clone(), [stdout, stderr], secrets.clone());
         let notify = fds.next().and_then(|fd| Notify::listen(id, main, fd, &self.inputs));

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::FdFlags;
 
 use crate::base::{Exit, InstanceId, Listen, Part};
-use crate::os::{clock, inherit, process};
+use crate::os::{clock, files, inherit, process};
 
 use super::fifos;
 use super::journal::{Entry, Journal};
@@ -45,7 +45,11 @@ impl Keeper {
         }
         let same_process = self.options.kept.is_some();
         for (id, mut held) in Table::replay(entries.clone()) {
-            let pipes = self.reopen(&id, &mut held)?;
+            // One that cannot be had is no reason to leave the others without a keeper.
+            let pipes = self.reopen(&id, &mut held).map_err(|error| {
+                let why = files::why(&error);
+                eprintln!("unisys: cannot open what {id} writes to: {why}; it runs on, and what it writes is not heard");
+            });
             let parts: BTreeMap<Part, PartState> = held
                 .parts
                 .iter()
@@ -57,7 +61,7 @@ impl Keeper {
                     self.table.by_pid.insert(running.pid, (id.clone(), *part));
                 }
             }
-            self.table.instances.insert(id, instance(held, pipes, parts));
+            self.table.instances.insert(id, instance(held, pipes.ok(), parts));
         }
         self.adopt_marked();
         if same_boot {
@@ -152,7 +156,7 @@ impl Keeper {
                 secrets: Vec::new(),
             };
             let parts = BTreeMap::from([(Part::Main, PartState::Running(running))]);
-            self.table.instances.insert(id, instance(held, pipes, parts));
+            self.table.instances.insert(id, instance(held, Some(pipes), parts));
         }
     }
 
@@ -226,14 +230,14 @@ impl Keeper {
     }
 }
 
-fn instance(held: Held, pipes: Pipes, parts: BTreeMap<Part, PartState>) -> Instance {
+fn instance(held: Held, pipes: Option<Pipes>, parts: BTreeMap<Part, PartState>) -> Instance {
     Instance {
         spec: held.spec,
         generation: held.generation,
         wall: held.wall,
         mark: held.mark,
         notify: held.notify,
-        pipes: Some(pipes),
+        pipes,
         fifos: held.fifos,
         parts,
         ports: held.ports,

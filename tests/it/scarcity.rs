@@ -1,6 +1,6 @@
 //! No disk, no descriptors, no pids: what runs goes on, and it is said.
 
-use crate::support::{System, alive, copy_program, is_root, python, sleeper, text, until};
+use crate::support::{System, alive, copy_program, is_root, kill_both, python, sleeper, text, until};
 
 #[test]
 fn a_full_disk_loses_no_line_and_stops_nobody() {
@@ -56,6 +56,28 @@ fn a_full_disk_loses_no_line_and_stops_nobody() {
         log.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
     assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>());
     std::process::Command::new("umount").arg(&state).status().unwrap();
+}
+
+#[test]
+fn a_pipe_that_cannot_be_opened_again_costs_its_own_service_no_more_than_its_output() {
+    let ticks = "import time\nwhile True: print('tick'); time.sleep(0.01)";
+    let mut system = System::up(&[("a.yaml", &python("a", ticks, "")), ("b.yaml", &python("b", ticks, ""))]);
+    let pids = ["a", "b"].map(|name| system.pid(name));
+    kill_both(system.keeper_pid(), system.daemon_pid().unwrap());
+    until("both are gone", || system.processes().is_empty().then_some(()));
+    let pipe = std::fs::read_link(format!("/proc/{}/fd/1", pids[0])).unwrap();
+    std::fs::remove_file(&pipe).unwrap();
+    std::fs::create_dir(&pipe).unwrap();
+    system.start(&[]);
+    assert_eq!(["a", "b"].map(|name| system.pid(name)), pids);
+    assert!(system.terminal().contains("cannot open what a.0"), "{}", system.terminal());
+    until("it is said", || system.ok(&["events", "a"]).contains("NotHeard").then_some(()));
+    let lines = |name: &str| system.log_of(name).lines().count();
+    let before = lines("b");
+    until("the other is heard", || (lines("b") > before).then_some(()));
+    system.ok(&["restart", "a"]);
+    let before = lines("a");
+    until("it is heard again", || (lines("a") > before).then_some(()));
 }
 
 #[test]
