@@ -144,6 +144,7 @@ fn describe(id: &str, case: &Case, classified: &Classified) -> Value {
         "severity": classified.severity,
         "fingerprint": classified.fingerprint,
         "message": classified.message,
+        "watchdog": failure.frozen.as_ref().map(|frozen| json!({"class": frozen.reason, "message": frozen.message})),
         "cause": failure.record,
         "revision": case.revision,
         "generation": failure.generation,

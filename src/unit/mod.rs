@@ -20,4 +20,4 @@ pub use policy::{
 };
 pub use probes::{ProbeBoard, Verdict};
 pub use restart::{AfterEnd, RestartState};
-pub use watchdog::{Vigil, WatchdogPolicy};
+pub use watchdog::{Finding, Vigil, WatchdogPolicy};

@@ -64,6 +64,7 @@ impl World {
             started_wall: adopted.started_wall,
             board,
             vigil: None,
+            frozen: None,
             status_text: None,
             port_watched: false,
             log_watched: false,

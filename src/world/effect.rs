@@ -7,7 +7,7 @@ use crate::base::{
     CgroupLimits, Generation, InstanceId, Name, Part, PortNumbers, Revision, Role, Signal, Stamp,
 };
 use crate::plan::{ExternalSpec, UnitSpec};
-use crate::unit::{End, ProbeKind};
+use crate::unit::{End, Finding, ProbeKind};
 
 use super::chronicle::{Change, Record, RecordId};
 use super::event::{Checkpoint, Mark};
@@ -170,6 +170,8 @@ pub struct Failure {
     pub end: End,
     /// The end in words: "ended: exit code 1".
     pub words: String,
+    /// What its watchdog ended it for.
+    pub frozen: Option<Box<Finding>>,
     pub at: Stamp,
     pub ran_for: Duration,
     pub restarts: u32,

@@ -28,13 +28,13 @@ impl World {
         let generation = unit.generation;
         let Some(slot) = unit.slots.get_mut(&seat) else { return };
         let record = slot.cause;
-        let (spec, started_with) = match slot.instance.take() {
+        let (spec, started_with, frozen) = match slot.instance.take() {
             Some(instance) => {
                 let through = instance.board.as_ref().is_some_and(crate::unit::ProbeBoard::is_through);
                 slot.restart.answered = through && instance.spec.policy.is_seen_to_start();
-                (instance.spec, instance.generation)
+                (instance.spec, instance.generation, instance.frozen)
             }
-            None => (unit.spec.clone(), generation),
+            None => (unit.spec.clone(), generation, None),
         };
         let policy = &spec.policy;
         let failure = end.is_failure(policy);
@@ -52,6 +52,7 @@ impl World {
                 ran_for: end.ran_for(now.mono),
                 end: end.clone(),
                 words: words.clone(),
+                frozen,
                 at: now.wall,
                 restarts: slot.restart.restarts,
                 permanent: matches!(after, AfterEnd::Failed(_)),

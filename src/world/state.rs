@@ -9,7 +9,7 @@ use crate::base::{
 };
 use crate::plan::{Drift, UnitSpec, Wish};
 use crate::rollout::Rollout;
-use crate::unit::{Breaker, End, EndReason, Lifecycle, ProbeBoard, RestartState, StopReason, Vigil};
+use crate::unit::{Breaker, End, EndReason, Finding, Lifecycle, ProbeBoard, RestartState, StopReason, Vigil};
 
 use super::chronicle::RecordId;
 use super::event::Overrides;
@@ -157,6 +157,8 @@ pub struct Instance {
     pub board: Option<ProbeBoard>,
     /// From when it is through its probes, if its spec has a watchdog.
     pub vigil: Option<Box<Vigil>>,
+    /// What its watchdog ends it for.
+    pub frozen: Option<Box<Finding>>,
     /// `STATUS=` of sd_notify.
     pub status_text: Option<String>,
     pub port_watched: bool,

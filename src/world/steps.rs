@@ -60,6 +60,7 @@ impl World {
             started_wall: now.wall,
             board: None,
             vigil: None,
+            frozen: None,
             status_text: None,
             port_watched: false,
             log_watched: false,

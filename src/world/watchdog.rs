@@ -106,6 +106,9 @@ impl World {
             Sight::Well => self.note(now, name, seat, "Recovered", "is well again"),
             Sight::Frozen(finding) => {
                 self.warn(now, name, seat, finding.reason, &format!("is frozen: {}", finding.message));
+                if let Some(instance) = self.instance_mut(name, seat) {
+                    instance.frozen = Some(Box::new(finding));
+                }
                 self.apply(now, name, seat, Fact::Stop { reason: StopReason::Watchdog });
             }
         }

@@ -223,7 +223,10 @@ fn run(user: Option<u32>) {
         assert_eq!(bad, None, "{name} ({kind}): {events:#?}");
     }
     let dump = system.json(&["crashes", "ls", "p0"])[0]["id"].as_str().unwrap().to_owned();
-    let threads = &system.json(&["crashes", "show", &dump])["threads"];
+    let shown = system.json(&["crashes", "show", &dump]);
+    let watchdog = &shown["detail"]["watchdog"];
+    assert!(watchdog["class"].is_string() && watchdog["message"].is_string(), "{watchdog:#}");
+    let threads = &shown["threads"];
     assert!(system.ok(&["crashes", "show", &dump]).contains("threads, when it was found frozen"));
     assert_eq!(
         (&threads[0]["state"], &threads[0]["systemCall"]),
