@@ -62,4 +62,9 @@ impl UnitSpec {
         }
         self.launch.drift_to(&desired.launch)
     }
+
+    /// It is asked the same questions: how often, and about what.
+    pub fn is_probed_like(&self, other: &Self) -> bool {
+        self.policy.probes == other.policy.probes && self.launch.service.probes == other.launch.service.probes
+    }
 }

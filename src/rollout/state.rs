@@ -70,7 +70,7 @@ pub struct Span {
 /// Why a rollout failed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
-    /// CamelCase: `ProgressDeadlineExceeded`, `CrashLoop`, `PermanentFailure`, `CannotStart`, `Sibling`, `Undone`.
+    /// CamelCase: `ProgressDeadlineExceeded`, `CrashLoop`, `PermanentFailure`, `ProbeFailed`, `CannotStart`, `Sibling`, `Undone`.
     pub reason: String,
     /// A sentence's end.
     pub message: String,

@@ -36,6 +36,8 @@ struct Track {
     successes: u32,
     failures: u32,
     passed: bool,
+    /// It was edited under the running program, or asked by an earlier daemon, and has not answered well since.
+    unproved: bool,
     /// The next early delay.
     early: Duration,
     /// Failures of questions asked before this do not count.
@@ -98,17 +100,34 @@ impl ProbeBoard {
             track.counts_from = now;
             let asked = probe.way != ProbeWay::Told && kind != ProbeKind::Startup;
             track.next = if asked { now } else { Instant::NEVER };
+            track.unproved = asked;
         }
         board
     }
 
-    /// Its probes changed in place: counts start again, what it is stays.
+    /// Its probes changed in place: counts start again, what it is stays until they have answered. An answer to what was asked
+    /// before is none to them.
     pub fn replace_policy(&mut self, policy: &Policy, executed_at: Instant, now: Instant) {
-        *self = if self.through {
+        let mut board = if self.through {
             Self::adopted(policy, executed_at, now, self.ready)
         } else {
             Self::resumed(policy, executed_at, now, self.has_started())
         };
+        for (new, old) in board.tracks.iter_mut().zip(&self.tracks) {
+            if let (Some(new), Some(old)) = (new, old) {
+                new.asked = old.asked;
+            }
+        }
+        *self = board;
+    }
+
+    /// No probe of it is waited for to answer well for the first time since it was edited, or since this daemon has it.
+    pub fn is_proved(&self) -> bool {
+        ProbeKind::ALL.into_iter().all(|kind| self.has_proved(kind))
+    }
+
+    pub fn has_proved(&self, kind: ProbeKind) -> bool {
+        self.tracks[kind.index()].as_ref().is_none_or(|track| !track.unproved)
     }
 
     /// The board of an instance that was not through its probes when it began anew. Whoever has said READY=1 does not say it again:
@@ -303,7 +322,7 @@ impl ProbeBoard {
             let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else {
                 continue;
             };
-            if track.asked == 0 && track.next == Instant::NEVER && probe.way != ProbeWay::Told {
+            if track.in_flight.is_none() && track.next == Instant::NEVER && probe.way != ProbeWay::Told {
                 track.next = now;
                 track.counts_from = now;
             }
@@ -328,6 +347,7 @@ impl Track {
             successes: 0,
             failures: 0,
             passed: false,
+            unproved: false,
             early: limits::EARLY_PROBE_FIRST,
             counts_from: first,
             last: None,
@@ -359,7 +379,9 @@ impl Track {
         if ok {
             self.failures = 0;
             self.successes += 1;
-            self.passed |= self.successes >= probe.success_threshold;
+            let enough = self.successes >= probe.success_threshold;
+            self.passed |= enough;
+            self.unproved &= !enough;
             return false;
         }
         self.successes = 0;

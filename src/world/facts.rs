@@ -229,16 +229,16 @@ impl World {
             self.remember(name, seat);
         }
         self.settle_board(now, name, seat);
-        self.ask_due(now, name, seat);
     }
 
-    /// Probes may be through without a question: there are none, or they changed in place.
+    /// Probes may be through without a question: there are none, or they changed in place. What is due is asked.
     pub(super) fn settle_board(&mut self, now: Now, name: &Name, seat: Seat) {
         let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();
         let Some(board) = instance.board.as_mut() else { return };
         let verdict = board.settle(&spec.policy, now.mono);
         self.verdict(now, name, seat, verdict);
+        self.ask_due(now, name, seat);
     }
 
     fn probe_answer(
@@ -316,7 +316,9 @@ impl World {
                 // That it was started and ready before is not why.
                 let cause = self.blame_running(now, name, seat);
                 self.tell(now, name, seat, true, "LivenessProbeFailed", &words, cause);
-                self.apply(now, name, seat, Fact::Stop { reason: StopReason::LivenessFailed });
+                if !self.edited_probe_failed(now, name, seat, ProbeKind::Liveness, &words) {
+                    self.apply(now, name, seat, Fact::Stop { reason: StopReason::LivenessFailed });
+                }
             }
         }
     }

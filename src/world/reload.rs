@@ -19,7 +19,7 @@ impl World {
         let Some(slot) = unit.slots.get_mut(&seat) else { return };
         let executed_at = slot.state.process().map(|process| process.executed_at);
         let Some(instance) = slot.instance.as_mut() else { return };
-        let probes_changed = instance.spec.policy.probes != spec.policy.probes;
+        let probes_changed = !instance.spec.is_probed_like(&spec);
         let former = std::mem::replace(&mut instance.spec, spec.clone());
         instance.sees(seen);
         instance.generation = generation;

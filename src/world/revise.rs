@@ -239,7 +239,13 @@ impl World {
         version: &Version,
         record: RecordId,
     ) -> RecordId {
-        let (Drift::Replace(fields) | Drift::Reload(fields)) = drift else { return record };
+        let (Drift::Replace(fields) | Drift::Reload(fields) | Drift::InPlace(fields)) = drift else {
+            return record;
+        };
+        let probed = fields.iter().any(|field| field.starts_with("spec.probes"));
+        if matches!(drift, Drift::InPlace(_)) && !probed {
+            return record;
+        }
         let words = Drift::words(fields);
         let fields = words.strip_suffix(" changed").unwrap_or("its spec");
         let object = self.object(name);
@@ -295,6 +301,11 @@ impl World {
         self.spec_turned(name);
         self.begin_rollout(now, name, revision, cause);
         self.refresh_drift(name);
+        if let Some(unit) = self.units.get_mut(name) {
+            // Where nobody is replaced there is no canary to hold for.
+            let replaces = unit.slots.values().any(|slot| matches!(slot.drift, Drift::Replace(_)));
+            unit.rollout.promoted |= !replaces;
+        }
         self.save_unit(now, name);
     }
 

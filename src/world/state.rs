@@ -59,8 +59,8 @@ pub struct Unit {
     pub replacements: u64,
     /// The latest record that explains what the unit does.
     pub cause: Option<RecordId>,
-    /// The record of the last change of its manifest that took a new process or a reload, and the generation that it brought,
-    /// until an instance of that has proved itself.
+    /// The record of the last change of its manifest that took a new process or a reload or concerned its probes, and the
+    /// generation that it brought, until an instance of that has proved itself.
     pub changed: Option<(RecordId, Generation)>,
     /// The change that its next actions belong to.
     pub change: Option<u64>,
@@ -367,6 +367,12 @@ impl Slot {
                 .as_ref()
                 .and_then(|instance| instance.board.as_ref())
                 .is_some_and(ProbeBoard::is_ready)
+    }
+
+    /// The probes that it has now have answered well, of those that can be asked: that it was Ready by others says nothing.
+    pub fn is_proved(&self) -> bool {
+        let board = self.instance.as_ref().and_then(|instance| instance.board.as_ref());
+        board.is_none_or(ProbeBoard::is_proved)
     }
 
     pub fn vigil(&mut self) -> Option<&mut Vigil> {

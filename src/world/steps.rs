@@ -136,7 +136,7 @@ impl World {
         slot.drift = Drift::None;
         let executed_at = slot.state.process().map(|process| process.executed_at);
         let Some(instance) = slot.instance.as_mut() else { return };
-        let probes_changed = instance.spec.policy.probes != spec.policy.probes;
+        let probes_changed = !instance.spec.is_probed_like(&spec);
         let limits = spec.launch.service.resources.cgroup();
         let limits_changed = instance.spec.launch.service.resources.cgroup() != limits;
         let former = std::mem::replace(&mut instance.spec, spec);

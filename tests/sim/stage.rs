@@ -209,13 +209,22 @@ impl Stage {
     }
 
     pub fn answer(&mut self, name: &str, kind: ProbeKind, ok: bool, message: &str) {
+        let question = self.take_question(name, kind);
+        self.answer_to(question, ok, message);
+    }
+
+    /// Waits until it is asked; who answers is up to the scenario.
+    pub fn take_question(&mut self, name: &str, kind: ProbeKind) -> (InstanceId, ProbeKind, u64) {
         let id = self.id(name);
-        let seq = loop {
+        loop {
             match self.asked.remove(&(id.clone(), kind)) {
-                Some(seq) => break seq,
+                Some(seq) => return (id, kind, seq),
                 None => self.pass(Duration::from_millis(500)),
             }
-        };
+        }
+    }
+
+    pub fn answer_to(&mut self, (id, kind, seq): (InstanceId, ProbeKind, u64), ok: bool, message: &str) {
         self.fact(&id, InstanceFact::Probe { kind, seq, ok, message: message.into(), late: false });
         self.act();
     }

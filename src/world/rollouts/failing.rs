@@ -3,7 +3,7 @@
 use crate::base::{Generation, InstanceId, Name, Now, ObjectRef, Revision, Role, Seat, Stamp};
 use crate::plan::Verb;
 use crate::rollout::{Failure, Phase};
-use crate::unit::{AfterEnd, End};
+use crate::unit::{AfterEnd, End, ProbeKind};
 
 use crate::world::World;
 use crate::world::chronicle::{ChangeAction, Entry};
@@ -49,6 +49,29 @@ impl World {
             false => ("CrashLoop", format!("{seat} {words}, the {} time", nth(unit.rollout.crashes))),
         };
         self.rollout_failed(now, &id.unit, failure(reason, message, Some(id.clone()), now.wall));
+    }
+
+    /// A probe has failed as often as it may. One that was edited under a program that is well, and has never found it so, is
+    /// what is wrong: the edit has failed. True when it goes back, and nothing else is to be done about it.
+    pub(in crate::world) fn edited_probe_failed(
+        &mut self,
+        now: Now,
+        name: &Name,
+        seat: Seat,
+        kind: ProbeKind,
+        words: &str,
+    ) -> bool {
+        let Some(unit) = self.units.get(name).filter(|unit| unit.before.is_some()) else { return false };
+        let edited = unit.slots.get(&seat).and_then(|slot| slot.instance.as_ref()).is_some_and(|instance| {
+            let proved = instance.board.as_ref().is_none_or(|board| board.has_proved(kind));
+            !proved && instance.generation == unit.generation
+        });
+        if !edited || !matches!(unit.rollout.phase, Phase::Progressing) {
+            return false;
+        }
+        let id = self.instance_id(name, seat);
+        self.rollout_failed(now, name, failure("ProbeFailed", format!("{seat} {words}"), id, now.wall));
+        self.units.get(name).is_some_and(|unit| matches!(unit.rollout.phase, Phase::RollingBack(_)))
     }
 
     /// A restart that somebody asked for brings up the same version: when it does not get well, the old instance stays.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::base::{InstanceId, Name, Now, Ordinal, Revision, Role, Seat};
 use crate::plan::{Drift, Wish};
 use crate::rollout::{Counts, Phase, Rollout, Turn};
+use crate::unit::ProbeKind;
 
 use super::World;
 use super::chronicle::Entry;
@@ -147,20 +148,15 @@ impl World {
             slot.seat.role != Role::Draining
                 && slot.former.is_none()
                 && !matches!(slot.drift, Drift::Replace(_))
-                && !slot.available
+                && !(slot.available && slot.is_proved())
         };
         let Some(slot) = unit.slots.values().map(Box::as_ref).find(new) else { return (String::new(), None) };
         let answer = slot.instance.as_ref().and_then(|instance| {
             let board = instance.board.as_ref()?;
-            [crate::unit::ProbeKind::Startup, crate::unit::ProbeKind::Readiness].into_iter().find_map(
-                |kind| {
-                    Some(format!(
-                        "its {} probe: {}",
-                        kind.as_str(),
-                        board.last(kind).filter(|a| !a.ok)?.message
-                    ))
-                },
-            )
+            ProbeKind::ALL.into_iter().find_map(|kind| {
+                let answer = board.last(kind).filter(|answer| !answer.ok)?;
+                Some(format!("its {} probe: {}", kind.as_str(), answer.message))
+            })
         });
         let words = answer.or_else(|| slot.last_end.as_ref().map(|last| format!("it {}", last.words)));
         let words = words.map_or_else(
@@ -200,7 +196,7 @@ fn counts(unit: &Unit, replicas: u32, running: bool) -> Counts {
     };
     // The first deployment is over when its instances are Ready: nothing old waits to be replaced.
     let first = unit.good.is_none();
-    let well = |slot: &Slot| new(slot) && (slot.available || (first && slot.is_ready()));
+    let well = |slot: &Slot| new(slot) && slot.is_proved() && (slot.available || (first && slot.is_ready()));
     let at = |ordinal: u32, role: Role| unit.slots.get(&Seat { ordinal: Ordinal(ordinal), role });
     let available = (0..replicas).filter(|ordinal| {
         [Role::Serving, Role::Incoming]

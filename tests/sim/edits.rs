@@ -1,0 +1,101 @@
+//! Edits of what runs well: what they may do to it, and when they have come to their end.
+
+use std::time::Duration;
+
+use unisys::unit::ProbeKind;
+
+use super::stage::{Stage, name, service};
+
+/// A service whose probes ask so.
+fn probed(readiness: &str, liveness: &str, rest: &str) -> Vec<String> {
+    let probe = |asked: &str| format!("{{exec: {{command: [{asked}]}}, period: 5s}}");
+    let probes = format!("{{readiness: {}, liveness: {}}}", probe(readiness), probe(liveness));
+    vec![service("a", &format!(", probes: {probes}, update: {{progressDeadline: 60s{rest}}}"))]
+}
+
+/// It runs well under its first probes.
+fn well(rest: &str) -> Stage {
+    let mut stage = Stage::new();
+    stage.accept(&probed("ready", "alive", rest));
+    stage.ready("a");
+    stage.answer("a", ProbeKind::Liveness, true, "");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!(rollout(&stage), "Complete");
+    stage
+}
+
+fn rollout(stage: &Stage) -> &'static str {
+    stage.unit("a").rollout.word(false)
+}
+
+fn unready(stage: &mut Stage, times: usize) {
+    for _ in 0..times {
+        stage.answer("a", ProbeKind::Readiness, false, "exit code 1");
+    }
+}
+
+#[test]
+fn an_edited_readiness_probe_that_never_passes_is_rolled_back_and_the_instance_stays() {
+    let mut stage = well("");
+    let id = stage.id("a");
+    stage.accept(&probed("other", "alive", ""));
+    stage.answer("a", ProbeKind::Liveness, true, "");
+    unready(&mut stage, 2);
+    assert_eq!(rollout(&stage), "Progressing", "the old probe's answer is none of the new one");
+    assert_eq!(stage.condition("a", "Ready"), "True", "an edit alone takes nothing away");
+    unready(&mut stage, 1);
+    assert_eq!(stage.condition("a", "Ready"), "False", "it has failed as often as it may");
+    stage.pass(Duration::from_secs(60));
+    let failure = stage.unit("a").rollout.failure().expect("it has failed").message.clone();
+    assert!(failure.ends_with("0 is Up, its readiness probe: exit code 1"), "{failure}");
+    stage.ready("a");
+    stage.answer("a", ProbeKind::Liveness, true, "");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((rollout(&stage), stage.condition("a", "Ready")), ("RolledBack", "True"));
+    assert_eq!(stage.id("a"), id);
+}
+
+#[test]
+fn an_edited_probe_is_accepted_when_it_has_answered_well() {
+    for strategy in ["", ", strategy: Canary, canary: {hold: 5m}"] {
+        let mut stage = well(strategy);
+        let id = stage.id("a");
+        // What was asked before is not answered for what is asked now.
+        let before = stage.take_question("a", ProbeKind::Readiness);
+        stage.accept(&probed("other", "another", strategy));
+        stage.answer_to(before, true, "");
+        stage.answer("a", ProbeKind::Liveness, true, "");
+        assert_eq!(rollout(&stage), "Progressing");
+        stage.ready("a");
+        stage.pass(Duration::from_millis(1));
+        assert_eq!((rollout(&stage), stage.id("a")), ("Complete", id));
+    }
+}
+
+#[test]
+fn an_edited_liveness_probe_that_fails_is_rolled_back_and_kills_nobody() {
+    let mut stage = well("");
+    let id = stage.id("a");
+    stage.accept(&probed("ready", "other", ""));
+    stage.ready("a");
+    stage.not_alive("a", 3);
+    assert_eq!((rollout(&stage), stage.id("a")), ("RollingBack", id.clone()));
+    assert_eq!(stage.unit("a").overrides.rejected.as_ref().unwrap().failure.reason, "ProbeFailed");
+    stage.ready("a");
+    stage.answer("a", ProbeKind::Liveness, true, "");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((rollout(&stage), stage.id("a")), ("RolledBack", id));
+}
+
+#[test]
+fn a_liveness_probe_that_was_edited_and_passed_once_kills_as_before() {
+    let mut stage = well("");
+    let id = stage.id("a");
+    stage.accept(&probed("ready", "other", ""));
+    stage.ready("a");
+    stage.answer("a", ProbeKind::Liveness, true, "");
+    stage.not_alive("a", 3);
+    stage.pass(Duration::from_secs(1));
+    assert_ne!(stage.id("a"), id);
+    assert_eq!(stage.world.units()[&name("a")].overrides.rejected, None);
+}
