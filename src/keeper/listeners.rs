@@ -302,6 +302,11 @@ fn seat(id: &InstanceId, role: Role) -> (Name, Ordinal, Role) {
     (id.unit.clone(), id.ordinal, role)
 }
 
+/// The listeners of a unit that are open, as the entries of a journal say.
+pub fn of_unit(entries: &[Entry], unit: &Name) -> Vec<Listen> {
+    replay(entries).into_iter().map(|(listen, ..)| listen).filter(|listen| listen.unit == *unit).collect()
+}
+
 /// What the entries of a journal say is open.
 fn replay(entries: &[Entry]) -> Vec<(Listen, u64, FileOwner)> {
     let mut open: BTreeMap<&Listen, (u64, FileOwner)> = BTreeMap::new();

@@ -14,6 +14,7 @@ use crate::os::{clock, files, inherit, process};
 
 use super::fifos;
 use super::journal::{Entry, Journal};
+use super::listeners;
 use super::protocol::{Held, HeldPart, Notify};
 use super::run::Keeper;
 use super::spawner;
@@ -63,7 +64,7 @@ impl Keeper {
             }
             self.table.instances.insert(id, instance(held, pipes.ok(), parts));
         }
-        self.adopt_marked();
+        self.adopt_marked(&entries);
         if same_boot {
             self.take_over_listeners(&entries);
         }
@@ -121,8 +122,9 @@ impl Keeper {
     }
 
     /// Processes that carry our marker and are in no journal: the earlier keeper was killed between their start and its
-    /// writing. Nobody knows what they were started with; the daemon ends them and starts what is wanted.
-    fn adopt_marked(&mut self) {
+    /// writing. Nobody knows what they were started with; the daemon ends them and starts what is wanted. They may be the only ones
+    /// that have their unit's listeners still.
+    fn adopt_marked(&mut self, entries: &[Entry]) {
         let prefix = format!("{}/", self.state_id);
         for stat in process::all() {
             let Some(value) = process::environ_value(stat.pid, "UNISYS_INSTANCE") else { continue };
@@ -149,7 +151,7 @@ impl Keeper {
                 parts: Vec::new(),
                 notify: Default::default(),
                 ports: Default::default(),
-                listens: Vec::new(),
+                listens: listeners::of_unit(entries, &id.unit),
                 spawning: Vec::new(),
                 signalled: None,
                 fifos,

@@ -476,3 +476,25 @@ fn a_listener_of_another_address_takes_the_place_of_the_one_before() {
     assert!(!system.ok(&["events"]).contains("could not bind"));
     assert_eq!(system.instance("a")["restarts"], 0);
 }
+
+#[test]
+fn a_listener_is_taken_over_from_an_instance_that_no_journal_knows() {
+    let port = free_port();
+    let mut system = System::up(&[("a.yaml", &python("a", PYTHON, &listening(port)))]);
+    let before = ask(port).unwrap();
+    let daemon = until("a daemon", || system.daemon_pid());
+    kill_both(system.keeper_pid(), daemon);
+    system.ended();
+    // As if they had been killed between its start and the writing of it.
+    let path = system.path(".unified-system/run/journal");
+    let journal = std::fs::read_to_string(&path).unwrap();
+    let lines = journal.lines().filter(|line| !line.contains("\"id\":{\"unit\":\"a\""));
+    let without: String = lines.map(|line| format!("{line}\n")).collect();
+    assert!(without.contains("listening") && without != journal, "{journal}");
+    std::fs::write(&path, without).unwrap();
+    system.start(&[]);
+    system.ok(&["restart", "a"]);
+    pid_other_than(&system, before.parse().unwrap());
+    until("the new one answers", || (ask(port).unwrap() != before).then_some(()));
+    assert!(!system.terminal().contains("bound at its next start"), "{}", system.terminal());
+}
