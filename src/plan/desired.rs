@@ -63,6 +63,17 @@ impl UnitSpec {
         self.launch.drift_to(&desired.launch)
     }
 
+    /// The same, with what is known of files that are gone for the moment ([`Launch::lost_marks`]).
+    pub fn remembering(self: Arc<Self>, former: &Self) -> Arc<Self> {
+        let lost = self.launch.lost_marks(&former.launch);
+        if lost.is_empty() {
+            return self;
+        }
+        let mut launch = self.launch.as_ref().clone();
+        launch.marks.extend(lost);
+        Arc::new(Self { launch: Arc::new(launch), ..self.as_ref().clone() })
+    }
+
     /// It is asked the same questions: how often, and about what.
     pub fn is_probed_like(&self, other: &Self) -> bool {
         self.policy.probes == other.policy.probes && self.launch.service.probes == other.launch.service.probes

@@ -54,11 +54,9 @@ pub fn file_marks(
     base_dir: &Path,
     files: &dyn Files,
 ) -> (Vec<ValueMark>, Vec<PathBuf>) {
-    let reload = service.reload_on.iter().map(|path| (RELOAD_ON, path));
-    let restart = service.restart_on.iter().map(|path| (RESTART_ON, path));
     let mut marks = Vec::new();
     let mut paths = Vec::new();
-    for (prefix, path) in reload.chain(restart) {
+    for (prefix, path) in watched(service) {
         let full = base_dir.join(path);
         if let Ok(digest) = files.digest(&full) {
             marks.push(ValueMark { name: format!("{prefix}{path}"), digest });
@@ -66,6 +64,12 @@ pub fn file_marks(
         paths.push(full);
     }
     (marks, paths)
+}
+
+/// The files whose content is part of a spec, with what their marks begin with.
+fn watched(service: &ServiceSpec) -> impl Iterator<Item = (&'static str, &String)> {
+    let reload = service.reload_on.iter().map(|path| (RELOAD_ON, path));
+    reload.chain(service.restart_on.iter().map(|path| (RESTART_ON, path)))
 }
 
 /// Marks of what was declared; what is merely inherited from unisys' own environment is no part of a spec.
@@ -163,6 +167,19 @@ impl Launch {
             (true, true, false) => Drift::InPlace(in_place),
             (true, true, true) => Drift::None,
         }
+    }
+
+    /// Marks of files that are gone for the moment, of a version that is the same otherwise: what comes back as it was is no change.
+    pub fn lost_marks(&self, former: &Self) -> Vec<ValueMark> {
+        let names = watched(&self.service).map(|(prefix, path)| format!("{prefix}{path}"));
+        let names: Vec<String> = names.collect();
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let lost = |mark: &&ValueMark| {
+            names.contains(&mark.name) && self.marks.iter().all(|known| known.name != mark.name)
+        };
+        former.marks.iter().filter(lost).cloned().collect()
     }
 
     /// What this and another version would both claim, so that they cannot run beside each other: a port that the program

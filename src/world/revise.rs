@@ -181,6 +181,10 @@ impl World {
             return Fate::Same;
         }
         let drift = Drift::between(&unit.written.spec, spec);
+        let spec = &match drift {
+            Drift::Replace(_) => spec.clone(),
+            _ => spec.clone().remembering(&unit.written.spec),
+        };
         let same = drift == Drift::None && *unit.written.spec == **spec && unit.declared;
         let mended = unit.written.spec.machine.is_some() && spec.machine.is_none();
         let standing = unit.overrides.rejected.is_some() || unit.overrides.pinned.is_some();
@@ -336,7 +340,8 @@ impl World {
                 None => Drift::None,
             };
             if let (Drift::None, Some(instance)) = (&slot.drift, &mut slot.instance) {
-                former.push(std::mem::replace(&mut instance.spec, unit.spec.clone()));
+                let spec = unit.spec.clone().remembering(&instance.spec);
+                former.push(std::mem::replace(&mut instance.spec, spec));
                 instance.generation = unit.generation;
             }
         }

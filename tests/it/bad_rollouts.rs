@@ -374,3 +374,30 @@ fn a_restart_into_a_program_that_fails_is_given_up_and_the_former_instance_stays
     system.ok(&["restart", "a"]);
     until("another process", || (system.pid("a") != pid).then_some(()));
 }
+
+#[test]
+fn a_file_that_goes_and_comes_back_as_it_was_changes_nothing() {
+    for field in ["  restartOn: [f]\n", "  reloadOn: [f]\n  reload: {signal: SIGTERM}\n"] {
+        let system = System::new(&[("a.yaml", &sleeper("a", &format!("{WELL}{field}")))]);
+        system.write("manifests/f", "1");
+        let mut system = system;
+        system.start(&[]);
+        outcome(&system, "a", "Complete");
+        let (pid, generation) = (system.pid("a"), system.rollout("a")["toGeneration"].clone());
+        let gone = || std::fs::remove_file(system.path("manifests/f")).unwrap();
+        gone();
+        system.ok(&["apply", "-f", "manifests"]);
+        system.write("manifests/f", "1");
+        system.ok(&["apply", "-f", "manifests"]);
+        assert_eq!(system.rollout("a")["toGeneration"], generation, "{field}");
+        assert_eq!(system.pid("a"), pid, "{field}");
+        // What comes back as another one is a change.
+        gone();
+        system.ok(&["apply", "-f", "manifests"]);
+        system.write("manifests/f", "2");
+        system.ok(&["apply", "-f", "manifests"]);
+        until("it is another one", || {
+            (system.instance("a")["pid"].as_u64()? != u64::from(pid)).then_some(())
+        });
+    }
+}
