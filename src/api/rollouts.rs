@@ -18,7 +18,10 @@ use super::types::{Done, Rollout, RolloutCall, RolloutStatus, RolloutStep};
 pub fn rollout(unit: &Unit) -> Rollout {
     let failure = unit.rollout.failure();
     Rollout {
-        state: unit.rollout.word(unit.overrides.paused.is_some()).into(),
+        state: match unit.spec.policy.job {
+            true => "None".into(),
+            false => unit.rollout.word(unit.overrides.paused.is_some()).into(),
+        },
         revision: unit.rollout.revision.0,
         from_generation: unit.rollout.from.map_or(unit.rollout.to.0, |from| from.0),
         to_generation: unit.rollout.to.0,

@@ -123,7 +123,8 @@ pub struct Circuit {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// `Progressing`, `Paused`, `Holding`, `Complete`, `RollingBack`, `RolledBack`, `Failed`.
+    /// `Progressing`, `Paused`, `Holding`, `Complete`, `RollingBack`, `RolledBack`, `Failed`; `None` of a Job, which rolls nothing
+    /// out.
     pub state: String,
     /// The revision that it brings, or brought.
     pub revision: u64,

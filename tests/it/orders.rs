@@ -216,6 +216,9 @@ fn a_job_rolls_nothing_out_and_says_so() {
     let job = "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: once}\nspec: {command: [\"false\"], backoffLimit: 0}\n";
     let system = System::up(&[("once.yaml", job)]);
     until("it has failed", || system.ok(&["get"]).contains("Failed").then_some(()));
+    for verb in ["get", "describe"] {
+        assert_eq!(system.json(&[verb, "job", "once"])["status"]["rollout"]["state"], "None", "{verb}");
+    }
     for verb in [&["status"][..], &["history"], &["undo"]] {
         let (code, words) = system.fails(&[&["rollout"], verb, &["once"]].concat());
         assert!(
