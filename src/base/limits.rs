@@ -33,6 +33,8 @@ pub const LOG_LINE_BYTES: usize = 1 << 20;
 pub const TURN_BATCH: usize = 256;
 /// A program that was told to stop and has not ended after this long may have been stopped by a signal: it is woken.
 pub const STOP_WAKE: Duration = Duration::from_millis(250);
+/// A program that asks for more time and more again is written down anew when it has got this much more.
+pub const EXTENDED_TOLD: Duration = Duration::from_millis(500);
 /// A program that ends sooner has failed at its start: by then a slow one has read its configuration too.
 pub const START_FAILURE: Duration = Duration::from_secs(30);
 /// The same of one without a probe that tells when it has begun: by then it may have been at work.

@@ -52,7 +52,12 @@ impl World {
             if adopted.mark.through {
                 ProbeBoard::adopted(&spec.policy, process.executed_at, now.mono, adopted.mark.ready)
             } else {
-                ProbeBoard::resumed(&spec.policy, process.executed_at, now.mono, adopted.mark.started)
+                let mut board =
+                    ProbeBoard::resumed(&spec.policy, process.executed_at, now.mono, adopted.mark.started);
+                if let Some(until) = adopted.mark.extended {
+                    board.extend(&spec.policy, until);
+                }
+                board
             }
         });
         let ready = board.as_ref().is_some_and(ProbeBoard::is_ready);
@@ -74,6 +79,7 @@ impl World {
             heartbeat: adopted.mark.heartbeat,
             unheard: adopted.mark.unheard,
             startup_told: adopted.mark.started,
+            extended: adopted.mark.extended,
         });
         self.adopted_follow_up(now, &adopted, &held, fact);
     }

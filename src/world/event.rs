@@ -235,6 +235,9 @@ pub struct Mark {
     /// stays connected to the former one (connect(2)) speaks to nobody.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unheard: bool,
+    /// Until when its startup may take, if it has asked for more time (`EXTEND_TIMEOUT_USEC=`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extended: Option<Instant>,
 }
 
 impl Mark {

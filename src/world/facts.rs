@@ -1,6 +1,6 @@
 //! Facts about instances, and what follows from them at once: one function a family.
 
-use crate::base::{InstanceId, Name, Now, Part, Role, Seat};
+use crate::base::{InstanceId, Name, Now, Part, Role, Seat, limits};
 use crate::plan::Wish;
 use crate::unit::{Fact, Lifecycle, ProbeBoard, ProbeKind, Request, StopReason, Verdict};
 
@@ -74,6 +74,14 @@ impl World {
                     let spec = instance.spec.clone();
                     if let Some(board) = instance.board.as_mut() {
                         board.extend(&spec.policy, until);
+                    }
+                    let starts = instance.board.as_ref().is_some_and(|board| !board.is_through());
+                    // One that asks every moment is not written down every moment.
+                    let told =
+                        instance.extended.is_some_and(|told| until.since(told) < limits::EXTENDED_TOLD);
+                    if starts && !told {
+                        instance.extended = Some(until);
+                        self.remember(name, seat);
                     }
                 }
                 self.extend_watch(name, seat, until);

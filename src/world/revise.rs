@@ -169,7 +169,8 @@ impl World {
             // That it was taken up explains nothing where an earlier daemon told more.
             let rests = unit.slots.values().filter_map(|slot| slot.cause).max();
             unit.cause = opened.or(rests).or(Some(record));
-            unit.rolled_by = Some(cause.clone());
+            // What an earlier daemon knew of it stands.
+            unit.rolled_by.get_or_insert_with(|| cause.clone());
             self.units.insert(name.clone(), Box::new(unit));
             if self.begun {
                 self.resume_rollout(now, name);

@@ -274,6 +274,7 @@ impl World {
             started: board.is_some_and(crate::unit::ProbeBoard::has_started),
             heartbeat: instance.heartbeat,
             unheard: instance.unheard,
+            extended: instance.extended,
         };
         let (spec, generation) = (instance.spec.clone(), instance.generation);
         self.effects.push_back(Effect::Remember { id, spec, generation, mark });

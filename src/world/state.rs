@@ -175,6 +175,8 @@ pub struct Instance {
     pub unheard: bool,
     /// The keeper knows that it has started up.
     pub startup_told: bool,
+    /// Until when its startup may take, if it has asked for more time (`EXTEND_TIMEOUT_USEC=`).
+    pub extended: Option<Instant>,
 }
 
 impl Instance {

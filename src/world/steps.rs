@@ -70,6 +70,7 @@ impl World {
             heartbeat: None,
             unheard: false,
             startup_told: false,
+            extended: None,
         });
         let object = self.object(name);
         let message = format!("starting {seat}: {}", action.reason);

@@ -7,7 +7,7 @@ use unisys::base::{Exit, Generation, InstanceId, Instant, Part, Revision};
 use unisys::unit::{Circuit, PartState, ProbeKind};
 use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Mark, Order};
 
-use super::stage::{FRAGILE, PROBED, Stage, names, service, versioned};
+use super::stage::{FRAGILE, PROBED, Stage, name, names, service, versioned};
 use super::system;
 
 /// The next daemon, with what the keeper holds and remembers of an instance, and with what was stored of its unit.
@@ -210,4 +210,32 @@ fn a_heartbeat_that_a_program_asked_for_counts_for_the_next_daemon_and_for_anoth
         stage.pass(Duration::from_secs(300));
         assert!(stage.running.contains_key(&id));
     }
+}
+
+#[test]
+fn more_time_that_a_program_asked_for_is_its_own_with_the_next_daemon_too() {
+    let v = vec![service("a", ", probes: {startup: {notify: systemd, period: 1s, failureThreshold: 5}}")];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    let id = stage.id("a");
+    let until = stage.clock().mono + Duration::from_secs(60);
+    stage.fact(&id, InstanceFact::Extend { until });
+    stage.act();
+    stage.pass(Duration::from_secs(20));
+    let mut next = adopted(&stage, &v, &id, None);
+    next.pass(Duration::from_secs(30));
+    assert!(next.running.contains_key(&id));
+    next.pass(Duration::from_secs(20));
+    assert!(!next.running.contains_key(&id), "that is over as well");
+}
+
+#[test]
+fn what_a_revision_came_of_is_told_as_the_first_daemon_knew_it() {
+    let v = vec![service("a", "")];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    stage.pass(Duration::from_secs(2));
+    let (id, a) = (stage.id("a"), name("a"));
+    let next = adopted(&stage, &v, &id, Some(stage.checkpoints[&a].clone()));
+    assert_eq!(next.world.rollout_record(&a).unwrap().cause, "unisys up");
 }
