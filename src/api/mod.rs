@@ -2,8 +2,8 @@
 //! is a call of it; the shapes that scripts rely on are in [`types`].
 
 mod calls;
-mod deletion;
 mod crowd;
+mod deletion;
 mod faults;
 mod follow;
 mod look;

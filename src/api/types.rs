@@ -382,6 +382,9 @@ pub struct Waited {
     /// such a unit.
     #[serde(default)]
     pub stuck: bool,
+    /// Of those that are as wanted, why that says little.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl Waited {

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use crate::base::Name;
+use crate::base::{Name, Now};
 use crate::engine::Engine;
 use crate::os::clock;
 use crate::unit::Lifecycle;
@@ -26,18 +26,28 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
     loop {
         changed.mark_unchanged();
         let (names, what) = (names.clone(), wanted.what.clone());
-        let (unmet, stuck) = context
-            .ask(move |engine| unmet(engine, &names, &what).map(|unmet| told(engine, unmet, &what)))
-            .await??;
+        let now = clock::now();
+        let found = context.ask(move |engine| {
+            let unmet = unmet(engine, now, &names, &what)?;
+            let settled =
+                unmet.iter().filter_map(|(name, _)| engine.world.unsettled(now, name)).map(|(at, _)| at);
+            let again = settled.min().map(|at| at - now.mono);
+            let (unmet, stuck) = told(engine, unmet, &what);
+            Ok::<_, Refusal>((unmet, stuck, again, notes(engine, &names, &what)))
+        });
+        let (unmet, stuck, again, notes) = found.await??;
         let (names, what) = (wanted_names.clone(), wanted.what.clone());
         let rolled_back = context.ask(move |engine| given_up(engine, &names, &what)).await?;
         let met = unmet.is_empty() && rolled_back.is_empty();
-        let waited = Waited { met, unmet, rolled_back, stuck };
+        let waited = Waited { met, unmet, rolled_back, stuck, notes };
         if waited.is_over() {
             return Ok(Json(waited));
         }
-        match tokio::time::timeout_at(deadline, changed.changed()).await {
+        // That time goes by is no change.
+        let again = again.map_or(deadline, |after| deadline.min(tokio::time::Instant::now() + after));
+        match tokio::time::timeout_at(again, changed.changed()).await {
             Ok(Ok(())) => {}
+            Err(_) if again < deadline => {}
             _ => return Ok(Json(waited)),
         }
     }
@@ -101,6 +111,17 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
         .collect()
 }
 
+/// Those of which nothing runs though they are as wanted.
+fn notes(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
+    let ready = ["condition=ready", "condition=ready=true"].contains(&what.to_ascii_lowercase().as_str());
+    if !ready && !what.starts_with("rollout=") {
+        return Vec::new();
+    }
+    let units = engine.world.units().iter().filter(|(name, _)| names.is_empty() || names.contains(name));
+    let none = units.filter(|(name, unit)| unit.replicas() == 0 && engine.world.down_reason(name).is_none());
+    none.map(|(name, _)| format!("{name} has 0 replicas: there is nothing to wait for")).collect()
+}
+
 /// What is said of those that are not as wanted, and whether they stay so until somebody does something.
 fn told(engine: &Engine, unmet: Vec<(Name, String)>, what: &str) -> (Vec<String>, bool) {
     let stuck = what.starts_with("condition=")
@@ -126,7 +147,7 @@ fn is_stuck(engine: &Engine, name: &Name) -> bool {
     false
 }
 
-fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<(Name, String)>, Refusal> {
+fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(Name, String)>, Refusal> {
     let world = &engine.world;
     if what == "delete" {
         return Ok(names
@@ -158,7 +179,7 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<(Name, Strin
         return Ok(all.iter().filter(occupied).map(words).collect());
     }
     if what == "started" {
-        let held = |name: &Name| Some((name.clone(), world.held_back(clock::now(), name)?.line(name)));
+        let held = |name: &Name| Some((name.clone(), world.held_back(now, name)?.line(name)));
         return Ok(all.iter().filter_map(held).collect());
     }
     if let Some(kind) = what.strip_prefix("condition=") {
@@ -172,7 +193,11 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<(Name, Strin
                 unit.slots.values().all(|slot| !matches!(slot.drift, crate::plan::Drift::Replace(_)))
             });
             let words = match found {
-                Some(condition) if condition.status.eq_ignore_ascii_case(wanted) && settled => return None,
+                Some(condition) if condition.status.eq_ignore_ascii_case(wanted) && settled => {
+                    let ready = condition.kind == "Ready" && condition.status == "True";
+                    let (_, words) = world.unsettled(now, name).filter(|_| ready)?;
+                    format!("{name} is Ready for a moment: {words}")
+                }
                 Some(condition) => format!(
                     "{name}: {kind} is {} ({}): {}",
                     condition.status, condition.reason, condition.message
@@ -184,14 +209,20 @@ fn unmet(engine: &Engine, names: &[Name], what: &str) -> Result<Vec<(Name, Strin
         return Ok(all.iter().filter_map(met).collect());
     }
     if what.starts_with("rollout=") {
-        let rolling = |name: &&Name| {
-            world.units().get(*name).is_some_and(|unit| match unit.spec.policy.job {
+        let rolling = |name: &Name| {
+            let unit = world.units().get(name)?;
+            let rolls = match unit.spec.policy.job {
                 true => unit.rollout.is_active() && !has(engine, name, "Completed"),
                 false => unit.rollout.is_active() || !has(engine, name, "Ready"),
-            })
+            };
+            let words = match (rolls, world.unsettled(now, name)) {
+                (true, _) => format!("{name} is {}", world.status_word(name)),
+                (false, Some((_, words))) => format!("{name} is Ready for a moment: {words}"),
+                (false, None) => return None,
+            };
+            Some((name.clone(), words))
         };
-        let words = |name: &Name| (name.clone(), format!("{name} is {}", world.status_word(name)));
-        return Ok(all.iter().filter(rolling).map(words).collect());
+        return Ok(all.iter().filter_map(rolling).collect());
     }
     if let Some(word) = what.strip_prefix("lifecycle=") {
         let met = |name: &&Name| {

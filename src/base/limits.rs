@@ -39,6 +39,11 @@ pub const EXTENDED_TOLD: Duration = Duration::from_millis(500);
 pub const START_FAILURE: Duration = Duration::from_secs(30);
 /// The same of one without a probe that tells when it has begun: by then it may have been at work.
 pub const START_FAILURE_UNSEEN: Duration = Duration::from_secs(5);
+/// Who runs for so long has come to run; who ended before has ended at once.
+pub const SETTLED: Duration = Duration::from_millis(400);
+/// After a crash a command that waits for Ready waits until the next one has outlived it, but no longer than this: nobody waits at a
+/// terminal for what fails once an hour.
+pub const LONGEST_PROOF: Duration = Duration::from_secs(10);
 /// Units planned before what they ask for is carried out: a first start or stop among thousands waits no longer than for these.
 pub const SETTLE_BATCH: usize = 16;
 /// Descriptors that keeper and daemon make room for at their start, four a service: 64 KiB in the kernel.

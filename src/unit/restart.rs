@@ -1,9 +1,11 @@
 //! What follows the end of an instance: again, later, never.
 
-use crate::base::{Exit, Instant, Rng, SpawnStage};
+use std::time::Duration;
+
+use crate::base::{Exit, Instant, Rng, SpawnStage, limits};
 
 use super::lifecycle::{End, EndReason, StopReason};
-use super::policy::{Policy, RestartWhen};
+use super::policy::{Policy, ProbeKind, RestartWhen};
 
 /// What one ordinal remembers from start to start.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +16,8 @@ pub struct RestartState {
     pub restarts: u32,
     /// The next start is one.
     pub again: bool,
+    /// How long the last one ran.
+    pub lasted: Duration,
     /// How it ended when it last failed at its start for an error of its configuration.
     pub misconfigured: Option<Exit>,
     /// The one that ended last had passed a probe for its start: it was configured well enough for that, whatever its last words.
@@ -81,9 +85,23 @@ impl RestartState {
         }
     }
 
+    /// How long one has to run to be taken for one that stays: after a crash, longer than the one before it did; without a
+    /// probe that could tell, as long as it takes a program to fail at once.
+    pub fn proof(&self, policy: &Policy) -> Duration {
+        let min_ready = policy.update.min_ready;
+        let probed =
+            [ProbeKind::Startup, ProbeKind::Readiness].into_iter().any(|kind| policy.probe(kind).is_some());
+        match self.attempt {
+            0 if probed => Duration::ZERO,
+            0 => min_ready.min(limits::SETTLED),
+            _ => self.lasted.saturating_mul(2).min(limits::LONGEST_PROOF).max(min_ready),
+        }
+    }
+
     /// Decides what follows `end`. The jitter comes from `rng`.
     pub fn after_end(&mut self, policy: &Policy, end: &End, now: Instant, rng: &mut Rng) -> AfterEnd {
         let after = self.follow(policy, end, now, rng);
+        self.lasted = end.ran_for(now);
         self.again = matches!(after, AfterEnd::RestartAt(_));
         after
     }
@@ -166,9 +184,7 @@ fn is_permanent(stage: SpawnStage, errno: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::super::policy::{ProbeKind, ProbePolicy, ProbeWay};
+    use super::super::policy::{ProbePolicy, ProbeWay};
     use super::*;
 
     /// Milliseconds it ran, how it ended, whether that is found to come of its configuration.
@@ -195,15 +211,7 @@ mod tests {
 
     #[test]
     fn the_last_words_of_one_that_had_answered_keep_nobody_down() {
-        let (mut policy, mut rng) = (Policy::plain(), Rng::new(1));
-        policy.probes[ProbeKind::Readiness.index()] = Some(ProbePolicy {
-            way: ProbeWay::Told,
-            initial_delay: Duration::ZERO,
-            period: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            success_threshold: 1,
-            failure_threshold: 3,
-        });
+        let (policy, mut rng) = (probed(), Rng::new(1));
         let now = Instant(1_000_000_000_000);
         let executed_at = Some(Instant(now.0 - 8_000_000_000));
         let end = End { reason: EndReason::Exited, exit: Some(Exit::Code(1)), executed_at, survivors: 0 };
@@ -216,6 +224,36 @@ mod tests {
                 state.is_misconfigured(Exit::Code(1));
             }
             assert_eq!(again, last, "answered: {answered}");
+        }
+    }
+
+    fn probed() -> Policy {
+        let mut probed = Policy::plain();
+        probed.probes[ProbeKind::Readiness.index()] = Some(ProbePolicy {
+            way: ProbeWay::Asked,
+            initial_delay: Duration::ZERO,
+            period: Duration::from_secs(10),
+            timeout: Duration::from_secs(1),
+            success_threshold: 1,
+            failure_threshold: 3,
+        });
+        probed
+    }
+
+    #[test]
+    fn after_a_crash_the_next_one_has_to_outlive_it() {
+        let (plain, probed) = (Policy::plain(), probed());
+        for (policy, attempt, lasted, proof) in [
+            (&probed, 0, 0, 0),
+            (&plain, 0, 0, 400),
+            (&plain, 1, 100, 1000),
+            (&probed, 1, 100, 1000),
+            (&plain, 3, 2000, 4000),
+            (&plain, 1, 3_600_000, 10_000),
+        ] {
+            let lasted = Duration::from_millis(lasted);
+            let state = RestartState { attempt, lasted, ..RestartState::default() };
+            assert_eq!(state.proof(policy), Duration::from_millis(proof), "{attempt} {lasted:?}");
         }
     }
 

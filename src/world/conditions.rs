@@ -195,7 +195,10 @@ fn ready_finding(unit: &Unit, wish: &Wish) -> Finding {
             false => finding(false, "NotCompleted", "it has not completed".into()),
         };
     }
-    if replicas > 0 && ready == replicas as usize {
+    if replicas == 0 {
+        return finding(true, "NoReplicas", "it has 0 replicas: there is nothing to wait for".into());
+    }
+    if ready == replicas as usize {
         let probed = unit.spec.policy.probes[1].is_some();
         let reason = if probed { "ProbeSucceeded" } else { "Executed" };
         return finding(true, reason, format!("{ready}/{replicas} instances are ready"));

@@ -1,6 +1,6 @@
 //! What keeps a unit from running, for whoever asked for it to run.
 
-use crate::base::{Name, Now};
+use crate::base::{Instant, Name, Now, Role};
 use crate::plan::Wish;
 use crate::unit::{Circuit, Lifecycle};
 
@@ -62,6 +62,23 @@ impl World {
             return None;
         }
         Some(self.held_up(now, name, unit))
+    }
+
+    /// Of a unit that is Ready: until when it may be so for a moment only, and why.
+    pub fn unsettled(&self, now: Now, name: &Name) -> Option<(Instant, String)> {
+        let unit = self.units.get(name).filter(|unit| !unit.spec.policy.job)?;
+        let settles = |slot: &Slot| {
+            let until = slot.ready_since? + slot.restart.proof(&unit.spec.policy);
+            let words = match &slot.last_end {
+                Some(last) if slot.restart.attempt > 0 => {
+                    format!("{} runs again: it {}", slot.seat, last.words)
+                }
+                _ => format!("{} has only just begun", slot.seat),
+            };
+            (until > now.mono).then_some((until, words))
+        };
+        let comes = unit.slots.values().filter(|slot| slot.seat.role != Role::Draining);
+        comes.filter_map(|slot| settles(slot)).max()
     }
 
     /// Of a unit that is to run.

@@ -23,3 +23,4 @@ mod secrets;
 mod storms;
 mod support;
 mod tidy;
+mod waits;

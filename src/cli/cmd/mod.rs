@@ -28,6 +28,7 @@ mod wait;
 mod why;
 
 use super::args::{Circuit, Cli, Format, Verb};
+use super::render::neutral;
 use super::{Failure, Outcome};
 
 /// What a verb prints that says no more than how it went, or that has one form; the others look for themselves.
@@ -52,6 +53,13 @@ fn formats(verb: &Verb) -> Option<&'static [Format]> {
         | Verb::Metrics
         | Verb::Completions { .. } => Some(&[Format::Text]),
         _ => None,
+    }
+}
+
+/// What is to be known beside the answer.
+fn say_notes(notes: &[String], quiet: bool) {
+    for note in notes.iter().filter(|_| !quiet) {
+        eprintln!("note: {}", neutral(note));
     }
 }
 

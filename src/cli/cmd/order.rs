@@ -1,6 +1,5 @@
-use std::time::Duration;
-
 use crate::api::types::{Done, Order, WaitFor};
+use crate::base::limits;
 
 use super::super::args::Global;
 use super::super::client::Client;
@@ -12,9 +11,6 @@ const LONGEST_STOP: u64 = 24 * 3600 * 1000;
 /// So long a start may wait for what it depends on, or for a replacement to be well: milliseconds.
 const LONGEST_START: u64 = 60 * 1000;
 
-/// Who runs for so long has come to run; who ended before has ended at once.
-const SETTLED: Duration = Duration::from_millis(400);
-
 /// `start`, `stop`, `restart`, `enable`, `disable`, `circuit reset`.
 pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> Result<Outcome, Failure> {
     let order = Order { verb: verb.into(), names: names.to_vec(), replicas: replicas.to_vec() };
@@ -24,9 +20,7 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
         "start" | "stop" | "enable" | "disable" | "scale" => client.ask("/v1/orders", &order)?,
         _ => client.post("/v1/orders", &order)?,
     };
-    for note in &done.notes {
-        eprintln!("note: {}", render::neutral(note));
-    }
+    super::say_notes(&done.notes, false);
     match verb {
         "stop" | "disable" => return reached(&client, global, names, &done, ("stopped", LONGEST_STOP)),
         "start" | "restart" => return started(&client, global, names, &done),
@@ -40,7 +34,7 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
 fn started(client: &Client, global: &Global, names: &[String], done: &Done) -> Result<Outcome, Failure> {
     let wanted = |timeout_ms| WaitFor { names: names.to_vec(), what: "started".into(), timeout_ms };
     match client.wait(&wanted(LONGEST_START), global.quiet) {
-        Ok(waited) if waited.met => std::thread::sleep(SETTLED),
+        Ok(waited) if waited.met => std::thread::sleep(limits::SETTLED),
         Ok(_) => {}
         // A daemon of an earlier version cannot be asked that: it has the order.
         Err(Failure::Usage { .. }) => {

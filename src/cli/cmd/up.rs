@@ -215,6 +215,7 @@ pub fn wait_rollout(
 fn wait_for(client: &Client, what: String, timeout: Duration, quiet: bool) -> Result<Outcome, Failure> {
     let wanted = WaitFor { names: Vec::new(), what, timeout_ms: timeout.as_millis() as u64 };
     let waited = client.wait(&wanted, quiet)?;
+    super::say_notes(&waited.notes, quiet);
     if waited.met {
         return Ok(Outcome::Done);
     }

@@ -15,6 +15,7 @@ pub fn run(global: &Global, args: &Wait) -> Result<Outcome, Failure> {
         timeout_ms: timeout.as_millis() as u64,
     };
     let waited = Client::connect(global)?.wait(&wanted, global.quiet)?;
+    super::say_notes(&waited.notes, global.quiet);
     if waited.met {
         return Ok(Outcome::Done);
     }

@@ -1,0 +1,44 @@
+//! What `wait`, `up --wait` and `apply --wait` take for an answer.
+
+use crate::support::{System, sleeper, text};
+
+const READY: &str = "--for=condition=Ready";
+const FRAIL: &str = "  circuitBreaker: null\n  restart: {backoff: {initial: 10ms, max: 20ms}}\n";
+
+fn crashing(name: &str) -> String {
+    sleeper(name, FRAIL).replace("[sleep, \"1000\"]", "[\"false\"]")
+}
+
+#[test]
+fn a_crash_loop_is_ready_for_no_command_that_waits() {
+    let system = System::new(&[("a.yaml", &crashing("a"))]);
+    let (code, words) = system.fails(&["up", "-d", "--wait=3s"]);
+    assert_eq!(code, 1, "{words}");
+    let (code, words) = system.fails(&["wait", "a", READY, "--timeout", "3s"]);
+    assert_eq!(code, 1, "{words}");
+    assert!(words.contains("exit code 1"), "{words}");
+    std::fs::create_dir(system.path("more")).unwrap();
+    system.write("more/b.yaml", &crashing("b"));
+    let (code, words) = system.fails(&["apply", "-f", "more", "--wait=3s"]);
+    assert_eq!(code, 1, "{words}");
+    // It stays when what it lacked is there.
+    system.write("manifests/a.yaml", &sleeper("a", FRAIL));
+    system.ready(&["a"]);
+    system.ok(&["down"]);
+}
+
+#[test]
+fn nothing_is_waited_for_where_no_replica_is_wanted_and_that_is_said() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "  replicas: 0\n")), ("b.yaml", &sleeper("b", ""))]);
+    for args in
+        [&["wait", "a", READY][..], &["wait", "a", "b", READY], &["apply", "-f", "manifests", "--wait"]]
+    {
+        let output = system.run(args);
+        let words = text(&output.stderr);
+        assert!(output.status.success(), "{args:?} {words}");
+        assert_eq!(words, "note: a has 0 replicas: there is nothing to wait for\n", "{args:?}");
+    }
+    // What somebody stopped is another matter.
+    system.ok(&["stop", "b"]);
+    assert_eq!(system.fails(&["wait", "b", READY, "--timeout", "10ms"]).0, 1);
+}
