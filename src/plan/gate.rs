@@ -18,12 +18,12 @@ pub fn start_gate(around: &dyn Surroundings) -> Option<Waiting> {
                 why,
             });
         };
-        let unwell = facets.hopeless.is_some() || facets.unwell || facets.circuit_open;
+        let unwell = facets.hopeless.is_some() || facets.unwell || facets.circuit.is_some();
         if holds(&facets, dependency.condition) || (dependency.optional && unwell) {
             return None;
         }
-        if facets.circuit_open {
-            return Some(Waiting::DependencyCircuit { on: facets.object });
+        if let Some(on) = facets.circuit {
+            return Some(Waiting::DependencyCircuit { on });
         }
         Some(Waiting::Dependency {
             on: facets.object,

@@ -34,8 +34,8 @@ pub struct Facets {
     pub hopeless: Option<String>,
     /// It is to run, and has failed or let its time to become ready go by: an optional dependent has waited long enough.
     pub unwell: bool,
-    /// Its circuit, or one that it depends on, keeps it from starting.
-    pub circuit_open: bool,
+    /// Its circuit, or one that it depends on over any number of edges, keeps it from starting: whose.
+    pub circuit: Option<ObjectRef>,
     /// It is about to be replaced: dependents that are to be replaced as well let it go first.
     pub replacing: bool,
     /// It is wanted.

@@ -57,7 +57,7 @@ impl External {
             // An optional dependency on it holds nothing up once it is known to be down.
             hopeless: (!self.ready && self.failures > 0).then(|| self.message.clone()),
             unwell: false,
-            circuit_open: false,
+            circuit: None,
             replacing: false,
             wanted: true,
         }

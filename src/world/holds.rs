@@ -155,7 +155,7 @@ impl World {
     }
 
     /// A dependency whose circuit is not closed, over any number of edges.
-    fn dependency_with_circuit(&self, unit: &Unit) -> Option<Name> {
+    pub(super) fn dependency_with_circuit(&self, unit: &Unit) -> Option<Name> {
         self.behind(unit, |_, unit| !matches!(unit.breaker.circuit(), Circuit::Closed))
     }
 

@@ -102,6 +102,7 @@ impl World {
         let unwell =
             unit.serving().any(|slot| slot.overdue || matches!(slot.state, Lifecycle::Backoff { .. }));
         let held = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Held));
+        let open = !matches!(unit.breaker.circuit(), Circuit::Closed);
         let holds = unit.spec.policy.breaker.as_ref().is_some_and(|breaker| breaker.hold_dependents);
         Facets {
             object: unit.spec.object.clone(),
@@ -111,8 +112,14 @@ impl World {
             gone: unit.is_gone(),
             hopeless,
             unwell,
-            circuit_open: held
-                || (holds && !matches!(unit.breaker.circuit(), Circuit::Closed) && !all(Slot::is_ready)),
+            circuit: match held || (holds && open && !all(Slot::is_ready)) {
+                true if open => Some(unit.spec.object.clone()),
+                true => Some(
+                    self.dependency_with_circuit(unit)
+                        .map_or_else(|| unit.spec.object.clone(), |root| self.object(&root)),
+                ),
+                false => None,
+            },
             replacing: unit.slots.values().any(|slot| {
                 slot.state.is_occupied()
                     && (slot.seat.role != Role::Serving

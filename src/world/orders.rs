@@ -1,11 +1,11 @@
 //! What a person asks for: overrides of the manifest, restarts, the end of everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{Name, Now, ObjectRef, Revision, Role};
 use crate::plan::{Drift, Verb, Wish};
 use crate::unit::lifecycle::Rest;
-use crate::unit::{Fact, Lifecycle};
+use crate::unit::{Circuit, Fact, Lifecycle};
 
 use super::checkpoint::rested;
 use super::chronicle::{ChangeAction, Entry};
@@ -150,10 +150,14 @@ impl World {
         mut change: impl FnMut(&mut Unit),
     ) {
         let along = self.standing().along.clone();
-        let mut rows = Vec::new();
+        let (mut rows, mut idle) = (Vec::new(), BTreeSet::new());
         for name in names {
             let Some(unit) = self.units.get_mut(name) else { continue };
+            let before = (verb == Verb::Start).then(|| as_ordered(unit));
             change(unit);
+            if before.is_some_and(|before| before == as_ordered(unit)) {
+                idle.insert(name.clone());
+            }
             rows.push((name.clone(), row(&unit.spec.object, verb, what)));
         }
         self.wishes_turned();
@@ -177,7 +181,8 @@ impl World {
                 cause: None,
             };
             let record = self.announce(now, entry);
-            if let Some(unit) = self.units.get_mut(&name) {
+            // What changes nothing is no reason for anything.
+            if let Some(unit) = self.units.get_mut(&name).filter(|_| !idle.contains(&name)) {
                 unit.cause = Some(record);
                 for slot in unit.slots.values_mut() {
                     slot.cause = Some(record);
@@ -268,6 +273,12 @@ impl World {
 
 fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
     ChangeAction { verb, unit: unit.clone(), reason: reason.to_owned() }
+}
+
+/// What an order to start may change of a unit.
+fn as_ordered(unit: &Unit) -> (super::event::Overrides, Circuit, Vec<Lifecycle>) {
+    let states = unit.slots.values().map(|slot| slot.state.clone()).collect();
+    (unit.overrides.clone(), unit.breaker.circuit(), states)
 }
 
 /// It runs from now on, as by systemctl: what is disabled stays so, and counts again at the next `up`.

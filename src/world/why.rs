@@ -49,11 +49,15 @@ impl World {
         chain
     }
 
-    /// A wait for a dependency as if it had happened; none for what is held, which did.
+    /// A wait for a dependency as if it had happened; none for what is held, which did, while it is held by what it was told then.
     fn waiting_record(&self, name: &Name, own: Option<RecordId>) -> Option<Arc<Record>> {
         let unit = self.units.get(name)?;
         let held = unit.slots.values().any(|slot| matches!(slot.state, Lifecycle::Held));
-        let waiting = unit.waiting.as_ref().filter(|_| !held)?;
+        let told = |waiting: &String| {
+            let record = own.and_then(|id| self.chronicle.get(id));
+            record.is_some_and(|record| record.message.ends_with(waiting.as_str()))
+        };
+        let waiting = unit.waiting.as_ref().filter(|waiting| !(held && told(waiting)))?;
         Some(self.standing_record(unit, own, WAITING, format!("waits for {waiting}")))
     }
 
@@ -102,17 +106,15 @@ impl World {
     fn blamed_dependency(&self, name: &Name) -> Option<Name> {
         let unit = self.units.get(name)?;
         let waiting = unit.waiting.as_ref()?;
-        unit.spec
-            .policy
-            .depends_on
-            .iter()
-            .map(|dependency| &dependency.name)
-            .find(|on| {
-                let object = self.object(on).to_string();
-                // A word of its own: `service/api` is not meant by `service/api-v2 Ready`.
-                waiting.split_whitespace().any(|word| word == object)
-            })
-            .cloned()
+        let named = |on: &&Name| {
+            let object = self.object(on).to_string();
+            // A word of its own: `service/api` is not meant by `service/api-v2 Ready`.
+            waiting.split_whitespace().any(|word| word == object)
+        };
+        let direct = unit.spec.policy.depends_on.iter().map(|dependency| &dependency.name).find(named);
+        // It may be held by the circuit of one that it depends on by others.
+        let root = || self.dependency_with_circuit(unit).filter(|root| named(&root));
+        direct.cloned().or_else(root)
     }
 
     /// The change that a failure of an instance follows: the one that brought its version, until one of that version has run as

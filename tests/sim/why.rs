@@ -252,3 +252,37 @@ fn every_scenario_is_told_from_its_symptom_to_its_root() {
     }
     assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), told);
 }
+
+#[test]
+fn who_is_held_is_told_of_the_circuit_that_is_open_now() {
+    let mut stage = Stage::new();
+    let needs = |name: &str, on: &str| service(name, &format!(", dependsOn: [{on}]"));
+    stage.accept(&[service("c", FRAGILE), service("d", FRAGILE), needs("b", "c, d"), needs("a", "b")]);
+    stage.exits("c", Exit::Code(1));
+    stage.exits("b", Exit::Code(1));
+    stage.exits("a", Exit::Code(1));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.unit("a").waiting.as_deref(), Some("the circuit of service/c to close"));
+    stage.exits("d", Exit::Code(1));
+    stage.order(Order::ResetCircuit(names("c")));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.unit("a").waiting.as_deref(), Some("the circuit of service/d to close"));
+    for name in ["a", "b"] {
+        let told = stage.why(name);
+        assert!(told[0].ends_with("for the circuit of service/d to close"), "{told:?}");
+        assert!(told.iter().any(|line| line.starts_with("service/d: ")), "{told:?}");
+        assert!(!told.iter().any(|line| line.starts_with("service/c: ")), "{told:?}");
+    }
+}
+
+#[test]
+fn an_order_that_changes_nothing_is_no_cause() {
+    let mut stage = Stage::new();
+    changed_api(&mut stage, "");
+    stage.exits("api", Exit::Code(3));
+    stage.pass(Duration::from_secs(1));
+    let before = stage.why("api");
+    assert!(before.len() > 2, "{before:?}");
+    stage.order(Order::Start(names("api")));
+    assert_eq!(stage.why("api"), before);
+}
