@@ -35,6 +35,20 @@ pub struct Launch {
     pub awaits_log: bool,
 }
 
+/// A port that two versions, or two units, cannot have at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clash {
+    pub port: u16,
+    /// Both are handed it (`listen: true`), at addresses that overlap.
+    pub held: bool,
+}
+
+impl std::fmt::Display for Clash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "port {}", self.port)
+    }
+}
+
 /// Name and keyed digest of a resolved value (architecture §8: digests of secrets are keyed, never bare).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ValueMark {
@@ -183,8 +197,8 @@ impl Launch {
     }
 
     /// What this and another version would both claim, so that they cannot run beside each other: a port that the program
-    /// binds itself.
-    pub fn clash_with(&self, other: &Self) -> Option<String> {
+    /// binds itself, or one that is held at another address.
+    pub fn clash_with(&self, other: &Self) -> Option<Clash> {
         if other.service.update.overlap {
             return None;
         }
@@ -194,9 +208,11 @@ impl Launch {
             let handed = own.listen && their.listen && own.address == their.address;
             own.protocol == their.protocol && !handed && places.is_some_and(|(a, b)| places_overlap(&a, &b))
         };
-        let clashes = |own: &&Port| other.service.ports.iter().any(|their| clash(own, their));
-        let (_, number) = self.service.ports.iter().find(clashes)?.place()?;
-        Some(format!("port {number}"))
+        self.service.ports.iter().find_map(|own| {
+            let their = other.service.ports.iter().find(|their| clash(own, their))?;
+            let (_, port) = own.place()?;
+            Some(Clash { port, held: own.listen && their.listen })
+        })
     }
 
     /// Values that differ though their field may be as it was written before: a changed `.env`.

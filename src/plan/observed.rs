@@ -4,6 +4,7 @@ use crate::base::{ObjectRef, Seat};
 use crate::unit::{Circuit, Lifecycle, UpdatePolicy};
 
 use super::Drift;
+use super::launch::Clash;
 
 /// What is wanted of a unit once overrides and switches are applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub struct ObservedSlot<'a> {
     /// Ready for `minReady`.
     pub available: bool,
     /// Why an instance of the wanted version cannot run beside this one, if so: what both would claim.
-    pub clash: Option<String>,
+    pub clash: Option<Clash>,
     /// It ended by itself during a rollout: it is started again as it was.
     pub former: bool,
     /// What it was told to reload by has not been answered yet.

@@ -5,6 +5,7 @@ use crate::rollout::{Group, Move, Place, Standing, View, moves};
 use crate::unit::{Lifecycle, StopReason, Strategy};
 
 use super::gate::{port_gate, replace_gate};
+use super::launch::Clash;
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings};
 use super::{Action, Drift, Pick, Step, Verb, Waiting};
 
@@ -34,7 +35,7 @@ pub fn plan_replacements(unit: &ObservedUnit<'_>, replicas: u32, around: &dyn Su
         if !slot.is_old() || matches!(slot.state, Lifecycle::Stopping(_)) {
             continue;
         }
-        actions.push(replacement(unit, slot, group, &moves, clash.as_deref(), around));
+        actions.push(replacement(unit, slot, group, &moves, clash.as_ref(), around));
     }
     actions
 }
@@ -71,7 +72,7 @@ pub fn surges(unit: &ObservedUnit<'_>) -> bool {
 }
 
 /// Why old and new instances of the unit cannot run beside each other, if so.
-fn clash(unit: &ObservedUnit<'_>) -> Option<String> {
+fn clash(unit: &ObservedUnit<'_>) -> Option<Clash> {
     unit.slots.iter().filter(|slot| slot.is_old()).find_map(|slot| slot.clash.clone())
 }
 
@@ -95,7 +96,7 @@ fn replacement(
     slot: &ObservedSlot<'_>,
     group: &Group,
     moves: &[Move],
-    clash: Option<&str>,
+    clash: Option<&Clash>,
     around: &dyn Surroundings,
 ) -> Action {
     let ordinal = group.ordinal;
@@ -175,14 +176,17 @@ fn words(unit: &ObservedUnit<'_>, slot: &ObservedSlot<'_>) -> (Verb, String) {
 }
 
 /// How it is replaced; what keeps it from being seamless is named with its cure.
-fn manner(unit: &ObservedUnit<'_>, clash: Option<&str>) -> String {
+fn manner(unit: &ObservedUnit<'_>, clash: Option<&Clash>) -> String {
     if unit.job {
         return "; restart (stop first)".into();
     }
     match (unit.update.strategy, clash) {
         (Strategy::Recreate, _) => "; restart (stop first): strategy is Recreate".into(),
-        (_, Some(what)) => format!(
-            "; restart (stop first): the program binds {what} itself; `listen: true` or `port: auto` would make it seamless"
+        (_, Some(clash)) if clash.held => format!(
+            "; restart (stop first): {clash} cannot be had at its former and its new address at once; another number would make it seamless"
+        ),
+        (_, Some(clash)) => format!(
+            "; restart (stop first): the program binds {clash} itself; `listen: true` or `port: auto` would make it seamless"
         ),
         (Strategy::Rolling, None) if unit.update.max_surge == 0 => {
             "; rolling (stop first): maxSurge is 0".into()

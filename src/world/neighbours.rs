@@ -43,7 +43,7 @@ impl Surroundings for Around<'_> {
             });
             let mut instances = old.filter_map(|slot| slot.instance.as_ref());
             let port = instances.find_map(|old| old.spec.launch.clash_with(&self.unit.spec.launch))?;
-            Some((unit.spec.object.clone(), port))
+            Some((unit.spec.object.clone(), port.to_string()))
         })
     }
 

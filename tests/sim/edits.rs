@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use unisys::unit::ProbeKind;
+use unisys::world::Order;
 
-use super::stage::{Stage, name, service};
+use super::stage::{Stage, name, names, service};
 
 /// A service whose probes ask so.
 fn probed(readiness: &str, liveness: &str, rest: &str) -> Vec<String> {
@@ -98,4 +99,23 @@ fn a_liveness_probe_that_was_edited_and_passed_once_kills_as_before() {
     stage.pass(Duration::from_secs(1));
     assert_ne!(stage.id("a"), id);
     assert_eq!(stage.world.units()[&name("a")].overrides.rejected, None);
+}
+
+#[test]
+fn a_plan_says_whose_socket_is_in_the_way() {
+    for (rest, words) in [
+        (", listen: true", "port 80 cannot be had at its former and its new address at once"),
+        ("", "the program binds port 80 itself"),
+    ] {
+        let mut stage = Stage::new();
+        let at = |address: &str| {
+            vec![service("a", &format!(", ports: [{{name: p, port: 80, address: {address}{rest}}}]"))]
+        };
+        stage.accept(&at("127.0.0.1"));
+        stage.pass(Duration::from_secs(2));
+        stage.order(Order::Pause(names("a")));
+        stage.accept(&at("0.0.0.0"));
+        let plan = stage.world.pending();
+        assert!(plan.actions[0].reason.contains(words), "{}", plan.actions[0].reason);
+    }
 }
