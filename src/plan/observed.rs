@@ -106,6 +106,10 @@ pub trait Surroundings {
     fn port_holder(&self) -> Option<(ObjectRef, String)> {
         None
     }
+    /// Units wait for each other's ports, and this is the one that lets go of its own before it has the other.
+    fn goes_first_for_port(&self) -> bool {
+        false
+    }
     /// Another start is allowed now (`maxConcurrentStarts`).
     fn start_allowed(&self) -> bool;
     /// This unit may roll now (`maxConcurrentRollouts`), or does so already.

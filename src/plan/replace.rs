@@ -101,10 +101,15 @@ fn replacement(
 ) -> Action {
     let ordinal = group.ordinal;
     let (verb, mut reason) = words(unit, slot);
-    reason.push_str(&manner(unit, clash));
-    let mut found = moves.iter().filter(|step| step.ordinal() == ordinal);
+    let next = moves.iter().find(|step| step.ordinal() == ordinal);
+    let port = matches!(next, Some(Move::BringUp(_))).then(|| port_gate(around)).flatten();
+    let in_turn = port.as_ref().filter(|_| around.goes_first_for_port());
+    reason.push_str(&match in_turn {
+        Some(Waiting::Port { on, .. }) => format!("; restart (stop first): it changes ports with {on}"),
+        _ => manner(unit, clash),
+    });
     let action = |step, waiting| Action { verb, reason: reason.clone(), step, waiting };
-    let Some(next) = found.next() else {
+    let Some(next) = next else {
         return action(None, Some(obstacle(unit, group)));
     };
     if let Move::TakeOver(_) = next {
@@ -116,10 +121,10 @@ fn replacement(
         return action(None, Some(waiting));
     }
     match next {
-        Move::BringUp(_) => {
+        Move::BringUp(_) if in_turn.is_none() => {
             let machine = unit.machine.map(|message| Waiting::Machine { message: message.to_owned() });
             let waiting = machine
-                .or_else(|| port_gate(around))
+                .or_else(|| port.clone())
                 .or_else(|| (!around.start_allowed()).then_some(Waiting::StartSlots));
             let start = Step::Start { seat: Seat::incoming(ordinal), version: Pick::Wanted };
             action(waiting.is_none().then_some(start), waiting)

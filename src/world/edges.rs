@@ -44,8 +44,8 @@ impl World {
     /// Something else is wanted of some unit, or there are others: what follows from it for the rest is found anew.
     pub(super) fn wishes_turned(&mut self) {
         self.standing.take();
-        // Whether anybody needs them still.
-        self.dirty.extend(self.undeclared.iter().cloned());
+        // Whether anybody needs them still; who goes first of those that change ports.
+        self.dirty.extend(self.undeclared.iter().chain(&self.waiting_for_port).cloned());
     }
 
     /// A unit that this version of another one cannot be without, and that is not there, or needs that one in turn.

@@ -1,6 +1,7 @@
 //! What the units see of each other.
 
 use crate::base::{Name, ObjectKind, ObjectRef, Ordinal, Role, Seat};
+use crate::plan::launch::Clash;
 use crate::plan::observed::{ObservedRollout, Surroundings};
 use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish};
 use crate::rollout::Phase;
@@ -35,16 +36,12 @@ impl Surroundings for Around<'_> {
     }
 
     fn port_holder(&self) -> Option<(ObjectRef, String)> {
-        let world = self.world;
-        let leaving = world.undeclared.iter().chain(&world.outdated).filter(|name| *name != self.name);
-        leaving.filter_map(|name| world.units.get(name)).find_map(|unit| {
-            let old = unit.slots.values().filter(|slot| {
-                slot.state.is_occupied() && (!unit.declared || matches!(slot.drift, Drift::Replace(_)))
-            });
-            let mut instances = old.filter_map(|slot| slot.instance.as_ref());
-            let port = instances.find_map(|old| old.spec.launch.clash_with(&self.unit.spec.launch))?;
-            Some((unit.spec.object.clone(), port.to_string()))
-        })
+        let (holder, clash) = self.world.port_holder(self.name, self.unit)?;
+        Some((self.world.object(holder), clash.to_string()))
+    }
+
+    fn goes_first_for_port(&self) -> bool {
+        self.world.goes_first_for_port(self.name)
     }
 
     fn start_allowed(&self) -> bool {
@@ -66,6 +63,42 @@ impl Around<'_> {
 }
 
 impl World {
+    /// Who is to let go of a port that the wanted version of this unit binds.
+    fn port_holder(&self, name: &Name, wants: &Unit) -> Option<(&Name, Clash)> {
+        let leaving = self.undeclared.iter().chain(&self.outdated).filter(|leaving| *leaving != name);
+        leaving.filter_map(|name| Some((name, self.units.get(name)?))).find_map(|(name, unit)| {
+            let old = unit.slots.values().filter(|slot| {
+                slot.state.is_occupied() && (!unit.declared || matches!(slot.drift, Drift::Replace(_)))
+            });
+            let mut instances = old.filter_map(|slot| slot.instance.as_ref());
+            Some((name, instances.find_map(|old| old.spec.launch.clash_with(&wants.spec.launch))?))
+        })
+    }
+
+    /// Of units that wait for each other's ports in a ring, the first by name, if all of them may go on then: none waits for
+    /// somebody's word, or for another one of the ring to be replaced first.
+    fn goes_first_for_port(&self, name: &Name) -> bool {
+        let mut ring = vec![name];
+        loop {
+            let last = ring[ring.len() - 1];
+            let holder = self.units.get(last).and_then(|unit| self.port_holder(last, unit));
+            match holder {
+                Some((holder, _)) if holder == name => break,
+                Some((holder, _)) if holder > name && !ring.contains(&holder) => ring.push(holder),
+                _ => return false,
+            }
+        }
+        let goes_on = |name: &&Name| {
+            self.units.get(*name).is_some_and(|unit| {
+                unit.overrides.paused.is_none()
+                    && unit.spec.machine.is_none()
+                    && matches!(self.wish(name, unit), Wish::Up { .. })
+            }) && self.may_roll(name)
+        };
+        let apart = |name: &&Name| ring.iter().all(|other| other == name || !self.reaches(name, other));
+        ring.iter().all(|name| goes_on(name) && apart(name))
+    }
+
     /// What is seen of a unit or external by its neighbours.
     pub(super) fn facets(&self, name: &Name) -> Option<Facets> {
         match self.units.get(name) {

@@ -115,6 +115,7 @@ impl World {
             self.rolling.insert(name.clone());
         } else if self.rolling.remove(name) {
             self.dirty.extend(std::mem::take(&mut self.waiting_for_roll));
+            self.dirty.extend(self.waiting_for_port.iter().cloned());
         }
     }
 

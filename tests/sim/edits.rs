@@ -101,6 +101,43 @@ fn a_liveness_probe_that_was_edited_and_passed_once_kills_as_before() {
     assert_eq!(stage.world.units()[&name("a")].overrides.rejected, None);
 }
 
+/// Services that bind these ports themselves.
+fn binding(ports: &[(&str, u16)], rest: &str) -> Vec<String> {
+    let service =
+        |(name, port): &(&str, u16)| service(name, &format!(", ports: [{{name: p, port: {port}}}]{rest}"));
+    ports.iter().map(service).collect()
+}
+
+#[test]
+fn services_that_change_ports_with_each_other_arrive() {
+    let mut stage = Stage::new();
+    stage.accept(&binding(&[("a", 1), ("b", 2), ("c", 3)], ""));
+    stage.pass(Duration::from_secs(2));
+    let b = stage.id("b");
+    stage.accept(&binding(&[("a", 2), ("b", 3), ("c", 1)], ""));
+    stage.pass(Duration::from_millis(1));
+    assert_eq!((stage.count("a"), stage.id("b")), (0, b), "one goes first, nobody else");
+    stage.pass(Duration::from_secs(10));
+    for name in ["a", "b", "c"] {
+        assert_eq!(stage.unit(name).rollout.word(false), "Complete", "{name}");
+        assert_eq!(stage.count(name), 1);
+    }
+}
+
+#[test]
+fn nobody_goes_first_for_a_port_that_will_not_come_free() {
+    let mut stage = Stage::new();
+    stage.accept(&binding(&[("a", 1), ("b", 2)], ""));
+    stage.pass(Duration::from_secs(2));
+    stage.order(Order::Pause(names("b")));
+    stage.accept(&binding(&[("a", 2), ("b", 1)], ""));
+    stage.pass(Duration::from_secs(10));
+    assert_eq!((stage.count("a"), stage.count("b")), (1, 1));
+    stage.order(Order::Resume(names("b")));
+    stage.pass(Duration::from_secs(10));
+    assert_eq!(stage.unit("a").rollout.word(false), "Complete");
+}
+
 #[test]
 fn a_plan_says_whose_socket_is_in_the_way() {
     for (rest, words) in [
