@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use unisys::base::Exit;
 use unisys::unit::ProbeKind;
 use unisys::world::Order;
 
-use super::stage::{Stage, name, names, service};
+use super::stage::{Stage, name, names, service, versioned};
 
 /// A service whose probes ask so.
 fn probed(readiness: &str, liveness: &str, rest: &str) -> Vec<String> {
@@ -155,4 +156,23 @@ fn a_plan_says_whose_socket_is_in_the_way() {
         let plan = stage.world.pending();
         assert!(plan.actions[0].reason.contains(words), "{}", plan.actions[0].reason);
     }
+}
+
+#[test]
+fn what_cannot_go_back_stays_as_it_is() {
+    let mut stage = Stage::new();
+    let rest = ", update: {minReady: 0s, progressDeadline: 60s}";
+    stage.accept(&[service("db", ""), versioned("a", &format!(", dependsOn: [db]{rest}"), 1)]);
+    stage.pass(Duration::from_secs(2));
+    stage.accept(&[versioned("a", rest, 2)]);
+    stage.pass(Duration::from_secs(2));
+    assert!(!stage.world.units().contains_key(&name("db")), "nobody needs it any more");
+    for _ in 0..3 {
+        stage.exits("a", Exit::Code(1));
+        stage.pass(Duration::from_secs(2));
+    }
+    assert_eq!((rollout(&stage), stage.count("a")), ("Failed", 1));
+    let told = stage.unit("a").rollout.failure().unwrap().message.clone();
+    let reason = "it cannot go back: it depends on db, and there is no such unit any more";
+    assert!(told.contains(reason), "{told}");
 }

@@ -92,18 +92,25 @@ impl World {
     }
 
     /// A rollout has failed: everything that the same revision changed goes back to what was good.
-    pub(in crate::world) fn rollout_failed(&mut self, now: Now, name: &Name, failure: Failure) {
+    pub(in crate::world) fn rollout_failed(&mut self, now: Now, name: &Name, mut failure: Failure) {
         let Some(unit) = self.units.get_mut(name) else { return };
         let revision = unit.rollout.revision;
-        if unit.before.is_none() {
+        let Some(before) = unit.before.clone() else {
             // Nothing to go back to: the unit follows its restart policy.
             return;
+        };
+        let automatic = unit.spec.policy.update.auto_rollback;
+        let stuck = self.lacks(&before.spec).filter(|_| automatic);
+        if let Some(why) = &stuck {
+            failure.message.push_str(&format!("; it cannot go back: {why}"));
         }
-        if !unit.spec.policy.update.auto_rollback {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        if stuck.is_some() || !automatic {
             unit.rollout.phase = Phase::Failed(failure.clone().into());
             unit.rollout.deadline = None;
             let message = format!(
-                "the rollout of revision {revision} has failed and stays as it is (autoRollback: false): {}",
+                "the rollout of revision {revision} has failed and stays as it is{}: {}",
+                if automatic { "" } else { " (autoRollback: false)" },
                 failure.message
             );
             self.tell_rollout(now, name, true, "RolloutFailed", message);
@@ -121,6 +128,7 @@ impl World {
                 .iter()
                 .filter(|(_, unit)| unit.rollout.revision == revision && unit.before.is_some())
                 .filter(|(_, unit)| matches!(unit.rollout.phase, Phase::Progressing | Phase::Complete { .. }))
+                .filter(|(_, unit)| unit.before.as_ref().is_some_and(|back| self.lacks(&back.spec).is_none()))
                 .map(|(name, _)| name.clone())
                 .collect(),
         };
