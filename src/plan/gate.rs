@@ -6,8 +6,9 @@ use crate::unit::Condition;
 use super::Waiting;
 use super::observed::{Facets, Surroundings};
 
-/// What a start waits for, if anything.
-pub fn start_gate(around: &dyn Surroundings) -> Option<Waiting> {
+/// What a start waits for, if anything; `again`: of what ran before on the ground of what held then. A Job that has completed
+/// once is enough for that: its next version is waited for by what comes with it.
+pub fn start_gate(around: &dyn Surroundings, again: bool) -> Option<Waiting> {
     around.dependencies().into_iter().find_map(|(dependency, facets)| {
         let Some(facets) = facets else {
             let on = unknown(&dependency.name);
@@ -19,7 +20,8 @@ pub fn start_gate(around: &dyn Surroundings) -> Option<Waiting> {
             });
         };
         let unwell = facets.hopeless.is_some() || facets.unwell || facets.circuit.is_some();
-        if holds(&facets, dependency.condition) || (dependency.optional && unwell) {
+        let held = again && facets.completed_once;
+        if held || holds(&facets, dependency.condition) || (dependency.optional && unwell) {
             return None;
         }
         if let Some(on) = facets.circuit {
@@ -34,7 +36,7 @@ pub fn start_gate(around: &dyn Surroundings) -> Option<Waiting> {
 }
 
 /// A replacement also waits for dependencies that are about to be replaced themselves.
-pub fn replace_gate(around: &dyn Surroundings) -> Option<Waiting> {
+pub fn replace_gate(around: &dyn Surroundings, again: bool) -> Option<Waiting> {
     let replacing = around.dependencies().into_iter().find_map(|(dependency, facets)| {
         facets.filter(|facets| facets.replacing).map(|facets| Waiting::Dependency {
             on: facets.object,
@@ -42,7 +44,7 @@ pub fn replace_gate(around: &dyn Surroundings) -> Option<Waiting> {
             why: "it is replaced first".into(),
         })
     });
-    replacing.or_else(|| start_gate(around))
+    replacing.or_else(|| start_gate(around, again))
 }
 
 /// A start waits until who had its port before is gone: it would fail, and its probes would be answered by that one.

@@ -29,6 +29,8 @@ pub struct Facets {
     pub started: bool,
     pub ready: bool,
     pub completed: bool,
+    /// A version of it has, be it an earlier one: enough for what ran on that ground already.
+    pub completed_once: bool,
     /// Nothing of it is alive.
     pub gone: bool,
     /// It is not to run, or cannot: an optional dependent does not wait for it.
@@ -79,6 +81,8 @@ pub struct ObservedUnit<'a> {
     pub machine: Option<&'a str>,
     /// `replicas` in force before: a difference is a Scale.
     pub scaled_from: Option<u32>,
+    /// The wanted version was found well before: what starts it again brings nothing new.
+    pub proven: bool,
     /// A Job, whose start is a Run.
     pub job: bool,
     pub update: &'a UpdatePolicy,

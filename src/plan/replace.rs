@@ -4,7 +4,7 @@ use crate::base::{Ordinal, Seat};
 use crate::rollout::{Group, Move, Place, Standing, View, moves};
 use crate::unit::{Lifecycle, StopReason, Strategy};
 
-use super::gate::{port_gate, replace_gate};
+use super::gate::{port_gate, replace_gate, start_gate};
 use super::launch::Clash;
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings};
 use super::{Action, Drift, Pick, Step, Verb, Waiting};
@@ -115,8 +115,11 @@ fn replacement(
     if let Move::TakeOver(_) = next {
         return action(Some(Step::TakeOver { ordinal }), None);
     }
-    // An instance that is not well has nothing to lose, whoever else is being replaced.
-    let gate = if slot.ready { gate(unit, around) } else { None };
+    // An instance that is not well has nothing to lose, whoever else is being replaced, once what is new could be started.
+    let gate = match slot.ready {
+        true => gate(unit, around),
+        false => start_gate(around, false),
+    };
     if let Some(waiting) = gate {
         return action(None, Some(waiting));
     }
@@ -138,7 +141,7 @@ fn gate(unit: &ObservedUnit<'_>, around: &dyn Surroundings) -> Option<Waiting> {
     if let Some(message) = unit.machine {
         return Some(Waiting::Machine { message: message.to_owned() });
     }
-    replace_gate(around).or_else(|| (!around.roll_allowed()).then_some(Waiting::RolloutSlots))
+    replace_gate(around, unit.proven).or_else(|| (!around.roll_allowed()).then_some(Waiting::RolloutSlots))
 }
 
 /// Why no move is allowed for an ordinal.

@@ -180,6 +180,7 @@ pub(super) fn start(
         slot.former && !matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Done(_))
     };
     let version = if slot.is_some_and(former) { Pick::Former } else { Pick::Wanted };
+    let again = version == Pick::Former || (unit.proven && slot.is_some_and(|slot| slot.last_end.is_some()));
     if let Some(message) = unit.machine.filter(|_| version == Pick::Wanted) {
         let waiting = Some(Waiting::Machine { message: message.to_owned() });
         return Action { verb, reason, step: None, waiting };
@@ -191,7 +192,7 @@ pub(super) fn start(
     });
     let gate = if newer { replace_gate } else { start_gate };
     let waiting = circuit_gate(unit, seat, *starts)
-        .or_else(|| gate(around))
+        .or_else(|| gate(around, again))
         .or_else(|| port_gate(around))
         .or_else(|| (!around.start_allowed()).then_some(Waiting::StartSlots));
     let step = match &waiting {

@@ -68,6 +68,7 @@ impl World {
             },
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
             done,
+            completed_once: unit.completed_once,
             open_left_ms: open_left,
             open_for_ms: unit.breaker.open_for().as_millis() as u64,
             overrides: unit.overrides.clone(),
@@ -201,6 +202,7 @@ fn restored_unit(
         unit.overrides.rejected = None;
         unit.overrides.pinned = None;
     }
+    unit.completed_once = checkpoint.completed_once || checkpoint.done.is_some();
     restore_slots(&mut unit, &checkpoint, same, now.mono);
     if same && checkpoint.written_generation.is_none() {
         // The time of this boot, unless the machine was started again since: then nothing is later than what was left.

@@ -37,6 +37,7 @@ impl World {
             None => (unit.spec.clone(), generation, None),
         };
         let policy = &spec.policy;
+        unit.completed_once |= policy.job && end.is_success(policy);
         let failure = end.is_failure(policy);
         let after = slot.restart.after_end(policy, &end, now.mono, &mut self.rng);
         if end.ran_for(now.mono) >= policy.restart.reset_after

@@ -265,6 +265,9 @@ pub struct Checkpoint {
     pub rests: BTreeMap<Ordinal, Rested>,
     /// A Job has ended for this generation: how.
     pub done: Option<Exit>,
+    /// Of a Job: a version of it has completed, be it an earlier one.
+    #[serde(default)]
+    pub completed_once: bool,
     /// The breaker: open for so many milliseconds more when this was saved, and how long it was open last.
     pub open_left_ms: Option<u64>,
     pub open_for_ms: u64,

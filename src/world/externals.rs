@@ -53,6 +53,7 @@ impl External {
             started: self.ready,
             ready: self.ready,
             completed: self.ready,
+            completed_once: self.ready,
             gone: true,
             // An optional dependency on it holds nothing up once it is known to be down.
             hopeless: (!self.ready && self.failures > 0).then(|| self.message.clone()),

@@ -142,6 +142,7 @@ impl World {
             started: completed || all(|slot| slot.state.process().is_some()),
             ready: completed || (!unit.spec.policy.job && all(Slot::is_ready)),
             completed,
+            completed_once: completed || (unit.spec.policy.job && unit.completed_once),
             gone: unit.is_gone(),
             hopeless,
             unwell,
@@ -219,6 +220,7 @@ impl World {
             },
             machine: unit.spec.machine.as_deref(),
             scaled_from: unit.scaled_from,
+            proven: unit.good.as_ref().is_some_and(|good| good.generation == unit.generation),
             job: unit.spec.policy.job,
             update: &unit.spec.policy.update,
             rollout: ObservedRollout {

@@ -55,6 +55,8 @@ pub struct Unit {
     /// Boxed: a node of the map has room for eleven, and nearly every unit has one.
     pub slots: BTreeMap<Seat, Box<Slot>>,
     pub breaker: Breaker,
+    /// Of a Job: a version of it has completed, be it an earlier one.
+    pub completed_once: bool,
     /// +1 whenever an instance was replaced by a plan, for `restart: true` edges.
     pub replacements: u64,
     /// The latest record that explains what the unit does.
@@ -226,6 +228,7 @@ impl Unit {
             overrides: Overrides::default(),
             slots: BTreeMap::new(),
             breaker: Breaker::default(),
+            completed_once: false,
             replacements: 0,
             cause: None,
             changed: None,

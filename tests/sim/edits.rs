@@ -102,6 +102,45 @@ fn a_liveness_probe_that_was_edited_and_passed_once_kills_as_before() {
     assert_eq!(stage.world.units()[&name("a")].overrides.rejected, None);
 }
 
+/// A job and a service that waits for it, each as a version of its own.
+fn migrated(job: u32, service: u32) -> Vec<String> {
+    let job = format!(
+        "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {{name: job}}\n\
+         spec: {{command: [run], backoffLimit: 0, env: {{X: \"{job}\"}}}}\n---\n"
+    );
+    vec![job, versioned("a", ", dependsOn: [{name: job, condition: Completed}]", service)]
+}
+
+#[test]
+fn what_ran_on_the_ground_of_an_earlier_version_of_a_job_runs_again_after_the_next_one_failed() {
+    let mut stage = Stage::new();
+    stage.accept(&migrated(1, 1));
+    assert_eq!(stage.count("a"), 0);
+    stage.exits("job", Exit::Code(0));
+    stage.pass(Duration::from_secs(2));
+    stage.accept(&migrated(2, 1));
+    stage.exits("job", Exit::Code(1));
+    stage.exits("a", Exit::Code(1));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!(stage.count("a"), 1, "{:?}", stage.unit("a").waiting);
+    assert!(stage.checkpoints[&name("job")].completed_once, "the next daemon knows");
+    // What the edit itself starts anew waits for what belongs to it; what ran before stays, and comes back, meanwhile.
+    let id = stage.id("a");
+    stage.accept(&migrated(2, 2));
+    stage.pass(Duration::from_secs(100));
+    assert_eq!(stage.id("a"), id);
+    let waits = "job/job Completed (it ended: exit code 1)";
+    assert_eq!(stage.unit("a").waiting.as_deref(), Some(waits));
+    stage.exits("a", Exit::Code(1));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!(stage.count("a"), 1, "{}", stage.why("a").join("\n"));
+    stage.order(Order::Run(name("job")));
+    stage.exits("job", Exit::Code(0));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!(stage.unit("a").waiting, None);
+    assert_eq!(rollout(&stage), "Complete");
+}
+
 /// Services that bind these ports themselves.
 fn binding(ports: &[(&str, u16)], rest: &str) -> Vec<String> {
     let service =

@@ -35,11 +35,17 @@ pub fn before_spawn(
         let holds = match dependency.condition {
             Condition::Started => live(keeper, &dependency.name) > 0,
             Condition::Ready => ready(keeper, &dependency.name),
-            // Only the world knows that a job has completed.
-            Condition::Completed => world
-                .conditions(&dependency.name)
-                .iter()
-                .any(|condition| condition.kind == "Completed" && condition.status == "True"),
+            // Only the world knows that a job has completed; what was well on the ground of an earlier version runs again.
+            Condition::Completed => {
+                let (unit, job) = (&world.units()[&id.unit], world.units().get(&dependency.name));
+                let own = unit.slots.values().find(|slot| slot.id(&id.unit).as_ref() == Some(id));
+                let former = own.and_then(|slot| slot.instance.as_ref());
+                let former = former.is_some_and(|instance| instance.generation != unit.generation);
+                let good = unit.good.as_ref().is_some_and(|good| good.spec.launch == spec.launch);
+                let again = (good || former) && job.is_some_and(|job| job.completed_once);
+                let conditions = world.conditions(&dependency.name);
+                again || conditions.iter().any(|it| it.kind == "Completed" && it.status == "True")
+            }
         };
         if !holds {
             return Err(format!(
