@@ -17,6 +17,9 @@ pub struct Bounds {
     /// Items of a list, characters of a text.
     length: Option<(u64, u64)>,
     pattern: Option<Pattern>,
+    /// Named fields, and no list: the types would take a list for the fields in their order.
+    named: bool,
+    list: bool,
     fields: BTreeMap<String, Bounds>,
     /// Every item of a list, every value of a map without named fields.
     each: Option<Box<Bounds>>,
@@ -66,6 +69,8 @@ impl Bounds {
         if let Some(text) = schema.get("pattern").and_then(Value::as_str) {
             self.pattern = Some(Pattern { text: text.to_owned(), built: OnceCell::new() });
         }
+        self.named |= schema.get("properties").is_some();
+        self.list |= schema.get("items").is_some();
         for (name, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
             let found = self.fields.remove(name).unwrap_or_default().with(root, inner, depth);
             if !found.is_empty() {
@@ -84,6 +89,7 @@ impl Bounds {
         self.number.is_none()
             && self.length.is_none()
             && self.pattern.is_none()
+            && !self.named
             && self.fields.is_empty()
             && self.each.is_none()
     }
@@ -103,6 +109,7 @@ impl Bounds {
             }
             Value::Array(items) => {
                 within(items.len())
+                    && (self.list || !self.named)
                     && self.each.as_ref().is_none_or(|each| items.iter().all(|item| each.hold(item)))
             }
             Value::Object(map) => map.iter().all(|(key, value)| {
@@ -134,12 +141,16 @@ mod tests {
         let bounds = Bounds::of(&schema, &schema);
         let holds =
             |spec: Value| bounds.hold(&json!({"kind": "Service", "metadata": {"name": "a"}, "spec": spec}));
+        assert!(holds(json!({"command": ["x"], "dependsOn": ["a", {"name": "b"}], "env": {"A": "b"}})));
         assert!(holds(json!({"command": ["x"], "replicas": 3, "ports": [{"name": "p", "port": 80}]})));
         for out in [
             json!({"command": []}),
             json!({"command": ["x"], "replicas": 1001}),
             json!({"command": ["x"], "ports": [{"name": "p", "port": 0}]}),
             json!({"command": ["x"], "umask": "888"}),
+            json!({"command": ["x"], "stop": ["SIGINT"]}),
+            json!({"command": ["x"], "probes": {"readiness": {"tcp": [80]}}}),
+            json!({"command": ["x"], "env": {"A": ["config", "key"]}}),
             json!({"command": ["x"], "restart": {"backoff": {"jitter": 1.5}}}),
         ] {
             assert!(!holds(out.clone()), "{out}");
