@@ -56,6 +56,23 @@ impl Context {
         receive.await.map_err(|_| gone())
     }
 
+    /// A note for the answer to what the next daemon has to know, if it cannot be written now.
+    pub(super) async fn not_recorded(&self) -> Result<Option<String>, Refusal> {
+        let mut recorded = self.ask(|engine| engine.store.recorded()).await?;
+        let why = match tokio::time::timeout(limits::RECORDED_WITHIN, recorded.recv()).await {
+            // It was written, or the daemon ends: then it is written last.
+            Ok(None | Some(None)) => return Ok(None),
+            Ok(Some(Some(why))) => why,
+            Err(_) => format!("the disk has not taken it for {:?}", limits::RECORDED_WITHIN),
+        };
+        Ok(Some(format!(
+            "it is done, but not recorded: {} cannot be written ({why}). Make room there (`unisys doctor` says where): it is then \
+             recorded by itself, and the event StateUnblocked says so. A daemon that is started before does not know of it: give \
+             it again then",
+            self.state.database().display()
+        )))
+    }
+
     /// The name in `NAME` or `KIND/NAME`. Who writes the kind means nothing of another one.
     pub(super) async fn unit_name(&self, text: &str) -> Result<Name, Refusal> {
         let (kind, name) = text.rsplit_once('/').map_or((None, text), |(kind, name)| (Some(kind), name));

@@ -30,7 +30,7 @@ pub(super) struct Deletion {
 }
 
 pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) -> Answer<Done> {
-    let done = context
+    let mut done = context
         .ask(move |engine| {
             let mut taken = Taken::default();
             if let Some(path) = &deletion.path {
@@ -66,6 +66,7 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
             Ok(Done { revision, message, notes, ..Done::default() })
         })
         .await??;
+    done.notes.extend(context.not_recorded().await?);
     Ok(Json(done))
 }
 

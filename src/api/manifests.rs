@@ -208,7 +208,8 @@ pub(super) async fn apply(
     State(context): State<Context>,
     Json(submission): Json<Submission>,
 ) -> Answer<Done> {
-    let done = context
+    let dry_run = submission.dry_run;
+    let mut done = context
         .ask(move |engine| {
             // It is read again from there.
             if let Some(why) = submission.path.as_deref().and_then(files::distrusted) {
@@ -248,6 +249,9 @@ pub(super) async fn apply(
             Ok(Done { revision: engine.world.revision().0, message, plan, ..Done::default() })
         })
         .await??;
+    if !dry_run {
+        done.notes.extend(context.not_recorded().await?);
+    }
     Ok(Json(done))
 }
 

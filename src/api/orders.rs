@@ -14,7 +14,9 @@ use super::types::{Done, Order as OrderCall};
 
 pub(super) async fn order(State(context): State<Context>, Json(call): Json<OrderCall>) -> Answer<Done> {
     let names = context.unit_names(&call.names).await?;
-    let done = context
+    // That one leaves nothing to be known.
+    let lasts = call.verb != "reload";
+    let mut done = context
         .ask(move |engine| {
             let unknown: Vec<String> = names
                 .iter()
@@ -66,6 +68,9 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
             })
         })
         .await??;
+    if lasts {
+        done.notes.extend(context.not_recorded().await?);
+    }
     Ok(Json(done))
 }
 

@@ -114,7 +114,7 @@ pub async fn call(
     Json(call): Json<RolloutCall>,
 ) -> Answer<Done> {
     let unit = rolls_out(&context, &name).await?;
-    let done = context
+    let mut done = context
         .ask(move |engine| {
             if !engine.world.units().contains_key(&unit) {
                 return Err(not_found(engine, &[name]));
@@ -128,6 +128,7 @@ pub async fn call(
             Ok(Done { revision: engine.world.revision().0, message, ..Done::default() })
         })
         .await??;
+    done.notes.extend(context.not_recorded().await?);
     Ok(Json(done))
 }
 

@@ -319,7 +319,7 @@ pub struct Order {
 pub struct Done {
     pub revision: u64,
     pub message: String,
-    /// What keeps the order from having an effect, a sentence each.
+    /// What keeps the order from having an effect, or from being recorded, a sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
     #[serde(default)]

@@ -74,6 +74,8 @@ enum Question {
     Rollouts(Name, Sender<Vec<RolloutRecord>>),
     Revision(Revision, Sender<Option<Vec<StoredSet>>>),
     Flush(Sender<()>),
+    /// Whether everything said so far could be written; if not, why.
+    Recorded(tokio::sync::mpsc::Sender<Option<String>>),
 }
 
 /// What the engine and the thread share. The lock is held for as long as it takes to put something into a map.
@@ -264,6 +266,13 @@ impl Store {
         self.ask(Question::Flush);
     }
 
+    /// Gives `None` once everything said so far is on the disk; or why it cannot be written now. Nobody waits here.
+    pub fn recorded(&self) -> tokio::sync::mpsc::Receiver<Option<String>> {
+        let (answer, receive) = tokio::sync::mpsc::channel(1);
+        self.shared.put(|desk| desk.questions.push(Question::Recorded(answer)));
+        receive
+    }
+
     /// Writes what is left and lets the database go, for another daemon to open.
     pub fn close(&mut self) {
         let Some(thread) = self.thread.take() else { return };
@@ -324,6 +333,11 @@ fn serve(mut connection: Connection, shared: &Shared, mut spare: Spare, tell: &T
         // What is written stays true for those who ask, whatever could not be.
         for question in questions.iter().skip(answers.len()) {
             answers.extend(answer(&connection, question));
+        }
+        for question in &questions {
+            if let Question::Recorded(answer) = question {
+                let _ = answer.try_send(result.as_ref().err().map(ToString::to_string));
+            }
         }
         not_before = Some(Instant::now() + if result.is_ok() { BREATH } else { AGAIN });
         match result {

@@ -23,6 +23,7 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
         plan::print(&done.plan);
         render::line(&done.message);
     }
+    super::say_notes(&done.notes, false);
     match wait {
         // What was not accepted is not waited for.
         Some(time) if !args.dry_run => up::wait_rollout(&client, done.revision, time, global.quiet),

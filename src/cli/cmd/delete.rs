@@ -35,10 +35,8 @@ pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
     // What a file declares may be gone in part: it is to be gone.
     let deletion = json!({"objects": objects, "ignore_missing": args.file.is_some(), "path": gone});
     let done: Done = Client::connect(global)?.post("/v1/delete", &deletion)?;
+    super::say_notes(&done.notes, false);
     if !global.quiet {
-        for note in &done.notes {
-            render::line(note);
-        }
         render::line(&done.message);
     }
     Ok(Outcome::Done)

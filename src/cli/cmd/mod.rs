@@ -56,7 +56,7 @@ fn formats(verb: &Verb) -> Option<&'static [Format]> {
     }
 }
 
-/// What is to be known beside the answer.
+/// What there is to know beside that it was done, on standard error.
 fn say_notes(notes: &[String], quiet: bool) {
     for note in notes.iter().filter(|_| !quiet) {
         eprintln!("note: {}", neutral(note));

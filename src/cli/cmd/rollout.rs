@@ -19,6 +19,7 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
     };
     let call = RolloutCall { verb: verb.into(), to_revision };
     let done: Done = client.post(&format!("/v1/rollouts/{}", encoded(name)), &call)?;
+    super::say_notes(&done.notes, false);
     if !global.quiet {
         render::line(&done.message);
     }
