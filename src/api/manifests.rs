@@ -12,7 +12,7 @@ use crate::base::{Name, ObjectKind, ObjectRef};
 use crate::engine::{Claim, Engine, Proposal};
 use crate::manifest::diagnostic::is_conflict;
 use crate::manifest::fields::changed_fields;
-use crate::manifest::split::{objects_in, split};
+use crate::manifest::split::{objects_in, split, written_in};
 use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
 use crate::os::{clock, files};
 use crate::store::StoredFile;
@@ -177,13 +177,48 @@ pub(super) fn rejected(diagnostics: Vec<Diagnostic>) -> Refusal {
     Refusal(status, Problem { error, hint: String::new(), diagnostics })
 }
 
-/// What would be done if this were accepted: asked of a copy of the world.
-fn planned(engine: &Engine, proposal: &Proposal) -> super::types::Plan {
+/// What would be done if this were accepted: asked of a copy of the world. What other sets have to do anyway is named, not told.
+fn planned(engine: &Engine, set: &str, proposal: &Proposal) -> super::types::Plan {
     let mut world = engine.world.clone();
     let cause = Cause::new("Plan", "plan");
-    world.handle(clock::now(), Event::Desired { desired: proposal.desired(), cause });
+    let desired = proposal.desired();
+    world.handle(clock::now(), Event::Desired { desired: desired.clone(), cause });
     let mut plan = status::plan(&world, &world.pending());
-    plan.diagnostics.clone_from(&proposal.diagnostics);
+    let anyway = status::plan(&engine.world, &engine.world.pending());
+    let is_other = |unit: &str| {
+        let name: Option<Name> = unit.rsplit('/').next().and_then(|name| name.parse().ok());
+        let spec = |name: &Name| {
+            let running = || engine.world.units().get(name).map(|unit| &unit.spec);
+            desired.units.get(name).or_else(running).cloned()
+        };
+        name.and_then(|name| spec(&name)).is_some_and(|spec| *spec.set != *set)
+    };
+    let mut others = BTreeSet::new();
+    let mut is_left_out = |unit: &String, anyway: bool| {
+        let left_out = anyway && is_other(unit);
+        if left_out {
+            others.insert(unit.clone());
+        }
+        left_out
+    };
+    plan.actions.retain(|action| {
+        let same = |known: &super::types::PlanAction| known.verb == action.verb && known.unit == action.unit;
+        !is_left_out(&action.unit, anyway.actions.iter().any(same))
+    });
+    plan.waiting.retain(|row| {
+        let same = |known: &super::types::PlanWaiting| known.unit == row.unit && known.on == row.on;
+        !is_left_out(&row.unit, anyway.waiting.iter().any(same))
+    });
+    plan.others = others.into_iter().collect();
+    let files: BTreeSet<String> = proposal
+        .objects()
+        .sources()
+        .into_iter()
+        .filter(|source| *source.set != *set)
+        .map(|source| written_in(&source.file).display().to_string())
+        .collect();
+    let own = proposal.diagnostics.iter().filter(|found| !files.contains(&found.file));
+    plan.diagnostics = own.cloned().collect();
     plan
 }
 
@@ -197,7 +232,7 @@ pub(super) async fn plan(
             if proposal.rejected {
                 Err(rejected(proposal.diagnostics))
             } else {
-                Ok(planned(engine, &proposal))
+                Ok(planned(engine, &target(engine, &submission)?.0, &proposal))
             }
         })
         .await??;
@@ -221,7 +256,7 @@ pub(super) async fn apply(
             if proposal.rejected {
                 return Err(rejected(proposal.diagnostics));
             }
-            let plan = planned(engine, &proposal);
+            let plan = planned(engine, &target(engine, &submission)?.0, &proposal);
             let unchanged = proposal.desired().units == engine.world.desired().units
                 && proposal.desired().externals == engine.world.desired().externals
                 && proposal.objects().same_as(engine.sets.objects());

@@ -324,6 +324,7 @@ pub fn plan(world: &World, plan: &crate::plan::Plan) -> Plan {
         actions: plan.actions.iter().map(action).collect(),
         waiting: waiting.collect(),
         diagnostics: Vec::new(),
+        others: Vec::new(),
         overrides: all_overrides(world),
     }
 }

@@ -215,6 +215,9 @@ pub struct Plan {
     pub actions: Vec<PlanAction>,
     pub waiting: Vec<PlanWaiting>,
     pub diagnostics: Vec<Diagnostic>,
+    /// Units of other sets of which something is done, or waited for, anyway: `unisys plan` lists it.
+    #[serde(default)]
+    pub others: Vec<String>,
     /// What is in force though no manifest says it.
     #[serde(default)]
     pub overrides: Vec<Override>,

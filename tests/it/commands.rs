@@ -59,6 +59,33 @@ fn standard_input_is_applied_and_a_bad_one_changes_nothing() {
 }
 
 #[test]
+fn plan_and_apply_speak_of_their_own_set_and_fail_for_what_this_machine_lacks() {
+    let missing = |name: &str| sleeper(name, "").replace("[sleep, \"1000\"]", "[/no/such/program]");
+    let waits = sleeper("waits", "  dependsOn: [lacks]\n");
+    let system = System::up(&[("lacks.yaml", &missing("lacks")), ("waits.yaml", &waits)]);
+    system.write("b.yaml", &sleeper("b", ""));
+    let of_others = |words: &str| words.contains("E2001") || words.contains("service/lacks Ready");
+    let all = |output: &std::process::Output| {
+        crate::support::text(&output.stdout) + &crate::support::text(&output.stderr)
+    };
+    let plan = system.run(&["plan", "-f", "b.yaml"]);
+    assert_eq!(plan.status.code(), Some(1), "{}", all(&plan));
+    assert!(!of_others(&all(&plan)), "{}", all(&plan));
+    assert!(all(&plan).contains("in other sets: service/lacks, service/waits"), "{}", all(&plan));
+    let apply = system.run(&["apply", "-f", "b.yaml"]);
+    assert!(apply.status.success() && !of_others(&all(&apply)), "{}", all(&apply));
+    assert_eq!(system.run(&["plan", "-f", "b.yaml"]).status.code(), Some(0));
+    // Its own are told, and are no success.
+    let of_set = system.run(&["plan", "-f", "manifests"]);
+    assert_eq!(of_set.status.code(), Some(2), "{}", all(&of_set));
+    assert!(of_others(&all(&of_set)) && all(&of_set).contains("service/waits"), "{}", all(&of_set));
+    system.write("c.yaml", &missing("c"));
+    let apply = system.run(&["apply", "-f", "c.yaml"]);
+    assert_eq!(apply.status.code(), Some(1), "{}", all(&apply));
+    assert!(all(&apply).contains("accepted") && all(&apply).contains("E2001"), "{}", all(&apply));
+}
+
+#[test]
 fn what_is_wrong_in_a_file_or_standard_input_of_several_objects_is_placed_where_it_is_written() {
     use std::io::Write;
     let system = System::up(&[("k.yaml", &sleeper("k", ""))]);

@@ -27,7 +27,8 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     match wait {
         // What was not accepted is not waited for.
         Some(time) if !args.dry_run => up::wait_rollout(&client, done.revision, time, global.quiet),
-        Some(_) => Ok(Outcome::Done),
-        None => Ok(Outcome::Done),
+        // It is accepted, and some of it cannot run.
+        _ if plan::lacks(&done.plan) => Ok(Outcome::No),
+        _ => Ok(Outcome::Done),
     }
 }

@@ -1,11 +1,12 @@
 use crate::api::types::{Override, Plan as PlanShape};
+use crate::manifest::diagnostic::Severity;
 
 use super::super::args::{Format, Global, Plan};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
 use super::submit;
 
-/// `unisys plan`: 0 nothing to do, 1 something to do.
+/// `unisys plan`: 0 nothing to do, 1 something to do, 2 an error: what the manifests want cannot be had on this machine.
 pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
     let client = Client::connect(global)?;
@@ -24,7 +25,16 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
             render::line("nothing to do");
         }
     }
-    Ok(if nothing { Outcome::Done } else { Outcome::No })
+    Ok(match nothing {
+        _ if lacks(&plan) => Outcome::Code(2),
+        true => Outcome::Done,
+        false => Outcome::No,
+    })
+}
+
+/// Some of it cannot run: this machine has not what it needs (E2xxx).
+pub fn lacks(plan: &PlanShape) -> bool {
+    plan.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
 }
 
 /// What is in force though the manifests do not say it: it is nothing to do, and may be what keeps something from being done.
@@ -65,5 +75,9 @@ pub fn print(plan: &PlanShape) {
         let mut lines = vec![["WAITING", "FOR"].map(str::to_owned).to_vec()];
         lines.extend(plan.waiting.iter().map(|row| vec![row.unit.clone(), row.on.clone()]));
         render::print(&render::columns(&lines));
+    }
+    if !plan.others.is_empty() {
+        let others = plan.others.join(", ");
+        println!("beside it, in other sets: {} (`unisys plan` says what)", render::neutral(&others));
     }
 }
