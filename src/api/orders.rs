@@ -1,5 +1,7 @@
 //! What a person orders units and the daemon to do.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -52,8 +54,13 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
                 let message = format!("{name} has 0 replicas: there is nothing to start");
                 return Err(refuse(StatusCode::CONFLICT, message, format!("`unisys scale {name}=1`")));
             }
+            let ups = match call.verb.as_str() {
+                "stop" | "disable" => wanted_up(engine),
+                _ => BTreeSet::new(),
+            };
             engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
             let notes = match call.verb.as_str() {
+                "stop" | "disable" => taken_along(&call.verb, &ups, &wanted_up(engine), &asked),
                 "enable" | "scale" | "resetCircuit" | "reload" => without_effect(engine, &asked),
                 _ => Vec::new(),
             };
@@ -72,6 +79,24 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
         done.notes.extend(context.not_recorded().await?);
     }
     Ok(Json(done))
+}
+
+fn wanted_up(engine: &Engine) -> BTreeSet<Name> {
+    let units = engine.world.units().keys();
+    units.filter(|name| engine.world.down_reason(name).is_none()).cloned().collect()
+}
+
+/// What a stop took along, for it depends on what was stopped.
+fn taken_along(verb: &str, before: &BTreeSet<Name>, after: &BTreeSet<Name>, asked: &[Name]) -> Vec<String> {
+    let along = before.difference(after).filter(|name| !asked.contains(name));
+    let along: Vec<&str> = along.map(Name::as_str).collect();
+    if along.is_empty() {
+        return Vec::new();
+    }
+    let list = asked.iter().map(Name::as_str).collect::<Vec<_>>().join(" ");
+    let back = if verb == "disable" { "enable" } else { "start" };
+    let along = along.join(", ");
+    vec![format!("what depends on it is stopped first: {along} (`unisys {back} {list}` brings it back)")]
 }
 
 /// Of units that run no more for what was ordered: what holds them.

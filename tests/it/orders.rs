@@ -1,6 +1,6 @@
 //! What is ordered by hand: what stays of it, what keeps it from having an effect, and how both are told.
 
-use crate::support::{System, alive, signal, sleeper, until};
+use crate::support::{System, alive, signal, sleeper, text, until};
 
 /// The fields of the overrides in force.
 fn overrides(system: &System, name: &str) -> Vec<String> {
@@ -103,6 +103,29 @@ fn who_does_not_come_to_run_is_told_with_what_holds_it_and_what_to_do() {
     system.ok(&["start", "a", "b"]);
     system.ready(&["a", "b"]);
     assert_eq!(system.json(&["get", "service", "a"])["status"]["readyReplicas"], 2);
+}
+
+#[test]
+fn a_stop_names_what_it_takes_along() {
+    let system = System::up(&[
+        ("a.yaml", &sleeper("a", "")),
+        ("b.yaml", &sleeper("b", "  dependsOn: [a]\n")),
+        ("c.yaml", &sleeper("c", "  dependsOn: [b]\n")),
+        ("d.yaml", &sleeper("d", "")),
+    ]);
+    system.ready(&["a", "b", "c", "d"]);
+    for (verb, back) in [("stop", "start"), ("disable", "enable")] {
+        let output = system.run(&[verb, "a"]);
+        let said = text(&output.stderr);
+        assert!(
+            output.status.success() && said.contains("stopped first: b, c (") && said.contains(back),
+            "{said}"
+        );
+        system.ok(&[back, "a"]);
+        system.ready(&["a", "b", "c"]);
+    }
+    let said = text(&system.run(&["stop", "c", "d"]).stderr);
+    assert!(!said.contains("stopped first"), "{said}");
 }
 
 #[test]
