@@ -248,9 +248,10 @@ fn identify(
     match node.get("apiVersion").and_then(Node::as_str) {
         Some(API_VERSION) => {}
         written => {
-            let found = written.map_or("it is missing".to_owned(), |word| format!("`{word}` is not known"));
+            let found =
+                written.map_or("`apiVersion` is missing".to_owned(), |word| format!("`{word}` is not known"));
             let diagnostic = Diagnostic::error("E1201", &span(&["apiVersion"]), "apiVersion", found);
-            diagnostics.push(diagnostic.hint(format!("write `apiVersion: {API_VERSION}`")));
+            diagnostics.push(diagnostic.hint(format!("write `apiVersion: {API_VERSION}` as its first line")));
             return None;
         }
     }
@@ -261,7 +262,7 @@ fn identify(
             if word.is_empty() { "`kind` is missing".to_owned() } else { format!("unknown kind `{word}`") };
         let hint = match nearest(word, kinds) {
             Some(near) if !word.is_empty() => format!("did you mean `{near}`?"),
-            _ => format!("write one of {}", kinds.join(", ")),
+            _ => format!("write `kind: Service` for a program, or another of {}", kinds.join(", ")),
         };
         diagnostics.push(Diagnostic::error("E1201", &span(&["kind"]), "kind", message).hint(hint));
         return None;

@@ -116,7 +116,10 @@ fn explain(root: &Value, error: &ValidationError<'_>, written: &Written<'_>, fou
         ValidationErrorKind::Required { property } => {
             let property = property.as_str().unwrap_or_default();
             let message = format!("`{property}` is missing");
-            let hint = described(root, &super::tree::join(&path, property));
+            let hint = match path.is_empty() && property == "spec" {
+                true => spec_hint(root),
+                false => described(root, &super::tree::join(&path, property)),
+            };
             found.push(Diagnostic::error("E1202", &span, path, message).hint(hint));
         }
         ValidationErrorKind::OneOfMultipleValid { .. } | ValidationErrorKind::OneOfNotValid { .. }
@@ -147,6 +150,10 @@ fn unknown_key(root: &Value, path: &str, key: &str, written: &Written<'_>) -> Di
     let allowed = schema::at(root, root, &steps).map(schema::property_names).unwrap_or_default();
     let hint = match (ELSEWHERE.iter().find(|(word, _)| *word == key), nearest(key, allowed.iter().copied()))
     {
+        // Beside `spec`, where it belongs.
+        _ if path.is_empty() && schema::at(root, root, &["spec", key]).is_some() => {
+            format!("write it under `spec`: `spec: {{{key}: …}}`")
+        }
         (Some((_, hint)), _) => (*hint).to_owned(),
         (None, Some(near)) => format!("did you mean `{near}`?"),
         (None, None) => format!("allowed here: {}", allowed.join(", ")),
@@ -194,8 +201,24 @@ fn wrong_value(root: &Value, error: &ValidationError<'_>, span: &Span, path: Str
         }
         _ => None,
     };
-    let hint = hint.unwrap_or_else(|| hint_for(root, &path, error.instance()));
+    let hint = hint.unwrap_or_else(|| match path == "spec" && error.instance().is_null() {
+        true => spec_hint(root),
+        false => hint_for(root, &path, error.instance()),
+    });
     Diagnostic::error(code, span, path, message).hint(hint)
+}
+
+/// The least that an object of this kind says.
+fn spec_hint(root: &Value) -> String {
+    let spec = match root.get("title").and_then(Value::as_str).unwrap_or_default() {
+        "Service" | "Job" => "spec: {command: [PROGRAM, ARGUMENT]}",
+        "Config" => "spec: {data: {NAME: value}}",
+        "Secret" => "spec: {data: {NAME: {file: PATH}}}",
+        "External" => "spec: {probes: {readiness: {tcp: {host: HOST, port: 5432}}}}",
+        "Notifier" => "spec: {webhook: {url: https://…}}",
+        _ => "spec: {}",
+    };
+    format!("write `{spec}`")
 }
 
 /// What the field means, with an example of how its value looks.
