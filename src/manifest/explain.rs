@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::base::ObjectKind;
 
 use super::diagnostic::nearest;
-use super::schema;
+use super::{not_yet, schema};
 
 macro_rules! codes {
     ($($code:literal),* $(,)?) => {
@@ -72,6 +72,16 @@ fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, Strin
     if let Some(description) = description {
         out.push_str(&format!("\n  {}\n", description.replace('\n', "\n  ")));
     }
+    let not_yet = |steps: &[&str]| not_yet::of_field(kind, &steps.join("."));
+    match not_yet(steps) {
+        Some("") => out.push_str(
+            "\n  Not carried out yet by this version: an object that says it is refused (E1900).\n",
+        ),
+        Some(which) => {
+            out.push_str(&format!("\n  {which} is not carried out yet by this version (E1900).\n"))
+        }
+        None => {}
+    }
     let properties = properties(root, resolved);
     if !properties.is_empty() {
         out.push_str("\nFields:\n");
@@ -79,7 +89,12 @@ fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, Strin
         for (name, inner) in properties {
             let resolved = schema::resolve(root, inner);
             let words = [inner, resolved].into_iter().find_map(|schema| schema.get("description")?.as_str());
-            let words = words.unwrap_or_default().lines().next().unwrap_or_default();
+            let mut words = words.unwrap_or_default().lines().next().unwrap_or_default().to_owned();
+            match not_yet(&[steps, &[name]].concat()) {
+                Some("") => words.push_str(" (not yet: E1900)"),
+                Some(which) => words.push_str(&format!(" ({which} not yet: E1900)")),
+                None => {}
+            }
             out.push_str(&format!("  {name:width$}  {:9}  {words}\n", type_words(root, resolved)));
         }
     }
@@ -162,6 +177,11 @@ mod tests {
         assert!(explain("service.spec.dependsOn.optinal").unwrap_err().contains("did you mean `optional`"));
         assert!(explain("service.spec.command.x").unwrap_err().contains("it has none"));
         assert!(explain("service.spec.restrat").unwrap_err().contains("did you mean `restart`"));
+        assert!(explain("service.spec.metrics.scrape").unwrap().contains("E1900"));
+        assert!(explain("job.spec").unwrap().contains("(not yet: E1900)"));
+        assert!(explain("job.spec.logging.maxSize").unwrap().contains("E1900"));
+        assert!(explain("secret.spec.deliver").unwrap().contains("`files` is not carried out yet"));
+        assert!(!explain("service.spec.restart").unwrap().contains("E1900"));
         assert!(explain("E1203").unwrap().contains("E1203"));
         assert!(explain("servise").unwrap_err().contains("did you mean `service`"));
     }
