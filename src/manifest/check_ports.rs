@@ -1,7 +1,7 @@
 //! What the schema cannot say of ports: addresses, clashes, and probes that another instance could answer.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use crate::base::ObjectRef;
 use crate::base::ports::addresses_overlap;
@@ -181,7 +181,7 @@ pub(super) fn clashes(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
         for (index, port) in object.spec.ports.iter().enumerate() {
             let path = format!("spec.ports.{index}");
             if port.protocol.is_unix() {
-                let file = object.source.base_dir.join(&port.address);
+                let file = plain(&object.source.base_dir.join(&port.address));
                 if let Some(owner) = paths.insert(file.clone(), object.source.object.clone()) {
                     let message = format!("the socket {} is claimed by {owner}", file.display());
                     clash(&object.source, format!("{path}.address"), message, diagnostics);
@@ -202,6 +202,19 @@ pub(super) fn clashes(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
             owners.push((port, object.source.object.clone()));
         }
     }
+}
+
+/// One spelling of a path for all: without `.`, and without what `..` takes back.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => _ = plain.pop(),
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 fn clash(source: &Source, path: String, message: String, diagnostics: &mut Vec<Diagnostic>) {

@@ -56,6 +56,11 @@ fn text_that_is_no_manifest_is_refused_with_its_code() {
         ("no spec", head.into(), "write `spec: {command: [PROGRAM, ARGUMENT]}`"),
         ("an empty spec", format!("{head}spec:\n").into(), "write `spec: {command: [PROGRAM, ARGUMENT]}`"),
         ("beside spec", format!("{head}command: [x]\n").into(), "write it under `spec`"),
+        (
+            "one socket twice",
+            format!("{head}spec: {{command: [x], ports: [{{name: p, protocol: unix, address: run/../a.sock}}]}}\n---\n{}spec: {{command: [x], ports: [{{name: p, protocol: unix, address: ./a.sock}}]}}", head.replace("name: a", "name: b")).into(),
+            "E1501",
+        ),
         ("bare number", format!("{head}spec: {{command: [x], stop: {{grace: 5}}}}").into(), "grace"),
     ];
     for (what, content, expected) in cases {
