@@ -1,5 +1,6 @@
 //! Manifests that are handed in: plan, diff, apply.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use crate::base::{BackoffCurve, Name, Revision};
 use crate::manifest::check;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::load::{Objects, Source};
-use crate::manifest::resolve::{Context, EnvVar, Resolved, resolve, switched_off};
+use crate::manifest::resolve::{Context, EnvVar, Resolved, check_configs, resolve, switched_off};
 use crate::manifest::spec::dependency::DependencyCondition;
 use crate::manifest::spec::probe::{PortRef, Probe, ProbeAction};
 use crate::manifest::spec::service::{
@@ -106,6 +106,10 @@ pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Opt
         max_concurrent_rollouts: system.and_then(|system| system.max_concurrent_rollouts),
         rollback_scope_unit: system.is_some_and(|system| system.rollback_scope == RollbackScope::Unit),
     };
+    // What runs already is not kept waiting for a value that it does not use.
+    if !context.lenient {
+        check_configs(context, &mut built.files, &mut built.diagnostics);
+    }
     built.notifiers = notifiers(context, &mut built.diagnostics);
     built.files.sort();
     built.files.dedup();

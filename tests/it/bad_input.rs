@@ -51,6 +51,11 @@ fn text_that_is_no_manifest_is_refused_with_its_code() {
             b"apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: s}\nspec: {data: {a: b}, deliver: files}\n".to_vec(),
             "E1900",
         ),
+        (
+            "a Config that nothing uses",
+            b"apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c}\nspec: {data: {PORT: many}, types: {PORT: {type: port}}}\n".to_vec(),
+            "E1503",
+        ),
         ("no apiVersion", b"kind: Service\nmetadata: {name: a}\nspec: {command: [x]}\n".to_vec(), "write `apiVersion: unisys.dev/v1`"),
         ("no kind", b"apiVersion: unisys.dev/v1\nmetadata: {name: a}\nspec: {command: [x]}\n".to_vec(), "write `kind: Service`"),
         ("no spec", head.into(), "write `spec: {command: [PROGRAM, ARGUMENT]}`"),

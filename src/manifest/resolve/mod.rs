@@ -185,14 +185,27 @@ fn own_env(spec: &ServiceSpec, source: &Source, sources: &mut Sources<'_>, layer
                 }
             }
             EnvValue::Secret(of) => {
-                if let Some(secret) = context.objects.secrets.get(&of.secret) {
-                    if let Some(value) = sources.secret(secret, &of.key, source, &path) {
-                        push(layers, name, value);
-                    }
+                let secret = context.objects.secrets.get(&of.secret);
+                if let Some(value) =
+                    secret.and_then(|of_name| sources.secret(of_name, &of.key, source, &path))
+                {
+                    push(layers, name, value);
                 }
             }
         }
     }
+}
+
+/// Types of all Configs, whether a unit uses them or not. What is wrong with their files is told of who reads them.
+pub fn check_configs(context: &Context<'_>, files: &mut Vec<PathBuf>, diagnostics: &mut Vec<Diagnostic>) {
+    let mut found = Vec::new();
+    let mut sources = Sources::new(context, &mut found);
+    for config in context.objects.configs.values().filter(|config| !config.spec.types.is_empty()) {
+        sources.config(config);
+    }
+    files.append(&mut sources.files);
+    found.retain(|found| found.code == "E1503" && !diagnostics.contains(found));
+    diagnostics.append(&mut found);
 }
 
 /// Why a unit's switch keeps it off, if it does.
