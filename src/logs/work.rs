@@ -168,7 +168,8 @@ impl Work {
             Command::Watch { id, pattern } => {
                 // The pattern was checked with the manifest.
                 let Ok(pattern) = Regex::new(&pattern) else { return };
-                let already = super::read::tail_of_instance(&self.logs, &self.index, &id, 1000)
+                // As much of it as one answer holds: it may have said more than that since, and the line long ago.
+                let already = super::read::tail_of_instance(&self.logs, &self.index, &id, usize::MAX)
                     .iter()
                     .any(|line| pattern.is_match(line));
                 if already {

@@ -64,6 +64,19 @@ fn a_link_that_is_swapped_is_a_change_of_all_that_is_behind_it() {
 }
 
 #[test]
+fn a_line_that_was_written_long_ago_is_seen_by_a_probe_that_is_added_later() {
+    let code = "import time\nprint('listening on it')\nfor n in range(5000): print('line', n)\nprint('last')\ntime.sleep(1000)";
+    let system = System::up(&[("a.yaml", &python("a", code, ""))]);
+    let pid = system.pid("a");
+    until("it has said it all", || system.log_of("a").contains("last").then_some(()));
+    let probe = "  probes: {readiness: {log: {pattern: listening}}}\n";
+    system.write("manifests/a.yaml", &python("a", code, probe));
+    until("the edit is there", || system.ok(&["events", "a"]).contains("Updated").then_some(()));
+    system.ready(&["a"]);
+    assert_eq!(system.pid("a"), pid);
+}
+
+#[test]
 fn a_link_in_place_of_a_log_is_replaced_and_never_followed() {
     let ticks = "import time\nwhile True: print('tick'); time.sleep(0.01)";
     let system = System::up(&[("a.yaml", &python("a", ticks, ""))]);
