@@ -446,7 +446,7 @@ fn a_port_is_claimed_by_address() {
     }
     // Who holds it elsewhere is named once it is in the way.
     system.write("c.yaml", &server("c", "127.0.0.4"));
-    system.ok(&["apply", "-f", "c.yaml"]);
+    assert_eq!(system.fails(&["apply", "-f", "c.yaml"]).0, 1, "accepted, and not what was wished");
     let held = until("c cannot start", || {
         let c = system.json(&["get", "service", "c"]);
         (c["status"]["summary"] == "CannotStart").then(|| c.to_string())
