@@ -328,15 +328,18 @@ fn merge_defaults(drafts: &mut BTreeMap<ObjectRef, Draft>) {
 fn typed(draft: &Draft, cache: &mut ParseCache, diagnostics: &mut Vec<Diagnostic>) -> Option<Typed> {
     let kind = draft.object.kind;
     let read = read_typed(kind, &draft.value);
+    let hides = kind == ObjectKind::Secret;
+    let written = Written { span: &|path| draft.span(path), hides };
     let mut found = Vec::new();
     if read.is_err() || !cache.shapes.holds(kind, &draft.value) {
-        found = cache.shapes.check(kind, &draft.value, &Written { span: &|path| draft.span(path) });
+        found = cache.shapes.check(kind, &draft.value, &written);
     }
     match read {
         Ok(typed) if found.is_empty() => return Some(typed),
         Err(error) if found.is_empty() => {
             // The schema is content and the type is not: say what the type says.
-            diagnostics.push(Diagnostic::error("E1200", &draft.span("spec"), "spec", error.to_string()));
+            let what = if hides { "it does not have the form of a Secret".into() } else { error.to_string() };
+            diagnostics.push(Diagnostic::error("E1200", &draft.span("spec"), "spec", what));
         }
         _ => diagnostics.extend(found),
     }

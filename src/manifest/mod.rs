@@ -16,6 +16,7 @@ pub mod diagnostic;
 pub mod env_file;
 pub mod explain;
 pub mod fields;
+mod hidden;
 mod layers;
 pub mod load;
 pub mod not_yet;

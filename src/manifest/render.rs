@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::diagnostic::{Diagnostic, Severity};
+use super::hidden::Hidden;
 
 /// Text for people; `source` gives the content of a file, for the excerpt.
 pub fn text(diagnostics: &[Diagnostic], colour: bool, source: &dyn Fn(&str) -> Option<String>) -> String {
@@ -10,7 +11,9 @@ pub fn text(diagnostics: &[Diagnostic], colour: bool, source: &dyn Fn(&str) -> O
         if colour { format!("\x1b[{code}m{words}\x1b[0m") } else { words.to_owned() }
     };
     let mut out = String::new();
+    let mut file = Source::default();
     for diagnostic in diagnostics {
+        file.is(&diagnostic.file, source);
         let (word, code) = match diagnostic.severity {
             Severity::Error => ("error", "1;31"),
             Severity::Warning => ("warning", "1;33"),
@@ -20,7 +23,7 @@ pub fn text(diagnostics: &[Diagnostic], colour: bool, source: &dyn Fn(&str) -> O
         if !diagnostic.file.is_empty() {
             out.push_str(&format!("  {} {}\n", paint("1;34", "-->"), diagnostic.place()));
         }
-        if let Some(line) = excerpt(diagnostic, source) {
+        if let Some(line) = file.excerpt(diagnostic.line) {
             let number = diagnostic.line.to_string();
             let pad = " ".repeat(number.len());
             let caret = " ".repeat(diagnostic.column.saturating_sub(1) as usize);
@@ -38,15 +41,31 @@ pub fn text(diagnostics: &[Diagnostic], colour: bool, source: &dyn Fn(&str) -> O
     out
 }
 
-fn excerpt(diagnostic: &Diagnostic, source: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    let index = usize::try_from(diagnostic.line.checked_sub(1)?).ok()?;
-    let text = source(&diagnostic.file)?;
-    let line: String = text.lines().nth(index)?.chars().take(160).collect();
-    // A line that holds a secret's literal value is not shown.
-    if diagnostic.path.starts_with("spec.data") && diagnostic.file.contains("secret") {
-        return None;
+/// The file that findings are in, one after the other.
+#[derive(Default)]
+struct Source {
+    file: Option<String>,
+    text: Option<(String, Hidden)>,
+}
+
+impl Source {
+    fn is(&mut self, file: &str, source: &dyn Fn(&str) -> Option<String>) {
+        if self.file.as_deref() != Some(file) {
+            self.file = Some(file.to_owned());
+            self.text = source(file).map(|text| {
+                let hidden = Hidden::of(&text);
+                (text, hidden)
+            });
+        }
     }
-    Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+
+    /// A line, unless it may hold the value of a Secret.
+    fn excerpt(&self, number: u32) -> Option<String> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        let (text, hidden) = self.text.as_ref()?;
+        let line = text.lines().nth(index).filter(|_| !hidden.holds(number))?;
+        Some(line.chars().take(160).map(|c| if c.is_control() { ' ' } else { c }).collect())
+    }
 }
 
 /// The shape of cli.md.

@@ -61,11 +61,23 @@ impl Shapes {
 /// Where an object was written: the place of each of its fields.
 pub struct Written<'a> {
     pub span: &'a dyn Fn(&str) -> Span,
+    /// It is a Secret: none of its values is shown.
+    pub hides: bool,
 }
 
 impl Written<'_> {
     pub fn span(&self, path: &str) -> Span {
         (self.span)(path)
+    }
+
+    /// A value as a message shows it.
+    fn shown(&self, value: &Value) -> String {
+        if self.hides { "the value".into() } else { shown(value) }
+    }
+
+    /// What has no value of its own may be one that was meant to be.
+    fn may_be_value(&self, key: &str, value: &Value) -> bool {
+        self.hides && value.get(key).is_none_or(Value::is_null)
     }
 }
 
@@ -105,12 +117,18 @@ const ELSEWHERE: [(&str, &str); 31] = [
 ];
 
 fn explain(root: &Value, error: &ValidationError<'_>, written: &Written<'_>, found: &mut Vec<Diagnostic>) {
-    let path = dotted(error.instance_path().as_str());
+    let mut path = dotted(error.instance_path().as_str());
     let span = written.span(&path);
+    if written.hides && error.instance().is_null() {
+        path.truncate(path.rfind('.').unwrap_or_default());
+    }
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => {
             for key in unexpected {
-                found.push(unknown_key(root, &path, key, written));
+                found.push(match written.may_be_value(key, error.instance()) {
+                    true => Diagnostic::error("E1203", &span, path.as_str(), "unknown key"),
+                    false => unknown_key(root, &path, key, written),
+                });
             }
         }
         ValidationErrorKind::Required { property } => {
@@ -132,7 +150,7 @@ fn explain(root: &Value, error: &ValidationError<'_>, written: &Written<'_>, fou
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
             any_of(root, error, context, written, &path, found);
         }
-        _ => found.push(wrong_value(root, error, &span, path)),
+        _ => found.push(wrong_value(root, error, written, &span, path)),
     }
 }
 
@@ -161,8 +179,14 @@ fn unknown_key(root: &Value, path: &str, key: &str, written: &Written<'_>) -> Di
     Diagnostic::error("E1203", &span, full, format!("unknown key `{key}`")).hint(hint)
 }
 
-fn wrong_value(root: &Value, error: &ValidationError<'_>, span: &Span, path: String) -> Diagnostic {
-    let value = shown(error.instance());
+fn wrong_value(
+    root: &Value,
+    error: &ValidationError<'_>,
+    written: &Written<'_>,
+    span: &Span,
+    path: String,
+) -> Diagnostic {
+    let value = written.shown(error.instance());
     let (code, message) = match error.kind() {
         ValidationErrorKind::Type { kind } => {
             let wanted = format!("{kind:?}");
@@ -191,6 +215,7 @@ fn wrong_value(root: &Value, error: &ValidationError<'_>, span: &Span, path: Str
         ValidationErrorKind::MaxLength { limit } => {
             ("E1207", format!("{value} has more than {limit} characters"))
         }
+        _ if written.hides => ("E1200", "it does not have the form of this field".into()),
         _ => ("E1200", error.to_string()),
     };
     let hint = match (error.kind(), error.instance().as_ref()) {
@@ -267,7 +292,7 @@ fn any_of(
         return;
     }
     let span = written.span(path);
-    let message = format!("{} has none of the forms that this field allows", shown(error.instance()));
+    let message = format!("{} has none of the forms that this field allows", written.shown(error.instance()));
     let mut hint = hint_for(root, path, error.instance());
     if path.starts_with("spec.env.") && !matches!(error.instance().as_ref(), Value::String(_)) {
         hint = format!("an environment variable is text: write it in quotes, \"{}\"", error.instance());

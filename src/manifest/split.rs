@@ -61,13 +61,15 @@ pub fn written_in(path: &Path) -> PathBuf {
     made().unwrap_or_else(|| path.to_owned())
 }
 
-/// The document that a line belongs to, after as many empty lines as are before it. Documents begin at `---` and end at `---` or
-/// `...` in the first column, whatever is around it (YAML 1.2.2, 9.1).
+/// Documents begin at `---` and end at `---` or `...` in the first column, whatever is around it (YAML 1.2.2, 9.1).
+pub(super) fn begins_or_ends_document(line: &str) -> bool {
+    let rest = line.strip_prefix("---").or_else(|| line.strip_prefix("..."));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r']))
+}
+
+/// The document that a line belongs to, after as many empty lines as are before it.
 fn in_its_place(text: &str, line: usize) -> String {
-    let is_mark = |line: &str, mark: &str| {
-        line.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r']))
-    };
-    let ends = |line: &str| is_mark(line, "---") || is_mark(line, "...");
+    let ends = begins_or_ends_document;
     let lines: Vec<&str> = text.split('\n').collect();
     let at = line.saturating_sub(1).min(lines.len().saturating_sub(1));
     let first = (0..=at).rev().find(|index| ends(lines[*index])).unwrap_or(0);

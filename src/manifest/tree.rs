@@ -12,6 +12,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 use crate::base::limits;
 
 use super::diagnostic::{Diagnostic, Span};
+use super::hidden::hide;
 
 /// A node with its place (from 1).
 #[derive(Clone, Debug, PartialEq)]
@@ -328,6 +329,9 @@ fn report_flaws(file: &Path, document: &Node, diagnostics: &mut Vec<Diagnostic>)
     }
 }
 
+/// In place of what would show a value.
+const IN_SECRET: &str = "what is wrong is not shown, for it may be a Secret's value";
+
 fn syntax_error(file: &Path, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
     let (line, column) = error.location().map_or((0, 0), |at| (at.line() as u32, at.column() as u32));
     let span = Span { file: file.to_owned(), line, column };
@@ -342,11 +346,15 @@ fn syntax_error(file: &Path, text: &str, error: &serde_saphyr::Error) -> Diagnos
     let lower = words.to_lowercase();
     if ["budget", "alias", "limit", "too many", "depth", "nesting"].iter().any(|word| lower.contains(word)) {
         let message = format!("the document is larger or deeper than a manifest can be: {words}");
-        return Diagnostic::error("E1005", &span, "", message)
+        let mut diagnostic = Diagnostic::error("E1005", &span, "", message)
             .hint("remove the aliases (`*name`) that multiply it");
+        hide(&mut diagnostic, &words, text, IN_SECRET);
+        return diagnostic;
     }
-    Diagnostic::error("E1001", &span, "", format!("this is not YAML: {words}"))
-        .hint("check the indentation, the colons and the quotes at this place")
+    let mut diagnostic = Diagnostic::error("E1001", &span, "", format!("this is not YAML: {words}"))
+        .hint("check the indentation, the colons and the quotes at this place");
+    hide(&mut diagnostic, &words, text, IN_SECRET);
+    diagnostic
 }
 
 /// A text's first document as a plain value: what the test of the two YAML readers compares.

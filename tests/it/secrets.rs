@@ -10,6 +10,71 @@ const ENV: &str =
     "  env: {PW: {secret: s, key: pw}, KEY: {secret: s, key: key}, URL: 'db://me:${PW}@host'}\n";
 const KEY: &str = "-----BEGIN KEY-----\nMIIEvgIBADANBg\nshort\n-----END KEY-----\n";
 
+/// Broken in every way, and wherever it is told: the place and the rule are, no value is.
+#[test]
+fn no_value_of_a_broken_secret_is_shown() {
+    let secret =
+        |spec: &str| format!("apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {{name: s}}\nspec:\n{spec}");
+    let broken = [
+        ("number", secret("  data: {pw: 31337042}\n")),
+        ("list", secret("  data:\n    pw: [hunter2-first]\n")),
+        ("type", secret("  data: hunter2-first\n")),
+        ("form", secret("  data: {pw: {text: hunter2-first}}\n")),
+        ("flow", secret("  data: {pw hunter2-first}\n")),
+        ("set", secret("  data: {pw: {hunter2-first}}\n")),
+        ("unknown", secret("  hunter2-first:\n")),
+        ("kubernetes", secret("  stringData: {pw: hunter2-first}\n")),
+        ("deliver", secret("  deliver: hunter2-first\n")),
+        ("twice", secret("  data:\n    pw: hunter2-first\n    pw: hunter2-first\n")),
+        ("nul", secret("  data:\n    pw: \"hunter2-first\\0\"\n")),
+        ("quote", secret("  data:\n    pw: \"hunter2-first\n")),
+        ("indent", secret("  data:\n    pw: a\n   hunter2-first: b\n")),
+        ("tab", secret("  data:\n\tpw: hunter2-first\n")),
+        ("alias", secret("  data:\n    pw: *hunter2-first\n")),
+        ("tag", secret("  data:\n    pw: !!int hunter2-first\n")),
+        ("escape", secret("  data:\n    pw: \"hunter2-first\\q\"\n")),
+        ("kind", "{apiVersion: unisys.dev/v1, kind: Scret, metadata: {name: s}, spec: {data: {pw: hunter2-first}}}".into()),
+        ("no-kind", "{apiVersion: unisys.dev/v1, metadata: {name: s}, spec: {data: {pw: hunter2-first}}}".into()),
+        ("name", "{apiVersion: unisys.dev/v1, kind: Secret, spec: {data: {pw: hunter2-first}}}".into()),
+        ("json", "{\"apiVersion\": \"unisys.dev/v1\", \"kind\": \"Secret\", \"metadata\": {\"name\": \"s\"}, \"spec\": {\"data\": {\"pw\": [\"hunter2-first\"]}}}".into()),
+    ];
+    let system = System::up(&[("a.yaml", &python("a", "import time\ntime.sleep(99)", ""))]);
+    let valid = || system.json(&["get", "sets"])["items"][0]["status"]["conditions"][0]["status"].clone();
+    let told = |what: &str, said: &str| {
+        for hidden in ["hunter2", "-first", "31337042"] {
+            assert!(!said.contains(hidden), "{what}: {said}");
+        }
+    };
+    for (what, manifest) in &broken {
+        let file = format!("broken/{what}.yaml");
+        std::fs::create_dir_all(system.path("broken")).unwrap();
+        std::fs::write(system.path(&file), manifest).unwrap();
+        for verb in [
+            &["validate", &file][..],
+            &["validate", &file, "-o", "json"],
+            &["apply", "-f", &file],
+            &["plan", "-f", &file],
+        ] {
+            let output = system.run(verb);
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert!(!output.status.success() && said.contains(&format!("{what}.yaml")), "{what}: {said}");
+            assert!(said.contains("E1"), "{what}: {said}");
+            told(what, &said);
+        }
+        // The place of it is told, where there is one.
+        assert!(text(&system.run(&["validate", &file]).stderr).contains(&format!("{what}.yaml:")), "{what}");
+        system.write("manifests/s.yaml", manifest);
+        until(&format!("{what} is told"), || (valid() == "False").then_some(()));
+        std::fs::remove_file(system.path("manifests/s.yaml")).unwrap();
+        until(&format!("{what} is mended"), || (valid() == "True").then_some(()));
+    }
+    told("events", &system.ok(&["events", "-o", "json"]));
+    told("the terminal", &system.terminal());
+    let log = std::fs::read_to_string(system.path(".unified-system/logs/unifiedsystem.log")).unwrap();
+    assert!(log.contains("ManifestInvalid"));
+    told("the log", &log);
+}
+
 /// One that knows the secrets, and one that does not.
 fn system(code: &str, rest: &str) -> System {
     let system = System::new(&[("s.yaml", SECRET), ("a.yaml", &python("a", code, &format!("{ENV}{rest}")))]);
