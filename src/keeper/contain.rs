@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::base::{InstanceId, Instant};
 use crate::os::cgroup::Tree;
@@ -20,11 +21,13 @@ use super::table::{Instance, PartState, Running, Table};
 
 /// Scans until nothing new is found; a fork bomb is stopped faster than it can fork, as every member is stopped first.
 const ROUNDS: usize = 32;
-/// What is alive this long after SIGKILL is a survivor (state D), and named.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// What sleeps uninterruptibly this long after SIGKILL is a survivor, and named.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Whoever does not ends as soon as it is given a processor: with many for few of them that may take longer.
+const BUSY: Duration = Duration::from_secs(60);
 
 /// How long one that is killed at the very end is waited for, before it is looked whether anybody is left.
-const DYING: std::time::Duration = std::time::Duration::from_millis(100);
+const DYING: Duration = Duration::from_millis(100);
 
 /// Children of the keeper that it did not start, and whose they are.
 #[derive(Default)]
@@ -197,13 +200,13 @@ impl Victim {
 /// A kill that is under way.
 pub struct Kill {
     victims: BTreeMap<u32, Victim>,
-    give_up: Instant,
+    began: Instant,
 }
 
 impl Kill {
     /// Stops every member, looks again until no new one appears, then kills them all.
     pub fn begin(table: &Table, strays: &mut Strays, owner: &Owner<'_>, id: &InstanceId) -> Self {
-        let mut kill = Self { victims: BTreeMap::new(), give_up: clock::mono() + PATIENCE };
+        let mut kill = Self { victims: BTreeMap::new(), began: clock::mono() };
         kill.round(table, strays, owner, id);
         kill
     }
@@ -259,7 +262,38 @@ impl Kill {
                 return Some(Vec::new());
             }
         }
+        let took = clock::mono().since(self.began);
+        if took < PATIENCE {
+            return None;
+        }
         let survivors = self.victims.keys().copied().chain(living(table, id).map(|running| running.pid));
-        (clock::mono() >= self.give_up).then(|| survivors.collect())
+        let survivors: Vec<u32> = survivors.collect();
+        let states = survivors.iter().map(|pid| process::stat(*pid).map(|stat| stat.state));
+        gives_up(took, states).then_some(survivors)
+    }
+}
+
+/// Those that have not ended so long after SIGKILL will not, by their states (proc_pid_stat(5)); one of which nothing could be read
+/// may.
+fn gives_up(took: Duration, states: impl IntoIterator<Item = Option<char>>) -> bool {
+    // Z: the first thread has ended, and another one sleeps.
+    let stays = |state: Option<char>| matches!(state, Some('D' | 'Z'));
+    took >= BUSY || (took >= PATIENCE && states.into_iter().all(stays))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_sleeps_uninterruptibly_is_a_survivor_and_who_waits_for_a_processor_is_waited_for() {
+        let at = |seconds: u64, states: &[Option<char>]| {
+            gives_up(Duration::from_secs(seconds), states.iter().copied())
+        };
+        assert!(!at(4, &[Some('D')]));
+        assert!(at(5, &[Some('D'), Some('Z')]));
+        assert!(!at(5, &[Some('D'), Some('R')]), "it ends once it runs");
+        assert!(!at(5, &[Some('T')]) && !at(5, &[None]));
+        assert!(at(60, &[Some('R')]), "whatever it is that keeps it");
     }
 }
