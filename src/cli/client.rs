@@ -44,7 +44,7 @@ pub fn find_socket(global: &Global) -> Option<PathBuf> {
     let upwards = here.ancestors().map(|dir| dir.join(STATE_DIR).join("unisys.sock"));
     upwards
         .chain([PathBuf::from(SYSTEM_SOCKET)])
-        .find(|path| path.exists() || has_keeper(path) || was_killed(path))
+        .find(|path| path.exists() || keeper_of(path) != Keeper::Ended)
 }
 
 /// A keeper holds the lock beside this socket: if nobody answers there, its daemon is being started.
@@ -54,16 +54,36 @@ fn has_keeper(socket: &Path) -> bool {
     lock.is_some_and(|lock| rustix::fs::flock(&lock, shared) == Err(rustix::io::Errno::WOULDBLOCK))
 }
 
-/// The keeper that held the lock beside this socket did not end in order: an heir may take its place in a moment.
-fn was_killed(socket: &Path) -> bool {
+/// What became of the keeper that has, or had, the lock beside this socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    Lives,
+    /// It did not end in order: an heir may take its place in a moment.
+    Killed,
+    Ended,
+}
+
+fn keeper_of(socket: &Path) -> Keeper {
+    if has_keeper(socket) {
+        return Keeper::Lives;
+    }
     let lock = socket.parent().and_then(|dir| std::fs::read_to_string(dir.join("lock")).ok());
-    !has_keeper(socket) && lock.is_some_and(|pid| !pid.trim().is_empty())
+    match lock {
+        Some(pid) if !pid.trim().is_empty() => Keeper::Killed,
+        // An heir has come in between: it has the lock, and has not written its number into it yet.
+        _ if has_keeper(socket) => Keeper::Lives,
+        _ => Keeper::Ended,
+    }
 }
 
 /// Nobody answers at this socket, and somebody may soon, as it was `began` that it was tried.
 fn may_answer(socket: &Path, began: Instant) -> bool {
     let waited = began.elapsed();
-    waited < PATIENCE && (has_keeper(socket) || (waited < HEIR && was_killed(socket)))
+    match keeper_of(socket) {
+        Keeper::Lives => waited < PATIENCE,
+        Keeper::Killed => waited < HEIR,
+        Keeper::Ended => false,
+    }
 }
 
 /// How long the heir of a keeper that was killed is waited for: it is there within milliseconds, or never.
@@ -257,7 +277,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
             client = match Self::connect(global) {
-                Err(Failure::NoDaemon { .. }) if !was_killed(&client.socket) => {
+                Err(Failure::NoDaemon { .. }) if keeper_of(&client.socket) == Keeper::Ended => {
                     eprintln!("unisys: the system has ended");
                     break;
                 }

@@ -319,10 +319,11 @@ fn keeper_that_says(version: u32, oldest: u32) -> (System, String, i32) {
         assert hello['request']=='hello',hello\n\
         say=lambda **said: ours.send(b'P'+json.dumps(said).encode())\n\
         say(report='welcome',version=int(version),oldest=int(oldest),keeper=os.getpid(),release='9.9.9',epoch=3,incarnation=1,state_id='x')\n\
-        say(report='inventoryEnd')\n\
         words=b''\n\
-        try: words=ours.recv(65536)\n\
-        except ConnectionResetError: pass\n\
+        try:\n\
+        \tsay(report='inventoryEnd')\n\
+        \twords=ours.recv(65536)\n\
+        except (BrokenPipeError,ConnectionResetError): pass\n\
         ours.close()\n\
         print(words.decode(),daemon.wait())";
     let state = system.path("state");
