@@ -175,7 +175,7 @@ pub struct Up {
     /// With --detach: return once everything is Ready
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     pub wait: Option<String>,
-    /// Only these units and what they need
+    /// Only these units and what they need; the others rest until `unisys start`
     pub units: Vec<String>,
 }
 

@@ -394,7 +394,7 @@ impl Sets {
         let machine = ThisMachine::new(self.holders(&objects, busy));
         let mut built = build(&context, self.revision.next(), &self.key, Some(&machine));
         diagnostics.append(&mut built.diagnostics);
-        self.keep_wanted(&mut built.desired);
+        self.leave_out(&mut built.desired);
         let rejected = diagnostics.iter().any(Diagnostic::rejects);
         diagnostics.truncate(limits::DIAGNOSTICS);
         Proposal { candidates, dropped: BTreeSet::new(), objects, built, diagnostics, rejected }
@@ -434,13 +434,13 @@ impl Sets {
         Some((wanted.to_owned(), words))
     }
 
-    /// `up UNIT…`: only these and what they need.
-    fn keep_wanted(&self, desired: &mut Desired) {
+    /// `up UNIT…`: only these and what they need are to run.
+    fn leave_out(&self, desired: &mut Desired) {
         if self.options.units.is_empty() {
             return;
         }
-        let wanted: BTreeSet<_> = desired.graph.closure(&self.options.units).into_iter().cloned().collect();
-        desired.units.retain(|name, _| wanted.contains(name));
+        let wanted: BTreeSet<_> = desired.graph.closure(&self.options.units).into_iter().collect();
+        desired.left_out = desired.units.keys().filter(|name| !wanted.contains(name)).cloned().collect();
     }
 
     /// A proposal becomes the accepted state.

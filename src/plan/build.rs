@@ -100,6 +100,7 @@ pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Opt
     built.desired = Desired {
         revision,
         units,
+        left_out: Default::default(),
         externals: externals(objects),
         graph: check::graph(objects),
         max_concurrent_starts: system.and_then(|system| system.max_concurrent_starts),

@@ -1,6 +1,6 @@
 //! What is wanted: the accepted revision, resolved as far as it can be without starting anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::base::{Name, ObjectRef, Revision};
@@ -15,6 +15,8 @@ use super::launch::Launch;
 pub struct Desired {
     pub revision: Revision,
     pub units: BTreeMap<Name, Arc<UnitSpec>>,
+    /// Of these, who is neither named to `up` nor needed by who is: they rest until somebody starts them.
+    pub left_out: BTreeSet<Name>,
     pub externals: BTreeMap<Name, Arc<ExternalSpec>>,
     /// Units and externals.
     pub graph: Graph,

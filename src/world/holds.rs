@@ -175,7 +175,8 @@ impl World {
         let root = if down(name, unit) { Some(name.clone()) } else { self.behind(unit, down) };
         let found = root.and_then(|root| Some((self.units.get(&root)?, root)));
         let Some((unit, root)) = found else { return format!("`unisys why {name}`") };
-        match unit.overrides.disabled.is_some() || unit.overrides.stopped.is_some() {
+        let rests = unit.left_out || unit.overrides.disabled.is_some() || unit.overrides.stopped.is_some();
+        match rests {
             true => format!("`unisys start {root}`"),
             false if !unit.declared => format!("{} is in no manifest any more", unit.spec.object),
             false => format!("`enabledWhen` of {} decides; `unisys describe {root}`", unit.spec.object),

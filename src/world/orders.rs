@@ -31,7 +31,7 @@ impl World {
             }
             Order::Enable(names) => self.each(now, &names, by, Verb::Start, "unisys enable", |unit| {
                 unit.overrides.disabled = None;
-                unit.overrides.started = None;
+                unit.overrides.started.take_if(|_| !unit.left_out);
             }),
             Order::Disable(names) => {
                 self.each(now, &names, by, Verb::Stop, "unisys disable", |unit| {
@@ -281,11 +281,11 @@ fn as_ordered(unit: &Unit) -> (super::event::Overrides, Circuit, Vec<Lifecycle>)
     (unit.overrides.clone(), unit.breaker.circuit(), states)
 }
 
-/// It runs from now on, as by systemctl: what is disabled stays so, and counts again at the next `up`.
+/// It runs from now on, as by systemctl: what is disabled stays so, and counts again at the next `up`, as what that leaves out does.
 fn run_now(unit: &mut Unit, signature: Signature) {
     unit.restart_given_up = None;
     unit.overrides.stopped = None;
-    unit.overrides.started = unit.overrides.disabled.as_ref().map(|_| signature);
+    unit.overrides.started = (unit.left_out || unit.overrides.disabled.is_some()).then_some(signature);
 }
 
 /// A failed or backing-off seat starts afresh.

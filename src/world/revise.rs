@@ -46,6 +46,7 @@ impl World {
                 self.units.get(name).and_then(|unit| Some(unit.overrides.rejected.as_ref()?.revision));
             match self.revise_unit(now, name, spec, record, &shared) {
                 Fate::Same => continue,
+                Fate::New if desired.left_out.contains(name) => {}
                 Fate::New => rows.push((name.clone(), self.planned_row(name, Verb::Start, "it is new"))),
                 Fate::Changed => {
                     let reason = self.drift_words(name);
@@ -82,6 +83,9 @@ impl World {
                 ));
                 changed.insert(name);
             }
+        }
+        for (name, unit) in &mut self.units {
+            unit.left_out = desired.left_out.contains(name);
         }
         self.revise_externals(now, &desired);
         self.wishes_turned();

@@ -6,7 +6,7 @@ use crate::unit::{Circuit, EndReason, Lifecycle};
 
 use super::chronicle::{ChangeAction, Entry};
 use super::effect::Effect;
-use super::event::{Cause, Mark};
+use super::event::{Cause, Mark, Signature};
 use super::neighbours::Around;
 use super::state::{Slot, Unit};
 use super::{Change, OpenChange, Outcome, World};
@@ -46,6 +46,7 @@ impl World {
     /// Planning begins: what the first plan does belongs to one change.
     pub(super) fn begin(&mut self, now: Now) {
         self.begun = true;
+        self.keep_running(now);
         self.starting = self.count_starting();
         self.index_dependents();
         self.resume_rollouts(now);
@@ -61,6 +62,26 @@ impl World {
             .collect();
         if let (Some(cause), false) = (self.first_cause.take(), rows.is_empty()) {
             self.open_change(now, cause, rows);
+        }
+    }
+
+    /// Who ran before goes on, though `up` was given others this time: nobody asked for its end.
+    fn keep_running(&mut self, now: Now) {
+        let runs = |unit: &Unit| {
+            let over = &unit.overrides;
+            let ordered = over.started.is_some() || over.stopped.is_some() || over.disabled.is_some();
+            unit.left_out && !unit.is_gone() && !ordered
+        };
+        let names: Vec<Name> =
+            self.units.iter().filter(|(_, unit)| runs(unit)).map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            if let Some(unit) = self.units.get_mut(name) {
+                unit.overrides.started = Some(Signature { by: "an earlier unisys up".into(), at: now.wall });
+            }
+            self.save_unit(now, name);
+        }
+        if !names.is_empty() {
+            self.wishes_turned();
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Unit {
     pub declared: bool,
     /// It is not, and goes on: that was told.
     pub kept: bool,
+    /// See [`Desired::left_out`](crate::plan::Desired::left_out).
+    pub left_out: bool,
     pub overrides: Overrides,
     /// Boxed: a node of the map has room for eleven, and nearly every unit has one.
     pub slots: BTreeMap<Seat, Box<Slot>>,
@@ -225,6 +227,7 @@ impl Unit {
             restart_given_up: None,
             declared: true,
             kept: false,
+            left_out: false,
             overrides: Overrides::default(),
             slots: BTreeMap::new(),
             breaker: Breaker::default(),
@@ -259,6 +262,9 @@ impl Unit {
         }
         if let Some(signature) = &self.overrides.stopped {
             return Wish::Down { why: format!("stopped by {}", signature.by) };
+        }
+        if self.left_out && self.overrides.started.is_none() {
+            return Wish::Down { why: "`unisys up` was given other units".into() };
         }
         // Whatever version runs, the switch is the one that is written now.
         if let Some(why) = &self.written.spec.switched_off {

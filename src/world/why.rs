@@ -9,12 +9,14 @@ use crate::plan::Wish;
 use crate::unit::Lifecycle;
 
 use super::chronicle::{Record, RecordId};
+use super::state::Slot;
 use super::{Unit, World};
 
 /// The longest chain that is told.
 const LINKS: usize = 32;
 const WAITING: &str = "Waiting";
 const CANNOT_START: &str = "CannotStart";
+const NOT_WANTED: &str = "NotWanted";
 
 impl World {
     /// Why a unit is as it is: the record that explains its state and what that came of, symptom first, root last. A unit
@@ -29,12 +31,13 @@ impl World {
             let own = self.telling_record(&name);
             // That it waits is nothing that happened; what it waits for is why.
             let waits = on.is_some().then(|| self.waiting_record(&name, own)).flatten();
-            let records = match waits.or_else(|| self.faulty_record(&name, own)) {
+            let unwanted = || self.unwanted_record(&name, own);
+            let records = match waits.or_else(unwanted).or_else(|| self.faulty_record(&name, own)) {
                 Some(record) => vec![record],
                 None => own.map(|id| self.chronicle.chain(id, LINKS)).unwrap_or_default(),
             };
             for record in records {
-                let stands = [WAITING, CANNOT_START].contains(&&*record.reason);
+                let stands = [WAITING, CANNOT_START, NOT_WANTED].contains(&&*record.reason);
                 if chain.len() < LINKS && (stands || seen.insert(record.id)) {
                     chain.push(record);
                 }
@@ -59,6 +62,18 @@ impl World {
         };
         let waiting = unit.waiting.as_ref().filter(|waiting| !(held && told(waiting)))?;
         Some(self.standing_record(unit, own, WAITING, format!("waits for {waiting}")))
+    }
+
+    /// That it is not to run, of one that has not run yet: nothing happened that would tell it.
+    fn unwanted_record(&self, name: &Name, own: Option<RecordId>) -> Option<Arc<Record>> {
+        let unit = self.units.get(name)?;
+        let has_run = |slot: &Slot| slot.instance.is_some() || slot.last_end.is_some();
+        match self.wish(name, unit) {
+            Wish::Down { why } if !unit.slots.values().any(|slot| has_run(slot)) => {
+                Some(self.standing_record(unit, own, NOT_WANTED, format!("does not run: {why}")))
+            }
+            _ => None,
+        }
     }
 
     /// What the machine lacks for a unit of which nothing runs, where something else (an order) was told of it since.

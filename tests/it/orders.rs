@@ -250,3 +250,33 @@ fn a_job_rolls_nothing_out_and_says_so() {
         );
     }
 }
+
+#[test]
+fn up_of_some_units_knows_the_others_and_leaves_alone_what_runs() {
+    let need = "  dependsOn: [needed]\n";
+    let units = [("a.yaml", "a", need), ("b.yaml", "b", ""), ("c.yaml", "c", ""), ("n.yaml", "needed", "")];
+    let manifests: Vec<(&str, String)> =
+        units.iter().map(|(file, name, rest)| (*file, sleeper(name, rest))).collect();
+    let manifests: Vec<(&str, &str)> = manifests.iter().map(|(file, text)| (*file, text.as_str())).collect();
+    let mut system = System::new(&manifests);
+    system.start(&["a"]);
+    system.ready(&["a", "needed"]);
+    system.ok(&["wait", "--for=condition=Ready"]);
+    assert!(system.instance_if_any("b").is_none_or(|b| b["pid"].is_null()));
+    assert!(system.ok(&["why", "b"]).contains("`unisys up` was given other units"));
+    system.ok(&["start", "b"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    // Neither daemon after it stops b or starts c: not the next one, not one of another `up`.
+    let daemon = system.daemon_pid().unwrap();
+    crate::support::signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    for named in ["a", "c"] {
+        crate::support::kill_both(system.keeper_pid(), system.daemon_pid().unwrap());
+        until("both are gone", || (!system.run(&["get", "system"]).status.success()).then_some(()));
+        system.start(&[named]);
+        system.ready(&["a", "b", "needed", named]);
+        assert_eq!((system.pid("a"), system.pid("b")), (a, b));
+    }
+    system.ok(&["stop", "b"]);
+    assert!(!crate::support::alive(b));
+}
