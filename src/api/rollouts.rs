@@ -69,6 +69,7 @@ pub async fn status(State(context): State<Context>, Path(name): Path<String>) ->
     let unit = rolls_out(&context, &name).await?;
     let found = context
         .ask(move |engine| {
+            let replicas = engine.world.wanted_replicas(&unit);
             let unit = engine.world.units().get(&unit)?;
             let steps = unit.slots.values().map(|slot| RolloutStep {
                 instance: slot.seat.ordinal.0,
@@ -80,6 +81,7 @@ pub async fn status(State(context): State<Context>, Path(name): Path<String>) ->
             });
             Some(RolloutStatus {
                 rollout: rollout(unit),
+                replicas,
                 steps: steps.collect(),
                 waiting: unit.waiting.clone(),
             })

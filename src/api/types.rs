@@ -146,6 +146,9 @@ pub struct Rollout {
 pub struct RolloutStatus {
     #[serde(flatten)]
     pub rollout: Rollout,
+    /// Instances that are wanted.
+    #[serde(default)]
+    pub replicas: u32,
     pub steps: Vec<RolloutStep>,
     pub waiting: Option<String>,
 }
@@ -366,7 +369,8 @@ pub struct ExecContext {
 #[serde(rename_all = "camelCase")]
 pub struct WaitFor {
     pub names: Vec<String>,
-    /// `condition=Ready`, `delete`, `lifecycle=Done`, `stopped`, `started` (as an order asked for).
+    /// `condition=Ready`, `delete`, `lifecycle=Done`, `stopped`, `started` (as an order asked for), `rollout=REVISION` (what that
+    /// revision wrote, and the named units).
     #[serde(rename = "for")]
     pub what: String,
     pub timeout_ms: u64,

@@ -11,6 +11,7 @@ use crate::base::{Name, Now};
 use crate::engine::Engine;
 use crate::os::clock;
 use crate::unit::Lifecycle;
+use crate::world::Unit;
 use crate::world::conditions::KINDS;
 
 use super::calls::{Answer, Context, Refusal, among, not_found, refuse};
@@ -98,10 +99,8 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
         };
         return names.iter().filter_map(lasting).collect();
     }
-    let Some(revision) = what.strip_prefix("rollout=").and_then(|text| text.parse::<u64>().ok()) else {
-        return Vec::new();
-    };
-    let units = engine.world.units().iter().filter(|(name, _)| names.is_empty() || names.contains(name));
+    let Some(revision) = revision_of(what) else { return Vec::new() };
+    let units = engine.world.units().iter();
     units
         .filter(|(_, unit)| unit.rollout.revision.0 >= revision)
         .filter_map(|(name, unit)| Some((name, unit, unit.rollout.failure()?)))
@@ -109,6 +108,23 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
             format!("{name}: revision {} was rolled back: {}", unit.rollout.revision, failure.message)
         })
         .collect()
+}
+
+/// The revision of `rollout=REVISION`.
+fn revision_of(what: &str) -> Option<u64> {
+    what.strip_prefix("rollout=")?.parse().ok()
+}
+
+/// Of the units that are to run those that this revision, or a later one, wrote, and those that were handed in with it, changed
+/// or not. What is unwell besides is not its business.
+fn brought_by(engine: &Engine, revision: Option<u64>, names: &[Name]) -> Vec<Name> {
+    let world = &engine.world;
+    let of_it = |name: &Name, unit: &Unit| {
+        names.contains(name) || revision.is_none_or(|revision| unit.written.revision.0 >= revision)
+    };
+    let wanted = |name: &Name| world.wanted_replicas(name) > 0;
+    let units = world.units().iter().filter(|(name, unit)| of_it(name, unit) && wanted(name));
+    units.map(|(name, _)| name.clone()).collect()
 }
 
 /// Those of which nothing runs though they are as wanted.
@@ -124,7 +140,7 @@ fn notes(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
 
 /// What is said of those that are not as wanted, and whether they stay so until somebody does something.
 fn told(engine: &Engine, unmet: Vec<(Name, String)>, what: &str) -> (Vec<String>, bool) {
-    let stuck = what.starts_with("condition=")
+    let stuck = (what.starts_with("condition=") || what.starts_with("rollout="))
         && !unmet.is_empty()
         && unmet.iter().all(|(name, _)| is_stuck(engine, name));
     (unmet.into_iter().map(|(_, words)| words).collect(), stuck)
@@ -157,6 +173,7 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
             .collect());
     }
     let all: Vec<Name> = match names.is_empty() {
+        _ if what.starts_with("rollout=") => brought_by(engine, revision_of(what), names),
         true if what == "stopped" => world.units().keys().cloned().collect(),
         true => world.units().keys().filter(|name| world.wanted_replicas(name) > 0).cloned().collect(),
         false => names.to_vec(),

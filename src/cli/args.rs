@@ -189,7 +189,7 @@ pub struct Apply {
     /// Show what would be done and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Return once everything is Ready
+    /// Return once what was handed in, and what else changed, is Ready
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     pub wait: Option<String>,
     /// Try again what was rolled back though its manifest has not changed
@@ -368,7 +368,8 @@ pub struct Names {
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Rollout {
-    /// How far a rollout is, or how it ended: exit code 6 when it was rolled back, 1 when it failed
+    /// How far a rollout is, or how it ended: exit code 6 when it was rolled back, 1 when it failed or what it brought is not
+    /// Ready
     Status {
         /// A unit
         name: String,

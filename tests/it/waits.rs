@@ -42,3 +42,19 @@ fn nothing_is_waited_for_where_no_replica_is_wanted_and_that_is_said() {
     system.ok(&["stop", "b"]);
     assert_eq!(system.fails(&["wait", "b", READY, "--timeout", "10ms"]).0, 1);
 }
+
+#[test]
+fn an_apply_waits_for_its_own_and_says_so_of_what_failed_though_nothing_changed() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let lost = sleeper("lost", "").replace("[sleep, \"1000\"]", "[sh, -c, \"exit 78\"]");
+    system.write("lost.yaml", &lost);
+    assert_eq!(system.fails(&["apply", "-f", "lost.yaml", "--wait"]).0, 1);
+    let (code, words) = system.fails(&["rollout", "status", "lost"]);
+    assert!(code == 1, "{words}");
+    // That one is unwell is nobody else's business.
+    system.write("b.yaml", &sleeper("b", ""));
+    system.ok(&["apply", "-f", "b.yaml", "--wait"]);
+    system.ok(&["rollout", "status", "b"]);
+    // It is no better for being handed in again.
+    assert_eq!(system.fails(&["apply", "-f", "lost.yaml", "--wait"]).0, 1);
+}

@@ -26,7 +26,12 @@ pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     super::say_notes(&done.notes, false);
     match wait {
         // What was not accepted is not waited for.
-        Some(time) if !args.dry_run => up::wait_rollout(&client, done.revision, time, global.quiet),
+        Some(time) if !args.dry_run => {
+            let units = submit::declared(&submission.files)?.into_iter();
+            let units = units.filter(|(kind, _)| ["service", "job"].contains(&kind.as_str()));
+            let names = units.map(|(_, name)| name).collect();
+            up::wait_rollout(&client, done.revision, names, time, global.quiet)
+        }
         // It is accepted, and some of it cannot run.
         _ if plan::lacks(&done.plan) => Ok(Outcome::No),
         _ => Ok(Outcome::Done),

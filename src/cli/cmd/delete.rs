@@ -2,13 +2,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::api::types::Done;
-use crate::manifest::tree;
-
 use super::super::args::{Delete, Global};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
 use super::submit;
+use crate::api::types::Done;
 
 /// `unisys delete`: takes away what `apply` made.
 pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
@@ -22,15 +20,8 @@ pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
     if let Some(path) = args.file.as_ref().filter(missing) {
         gone = std::path::absolute(path).ok();
     } else if let Some(path) = &args.file {
-        for file in submit::read(path, None)?.files {
-            let documents = tree::parse_to_values(&file.text).map_err(|why| {
-                Failure::usage(format!("{}: {why}", file.path.display()), "`unisys validate` says more")
-            })?;
-            for document in documents {
-                let kind = document["kind"].as_str().unwrap_or_default().to_lowercase();
-                objects.push(format!("{kind}/{}", document["metadata"]["name"].as_str().unwrap_or_default()));
-            }
-        }
+        let declared = submit::declared(&submit::read(path, None)?.files)?;
+        objects.extend(declared.into_iter().map(|(kind, name)| format!("{kind}/{name}")));
     }
     // What a file declares may be gone in part: it is to be gone.
     let deletion = json!({"objects": objects, "ignore_missing": args.file.is_some(), "path": gone});

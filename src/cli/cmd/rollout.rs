@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use crate::api::types::{Done, RolloutCall, RolloutStatus};
 use crate::world::RolloutRecord;
 
@@ -28,9 +30,14 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
 
 fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
     let found: RolloutStatus = client.get(&format!("/v1/rollouts/{}", encoded(name)), &[])?;
+    // What has come to its end, and what became of it since.
+    let ready: BTreeSet<u32> =
+        found.steps.iter().filter(|step| step.ready).map(|step| step.instance).collect();
+    let lacking = found.replicas.saturating_sub(ready.len() as u32);
     let outcome = match found.rollout.state.as_str() {
         "RollingBack" | "RolledBack" => Outcome::RolledBack,
         "Failed" => Outcome::No,
+        "Complete" if lacking > 0 => Outcome::No,
         _ => Outcome::Done,
     };
     if render::structured(global.output, &serde_json::to_value(&found).unwrap_or_default())? {
@@ -51,6 +58,9 @@ fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failu
     }
     for line in &rollout.lines {
         out.push_str(&format!("  | {}\n", render::neutral(line)));
+    }
+    if matches!(outcome, Outcome::No) && lacking > 0 {
+        out.push_str(&format!("{} of {} are Ready: `unisys why {name}`\n", ready.len(), found.replicas));
     }
     if let Some(waiting) = &found.waiting {
         out.push_str(&format!("waiting for {waiting}\n"));

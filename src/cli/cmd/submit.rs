@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::types::Submission;
 use crate::base::limits;
+use crate::manifest::tree;
 use crate::os::files;
 use crate::store::StoredFile;
 
@@ -30,6 +31,21 @@ fn with_texts<T>(result: Result<T, Failure>, submission: &Submission) -> Result<
         }
         other => other,
     })
+}
+
+/// Kind, in small letters, and name of what these files declare.
+pub fn declared(files: &[StoredFile]) -> Result<Vec<(String, String)>, Failure> {
+    let mut declared = Vec::new();
+    for file in files {
+        let documents = tree::parse_to_values(&file.text).map_err(|why| {
+            Failure::usage(format!("{}: {why}", file.path.display()), "`unisys validate` says more")
+        })?;
+        declared.extend(documents.into_iter().map(|document| {
+            let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            (word(&document["kind"]).to_lowercase(), word(&document["metadata"]["name"]))
+        }));
+    }
+    Ok(declared)
 }
 
 /// The files of a directory (with its path, as they are the whole set), one file, or standard input.

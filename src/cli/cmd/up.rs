@@ -199,21 +199,28 @@ pub fn wait_time(text: &str) -> Result<Duration, Failure> {
 
 /// Waits for everything to be Ready.
 pub fn wait_ready(client: &Client, timeout: Duration, quiet: bool) -> Result<Outcome, Failure> {
-    wait_for(client, "condition=Ready".into(), timeout, quiet)
+    wait_for(client, "condition=Ready".into(), Vec::new(), timeout, quiet)
 }
 
-/// Waits until every rollout of a revision is over: 6 when one of them was rolled back.
+/// Waits until every rollout of a revision is over, and these units are Ready: 6 when one was rolled back.
 pub fn wait_rollout(
     client: &Client,
     revision: u64,
+    names: Vec<String>,
     timeout: Duration,
     quiet: bool,
 ) -> Result<Outcome, Failure> {
-    wait_for(client, format!("rollout={revision}"), timeout, quiet)
+    wait_for(client, format!("rollout={revision}"), names, timeout, quiet)
 }
 
-fn wait_for(client: &Client, what: String, timeout: Duration, quiet: bool) -> Result<Outcome, Failure> {
-    let wanted = WaitFor { names: Vec::new(), what, timeout_ms: timeout.as_millis() as u64 };
+fn wait_for(
+    client: &Client,
+    what: String,
+    names: Vec<String>,
+    timeout: Duration,
+    quiet: bool,
+) -> Result<Outcome, Failure> {
+    let wanted = WaitFor { names, what, timeout_ms: timeout.as_millis() as u64 };
     let waited = client.wait(&wanted, quiet)?;
     super::say_notes(&waited.notes, quiet);
     if waited.met {
