@@ -157,8 +157,7 @@ fn is_stuck(engine: &Engine, name: &Name) -> bool {
         if unit.slots.values().any(|slot| slot.state.is_occupied()) {
             continue;
         }
-        let hard = unit.spec.policy.depends_on.iter().filter(|dependency| !dependency.optional);
-        left.extend(hard.map(|dependency| &dependency.name).filter(|on| seen.insert(on)));
+        left.extend(unit.spec.policy.hard_dependencies().filter(|on| seen.insert(on)));
     }
     false
 }

@@ -205,6 +205,11 @@ impl Policy {
         self.probes[kind.index()].as_ref()
     }
 
+    /// What it cannot be without.
+    pub fn hard_dependencies(&self) -> impl Iterator<Item = &Name> {
+        self.depends_on.iter().filter(|dependency| !dependency.optional).map(|dependency| &dependency.name)
+    }
+
     /// A program that ends sooner has failed at its start. One that has a probe for its start is watched while it begins; of
     /// another it is only guessed.
     pub fn start_failure(&self) -> Duration {

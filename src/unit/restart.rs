@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::base::{Exit, Instant, Rng, SpawnStage, limits};
 
 use super::lifecycle::{End, EndReason, StopReason};
-use super::policy::{Policy, ProbeKind, RestartWhen};
+use super::policy::{Policy, RestartWhen};
 
 /// What one ordinal remembers from start to start.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -89,10 +89,8 @@ impl RestartState {
     /// probe that could tell, as long as it takes a program to fail at once.
     pub fn proof(&self, policy: &Policy) -> Duration {
         let min_ready = policy.update.min_ready;
-        let probed =
-            [ProbeKind::Startup, ProbeKind::Readiness].into_iter().any(|kind| policy.probe(kind).is_some());
         match self.attempt {
-            0 if probed => Duration::ZERO,
+            0 if policy.is_seen_to_start() => Duration::ZERO,
             0 => min_ready.min(limits::SETTLED),
             _ => self.lasted.saturating_mul(2).min(limits::LONGEST_PROOF).max(min_ready),
         }
@@ -184,7 +182,7 @@ fn is_permanent(stage: SpawnStage, errno: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::policy::{ProbePolicy, ProbeWay};
+    use super::super::policy::{ProbeKind, ProbePolicy, ProbeWay};
     use super::*;
 
     /// Milliseconds it ran, how it ended, whether that is found to come of its configuration.

@@ -50,7 +50,7 @@ impl World {
 
     /// A unit that this version of another one cannot be without, and that is not there, or needs that one in turn.
     pub fn unmet(&self, name: &Name, spec: &UnitSpec) -> Option<String> {
-        let in_ring = || hard(spec).find(|on| self.reaches(on, name));
+        let in_ring = || spec.policy.hard_dependencies().find(|on| self.reaches(on, name));
         self.lacks(spec)
             .or_else(|| in_ring().map(|on| format!("it depends on {on}, which depends on it by now")))
     }
@@ -58,7 +58,7 @@ impl World {
     /// A unit that a version cannot be without, and that is not there.
     pub(super) fn lacks(&self, spec: &UnitSpec) -> Option<String> {
         let gone = |on: &&Name| !self.units.contains_key(*on) && !self.externals.contains_key(*on);
-        let on = hard(spec).find(gone)?;
+        let on = spec.policy.hard_dependencies().find(gone)?;
         Some(format!("it depends on {on}, and there is no such unit any more"))
     }
 
@@ -88,10 +88,6 @@ impl World {
         let names = spec.policy.depends_on.iter().map(|dependency| &dependency.name);
         self.dirty.extend(names.filter(|name| self.units.contains_key(*name)).cloned());
     }
-}
-
-fn hard(spec: &UnitSpec) -> impl Iterator<Item = &Name> {
-    spec.policy.depends_on.iter().filter(|dependency| !dependency.optional).map(|dependency| &dependency.name)
 }
 
 /// Something of a unit is there that needs another, as it is wanted or as it was started, by an edge that counts.

@@ -185,13 +185,7 @@ impl World {
 
     /// The nearest unit, over hard dependencies, of which something is so.
     fn behind(&self, unit: &Unit, so: impl Fn(&Name, &Unit) -> bool) -> Option<Name> {
-        let hard = |unit: &Unit| -> Vec<Name> {
-            let depends_on = unit.spec.policy.depends_on.iter();
-            depends_on
-                .filter(|dependency| !dependency.optional)
-                .map(|dependency| dependency.name.clone())
-                .collect()
-        };
+        let hard = |unit: &Unit| -> Vec<Name> { unit.spec.policy.hard_dependencies().cloned().collect() };
         let mut left: std::collections::VecDeque<Name> = hard(unit).into();
         let mut seen: std::collections::BTreeSet<Name> = left.iter().cloned().collect();
         while let Some(name) = left.pop_front() {

@@ -34,7 +34,7 @@ impl Standing {
         let mut dependents: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
         // A job that has run needs nothing any more.
         for (name, unit, _) in up.into_iter().filter(|(_, unit, _)| !unit.has_run()) {
-            for on in hard(unit) {
+            for on in unit.spec.policy.hard_dependencies() {
                 dependents.entry(on).or_default().push(name);
             }
         }
@@ -70,7 +70,7 @@ fn kept(units: &BTreeMap<Name, Box<Unit>>) -> BTreeMap<Name, Name> {
     let running = units.iter().filter(|(_, unit)| matches!(unit.wish(false), Wish::Up { .. }));
     let mut left: Vec<(&Name, &Unit)> = running.map(|(name, unit)| (name, unit.as_ref())).collect();
     while let Some((name, unit)) = left.pop() {
-        for on in hard(unit) {
+        for on in unit.spec.policy.hard_dependencies() {
             let Some(needed) = units.get(on).filter(|needed| !needed.declared) else { continue };
             if kept.insert(on.clone(), name.clone()).is_none() {
                 left.push((on, needed));
@@ -78,9 +78,4 @@ fn kept(units: &BTreeMap<Name, Box<Unit>>) -> BTreeMap<Name, Name> {
         }
     }
     kept
-}
-
-fn hard(unit: &Unit) -> impl Iterator<Item = &Name> {
-    let depends_on = unit.spec.policy.depends_on.iter();
-    depends_on.filter(|dependency| !dependency.optional).map(|dependency| &dependency.name)
 }
