@@ -122,8 +122,8 @@ impl Keeper {
     }
 
     /// Processes that carry our marker and are in no journal: the earlier keeper was killed between their start and its
-    /// writing. Nobody knows what they were started with; the daemon ends them and starts what is wanted. They may be the only ones
-    /// that have their unit's listeners still.
+    /// writing. Nobody knows what they were started with; the daemon takes them for what is wanted. They may be the only ones that
+    /// have their unit's listeners still.
     fn adopt_marked(&mut self, entries: &[Entry]) {
         let prefix = format!("{}/", self.state_id);
         for stat in process::all() {

@@ -145,18 +145,25 @@ fn begun(system: &System) {
     until("it has begun", || system.path("manifests/begun").exists().then_some(()));
 }
 
+/// The secret changes and the daemon is killed: what the program says to the next one, up to `last`, is masked by what it was started
+/// with.
+fn masked_under_the_next_daemon(system: &System, last: &str) {
+    let first = system.daemon_pid().unwrap();
+    system.write("pw", "another-second\n");
+    system.write("manifests/watched", &first.to_string());
+    signal(first, "KILL");
+    let log = logged(system, last);
+    assert!(log.contains("half *** whole\n") && log.contains(&format!("{last} ***\n")), "{log}");
+}
+
 #[test]
 fn the_next_daemon_masks_what_was_half_written_and_by_the_secrets_of_before() {
     // Told to replace it, the next daemon hears it say goodbye with a value that is nowhere any more.
     let mut system = system(&teller("signal.pause()"), "  update: {minReady: 100ms}\n");
     system.start(&["--no-watch"]);
     begun(&system);
-    let (first, pid) = (system.daemon_pid().unwrap(), system.pid("a"));
-    system.write("pw", "another-second\n");
-    system.write("manifests/watched", &first.to_string());
-    signal(first, "KILL");
-    let log = logged(&system, "bye");
-    assert!(log.contains("half *** whole\n") && log.contains("bye ***\n"), "{log}");
+    let pid = system.pid("a");
+    masked_under_the_next_daemon(&system, "bye");
     until("it is replaced", || (system.instance("a")["pid"].as_u64()? != u64::from(pid)).then_some(()));
     assert_eq!(files_with("hunter2", &system.path(".unified-system/logs")), "");
 }
@@ -177,12 +184,7 @@ fn the_next_daemon_knows_the_secrets_of_one_that_has_cleared_its_environment() {
     );
     system.start(&["--no-watch"]);
     begun(&system);
-    let first = system.daemon_pid().unwrap();
-    system.write("pw", "another-second\n");
-    system.write("manifests/watched", &first.to_string());
-    signal(first, "KILL");
-    let log = logged(&system, "bye");
-    assert!(log.contains("half *** whole\n") && log.contains("bye ***\n"), "{log}");
+    masked_under_the_next_daemon(&system, "bye");
 }
 
 #[test]
@@ -250,11 +252,7 @@ fn the_last_words_of_one_that_ended_without_a_daemon_are_masked_too() {
     system.start(&["--no-watch"]);
     begun(&system);
     let first = system.daemon_pid().unwrap();
-    system.write("pw", "another-second\n");
-    system.write("manifests/watched", &first.to_string());
-    signal(first, "KILL");
-    let log = logged(&system, "gone");
-    assert!(log.contains("half *** whole\n") && log.contains("gone ***\n"), "{log}");
+    masked_under_the_next_daemon(&system, "gone");
     until("another daemon", || system.daemon_pid().filter(|pid| *pid != first));
     assert_eq!(files_with("hunter2", &system.path(".unified-system")), "", "in no journal either");
 }
