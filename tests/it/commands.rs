@@ -326,43 +326,6 @@ fn who_follows_a_log_or_the_events_follows_the_next_daemon_too() {
 }
 
 #[test]
-fn what_apply_was_given_outlives_the_daemon_and_delete_ends_it() {
-    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
-    std::fs::create_dir(system.path("more")).unwrap();
-    system.write("more/b.yaml", &sleeper("b", ""));
-    system.write("two.yaml", &format!("{}---\n{}", sleeper("c", ""), sleeper("d", "")));
-    system.ok(&["apply", "-f", "more", "--wait"]);
-    system.ok(&["apply", "-f", "two.yaml", "--prune", "--wait"]);
-    let daemon = system.daemon_pid().unwrap();
-    crate::support::signal(daemon, "KILL");
-    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
-    system.ready(&["a", "b", "c", "d"]);
-    // One document of a file that held two is changed alone.
-    system.write("c.yaml", &sleeper("c", "  env: {X: '1'}\n"));
-    assert_eq!(system.run(&["diff", "-f", "c.yaml"]).status.code(), Some(1));
-    system.ok(&["delete", "service/c"]);
-    // Its directory is gone, and nothing was stopped for that.
-    std::fs::remove_dir_all(system.path("more")).unwrap();
-    until("that it is noticed", || system.ok(&["get", "sets"]).contains("Invalid").then_some(()));
-    system.ready(&["b"]);
-    assert_eq!(system.fails(&["delete", "-f", "manifests/nowhere"]).0, 4);
-    assert!(system.ok(&["delete", "-f", "more"]).contains("deleted everything of "));
-    system.ok(&["wait", "--for=delete", "b", "c"]);
-    system.ready(&["a", "d"]);
-    assert_eq!(system.ok(&["get", "sets", "-o", "name"]), "set/manifests\nset/default\n");
-    let mut command = system.command(&["apply", "-f", "-", "--prune"]);
-    let status = command.stdin(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-    assert_eq!(status.code(), Some(2), "nothing is no reason to delete everything");
-    // A Config that nothing uses is accepted as well.
-    system.write(
-        "f.yaml",
-        "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: f}\nspec: {data: {A: b}}\n",
-    );
-    system.ok(&["apply", "-f", "f.yaml"]);
-    system.ok(&["get", "config", "f"]);
-}
-
-#[test]
 fn directories_of_one_name_are_sets_of_their_own() {
     let mut system = System::new(&[]);
     for (project, name) in [("x", "first"), ("y", "second")] {
