@@ -18,6 +18,7 @@ use super::types::Done;
 
 /// Objects to take away: by name, from the sets that `apply` made. What a watched directory declares comes back by itself.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Deletion {
     #[serde(default)]
     objects: Vec<String>,

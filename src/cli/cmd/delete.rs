@@ -24,7 +24,7 @@ pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
         objects.extend(declared.into_iter().map(|(kind, name)| format!("{kind}/{name}")));
     }
     // What a file declares may be gone in part: it is to be gone.
-    let deletion = json!({"objects": objects, "ignore_missing": args.file.is_some(), "path": gone});
+    let deletion = json!({"objects": objects, "ignoreMissing": args.file.is_some(), "path": gone});
     let done: Done = Client::connect(global)?.post("/v1/delete", &deletion)?;
     super::say_notes(&done.notes, false);
     if !global.quiet {
