@@ -155,7 +155,8 @@ pub(super) async fn read_logs(
         let (path, of, asked) = ((logs.clone(), index.clone()), service.clone(), wanted.clone());
         let start = tokio::task::spawn_blocking(move || logs::start(&path.0, &path.1, &of, &asked)).await;
         let Ok(Ok(logs::Start { from, mut skip, end })) = start else { return };
-        wanted.tail = None;
+        // What is written from now on is a follower's only: the last five lines are five, however fast they come.
+        (wanted.tail, wanted.to) = (None, (!query.follow).then_some(end));
         let mut position = query.from.unwrap_or(from);
         loop {
             wanted.from = Some(position);
@@ -174,12 +175,12 @@ pub(super) async fn read_logs(
             }
             let went_on = reached != position;
             position = reached;
-            // What is written from now on is of interest to a follower only, and whoever wrote it.
             let done = !went_on || position >= end;
             if done && !query.follow {
                 return;
             }
             if done {
+                // Whoever wrote it.
                 wanted = logs::Query::default();
             }
             // There may be more: it grew, or this was a part.

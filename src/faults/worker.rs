@@ -161,8 +161,8 @@ impl Work {
             since: Some(Stamp(failure.at.0 - before)),
             incarnation: Some(failure.id.incarnation),
             stream: Some(stream),
-            from: None,
             among: Some(LOOK),
+            ..Query::default()
         };
         let service = failure.id.unit.as_str();
         let found = read(&self.state.services_logs(), &self.state.index(), service, &query);

@@ -47,6 +47,8 @@ pub struct Query {
     pub stream: Option<Stream>,
     /// From this position of the log on, a part of it.
     pub from: Option<u64>,
+    /// Nothing that was written behind this position.
+    pub to: Option<u64>,
     /// Only among so many of the last pieces that were written: who wrote nothing is not looked for in all of a log.
     pub among: Option<usize>,
 }
@@ -89,7 +91,8 @@ fn read_on(
     let mut buffer = Vec::new();
     for_each_after(index, from, |record| {
         let length = record.log_end.saturating_sub(position);
-        if read > 0 && read + length > PART_BYTES {
+        let beyond = query.to.is_some_and(|to| record.log_end > to);
+        if beyond || read > 0 && read + length > PART_BYTES {
             return Ok(false);
         }
         read += length;
@@ -308,6 +311,23 @@ mod tests {
         }
         assert_eq!(seen, (0..10).collect::<Vec<_>>());
         assert!(parts > 3, "no part is larger than a slow reader can take");
+    }
+
+    #[test]
+    fn what_is_written_meanwhile_is_not_of_the_last_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(dir.path(), dir.path(), "a");
+        let mut write = |numbers: std::ops::Range<u32>| {
+            numbers.for_each(|number| log.append(format!("{number}\n").as_bytes(), record()).unwrap());
+        };
+        write(0..5);
+        let tail = Query { tail: Some(3), ..Query::default() };
+        let start = start(dir.path(), dir.path(), "a", &tail).unwrap();
+        write(5..9);
+        let rest = Query { from: Some(start.from), to: Some(start.end), ..Query::default() };
+        let (lines, reached) = read(dir.path(), dir.path(), "a", &rest).unwrap();
+        let words: Vec<_> = lines.iter().skip(start.skip).map(|line| line.message.as_str()).collect();
+        assert_eq!((words, reached), (vec!["2", "3", "4"], start.end));
     }
 
     #[test]
