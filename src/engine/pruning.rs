@@ -1,11 +1,11 @@
 //! When what left a set's manifests may go: only when the same was found a second before, no git checkout is under way, and nobody
 //! is still writing the files that it was in.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use crate::base::{Instant, ObjectRef, limits};
-use crate::manifest::{Objects, SourceFile};
+use crate::manifest::{LoadInput, Objects, SourceFile};
 use crate::os::{clock, process};
 
 use super::set::{Candidate, Set, changed_paths};
@@ -52,9 +52,10 @@ fn confirmed(set: &mut Set, path: &Path, candidate: &Candidate, now: Instant, no
         None => set.prune = waits(false),
         Some(prune) if prune.at > now => set.prune = Some(prune),
         Some(prune) => {
+            let changed = changed_paths(&set.input, &candidate.input);
             if path.ancestors().any(|dir| dir.join(".git/index.lock").exists()) {
                 set.prune = waits(prune.told);
-            } else if let Some(file) = process::being_written(&changed_paths(&set.input, &candidate.input)) {
+            } else if let Some(file) = process::being_written(&changed) {
                 if !prune.told {
                     let message = format!(
                         "{} is still being written; what is not in it any more goes when that is over",
@@ -63,10 +64,24 @@ fn confirmed(set: &mut Set, path: &Path, candidate: &Candidate, now: Instant, no
                     notes.push((set.name.clone(), false, message));
                 }
                 set.prune = waits(true);
+            } else if !are_as_read(&changed, &candidate.input) {
+                // Whoever wrote it has closed it since it was read: what was read may be a half.
+                set.prune = waits(prune.told);
             }
         }
     }
     set.prune.is_none()
+}
+
+/// The files still are what the candidate was made of.
+fn are_as_read(changed: &[PathBuf], input: &LoadInput) -> bool {
+    let read = input.files.iter().chain(input.overlays.iter().flatten());
+    let known: BTreeMap<&Path, _> = read.map(|file| (file.path.as_path(), file.content.as_ref())).collect();
+    changed.iter().all(|path| match (known.get(path.as_path()), std::fs::read(path)) {
+        (Some(Ok(content)), Ok(now)) => ***content == *now,
+        (Some(Err(_)) | None, Err(_)) => true,
+        (Some(Err(_)) | None, Ok(_)) | (Some(Ok(_)), Err(_)) => false,
+    })
 }
 
 fn refs(objects: &Objects) -> BTreeSet<ObjectRef> {
