@@ -7,20 +7,22 @@ use axum::http::StatusCode;
 use crate::base::{Name, Revision};
 use crate::engine::Engine;
 use crate::os::clock;
-use crate::rollout::Phase;
+use crate::rollout::{Failure, Phase};
 use crate::unit::Strategy;
-use crate::world::{Event, Order, Overrides, RolloutRecord, Unit};
+use crate::world::{Event, Order, Overrides, RolloutRecord, Unit, World};
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::types::{Done, Rollout, RolloutCall, RolloutStatus, RolloutStep};
 
 /// `rollout` of a unit's status.
-pub fn rollout(unit: &Unit) -> Rollout {
-    let failure = unit.rollout.failure();
+pub fn rollout(world: &World, name: &Name, unit: &Unit) -> Rollout {
+    let failure = unit.rollout.failure().cloned().or_else(|| stillborn(world, name, unit));
+    let failure = failure.as_ref();
     Rollout {
-        state: match unit.spec.policy.job {
-            true => "None".into(),
-            false => unit.rollout.word(unit.overrides.paused.is_some()).into(),
+        state: match (unit.spec.policy.job, failure, unit.rollout.failure()) {
+            (true, ..) => "None".into(),
+            (false, Some(_), None) => "Failed".into(),
+            _ => unit.rollout.word(unit.overrides.paused.is_some()).into(),
         },
         revision: unit.rollout.revision.0,
         from_generation: unit.rollout.from.map_or(unit.rollout.to.0, |from| from.0),
@@ -31,6 +33,19 @@ pub fn rollout(unit: &Unit) -> Rollout {
         message: failure.map(|failure| failure.message.clone()),
         lines: failure.map(|failure| failure.lines.clone()).unwrap_or_default(),
     }
+}
+
+/// A first deployment that has failed for good. There is nothing to go back to, so the unit follows its restart policy, and
+/// whether an instance was Ready for a moment before its end says nothing.
+fn stillborn(world: &World, name: &Name, unit: &Unit) -> Option<Failure> {
+    let now = clock::now();
+    let tried = unit.before.is_none() && unit.rollout.on_trial(now.mono);
+    if !tried || !matches!(world.status_word(name), "Failed" | "CannotStart") {
+        return None;
+    }
+    let ready = world.conditions(name).into_iter().find(|condition| condition.kind == "Ready")?;
+    let (reason, message, at) = (ready.reason.into(), ready.message, ready.since);
+    Some(Failure { reason, message, instance: None, lines: Vec::new(), at })
 }
 
 /// Of the version that serves: while another one is on its way in, still that before it.
@@ -70,7 +85,8 @@ pub async fn status(State(context): State<Context>, Path(name): Path<String>) ->
     let found = context
         .ask(move |engine| {
             let replicas = engine.world.wanted_replicas(&unit);
-            let unit = engine.world.units().get(&unit)?;
+            let name = unit;
+            let unit = engine.world.units().get(&name)?;
             let steps = unit.slots.values().map(|slot| RolloutStep {
                 instance: slot.seat.ordinal.0,
                 role: slot.seat.role.as_str().into(),
@@ -80,7 +96,7 @@ pub async fn status(State(context): State<Context>, Path(name): Path<String>) ->
                 available: slot.available,
             });
             Some(RolloutStatus {
-                rollout: rollout(unit),
+                rollout: rollout(&engine.world, &name, unit),
                 replicas,
                 steps: steps.collect(),
                 waiting: unit.waiting.clone(),

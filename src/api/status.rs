@@ -177,7 +177,7 @@ pub fn unit_status(world: &World, name: &Name, unit: &Unit) -> UnitStatus {
         conditions: conditions.collect(),
         instances: unit.slots.values().map(|slot| instance(slot)).collect(),
         circuit: circuit(unit),
-        rollout: super::rollouts::rollout(unit),
+        rollout: super::rollouts::rollout(world, name, unit),
         waiting: unit.waiting.clone(),
     }
 }

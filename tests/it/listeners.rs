@@ -62,6 +62,11 @@ fn ask(port: u16) -> Result<String, String> {
     talk(stream)
 }
 
+/// The answer of a system that has just begun: its sockets are bound when its manifests are read.
+fn first_answer(port: u16) -> String {
+    until("it answers", || ask(port).ok())
+}
+
 /// Connections, one after the other, until it is ended.
 struct Load {
     stop: Arc<AtomicBool>,
@@ -103,7 +108,7 @@ fn pid_other_than(system: &System, before: u32) -> u32 {
 fn no_connection_fails(command: &[&str]) {
     let port = free_port();
     let system = System::up(&[("a.yaml", &service(command, &listening(port)))]);
-    let mut pid: u32 = ask(port).unwrap().parse().unwrap();
+    let mut pid: u32 = first_answer(port).parse().unwrap();
     assert_eq!(system.pid("a"), pid);
     let load = Load::on(port);
     for round in 0..3 {
@@ -143,7 +148,7 @@ fn connections_wait_through_a_crash_and_the_end_of_keeper_and_daemon() {
     let port = free_port();
     let slow = "  restart: {backoff: {initial: 500ms}}\n";
     let mut system = System::up(&[("a.yaml", &python("a", PYTHON, &format!("{}{slow}", listening(port))))]);
-    let before = ask(port).unwrap();
+    let before = first_answer(port);
     signal(before.parse().unwrap(), "KILL");
     let after = ask(port).unwrap();
     assert_ne!(before, after, "nobody was there, and it waited");
@@ -356,7 +361,7 @@ fn backlog_and_reuse_port_are_as_asked() {
         python("a", PYTHON, &format!("  ports: [{{name: http, port: {port}, listen: true, {options}}}]\n"))
     };
     let system = System::up(&[("a.yaml", &with("backlog: 7, reusePort: true"))]);
-    let pid: u32 = ask(port).unwrap().parse().unwrap();
+    let pid: u32 = first_answer(port).parse().unwrap();
     let backlog = || {
         let found = unisys::os::listeners::Diag::open().unwrap().tcp_listeners().unwrap();
         found.iter().find(|listener| listener.port == port).unwrap().backlog
@@ -481,7 +486,7 @@ fn a_listener_of_another_address_takes_the_place_of_the_one_before() {
 fn a_listener_is_taken_over_from_an_instance_that_no_journal_knows() {
     let port = free_port();
     let mut system = System::up(&[("a.yaml", &python("a", PYTHON, &listening(port)))]);
-    let before = ask(port).unwrap();
+    let before = first_answer(port);
     let daemon = until("a daemon", || system.daemon_pid());
     kill_both(system.keeper_pid(), daemon);
     system.ended();
