@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::base::{InstanceId, Instant};
+use crate::keeper::Heritage;
 use crate::keeper::attention::{Attention, DEAF, LOOK};
 use crate::keeper::protocol::{Report, Request};
 use crate::os::state_dir::StateDir;
@@ -235,13 +236,16 @@ pub struct Left {
     pub pipes: Vec<OwnedFd>,
     /// Over which they tell: given to the keeper as they are.
     pub notify: Vec<(InstanceId, OwnedFd)>,
+    /// Of their main processes, given in the same way: they tell how those ended that end before the next keeper is there.
+    pub mains: Vec<(InstanceId, OwnedFd)>,
 }
 
 impl Left {
     /// A file that lists what is given, by the numbers that they keep.
     fn list(&self) -> io::Result<OwnedFd> {
-        let numbers: BTreeMap<String, i32> =
-            self.notify.iter().map(|(id, fd)| (id.to_string(), fd.as_raw_fd())).collect();
+        let notify = self.notify.iter().map(|(id, fd)| (id.to_string(), fd.as_raw_fd()));
+        let mains = self.mains.iter().map(|(id, fd)| (Heritage::of_main(id), fd.as_raw_fd()));
+        let numbers: BTreeMap<String, i32> = notify.chain(mains).collect();
         let memory = rustix::fs::memfd_create("unisys-left", rustix::fs::MemfdFlags::CLOEXEC)?;
         let mut file = std::fs::File::from(memory);
         serde_json::to_writer(&mut file, &numbers)?;
@@ -268,7 +272,7 @@ impl Heir {
             .process_group(0)
             .stdin(Stdio::null());
         signals::block_in(&mut command, &crate::keeper::SIGNALS);
-        let given = left.notify.iter().map(|(_, fd)| fd).chain([&list]);
+        let given = left.notify.iter().chain(&left.mains).map(|(_, fd)| fd).chain([&list]);
         inherit::leave_open(&mut command, given.map(AsRawFd::as_raw_fd).collect());
         Ok(Self { keeper: command.spawn()?, of, options: Box::new(options.clone()), left })
     }

@@ -1,11 +1,14 @@
 //! What the keeper reports, and what becomes of it when it is gone.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use crate::base::Part;
+use crate::base::{InstanceId, Part};
 use crate::keeper::attention::DEAF;
+use crate::keeper::fifos;
 use crate::keeper::protocol::{CANNOT_BECOME, Down, Report, Request, signal_words};
-use crate::os::clock;
+use crate::os::{clock, process};
+use crate::unit::Process;
 use crate::world::{Event, InstanceFact};
 
 use super::link::{Amiss, Heir, Left, Peer};
@@ -99,11 +102,29 @@ impl Engine {
 
     /// The keeper has closed the link. If it was killed, a new one takes over from its journal and starts a daemon of its own.
     pub(super) fn keeper_lost(&mut self) -> Option<Heir> {
+        // First of all: from now on who ends is collected by others, and how it ended is known only by a handle.
+        let mains = self.handles_of_mains();
         // In this order: the next daemon waits for the store before it captures anything.
-        let pipes = self.collector.stop();
+        let mut pipes = self.collector.stop();
+        // Also those of which the keeper did not get to tell.
+        pipes.extend(fifos::hold_others(&self.state.run(), &pipes));
         self.store.close();
-        let left = Left { pipes, notify: self.leave_notify() };
+        let left = Left { pipes, notify: self.leave_notify(), mains };
         Self::replace_keeper(&self.options, &self.keeper, left)
+    }
+
+    /// Of the main process of every instance. One that began at another time only has its pid.
+    fn handles_of_mains(&self) -> Vec<(InstanceId, OwnedFd)> {
+        const LATE: Duration = Duration::from_secs(1);
+        let slots = self.world.units().iter().flat_map(|(name, unit)| {
+            unit.slots.values().filter_map(move |slot| Some((slot.id(name)?, slot.state.process()?)))
+        });
+        let handle = |(id, of): (InstanceId, &Process)| {
+            let handle = process::open_any(of.pid)?;
+            let began = process::stat(of.pid)?.started_at();
+            (began <= of.executed_at && of.executed_at.since(began) < LATE).then_some((id, handle))
+        };
+        slots.filter_map(handle).collect()
     }
 
     /// Starts a keeper in place of one that was killed; does nothing when it became another image of itself.

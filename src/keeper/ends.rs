@@ -169,7 +169,7 @@ impl Keeper {
                 || tree.is_some_and(|tree| !tree.processes(&id).is_empty()));
         self.table.ended(pid, exit, remains, spent);
         self.journal.write(&Entry::Exited { id: id.clone(), part, exit, remains, spent });
-        self.tell_with_others(&Report::Exited { id, part, exit, remains, spent });
+        self.tell(&Report::Exited { id, part, exit, remains, spent });
     }
 
     fn look_for_strays(&mut self) {
@@ -194,7 +194,7 @@ impl Keeper {
 
     pub(super) fn kill(&mut self, id: InstanceId) {
         match self.table.instances.get(&id) {
-            None => return self.tell_with_others(&Report::Gone { id, survivors: Vec::new() }),
+            None => return self.tell(&Report::Gone { id, survivors: Vec::new() }),
             Some(instance) if instance.is_spawning() => return self.doomed.push(id),
             Some(_) => {}
         }
@@ -226,7 +226,7 @@ impl Keeper {
         self.collect_ends();
         for (id, survivors) in over {
             self.kills.remove(&id);
-            self.tell_with_others(&Report::Gone { id, survivors });
+            self.tell(&Report::Gone { id, survivors });
         }
     }
 

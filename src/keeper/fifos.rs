@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -87,6 +88,26 @@ pub fn open(path: &Path, extra: OFlags) -> io::Result<OwnedFd> {
     }
 }
 
+/// Something is in it that nobody has read.
+pub fn is_written(path: &Path) -> bool {
+    let reader = open_there(path, OFlags::RDONLY);
+    reader.is_ok_and(|reader| rustix::io::ioctl_fionread(&reader).is_ok_and(|bytes| bytes > 0))
+}
+
+/// Opens those that none of these descriptors is of: what is in them stays as long as somebody has them open.
+pub fn hold_others(run: &Path, held: &[OwnedFd]) -> Vec<OwnedFd> {
+    let inode = |fd: &OwnedFd| Some(rustix::fs::fstat(fd).ok()?.st_ino);
+    let known: BTreeSet<u64> = held.iter().filter_map(inode).collect();
+    let entries = std::fs::read_dir(run).into_iter().flatten().flatten();
+    let others = entries
+        .filter(|entry| number_of(Path::new(&entry.file_name())).is_some() && !known.contains(&entry.ino()));
+    others.filter_map(|entry| open_there(&entry.path(), OFlags::RDWR).ok()).collect()
+}
+
+fn open_there(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+}
+
 fn remove(paths: &[PathBuf]) {
     for path in paths {
         let _ = std::fs::remove_file(path);
@@ -103,14 +124,11 @@ fn make(path: &Path) -> io::Result<()> {
 
 /// It is ours alone, nobody has it open in any way, and nothing is in it (fifo(7)).
 fn is_unused(path: &Path) -> bool {
-    let open = |flags| {
-        rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-    };
     // Whoever has it open for reading, or both ways, lets a writer in.
-    if !matches!(open(OFlags::WRONLY), Err(Errno::NXIO)) {
+    if !matches!(open_there(path, OFlags::WRONLY), Err(Errno::NXIO)) {
         return false;
     }
-    let Ok(reader) = open(OFlags::RDONLY) else { return false };
+    let Ok(reader) = open_there(path, OFlags::RDONLY) else { return false };
     let ours = rustix::fs::fstat(&reader).is_ok_and(|stat| {
         FileType::from_raw_mode(stat.st_mode) == FileType::Fifo
             && stat.st_mode & 0o777 == 0o600

@@ -24,6 +24,11 @@ pub enum Entry {
         epoch: Epoch,
         incarnation: Incarnation,
     },
+    /// An instance is about to be started, with this pair of FIFOs. What it writes may be all that is ever known of it.
+    Starting {
+        id: InstanceId,
+        fifos: u64,
+    },
     Instance(Box<Held>),
     Part {
         id: InstanceId,

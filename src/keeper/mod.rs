@@ -16,7 +16,7 @@ mod cgroups;
 pub mod contain;
 mod daemon;
 mod ends;
-mod fifos;
+pub mod fifos;
 pub mod journal;
 mod listeners;
 pub mod protocol;

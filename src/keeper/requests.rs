@@ -211,6 +211,9 @@ impl Keeper {
         }
         instance.parts.insert(part, PartState::Spawning);
         let needs_pipes = instance.pipes.is_none();
+        if let Some(fifos) = instance.fifos.filter(|_| needs_pipes) {
+            self.journal.write(&Entry::Starting { id: id.clone(), fifos });
+        }
         let gifts = Gifts { handed: provided.handed, ports: instance.ports.clone() };
         self.spawner.start(request, needs_pipes, instance.fifos, gifts);
     }

@@ -10,15 +10,15 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::FdFlags;
 
 use crate::base::{Exit, InstanceId, Listen, Part};
-use crate::os::{clock, files, inherit, process};
+use crate::os::{clock, files, process};
 
 use super::fifos;
 use super::journal::{Entry, Journal};
 use super::listeners;
 use super::protocol::{Held, HeldPart, Notify};
-use super::run::Keeper;
+use super::run::{Heritage, Keeper};
 use super::spawner;
-use super::table::{Instance, PartState, Pipes, Running, Table};
+use super::table::{Instance, PartState, Pipes, Replayed, Running, Table};
 
 /// Starts that are under way are waited for this long before the keeper becomes another image.
 const STARTS: std::time::Duration = std::time::Duration::from_secs(10);
@@ -45,7 +45,8 @@ impl Keeper {
             }
         }
         let same_process = self.options.kept.is_some();
-        for (id, mut held) in Table::replay(entries.clone()) {
+        let Replayed { held, starting } = Table::replay(entries.clone());
+        for (id, mut held) in held {
             // One that cannot be had is no reason to leave the others without a keeper.
             let pipes = self.reopen(&id, &mut held).map_err(|error| {
                 let why = files::why(&error);
@@ -54,7 +55,7 @@ impl Keeper {
             let parts: BTreeMap<Part, PartState> = held
                 .parts
                 .iter()
-                .map(|part| (part.part, self.resume_part(part, same_boot, same_process)))
+                .map(|part| (part.part, self.resume_part(&id, part, same_boot, same_process)))
                 .collect();
             for (part, state) in &parts {
                 if let PartState::Running(running) = state {
@@ -65,6 +66,7 @@ impl Keeper {
             self.table.instances.insert(id, instance(held, pipes.ok(), parts));
         }
         self.adopt_marked(&entries);
+        self.take_up_output(starting, &entries);
         if same_boot {
             self.take_over_listeners(&entries);
         }
@@ -79,8 +81,7 @@ impl Keeper {
         {
             return Ok(pipes);
         }
-        let left = self.options.heir.as_mut().and_then(|heir| heir.notify.remove(&key));
-        let left = left.and_then(|number| inherit::take(number).ok());
+        let left = self.options.heir.as_mut().and_then(|heir| heir.take(&key));
         held.mark.unheard |= left.is_none() && held.notify == Notify::Socket;
         spawner::reopen(&self.options.state.run(), id, held.fifos, held.notify, left)
     }
@@ -95,17 +96,27 @@ impl Keeper {
         self.listeners.take_over(entries, self.options.kept.as_ref(), &holders);
     }
 
-    fn resume_part(&self, part: &HeldPart, same_boot: bool, same_process: bool) -> PartState {
+    fn resume_part(
+        &mut self,
+        id: &InstanceId,
+        part: &HeldPart,
+        same_boot: bool,
+        same_process: bool,
+    ) -> PartState {
         if part.exit.is_some() {
             return PartState::Ended { held: Box::new(part.clone()) };
         }
+        let heir = self.options.heir.as_mut().filter(|_| part.part == Part::Main);
+        let left = heir.and_then(|heir| heir.take(&Heritage::of_main(id)));
         // One that an even earlier keeper started stays nobody's child here, also after an exec.
         let child =
             same_process && process::stat(part.pid).is_some_and(|stat| stat.ppid == std::process::id());
-        let handle = match child {
+        let handle = match (left, child) {
+            // It tells of one that has ended, too.
+            (Some(handle), _) => Some(handle),
             // Our own child: even one that has ended waits for us.
-            true => process::open_any(part.pid),
-            false => process::open(part.pid, part.start).ok().flatten().filter(|_| same_boot),
+            (None, true) => process::open_any(part.pid),
+            (None, false) => process::open(part.pid, part.start).ok().flatten().filter(|_| same_boot),
         };
         match handle {
             Some(pidfd) => {
@@ -142,22 +153,36 @@ impl Keeper {
             self.heir = true;
             self.table.note_incarnation(id.incarnation);
             self.table.by_pid.insert(stat.pid, (id.clone(), Part::Main));
-            let held = Held {
-                id: id.clone(),
-                spec: String::new(),
-                generation: Default::default(),
-                wall: clock::wall(),
-                mark: Default::default(),
-                parts: Vec::new(),
-                notify: Default::default(),
-                ports: Default::default(),
-                listens: listeners::of_unit(entries, &id.unit),
-                spawning: Vec::new(),
-                signalled: None,
-                fifos,
-                secrets: Vec::new(),
-            };
             let parts = BTreeMap::from([(Part::Main, PartState::Running(running))]);
+            let held = bare(&id, fifos, entries);
+            self.table.instances.insert(id, instance(held, Some(pipes), parts));
+        }
+    }
+
+    /// Instances that were being started when the earlier keeper was killed, and of which no process lives: one that wrote
+    /// something ran and has ended, and its output is taken up.
+    fn take_up_output(&mut self, starting: BTreeMap<InstanceId, u64>, entries: &[Entry]) {
+        let run = self.options.state.run();
+        for (id, number) in starting {
+            let wrote = fifos::paths(&run, number).iter().any(|path| fifos::is_written(path));
+            if self.table.instances.contains_key(&id) || !wrote {
+                continue;
+            }
+            let Ok(pipes) = spawner::reopen(&run, &id, Some(number), Default::default(), None) else {
+                continue;
+            };
+            self.table.note_incarnation(id.incarnation);
+            let main = HeldPart {
+                part: Part::Main,
+                pid: 0,
+                start: 0,
+                at: clock::mono(),
+                exit: Some(Exit::Unknown),
+                remains: true,
+                spent: None,
+            };
+            let parts = BTreeMap::from([(Part::Main, PartState::Ended { held: Box::new(main) })]);
+            let held = bare(&id, Some(number), entries);
             self.table.instances.insert(id, instance(held, Some(pipes), parts));
         }
     }
@@ -229,6 +254,25 @@ impl Keeper {
             let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
         }
         Err(error)
+    }
+}
+
+/// Of an instance of which the journal says nothing.
+fn bare(id: &InstanceId, fifos: Option<u64>, entries: &[Entry]) -> Held {
+    Held {
+        id: id.clone(),
+        spec: String::new(),
+        generation: Default::default(),
+        wall: clock::wall(),
+        mark: Default::default(),
+        parts: Vec::new(),
+        notify: Default::default(),
+        ports: Default::default(),
+        listens: listeners::of_unit(entries, &id.unit),
+        spawning: Vec::new(),
+        signalled: None,
+        fifos,
+        secrets: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::base::{Epoch, Exit, InstanceId, Instant, Spent, limits};
 use crate::os::cgroup::Tree;
 use crate::os::emptied::Emptied;
 use crate::os::state_dir::StateDir;
-use crate::os::{clock, own, process, signals};
+use crate::os::{clock, inherit, own, process, signals};
 
 use super::contain::{Kill, Strays};
 use super::daemon::Daemon;
@@ -60,8 +60,20 @@ pub struct Resumed {
 pub struct Heritage {
     /// Who was killed: whose lock is taken over.
     pub of: u32,
-    /// Open descriptors over which instances tell: programs stay connected to the very socket or pipe.
+    /// Open descriptors over which instances tell: programs stay connected to the very socket or pipe. And handles of their main
+    /// processes ([`Heritage::of_main`]).
     pub notify: BTreeMap<String, i32>,
+}
+
+impl Heritage {
+    /// What the handle of an instance's main process is called: a keeper that knows none leaves it alone.
+    pub fn of_main(id: &InstanceId) -> String {
+        format!("{id} main")
+    }
+
+    pub(super) fn take(&mut self, key: &str) -> Option<OwnedFd> {
+        self.notify.remove(key).and_then(|number| inherit::take(number).ok())
+    }
 }
 
 pub struct Keeper {
@@ -215,7 +227,8 @@ impl Keeper {
             }
             self.look_who_left();
             self.progress_kills();
-            // What has ended is told before the daemon's wishes are seen to.
+            // What has ended is written down, and told, before the daemon's wishes are seen to.
+            self.flush_journal();
             self.flush_backlog();
             self.read_requests();
             self.look_at_daemon();

@@ -134,6 +134,13 @@ impl Running {
     }
 }
 
+/// What the entries of a journal add up to.
+pub struct Replayed {
+    pub held: BTreeMap<InstanceId, Held>,
+    /// Instances that were being started, and the numbers of their FIFOs: what became of them is not known.
+    pub starting: BTreeMap<InstanceId, u64>,
+}
+
 /// All instances, and whose a pid is.
 #[derive(Default)]
 pub struct Table {
@@ -176,12 +183,20 @@ impl Table {
     }
 
     /// What the entries of a journal add up to.
-    pub fn replay(entries: Vec<Entry>) -> BTreeMap<InstanceId, Held> {
+    pub fn replay(entries: Vec<Entry>) -> Replayed {
         let mut held: BTreeMap<InstanceId, Held> = BTreeMap::new();
+        let mut starting = BTreeMap::new();
         for entry in entries {
+            match &entry {
+                Entry::Starting { id, fifos } => drop(starting.insert(id.clone(), *fifos)),
+                Entry::Instance(instance) => drop(starting.remove(&instance.id)),
+                Entry::Forgot { id } => drop(starting.remove(id)),
+                _ => {}
+            }
             match entry {
                 Entry::Begin { .. }
                 | Entry::Epoch { .. }
+                | Entry::Starting { .. }
                 | Entry::Listening { .. }
                 | Entry::Closed { .. }
                 | Entry::Down(_) => {}
@@ -215,7 +230,12 @@ impl Table {
                 Entry::Forgot { id } => drop(held.remove(&id)),
             }
         }
-        held
+        // Of some the journal was written whole while they were being started.
+        let begun = |instance: &Held| !instance.parts.is_empty();
+        let others = held.values().filter(|instance| !begun(instance));
+        starting.extend(others.filter_map(|instance| Some((instance.id.clone(), instance.fifos?))));
+        held.retain(|_, instance| begun(instance));
+        Replayed { held, starting }
     }
 }
 
@@ -228,21 +248,47 @@ mod tests {
     #[test]
     fn a_stop_that_was_asked_for_is_known_to_the_next_keeper() {
         let id: InstanceId = "a.0.1".parse().unwrap();
-        let instance = json!({"instance": {
-            "id": id, "spec": "", "generation": 1, "wall": Stamp(0), "mark": Mark::default(), "parts": [], "notify": "no"
-        }});
         let asked = Entry::Signalled { id: id.clone(), signal: 15 };
-        let held = Table::replay(vec![serde_json::from_value(instance).unwrap(), asked]);
+        let Replayed { held, .. } = Table::replay(vec![begun(&id), asked]);
         assert_eq!(held[&id].signalled, Some(15));
+    }
+
+    fn begun(id: &InstanceId) -> Entry {
+        let part = json!({"part": "Main", "pid": 5, "start": 1, "at": 1, "exit": null, "remains": true});
+        entry(id, &[part])
+    }
+
+    fn entry(id: &InstanceId, parts: &[serde_json::Value]) -> Entry {
+        let instance = json!({
+            "id": id, "spec": "", "generation": 1, "wall": Stamp(0), "mark": Mark::default(), "parts": parts,
+            "notify": "no", "fifos": 7
+        });
+        serde_json::from_value(json!({ "instance": instance })).unwrap()
+    }
+
+    #[test]
+    fn what_was_being_started_is_told_from_what_runs_and_what_is_gone() {
+        let id: InstanceId = "a.0.1".parse().unwrap();
+        let starting = || Entry::Starting { id: id.clone(), fifos: 7 };
+        let forgot = || Entry::Forgot { id: id.clone() };
+        for (entries, held, started) in [
+            (vec![starting()], 0, 1),
+            // The journal was written whole in between.
+            (vec![entry(&id, &[])], 0, 1),
+            (vec![starting(), begun(&id)], 1, 0),
+            (vec![entry(&id, &[]), begun(&id)], 1, 0),
+            (vec![starting(), forgot()], 0, 0),
+            (vec![starting(), begun(&id), forgot()], 0, 0),
+        ] {
+            let found = Table::replay(entries.clone());
+            assert_eq!((found.held.len(), found.starting.len()), (held, started), "{entries:?}");
+            assert!(found.starting.values().all(|number| *number == 7));
+        }
     }
 
     #[test]
     fn an_end_is_read_with_what_was_used_and_from_an_older_keeper_without() {
         let id: InstanceId = "a.0.1".parse().unwrap();
-        let part = json!({"part": "Main", "pid": 5, "start": 1, "at": 1, "exit": null, "remains": true});
-        let instance = json!({"instance": {
-            "id": id, "spec": "", "generation": 1, "wall": Stamp(0), "mark": Mark::default(), "parts": [part], "notify": "no"
-        }});
         let spent = Spent { user_cpu_ms: 7, system_cpu_ms: 1, peak_memory_bytes: Some(4096) };
         let exited = |spent| Entry::Exited {
             id: id.clone(),
@@ -256,8 +302,7 @@ mod tests {
         for (end, expected) in
             [(serde_json::to_value(exited(Some(spent))).unwrap(), Some(spent)), (old, None)]
         {
-            let entries = [instance.clone(), end].map(|entry| serde_json::from_value(entry).unwrap());
-            let held = Table::replay(entries.into());
+            let Replayed { held, .. } = Table::replay(vec![begun(&id), serde_json::from_value(end).unwrap()]);
             let part = &held[&id].parts[0];
             assert_eq!((part.exit, part.remains, part.spent), (Some(Exit::Code(1)), false, expected));
         }

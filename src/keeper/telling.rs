@@ -22,30 +22,16 @@ impl Keeper {
         self.tell_of(report, Some(id));
     }
 
-    /// A report for a daemon that is not there is not kept: the next one hears the state as a whole.
+    /// It goes with others, before the keeper sleeps and after what it tells of is in the journal: whatever a daemon knows, the
+    /// next keeper knows. A report for a daemon that is not there is not kept: the next one hears the state as a whole.
     fn tell_of(&mut self, report: &Report, pipes_of: Option<&InstanceId>) {
-        let Some(socket) = self.daemon.socket.as_ref().filter(|_| self.greeted) else { return };
-        let Ok(bytes) = serde_json::to_vec(report) else { return };
-        self.daemon.attention.stirred(clock::mono());
-        if self.backlog.is_empty() && packet::send(socket, &bytes, &self.table.pipes_of(pipes_of)).is_ok() {
+        if !self.greeted || self.daemon.socket.is_none() {
             return;
         }
-        self.tell_later(bytes, pipes_of.cloned());
-    }
-
-    /// A report that goes with others, before the keeper sleeps.
-    pub(super) fn tell_with_others(&mut self, report: &Report) {
-        if !self.greeted || !self.daemon.several {
-            return self.tell(report);
-        }
         let Ok(bytes) = serde_json::to_vec(report) else { return };
         self.daemon.attention.stirred(clock::mono());
-        self.tell_later(bytes, None);
-    }
-
-    fn tell_later(&mut self, bytes: Vec<u8>, pipes_of: Option<InstanceId>) {
         if self.backlog.len() < BACKLOG {
-            return self.backlog.push_back((bytes, pipes_of));
+            return self.backlog.push_back((bytes, pipes_of.cloned()));
         }
         self.replace_daemon("does not keep up");
     }

@@ -219,7 +219,11 @@ impl Machine {
                 let found = logs.get(&life.name).and_then(|log| log.get(&key)).cloned().unwrap_or_default();
                 let different: BTreeSet<u32> = found.iter().copied().collect();
                 repeated += (found.len() - different.len()) as u64;
-                lost += (1..=count).filter(|number| !different.contains(number)).count() as u64;
+                let missing: Vec<u32> = (1..=count).filter(|number| !different.contains(number)).collect();
+                if !missing.is_empty() && super::tells() {
+                    println!("lost of {life:?}, {stream}: {missing:?}");
+                }
+                lost += missing.len() as u64;
             }
         }
         (lost, repeated)

@@ -3,6 +3,7 @@
 //!
 //! `FAULTS=1000 cargo test --release --test survive` is the whole suite (about half an hour); without it a small one runs.
 //! `FAULTS_ONLY=daemon,keeper,both,tree` picks, `FAULTS_SEED=7` repeats a run's random moments (the machine's own remain).
+//! `FAULTS_TELL=1` prints each loss.
 
 mod machine;
 mod program;
@@ -13,6 +14,11 @@ use std::process::ExitCode;
 
 use rounds::{Round, Tally, Victim};
 use unisys::base::Rng;
+
+/// Each loss is to be printed, for who looks for its reason.
+fn tells() -> bool {
+    number("FAULTS_TELL").is_some()
+}
 
 /// Kills in one system before it is taken down and a new one begins.
 const KILLS_A_ROUND: u64 = 5;
@@ -70,6 +76,8 @@ fn kills(name: &str, victim: Victim, faults: u64, rng: &mut Rng) -> bool {
             }
             eprintln!("its directory is kept: {}", round.machine.keep().display());
             failed = true;
+        } else if tells() && tally.lines_lost + tally.unknown > 0 {
+            println!("its directory is kept: {}", round.machine.keep().display());
         }
     }
     let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;

@@ -268,7 +268,12 @@ impl<'a> Round<'a> {
             let codes = told.entry(life.name.clone()).or_default();
             match codes.iter().position(|told| *told == code.to_string()) {
                 Some(at) => drop(codes.drain(..=at)),
-                None => wrong += 1,
+                None => {
+                    wrong += 1;
+                    if super::tells() {
+                        println!("the code is not known of {life:?}");
+                    }
+                }
             }
         }
         wrong
