@@ -4,8 +4,11 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::io::FdFlags;
 
@@ -21,7 +24,7 @@ use super::spawner;
 use super::table::{Instance, PartState, Pipes, Replayed, Running, Table};
 
 /// Starts that are under way are waited for this long before the keeper becomes another image.
-const STARTS: std::time::Duration = std::time::Duration::from_secs(10);
+const STARTS: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Adopts what the journal speaks of. A process is recognised by pid and start time, and only in the boot it was started in.
@@ -205,8 +208,9 @@ impl Keeper {
     /// says the rest.
     ///
     /// # Errors
-    /// execve(2) failed: everything is as it was.
+    /// It does not run, or execve(2) failed: everything is as it was.
     pub(super) fn upgrade(&mut self) -> io::Result<()> {
+        try_out(&self.options.program)?;
         self.finish_starts()?;
         self.journal.flush(clock::mono())?;
         if self.journal.behind().is_some() {
@@ -255,6 +259,28 @@ impl Keeper {
         }
         Err(error)
     }
+}
+
+/// There is no way back from execve(2): what is no whole program, or another one, must not get that far.
+fn try_out(program: &Path) -> io::Result<()> {
+    const TIME: Duration = Duration::from_secs(10);
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let mut said = [0; 64];
+    let mut length = 0;
+    if let Some(output) = child.stdout.take().map(OwnedFd::from)
+        && process::readable_within(&output, TIME)
+    {
+        length = rustix::io::read(&output, &mut said)?;
+    }
+    let _ = child.kill();
+    child.wait()?;
+    if said[..length].starts_with(concat!(env!("CARGO_PKG_NAME"), " ").as_bytes()) {
+        return Ok(());
+    }
+    let message = format!("it is not {}, or damaged: `--version` says nothing of it", env!("CARGO_PKG_NAME"));
+    Err(io::Error::other(message))
 }
 
 /// Of an instance of which the journal says nothing.

@@ -37,6 +37,11 @@ pub enum StateDirError {
     Untrusted { path: PathBuf, why: String },
     #[error("a system is already running on {path} (pid {pid})")]
     Locked { path: PathBuf, pid: String },
+    #[error(
+        "the system of {path} still runs (keeper, pid {pid}) though its directory was removed; `kill {pid}` stops its services in \
+         order and ends it"
+    )]
+    Removed { path: PathBuf, pid: u32 },
     #[error("cannot lock {path}: {why}")]
     Lock { path: PathBuf, why: String },
     #[error("the keeper that was to be replaced on {path} has ended in order, or has been replaced")]
@@ -67,6 +72,11 @@ impl StateDir {
             return Err(StateDirError::Untrusted { path: root, why });
         }
         let dir = Self { root };
+        // What is in it is of this machine, and may be secret: no repository is to take it in.
+        let ignore = fs::OpenOptions::new().write(true).create_new(true).open(dir.root.join(".gitignore"));
+        if let Ok(mut file) = ignore {
+            io::Write::write_all(&mut file, b"*\n").map_err(create)?;
+        }
         for sub in [dir.run(), dir.services_logs(), dir.index(), dir.crash_dumps()] {
             files::private_dir(&sub).map_err(create)?;
         }
@@ -154,6 +164,7 @@ impl StateDir {
         let path = self.root.join("lock");
         let fail = |error: io::Error| StateDirError::Lock { path: path.clone(), why: files::why(&error) };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fresh = !path.exists();
         let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|e| fail(e.into()))?;
         let locked = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
         let pid = self.holder();
@@ -166,6 +177,11 @@ impl StateDir {
             }
             Ok(()) => {}
             Err(error) => return Err(fail(error.into())),
+        }
+        if fresh && let Some(pid) = holder_of_removed(&path) {
+            // The next who asks must find out as well.
+            fs::remove_file(&path).map_err(fail)?;
+            return Err(StateDirError::Removed { path: self.root.clone(), pid });
         }
         // One write of a fixed width: whoever is killed here leaves the pid of the former or its own, never half of one.
         let pid = format!("{:<10}\n", std::process::id());
@@ -192,6 +208,14 @@ impl StateDir {
             }
         }
     }
+}
+
+/// The keeper that holds the lock that was at this path before somebody removed it (`rm -rf`, `git clean`).
+fn holder_of_removed(lock: &Path) -> Option<u32> {
+    let own = process::stat(std::process::id())?;
+    let removed = PathBuf::from(format!("{} (deleted)", lock.display()));
+    let mut all = process::all().into_iter().filter(|stat| stat.name == own.name && stat.pid != own.pid);
+    all.find(|stat| process::holds_open(stat.pid, &removed)).map(|stat| stat.pid)
 }
 
 /// A path to a unix socket that fits into an address (107 bytes), however long the real one is: through an open directory.

@@ -223,23 +223,51 @@ fn nobody_takes_the_place_of_a_keeper_that_ended_in_order() {
 }
 
 #[test]
-fn a_binary_that_cannot_be_executed_leaves_everything_as_it_was() {
+fn a_system_whose_directory_was_removed_is_not_started_a_second_time() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.ready(&["a"]);
+    let (a, keeper) = (system.pid("a"), system.keeper_pid());
+    fs::remove_dir_all(system.path(".unified-system")).unwrap();
+    for _ in 0..2 {
+        let (code, words) = system.fails(&["up", "-d"]);
+        assert!(code == 5 && words.contains(&format!("`kill {keeper}`")), "{code}: {words}");
+    }
+    assert!(alive(a) && alive(keeper));
+    signal(keeper, "TERM");
+    system.ended();
+    assert!(!alive(a), "what was said is so");
+    system.start(&[]);
+    system.ok(&["down"]);
+}
+
+#[test]
+fn a_binary_that_is_none_leaves_everything_as_it_was() {
     let mut system = System::new(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
     system.has_own_binary();
     system.start(&[]);
-    let a = system.pid("a");
+    let (a, keeper, daemon) = (system.pid("a"), system.keeper_pid(), system.daemon_pid());
     fs::rename(system.path("unisys"), system.path("unisys.good")).unwrap();
-    fs::write(system.path("unisys"), "not a program").unwrap();
-    let keeper = system.keeper_pid();
-    signal(keeper, "USR2");
-    let said = || {
-        let mut events = std::process::Command::new(crate::support::BINARY);
-        let output = events.arg("events").current_dir(system.dir.path()).output().unwrap();
-        text(&output.stdout).contains("UpgradeFailed")
+    let ask = |verb: &str| {
+        let mut command = std::process::Command::new(crate::support::BINARY);
+        command.arg(verb).current_dir(system.dir.path()).output().unwrap()
     };
-    until("it is said", || said().then_some(()));
+    let whole = fs::read(system.path("unisys.good")).unwrap();
+    let script = |words: &str| format!("#!/bin/sh\n{words}\n").into_bytes();
+    // No program, one that fails, one that is something else, one of which a part was copied.
+    for bad in [b"not a program".into(), script("exit 1"), script("echo 1.0"), whole[..1 << 20].into()] {
+        let path = system.path("unisys");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, bad).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let output = ask("upgrade");
+        let words = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && words.contains("the keeper goes on as it is"), "{words}");
+        assert!(words.contains(&path.display().to_string()), "{words}");
+    }
+    signal(keeper, "USR2");
+    until("it is said", || (text(&ask("events").stdout).matches("UpgradeFailed").count() == 5).then_some(()));
     fs::rename(system.path("unisys.good"), system.path("unisys")).unwrap();
-    assert_eq!((system.pid("a"), system.keeper_pid()), (a, keeper));
+    assert_eq!((system.pid("a"), system.keeper_pid(), system.daemon_pid()), (a, keeper, daemon));
     signal(a, "KILL");
     until("it is started again", || (system.instance("a")["lastExit"]["signal"] == 9).then_some(()));
     signal(keeper, "TERM");

@@ -7,6 +7,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use std::time::{Duration, Instant};
 
 use crate::api;
+use crate::api::types::Event;
 use crate::base::limits;
 use crate::engine::{Engine, EngineError, Heir, Left, Link, Options, no_keeper};
 use crate::keeper::protocol;
@@ -147,6 +148,7 @@ pub fn upgrade(global: &Global) -> Result<Outcome, Failure> {
     };
     let client = Client::connect(global)?;
     let before = daemon(&client)?;
+    let known = refused(&client)?.map(|event| event.id);
     let words = match client.post::<Value>("/v1/upgrade", &serde_json::json!({})) {
         Ok(answer) => answer["message"].as_str().unwrap_or_default().to_owned(),
         // It may be replaced before it has answered; whether it is, is seen below.
@@ -155,15 +157,32 @@ pub fn upgrade(global: &Global) -> Result<Outcome, Failure> {
     };
     let deadline = Instant::now() + UPGRADE;
     // It is done when the daemon of the new binary answers; in between there may be none.
-    while Client::connect(global).and_then(|client| daemon(&client)).map_or(true, |now| now == before) {
-        if Instant::now() > deadline {
-            let message = "keeper and daemon are the same as before";
-            return Err(Failure::other(message, "`unisys events` says why"));
+    loop {
+        let found = Client::connect(global).and_then(|client| Ok((daemon(&client)?, refused(&client)?)));
+        match found {
+            Ok((now, _)) if now != before => break,
+            Ok((_, Some(event))) if Some(event.id) > known => {
+                return Err(Failure::other(
+                    event.message,
+                    "put the right program in its place, and try again",
+                ));
+            }
+            Err(failure) if Instant::now() > deadline => return Err(failure),
+            Ok(_) if Instant::now() > deadline => {
+                let message = "keeper and daemon are the same as before";
+                return Err(Failure::other(message, "`unisys events` says why"));
+            }
+            _ => std::thread::sleep(Duration::from_millis(20)),
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
     render::line(words);
     Ok(Outcome::Done)
+}
+
+/// What was said last of an upgrade that could not be.
+fn refused(client: &Client) -> Result<Option<Event>, Failure> {
+    let events: Vec<Event> = client.get("/v1/events", &[("name", "system".to_owned())])?;
+    Ok(events.into_iter().rfind(|event| event.reason == "UpgradeFailed"))
 }
 
 /// How long an upgrade may take: programs that are being started are waited for.

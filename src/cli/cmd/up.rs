@@ -71,6 +71,7 @@ fn state_failure(error: StateDirError) -> Failure {
             "make it and its parents writable by root alone, or give another with --state-dir"
         }
         StateDirError::NotDirectory { .. } => "remove it, or give another with --state-dir",
+        StateDirError::Removed { .. } => "then try again, or give another with --state-dir",
         StateDirError::Lock { .. } | StateDirError::Superseded { .. } => "",
     };
     Failure::Conflict { message: error.to_string(), hint: hint.into() }
