@@ -35,13 +35,15 @@ pub fn start_gate(around: &dyn Surroundings, again: bool) -> Option<Waiting> {
     })
 }
 
-/// A replacement also waits for dependencies that are about to be replaced themselves.
-pub fn replace_gate(around: &dyn Surroundings, again: bool) -> Option<Waiting> {
+/// A replacement also waits for dependencies that are about to be replaced themselves, but for these.
+pub fn replace_gate(around: &dyn Surroundings, again: bool, but: &[Name]) -> Option<Waiting> {
     let replacing = around.dependencies().into_iter().find_map(|(dependency, facets)| {
-        facets.filter(|facets| facets.replacing).map(|facets| Waiting::Dependency {
-            on: facets.object,
-            condition: dependency.condition.as_str(),
-            why: "it is replaced first".into(),
+        facets.filter(|facets| facets.replacing && !but.contains(&facets.object.name)).map(|facets| {
+            Waiting::Dependency {
+                on: facets.object,
+                condition: dependency.condition.as_str(),
+                why: "it is replaced first".into(),
+            }
         })
     });
     replacing.or_else(|| start_gate(around, again))

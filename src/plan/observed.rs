@@ -1,6 +1,6 @@
 //! What the plan sees of the units there are.
 
-use crate::base::{ObjectRef, Seat};
+use crate::base::{Name, ObjectRef, Seat};
 use crate::unit::{Circuit, Lifecycle, UpdatePolicy};
 
 use super::Drift;
@@ -110,9 +110,9 @@ pub trait Surroundings {
     fn port_holder(&self) -> Option<(ObjectRef, String)> {
         None
     }
-    /// Units wait for each other's ports, and this is the one that lets go of its own before it has the other.
-    fn goes_first_for_port(&self) -> bool {
-        false
+    /// Units wait for each other's ports, and this is the one that lets go of its own before it has the other: all of them.
+    fn goes_first_for_port(&self) -> Option<Vec<Name>> {
+        None
     }
     /// Another start is allowed now (`maxConcurrentStarts`).
     fn start_allowed(&self) -> bool;

@@ -1,6 +1,6 @@
 //! Instances of an old version, or those that are to be restarted: which of them may go now, and how.
 
-use crate::base::{Ordinal, Seat};
+use crate::base::{Name, Ordinal, Seat};
 use crate::rollout::{Group, Move, Place, Standing, View, moves};
 use crate::unit::{Lifecycle, StopReason, Strategy};
 
@@ -103,9 +103,11 @@ fn replacement(
     let (verb, mut reason) = words(unit, slot);
     let next = moves.iter().find(|step| step.ordinal() == ordinal);
     let port = matches!(next, Some(Move::BringUp(_))).then(|| port_gate(around)).flatten();
-    let in_turn = port.as_ref().filter(|_| around.goes_first_for_port());
-    reason.push_str(&match in_turn {
-        Some(Waiting::Port { on, .. }) => format!("; restart (stop first): it changes ports with {on}"),
+    let ring = port.as_ref().and_then(|_| around.goes_first_for_port());
+    reason.push_str(&match &port {
+        Some(Waiting::Port { on, .. }) if ring.is_some() => {
+            format!("; restart (stop first): it changes ports with {on}")
+        }
         _ => manner(unit, clash),
     });
     let action = |step, waiting| Action { verb, reason: reason.clone(), step, waiting };
@@ -117,14 +119,14 @@ fn replacement(
     }
     // An instance that is not well has nothing to lose, whoever else is being replaced, once what is new could be started.
     let gate = match slot.ready {
-        true => gate(unit, around),
+        true => gate(unit, around, ring.as_deref().unwrap_or_default()),
         false => start_gate(around, false),
     };
     if let Some(waiting) = gate {
         return action(None, Some(waiting));
     }
     match next {
-        Move::BringUp(_) if in_turn.is_none() => {
+        Move::BringUp(_) if ring.is_none() => {
             let machine = unit.machine.map(|message| Waiting::Machine { message: message.to_owned() });
             let waiting = machine
                 .or_else(|| port.clone())
@@ -136,12 +138,14 @@ fn replacement(
     }
 }
 
-/// What a healthy instance waits for before anything is done about it: what it needs is replaced first.
-fn gate(unit: &ObservedUnit<'_>, around: &dyn Surroundings) -> Option<Waiting> {
+/// What a healthy instance waits for before anything is done about it: what it needs is replaced first, but for those that wait
+/// for its port.
+fn gate(unit: &ObservedUnit<'_>, around: &dyn Surroundings, ring: &[Name]) -> Option<Waiting> {
     if let Some(message) = unit.machine {
         return Some(Waiting::Machine { message: message.to_owned() });
     }
-    replace_gate(around, unit.proven).or_else(|| (!around.roll_allowed()).then_some(Waiting::RolloutSlots))
+    replace_gate(around, unit.proven, ring)
+        .or_else(|| (!around.roll_allowed()).then_some(Waiting::RolloutSlots))
 }
 
 /// Why no move is allowed for an ordinal.

@@ -190,9 +190,9 @@ pub(super) fn start(
     let newer = slot.map_or(unit.slots.is_empty(), |slot| {
         matches!(slot.drift, Drift::Replace(_)) && version == Pick::Wanted
     });
-    let gate = if newer { replace_gate } else { start_gate };
+    let gate = || if newer { replace_gate(around, again, &[]) } else { start_gate(around, again) };
     let waiting = circuit_gate(unit, seat, *starts)
-        .or_else(|| gate(around, again))
+        .or_else(gate)
         .or_else(|| port_gate(around))
         .or_else(|| (!around.start_allowed()).then_some(Waiting::StartSlots));
     let step = match &waiting {

@@ -40,7 +40,7 @@ impl Surroundings for Around<'_> {
         Some((self.world.object(holder), clash.to_string()))
     }
 
-    fn goes_first_for_port(&self) -> bool {
+    fn goes_first_for_port(&self) -> Option<Vec<Name>> {
         self.world.goes_first_for_port(self.name)
     }
 
@@ -75,17 +75,17 @@ impl World {
         })
     }
 
-    /// Of units that wait for each other's ports in a ring, the first by name, if all of them may go on then: none waits for
-    /// somebody's word, or for another one of the ring to be replaced first.
-    fn goes_first_for_port(&self, name: &Name) -> bool {
+    /// Of units that wait for each other's ports in a ring, the one that stops so that the others can go on: one that no other of
+    /// them needs, the first of those by name. All of them may go on then: none waits for somebody's word. Gives the ring to it.
+    fn goes_first_for_port(&self, name: &Name) -> Option<Vec<Name>> {
         let mut ring = vec![name];
         loop {
             let last = ring[ring.len() - 1];
-            let holder = self.units.get(last).and_then(|unit| self.port_holder(last, unit));
+            let (holder, _) = self.units.get(last).and_then(|unit| self.port_holder(last, unit))?;
             match holder {
-                Some((holder, _)) if holder == name => break,
-                Some((holder, _)) if holder > name && !ring.contains(&holder) => ring.push(holder),
-                _ => return false,
+                holder if holder == name => break,
+                holder if ring.contains(&holder) => return None,
+                holder => ring.push(holder),
             }
         }
         let goes_on = |name: &&Name| {
@@ -95,8 +95,9 @@ impl World {
                     && matches!(self.wish(name, unit), Wish::Up { .. })
             }) && self.may_roll(name)
         };
-        let apart = |name: &&Name| ring.iter().all(|other| other == name || !self.reaches(name, other));
-        ring.iter().all(|name| goes_on(name) && apart(name))
+        let unneeded = |name: &&&Name| ring.iter().all(|other| other == *name || !self.reaches(other, name));
+        let first = ring.iter().filter(unneeded).min()?;
+        (*first == name && ring.iter().all(goes_on)).then(|| ring.into_iter().cloned().collect())
     }
 
     /// What is seen of a unit or external by its neighbours.

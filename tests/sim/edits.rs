@@ -165,6 +165,27 @@ fn services_that_change_ports_with_each_other_arrive() {
 }
 
 #[test]
+fn a_service_and_what_it_needs_change_ports_with_each_other() {
+    let mut stage = Stage::new();
+    let pair = |a: u16, b: u16| {
+        let with = |name: &str, port: u16, rest: &str| {
+            service(name, &format!(", ports: [{{name: p, port: {port}}}]{rest}"))
+        };
+        vec![with("a", a, ""), with("b", b, ", dependsOn: [a]")]
+    };
+    stage.accept(&pair(1, 2));
+    stage.pass(Duration::from_secs(2));
+    stage.accept(&pair(2, 1));
+    stage.pass(Duration::from_millis(1));
+    assert!(stage.count("a") > 0 && stage.count("b") == 0, "who needs the other goes first");
+    stage.pass(Duration::from_secs(10));
+    for name in ["a", "b"] {
+        assert_eq!(stage.unit(name).rollout.word(false), "Complete", "{name}");
+        assert_eq!(stage.count(name), 1);
+    }
+}
+
+#[test]
 fn nobody_goes_first_for_a_port_that_will_not_come_free() {
     let mut stage = Stage::new();
     stage.accept(&binding(&[("a", 1), ("b", 2)], ""));
