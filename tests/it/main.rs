@@ -9,6 +9,7 @@ mod env_files;
 mod faults;
 mod freezes;
 mod generated;
+mod habits;
 mod listeners;
 mod lives;
 mod orders;

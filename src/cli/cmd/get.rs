@@ -14,8 +14,8 @@ pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Table, Format::Wide, Format::Json, Format::Yaml, Format::Name])?;
     let client = Client::connect(global)?;
     let look = |client: &Client| -> Result<(Value, Vec<String>), Failure> {
-        let notes = if is_for_a_person(global.output, args) { invalid_sets(client)? } else { Vec::new() };
-        Ok((fetch(client, args)?, notes))
+        let sets = if is_for_a_person(global.output, args) { sets(client)? } else { Vec::new() };
+        Ok((fetch(client, args)?, [not_accepted(&sets), ceded(&sets)].concat()))
     };
     let text = |value: &Value, at: Option<Stamp>| {
         render::structured_text(global.output, value)
@@ -117,10 +117,14 @@ fn is_for_a_person(format: Option<Format>, args: &Get) -> bool {
         && !["set", "sets", "system"].contains(&kind.split('/').next().unwrap_or(kind))
 }
 
-/// Of which sets the manifests are invalid, and what runs instead; and what they declare in vain.
-fn invalid_sets(client: &Client) -> Result<Vec<String>, Failure> {
-    let sets: Value = client.get("/v1/sets", &[])?;
-    let sets = sets["items"].as_array().cloned().unwrap_or_default();
+/// The sets, as `get sets` shows them.
+pub fn sets(client: &Client) -> Result<Vec<Value>, Failure> {
+    let mut sets: Value = client.get("/v1/sets", &[])?;
+    Ok(sets["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
+}
+
+/// Of which sets the manifests are invalid, and what runs instead.
+pub fn not_accepted(sets: &[Value]) -> Vec<String> {
     let invalid = sets.iter().filter(|set| set["status"]["conditions"][0]["status"] == "False");
     let here = std::env::current_dir().map(|dir| format!("{}/", dir.display())).unwrap_or_default();
     let note = |set: &Value| {
@@ -137,6 +141,11 @@ fn invalid_sets(client: &Client) -> Result<Vec<String>, Failure> {
         let name = text(&set["metadata"]["name"]);
         let list = set["status"]["ceded"].as_array().cloned().unwrap_or_default();
         let line = move |ceded: Value| {
+    invalid.map(note).collect()
+}
+
+/// What sets declare in vain.
+fn ceded(sets: &[Value]) -> Vec<String> {
             let (object, owner) = (text(&ceded["object"]), text(&ceded["set"]));
             format!(
                 "set {name} declares {object}, which belongs to set {owner} (apply --force-conflicts): it counts for nothing"
@@ -144,7 +153,7 @@ fn invalid_sets(client: &Client) -> Result<Vec<String>, Failure> {
         };
         list.into_iter().map(line).collect::<Vec<_>>()
     };
-    Ok(invalid.map(note).chain(sets.iter().flat_map(ceded)).collect())
+    sets.iter().flat_map(ceded).collect()
 }
 
 /// `at`: the ages are as of then; none: they are left out.

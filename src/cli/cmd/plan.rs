@@ -4,9 +4,10 @@ use crate::manifest::diagnostic::Severity;
 use super::super::args::{Format, Global, Plan};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
-use super::submit;
+use super::{get, submit};
 
-/// `unisys plan`: 0 nothing to do, 1 something to do, 2 an error: what the manifests want cannot be had on this machine.
+/// `unisys plan`: 0 nothing to do, 1 something to do, 2 an error: what the manifests want cannot be had on this machine, or what is
+/// on the disk is not accepted.
 pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
     let client = Client::connect(global)?;
@@ -15,6 +16,11 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
         Some(submission) => submit::ask(&client, "/v1/plan", submission)?,
         None => client.get("/v1/plan", &[])?,
     };
+    // What is on the disk may not be what there is nothing to do about.
+    let refused = match &submission {
+        Some(_) => Vec::new(),
+        None => get::not_accepted(&get::sets(&client)?),
+    };
     let sent = submission.map(|submission| submission.files).unwrap_or_default();
     let nothing = plan.actions.is_empty() && plan.waiting.is_empty();
     if !render::structured(global.output, &serde_json::to_value(&plan).unwrap_or_default())? {
@@ -22,11 +28,13 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
         print(&plan);
         overrides(&plan.overrides);
         if nothing {
-            render::line("nothing to do");
+            let of = if refused.is_empty() { "" } else { " for what is accepted" };
+            render::line(format_args!("nothing to do{of}"));
         }
     }
+    refused.iter().for_each(|note| eprintln!("note: {note}"));
     Ok(match nothing {
-        _ if lacks(&plan) => Outcome::Code(2),
+        _ if lacks(&plan) || !refused.is_empty() => Outcome::Code(2),
         true => Outcome::Done,
         false => Outcome::No,
     })
