@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api::types::{Problem, WaitFor, Waited};
 use crate::base::InstanceId;
-use crate::os::process;
 use crate::os::state_dir::short_socket;
+use crate::os::{identity, process};
 
 use super::args::Global;
 use super::progress::Progress;
@@ -44,7 +44,14 @@ pub fn find_socket(global: &Global) -> Option<PathBuf> {
     let upwards = here.ancestors().map(|dir| dir.join(STATE_DIR).join("unisys.sock"));
     upwards
         .chain([PathBuf::from(SYSTEM_SOCKET)])
-        .find(|path| path.exists() || keeper_of(path) != Keeper::Ended)
+        .find(|path| path.exists() || is_denied(path) || keeper_of(path) != Keeper::Ended)
+}
+
+/// There is a state directory, and the caller may not look into it.
+fn is_denied(socket: &Path) -> bool {
+    let denied = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    socket.parent().is_some_and(|dir| dir.symlink_metadata().is_ok())
+        && socket.symlink_metadata().err().is_some_and(denied)
 }
 
 /// A keeper holds the lock beside this socket: if nobody answers there, its daemon is being started.
@@ -339,11 +346,27 @@ fn orphaned(socket: &Path) -> Option<Failure> {
 /// A socket that may not be used, or that nobody listens on.
 fn unreachable(path: &Path, error: &std::io::Error) -> Failure {
     match error.kind() {
-        std::io::ErrorKind::PermissionDenied => Failure::Conflict {
-            message: format!("you may not use {}", path.display()),
-            hint: "only the daemon's user and root may".into(),
-        },
+        std::io::ErrorKind::PermissionDenied => denied(path),
         _ => no_daemon(&format!("no daemon listens on {}", path.display())),
+    }
+}
+
+/// What is there on the way to a socket belongs to somebody else.
+fn denied(socket: &Path) -> Failure {
+    let owned = socket.ancestors().find_map(|path| Some((path, path.symlink_metadata().ok()?.uid())));
+    let (path, uid) = owned.unwrap_or((socket, 0));
+    let name = identity::name_of(uid);
+    let owner = name.as_ref().map_or(format!("user {uid}"), |name| format!("{name} (user {uid})"));
+    let as_them = name.unwrap_or_else(|| format!("#{uid}"));
+    Failure::Conflict {
+        message: format!(
+            "you may not use {}: {} belongs to {owner}, and is for that user and root alone",
+            socket.display(),
+            path.display()
+        ),
+        hint: format!(
+            "run it as that user (`sudo -u {as_them} unisys …`), or name another daemon with --state-dir or --socket"
+        ),
     }
 }
 

@@ -34,6 +34,18 @@ pub fn user(name: &str) -> Option<User> {
     }
 }
 
+/// The name of a user, if there is one of that number.
+pub fn name_of(uid: u32) -> Option<String> {
+    let mut buffer = vec![0 as libc::c_char; 16 << 10];
+    // SAFETY: as above; the name lies in the buffer, and ends with a NUL.
+    unsafe {
+        let mut entry: libc::passwd = std::mem::zeroed();
+        let mut found = std::ptr::null_mut();
+        libc::getpwuid_r(uid, &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found);
+        (!found.is_null()).then(|| std::ffi::CStr::from_ptr(entry.pw_name).to_string_lossy().into_owned())
+    }
+}
+
 /// A group's id by name or number.
 pub fn group(name: &str) -> Option<u32> {
     let text = CString::new(name).ok()?;

@@ -1,6 +1,8 @@
 //! What people type who know kubectl, compose and systemctl, and what they are told.
 
-use super::support::{System, sleeper, text, until};
+use std::os::unix::fs::PermissionsExt;
+
+use super::support::{NOBODY, System, is_root, sleeper, text, until};
 
 #[test]
 fn plan_says_that_what_is_on_the_disk_is_not_accepted() {
@@ -16,4 +18,26 @@ fn plan_says_that_what_is_on_the_disk_is_not_accepted() {
     std::fs::remove_dir_all(system.path("manifests")).unwrap();
     until("it is noticed", || system.fails(&["plan"]).1.contains("cannot be read").then_some(()));
     assert_eq!(system.fails(&["plan", "-o", "json"]).0, 2);
+}
+
+#[test]
+fn who_may_not_look_into_a_state_directory_is_told_whose_it_is() {
+    // Root may look everywhere, and nobody else can give something to another user.
+    if !is_root() {
+        return;
+    }
+    let mut system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    system.has_own_binary();
+    system.start(&[]);
+    std::fs::set_permissions(system.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let state = system.path(".unified-system");
+    for args in [&["get"][..], &["get", "--state-dir", ".unified-system"]] {
+        use std::os::unix::process::CommandExt;
+        let output = system.command(args).uid(NOBODY).gid(NOBODY).output().unwrap();
+        let words = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{words}");
+        assert!(words.contains(".unified-system belongs to root (user 0)"), "{words}");
+        assert!(words.contains("sudo -u root"), "{words}");
+    }
+    assert!(state.exists());
 }
