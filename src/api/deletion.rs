@@ -8,8 +8,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use crate::base::ObjectRef;
+use crate::base::{ObjectKind, ObjectRef};
 use crate::engine::{Engine, Removal};
+use crate::manifest::diagnostic::nearest;
 use crate::world::Cause;
 
 use super::calls::{Answer, Context, Refusal, refuse};
@@ -39,10 +40,7 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
             }
             let mut gone = Vec::new();
             for text in &deletion.objects {
-                let object = text.parse().map_err(|_| {
-                    let message = format!("`{text}` is not KIND/NAME");
-                    refuse(StatusCode::BAD_REQUEST, message, "write it as `service/api`")
-                })?;
+                let object = named(engine, text)?;
                 if !taken.object(engine, &object)? {
                     gone.push(object);
                 }
@@ -69,6 +67,35 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
         .await??;
     done.notes.extend(context.not_recorded().await?);
     Ok(Json(done))
+}
+
+/// `KIND/NAME`, or the name alone of what no two objects are called.
+fn named(engine: &Engine, text: &str) -> Result<ObjectRef, Refusal> {
+    if text.contains('/') {
+        return text.parse().map_err(|_| {
+            let message = format!("`{text}` is not KIND/NAME");
+            refuse(StatusCode::BAD_REQUEST, message, "write it as `service/api`")
+        });
+    }
+    let sources = engine.sets.objects().sources();
+    let called: Vec<_> = sources.iter().filter(|source| source.object.name.as_str() == text).collect();
+    match called[..] {
+        [one] => Ok(one.object.clone()),
+        [] => {
+            let names = sources.iter().map(|source| source.object.name.as_str());
+            let hint = match (ObjectKind::from_word(text), nearest(text, names)) {
+                (Some(kind), _) => format!("write kind and name as one word: {}/NAME", kind.singular()),
+                (None, Some(near)) => format!("did you mean {near}? See `unisys get`"),
+                (None, None) => "see `unisys get`".into(),
+            };
+            Err(refuse(StatusCode::NOT_FOUND, format!("there is nothing called {text}"), hint))
+        }
+        _ => {
+            let objects: Vec<String> = called.iter().map(|source| source.object.to_string()).collect();
+            let message = format!("{text} is the name of {}", objects.join(" and of "));
+            Err(refuse(StatusCode::BAD_REQUEST, message, "write the one that is meant with its kind"))
+        }
+    }
 }
 
 /// What is to be taken away.

@@ -225,7 +225,7 @@ pub struct Plan {
 
 #[derive(Clone, Debug, Args)]
 pub struct Delete {
-    /// KIND/NAME
+    /// NAME, or KIND/NAME
     #[arg(required_unless_present = "file")]
     pub objects: Vec<String>,
     /// Everything that these manifests declare

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::support::{NOBODY, System, is_root, sleeper, text, until};
 
+const BOTH: &str = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: cc}\nspec: {data: {k: v}}\n";
+
 #[test]
 fn plan_says_that_what_is_on_the_disk_is_not_accepted() {
     let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
@@ -40,4 +42,20 @@ fn who_may_not_look_into_a_state_directory_is_told_whose_it_is() {
         assert!(words.contains("sudo -u root"), "{words}");
     }
     assert!(state.exists());
+}
+
+#[test]
+fn a_name_alone_is_deleted_where_it_means_one_object() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.write("b.yaml", &format!("{BOTH}---\n{}---\n{}", BOTH.replace("cc", "b"), sleeper("b", "")));
+    system.ok(&["apply", "-f", "b.yaml", "--wait"]);
+    let (code, words) = system.fails(&["delete", "b"]);
+    assert!(code == 2 && words.contains("service/b and of config/b"), "{words}");
+    let (code, words) = system.fails(&["delete", "cd"]);
+    assert!(code == 4 && words.contains("did you mean cc?"), "{words}");
+    let (code, words) = system.fails(&["delete", "service", "b"]);
+    assert!(code == 4 && words.contains("service/NAME"), "{words}");
+    assert!(system.ok(&["delete", "cc"]).contains("deleted config/cc"));
+    system.ok(&["delete", "service/b"]);
+    system.ok(&["delete", "b"]);
 }
