@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::base::redact::MASK;
 use crate::base::{Exit, Name, ObjectKind, ObjectRef, Stamp};
 use crate::engine::Engine;
 use crate::manifest::load::Source;
@@ -111,7 +112,7 @@ fn plain_object(engine: &Engine, source: &Source) -> Object {
     if source.object.kind == ObjectKind::Secret
         && let Some(Value::Object(data)) = object.spec.get_mut("data")
     {
-        data.values_mut().filter(|value| value.is_string()).for_each(|value| *value = json!("***"));
+        data.values_mut().filter(|value| value.is_string()).for_each(|value| *value = json!(MASK));
     }
     object
 }
@@ -130,6 +131,12 @@ fn object(
         metadata: Metadata {
             name: of.name.to_string(),
             labels: Default::default(),
+            annotations: engine
+                .sets
+                .objects()
+                .meta(of)
+                .map(|meta| meta.annotations.clone())
+                .unwrap_or_default(),
             generation,
             revision: engine.world.revision().0,
             set: set.into(),
@@ -348,6 +355,7 @@ pub fn sets(engine: &Engine) -> Vec<Object> {
                 metadata: Metadata {
                     name: set.name.clone(),
                     labels: Default::default(),
+                    annotations: Default::default(),
                     generation: 1,
                     revision: set.revision.0,
                     set: set.name.clone(),

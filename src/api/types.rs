@@ -28,6 +28,8 @@ pub struct Object {
 pub struct Metadata {
     pub name: String,
     pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     pub generation: u64,
     pub revision: u64,
     pub set: String,

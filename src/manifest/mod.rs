@@ -23,6 +23,7 @@ pub mod not_yet;
 pub mod notifiers;
 pub mod overlay;
 pub mod render;
+mod printed;
 pub mod resolve;
 pub mod schema;
 pub mod shape;

@@ -13,6 +13,7 @@ use crate::base::limits;
 
 use super::diagnostic::{Diagnostic, Span};
 use super::hidden::hide;
+use super::printed;
 
 /// A node with its place (from 1).
 #[derive(Clone, Debug, PartialEq)]
@@ -285,7 +286,7 @@ pub fn parse(file: &Path, bytes: &[u8], diagnostics: &mut Vec<Diagnostic>) -> Ve
             for document in &documents {
                 report_flaws(file, document, diagnostics);
             }
-            documents
+            documents.into_iter().flat_map(|node| printed::objects(file, node, diagnostics)).collect()
         }
         Err(error) => {
             diagnostics.push(syntax_error(file, text, &error));

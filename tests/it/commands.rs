@@ -562,7 +562,7 @@ fn a_mistyped_name_or_kind_is_told_with_what_may_have_been_meant() {
         let words = said(args);
         assert!(words.contains("did you mean service?"), "{args:?}: {words}");
     }
-    assert_eq!(system.json(&["get", "backend"])["items"][0]["metadata"]["name"], "backend");
+    assert_eq!(system.json(&["get", "backend"])["metadata"]["name"], "backend");
     assert_eq!(system.ok(&["validate", "-f", "manifests"]), system.ok(&["validate", "manifests"]));
 }
 

@@ -1,10 +1,21 @@
 //! What people type who know kubectl, compose and systemctl, and what they are told.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use super::support::{NOBODY, System, is_root, sleeper, text, until};
 
 const BOTH: &str = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: cc}\nspec: {data: {k: v}}\n";
+
+fn given(system: &System, args: &[&str], input: &str) -> (i32, String) {
+    use std::io::Write;
+    let mut command = system.command(args);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code().unwrap_or(-1), text(&[output.stdout, output.stderr].concat()))
+}
 
 #[test]
 fn plan_says_that_what_is_on_the_disk_is_not_accepted() {
@@ -58,4 +69,31 @@ fn a_name_alone_is_deleted_where_it_means_one_object() {
     assert!(system.ok(&["delete", "cc"]).contains("deleted config/cc"));
     system.ok(&["delete", "service/b"]);
     system.ok(&["delete", "b"]);
+}
+
+#[test]
+fn what_get_prints_can_be_given_back() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let manifest =
+        sleeper("b", "  env: {X: {config: cc, key: k}}\n").replace("name: b", "name: b, annotations: {n: o}");
+    system.write("b.yaml", &format!("{BOTH}---\n{manifest}"));
+    system.ok(&["apply", "-f", "b.yaml", "--wait"]);
+    assert_eq!(system.json(&["get", "b"]), system.json(&["get", "service", "b"]), "one is itself");
+    for printed in [system.ok(&["get", "-o", "yaml"]), system.ok(&["get", "-o", "json"])] {
+        let (code, words) = given(&system, &["validate", "-"], &printed);
+        assert!(code == 0 && words.contains("valid: 3 objects"), "{words}");
+    }
+    let printed = system.ok(&["get", "b", "-o", "yaml"]);
+    assert!(printed.contains("n: o"), "{printed}");
+    let (code, words) = given(&system, &["diff", "-f", "-"], &printed);
+    assert_eq!(code, 0, "{words}");
+    let pid = system.pid("b");
+    let (code, words) = given(&system, &["apply", "-f", "-"], &printed);
+    assert!(code == 0 && words.contains("nothing to do"), "{words}");
+    let (code, words) = given(&system, &["apply", "-f", "-", "--wait"], &printed.replace("1000", "2000"));
+    assert_eq!(code, 0, "{words}");
+    assert_ne!(system.pid("b"), pid);
+    // A status that a person wrote is a slip.
+    let (code, words) = given(&system, &["validate", "-"], &format!("{BOTH}status: {{}}\n"));
+    assert!(code == 1 && words.contains("E1203"), "{words}");
 }

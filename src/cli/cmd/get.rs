@@ -97,7 +97,7 @@ fn named(client: &Client, word: &str) -> Result<Value, Failure> {
     let mut list: Value = client.get("/v1/objects", &[])?;
     let items = list["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
     let names: Vec<String> = items.iter().map(|item| text(&item["metadata"]["name"])).collect();
-    let found: Vec<Value> = items.into_iter().filter(|item| item["metadata"]["name"] == word).collect();
+    let mut found: Vec<Value> = items.into_iter().filter(|item| item["metadata"]["name"] == word).collect();
     if found.is_empty() {
         let meant =
             nearest(word, names.iter().map(String::as_str)).map(|name| format!("did you mean {name}? "));
@@ -105,6 +105,10 @@ fn named(client: &Client, word: &str) -> Result<Value, Failure> {
             message: format!("there is no kind and nothing else called {word}"),
             hint: meant.unwrap_or_default() + &kinds_like(word),
         });
+    }
+    // One is itself, as with its kind.
+    if found.len() == 1 {
+        return Ok(found.swap_remove(0));
     }
     list["items"] = Value::Array(found);
     Ok(list)
@@ -137,15 +141,15 @@ pub fn not_accepted(sets: &[Value]) -> Vec<String> {
             render::neutral(message)
         )
     };
-    let ceded = |set: &Value| {
-        let name = text(&set["metadata"]["name"]);
-        let list = set["status"]["ceded"].as_array().cloned().unwrap_or_default();
-        let line = move |ceded: Value| {
     invalid.map(note).collect()
 }
 
 /// What sets declare in vain.
 fn ceded(sets: &[Value]) -> Vec<String> {
+    let ceded = |set: &Value| {
+        let name = text(&set["metadata"]["name"]);
+        let list = set["status"]["ceded"].as_array().cloned().unwrap_or_default();
+        let line = move |ceded: Value| {
             let (object, owner) = (text(&ceded["object"]), text(&ceded["set"]));
             format!(
                 "set {name} declares {object}, which belongs to set {owner} (apply --force-conflicts): it counts for nothing"
