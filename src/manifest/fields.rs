@@ -157,7 +157,7 @@ mod tests {
     fn every_field_of_a_unit_has_a_class() {
         for (kind, name) in [(ObjectKind::Service, "ServiceSpec"), (ObjectKind::Job, "JobSpec")] {
             let root = schema::of_kind(kind);
-            for field in schema::property_names(&root["$defs"][name]) {
+            for field in schema::property_names(&root, &root["$defs"][name]) {
                 assert!(CLASSES.iter().any(|(known, _)| *known == field), "{name}.{field} has no class");
             }
         }

@@ -13,6 +13,7 @@ pub mod capabilities;
 pub mod check;
 mod check_ports;
 pub mod diagnostic;
+mod elsewhere;
 pub mod env_file;
 pub mod explain;
 pub mod fields;

@@ -124,8 +124,16 @@ pub fn at<'s>(root: &'s Value, schema: &'s Value, path: &[&str]) -> Option<&'s V
     }
 }
 
-/// Names of the properties of a schema.
-pub fn property_names(schema: &Value) -> Vec<&str> {
-    let own = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(|map| map.keys());
-    own.map(String::as_str).collect()
+/// Names of the properties of a schema, or of the forms that it allows.
+pub fn property_names<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s str> {
+    let forms = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    let all = std::iter::once(schema).chain(forms.map(|form| resolve(root, form)));
+    let maps = all.filter_map(|schema| schema.get("properties")?.as_object());
+    let mut names: Vec<&str> = Vec::new();
+    for name in maps.flat_map(|map| map.keys()) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names
 }

@@ -11,7 +11,7 @@ use crate::base::ObjectKind;
 
 use super::bounds::Bounds;
 use super::diagnostic::{Diagnostic, Span, nearest};
-use super::schema;
+use super::{elsewhere, schema};
 
 /// Validators by kind, built when first needed: only a broken object needs one.
 #[derive(Default)]
@@ -81,41 +81,6 @@ impl Written<'_> {
     }
 }
 
-/// Kubernetes', compose's and systemd's words for what has another name here.
-const ELSEWHERE: [(&str, &str); 31] = [
-    ("periodSeconds", "write `period: 10s`"),
-    ("timeoutSeconds", "write `timeout: 1s`"),
-    ("initialDelaySeconds", "write `initialDelay: 5s`"),
-    ("terminationGracePeriodSeconds", "write `stop: {grace: 30s}`"),
-    ("minReadySeconds", "write `update: {minReady: 1s}`"),
-    ("progressDeadlineSeconds", "write `update: {progressDeadline: 60s}`"),
-    ("activeDeadlineSeconds", "write `activeDeadline: 60s`"),
-    ("httpGet", "write `http: {path: …, port: …}`"),
-    ("tcpSocket", "write `tcp: {port: …}`"),
-    ("livenessProbe", "write `probes: {liveness: …}`"),
-    ("readinessProbe", "write `probes: {readiness: …}`"),
-    ("startupProbe", "write `probes: {startup: …}`"),
-    ("healthcheck", "write `probes: {readiness: …, liveness: …}`"),
-    ("depends_on", "write `dependsOn`"),
-    ("working_dir", "write `workingDir`"),
-    ("env_file", "write `envFrom: [{file: .env}]`"),
-    ("environment", "write `env`"),
-    ("args", "put the arguments into `command`"),
-    ("entrypoint", "write `command`"),
-    ("image", "unisys runs programs of this machine, not images: write `command`"),
-    ("containers", "one Service is one program: write `command` under `spec`"),
-    ("template", "one Service is one program: write its fields under `spec`"),
-    ("selector", "units are referred to by name: remove it"),
-    ("volumes", "a program sees this machine's files: remove it"),
-    ("restartPolicy", "write `restart: {policy: …}`"),
-    ("strategy", "write `update: {strategy: …}`"),
-    ("cwd", "write `workingDir`"),
-    ("script", "write `command: [node, server.js]`"),
-    ("autorestart", "write `restart: {policy: Always}`"),
-    ("ExecStart", "write `command`"),
-    ("instances", "write `replicas`"),
-];
-
 fn explain(root: &Value, error: &ValidationError<'_>, written: &Written<'_>, found: &mut Vec<Diagnostic>) {
     let mut path = dotted(error.instance_path().as_str());
     let span = written.span(&path);
@@ -143,6 +108,10 @@ fn explain(root: &Value, error: &ValidationError<'_>, written: &Written<'_>, fou
         ValidationErrorKind::OneOfMultipleValid { .. } | ValidationErrorKind::OneOfNotValid { .. }
             if exclusive_keys(root, &path).is_some() =>
         {
+            // What is no map at all is said to be none.
+            if !error.instance().is_object() {
+                return;
+            }
             let keys = exclusive_keys(root, &path).unwrap_or_default().join(", ");
             let message = format!("this has to have exactly one of {keys}");
             found.push(Diagnostic::error("E1601", &span, path, message).hint("keep the one that is meant"));
@@ -165,14 +134,14 @@ fn unknown_key(root: &Value, path: &str, key: &str, written: &Written<'_>) -> Di
     let full = super::tree::join(path, key);
     let span = written.span(&full);
     let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
-    let allowed = schema::at(root, root, &steps).map(schema::property_names).unwrap_or_default();
-    let hint = match (ELSEWHERE.iter().find(|(word, _)| *word == key), nearest(key, allowed.iter().copied()))
-    {
+    let allowed =
+        schema::at(root, root, &steps).map(|schema| schema::property_names(root, schema)).unwrap_or_default();
+    let hint = match (elsewhere::of_key(key), nearest(key, allowed.iter().copied())) {
         // Beside `spec`, where it belongs.
         _ if path.is_empty() && schema::at(root, root, &["spec", key]).is_some() => {
             format!("write it under `spec`: `spec: {{{key}: …}}`")
         }
-        (Some((_, hint)), _) => (*hint).to_owned(),
+        (Some(hint), _) => hint.to_owned(),
         (None, Some(near)) => format!("did you mean `{near}`?"),
         (None, None) => format!("allowed here: {}", allowed.join(", ")),
     };
@@ -194,7 +163,12 @@ fn wrong_value(
                 wanted.trim_start_matches("Single(").trim_start_matches("Multiple(").trim_end_matches(')');
             (
                 "E1204",
-                format!("{value} is {}; this has to be {}", type_of(error.instance()), type_words(wanted)),
+                match error.instance().as_ref() {
+                    Value::Object(_) | Value::Array(_) => {
+                        format!("this is {}; it has to be {}", type_of(error.instance()), type_words(wanted))
+                    }
+                    other => format!("{value} is {}; this has to be {}", type_of(other), type_words(wanted)),
+                },
             )
         }
         ValidationErrorKind::Enum { options } => {
@@ -226,11 +200,17 @@ fn wrong_value(
         }
         _ => None,
     };
+    let hint = hint.or_else(|| meant(error.instance(), written, &path));
     let hint = hint.unwrap_or_else(|| match path == "spec" && error.instance().is_null() {
         true => spec_hint(root),
         false => hint_for(root, &path, error.instance()),
     });
     Diagnostic::error(code, span, path, message).hint(hint)
+}
+
+/// How a value is written here that another tool has in this form.
+fn meant(value: &Value, written: &Written<'_>, path: &str) -> Option<String> {
+    if written.hides { None } else { elsewhere::of_value(path, value) }
 }
 
 /// The least that an object of this kind says.
@@ -284,14 +264,24 @@ fn any_of(
                 )
         })
     };
-    let meant: Vec<_> = context.iter().filter(same_type).collect();
-    if let Some(branch) = meant.iter().min_by_key(|branch| branch.len()) {
-        for inner in branch.iter() {
+    let span = written.span(path);
+    if let Some(hint) = meant(error.instance(), written, path) {
+        let message = "this has none of the forms that this field allows";
+        found.push(Diagnostic::error("E1204", &span, path, message).hint(hint));
+        return;
+    }
+    let near: Vec<_> = context.iter().filter(same_type).collect();
+    if let Some(branch) = near.iter().min_by_key(|branch| branch.len()) {
+        let unknown = |inner: &&ValidationError<'static>| {
+            matches!(inner.kind(), ValidationErrorKind::AdditionalProperties { .. })
+        };
+        // What one of several forms lacks says nothing where a key is of none.
+        let only_unknown = near.len() > 1 && branch.iter().any(|inner| unknown(&inner));
+        for inner in branch.iter().filter(|inner| !only_unknown || unknown(inner)) {
             explain(root, inner, written, found);
         }
         return;
     }
-    let span = written.span(path);
     let message = format!("{} has none of the forms that this field allows", written.shown(error.instance()));
     let mut hint = hint_for(root, path, error.instance());
     if path.starts_with("spec.env.") && !matches!(error.instance().as_ref(), Value::String(_)) {
