@@ -290,7 +290,7 @@ pub struct Logs {
     /// Go on as lines are written
     #[arg(short, long)]
     pub follow: bool,
-    /// Only lines of the last 5m
+    /// Only lines of the last 5m, or since 2026-01-01T00:00:00Z
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// The last so many lines [default: 100; with --since or --grep all that there are]
@@ -300,8 +300,11 @@ pub struct Logs {
     #[arg(long, value_name = "REGEX")]
     pub grep: Option<String>,
     /// Of the instance before the present one
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub previous: bool,
+    /// Each line with the time at which it was written
+    #[arg(short, long)]
+    pub timestamps: bool,
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -97,3 +97,16 @@ fn what_get_prints_can_be_given_back() {
     let (code, words) = given(&system, &["validate", "-"], &format!("{BOTH}status: {{}}\n"));
     assert!(code == 1 && words.contains("E1203"), "{words}");
 }
+
+#[test]
+fn logs_are_shown_with_their_times_and_from_a_time_on() {
+    let code = "import time\nprint('one')\nprint('two')\ntime.sleep(1000)";
+    let system = System::up(&[("a.yaml", &super::support::python("a", code, ""))]);
+    until("it has written", || (system.ok(&["logs", "a"]) == "one\ntwo\n").then_some(()));
+    let lines = system.ok(&["logs", "a", "-t", "-n", "1"]);
+    let (at, line) = lines.trim_end().split_once(' ').unwrap();
+    assert!(line == "two" && at.ends_with('Z') && at.contains('T'), "{lines}");
+    assert!(system.ok(&["logs", "a", "--since", at]).contains("two"));
+    assert_eq!(system.ok(&["logs", "a", "--since", "2999-01-01T00:00:00Z"]), "");
+    assert_eq!(system.fails(&["logs", "a", "--since", "yesterday"]).0, 2);
+}

@@ -21,9 +21,7 @@ pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
     let tail = args.tail.or((!all).then_some(LINES));
     let mut query: Vec<_> = tail.into_iter().map(|count| ("tail", count.to_string())).collect();
     if let Some(since) = &args.since {
-        let since = parse_duration(since)
-            .map_err(|error| Failure::usage(format!("--since: {error}"), "write --since 5m"))?;
-        query.push(("sinceMs", (clock::wall().0 - since.as_millis() as i64).to_string()));
+        query.push(("sinceMs", beginning(since, clock::wall())?.0.to_string()));
     }
     if args.previous {
         query.push(("previous", "true".into()));
@@ -39,10 +37,11 @@ pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
             Some(Format::Json) => {
                 render::print(&format!("{}\n", serde_json::to_string(line).unwrap_or_default()))
             }
-            _ if several => {
-                render::print(&format!("{} | {}\n", line.service, render::painted(&line.message, colours)))
+            _ => {
+                let at = if args.timestamps { format!("{} ", line.ts) } else { String::new() };
+                let of = if several { format!("{} | ", line.service) } else { String::new() };
+                render::print(&format!("{at}{of}{}\n", render::painted(&line.message, colours)));
             }
-            _ => render::print(&format!("{}\n", render::painted(&line.message, colours))),
         }
     };
     if args.follow {
@@ -60,6 +59,19 @@ pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
     lines.sort_by_key(|line| line.ts);
     lines.iter().for_each(show);
     Ok(Outcome::Done)
+}
+
+/// `5m`: so long ago; or a time as RFC 3339 writes it.
+fn beginning(text: &str, now: Stamp) -> Result<Stamp, Failure> {
+    if let Ok(ago) = parse_duration(text) {
+        return Ok(Stamp(now.0.saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX))));
+    }
+    serde_json::from_value(text.into()).map_err(|_| {
+        Failure::usage(
+            format!("--since: `{text}` is neither a duration nor a time"),
+            "write --since 5m, or --since 2026-01-01T00:00:00Z",
+        )
+    })
 }
 
 fn read(
@@ -124,4 +136,24 @@ fn follow(
         }
         Ok(Outcome::Done)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_is_a_duration_before_now_or_a_time() {
+        let now = Stamp(1_767_225_600_000);
+        for (text, expected) in [
+            ("5m", Some(now.0 - 300_000)),
+            ("2026-01-01T00:00:00Z", Some(now.0)),
+            ("2026-01-01T02:00:00.500+02:00", Some(now.0 + 500)),
+            ("2026-01-01", None),
+            ("5", None),
+            ("yesterday", None),
+        ] {
+            assert_eq!(beginning(text, now).ok().map(|at| at.0), expected, "{text}");
+        }
+    }
 }
