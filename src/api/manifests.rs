@@ -21,7 +21,7 @@ use crate::world::{Cause, Event, Order};
 
 use super::calls::{Answer, Context, Refusal, refuse};
 use super::status;
-use super::types::{Diff, Done, FieldDiff, ObjectDiff, Problem, Submission};
+use super::types::{Diff, Done, FieldDiff, ObjectDiff, Overlay, Problem, Submission};
 
 pub(super) async fn pending(State(context): State<Context>) -> Answer<super::types::Plan> {
     let plan = context
@@ -34,10 +34,43 @@ pub(super) async fn pending(State(context): State<Context>) -> Answer<super::typ
     Ok(Json(plan))
 }
 
+fn source(file: &StoredFile) -> SourceFile {
+    SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) }
+}
+
 /// The set that a submission is for, and its whole content.
 fn target(engine: &Engine, submission: &Submission) -> Result<(String, Option<PathBuf>, LoadInput), Refusal> {
-    let source =
-        |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
+    let (name, path, mut input) = target_files(engine, submission)?;
+    if !submission.overlays.is_empty() {
+        let of = |overlay: &Overlay| overlay.files.iter().map(source).collect();
+        input.overlays = submission.overlays.iter().map(of).collect();
+    }
+    Ok((name, path, input))
+}
+
+/// The overlays of a set are those that it is read with again: `apply` cannot give it others.
+fn has_overlays(engine: &Engine, submission: &Submission) -> Result<(), Refusal> {
+    let given: Vec<&PathBuf> = submission.overlays.iter().map(|overlay| &overlay.path).collect();
+    let (name, _, _) = target_files(engine, submission)?;
+    let known = engine.sets.get(&name).map(|set| set.overlays.iter().collect::<Vec<_>>()).unwrap_or_default();
+    if given.is_empty() || given == known {
+        return Ok(());
+    }
+    let list = known.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    let message = match known.is_empty() {
+        true => format!("the set `{name}` is read without overlays, and `apply` gives it none"),
+        false => {
+            format!("the set `{name}` is read with other overlays ({list}), and `apply` does not change that")
+        }
+    };
+    let hint = "overlays are given to `unisys up -f PATH --overlay PATH`; `plan` and `diff` show what others would come to";
+    Err(refuse(StatusCode::BAD_REQUEST, message, hint))
+}
+
+fn target_files(
+    engine: &Engine,
+    submission: &Submission,
+) -> Result<(String, Option<PathBuf>, LoadInput), Refusal> {
     if let Some(beside) = files_of_a_set(engine, submission)? {
         return Ok(beside);
     }
@@ -253,6 +286,7 @@ pub(super) async fn apply(
                     "whoever can write the manifests can run code as root; make them writable by root alone";
                 return Err(refuse(StatusCode::CONFLICT, why, hint));
             }
+            has_overlays(engine, &submission)?;
             let proposal = propose(engine, &submission)?;
             if proposal.rejected {
                 return Err(rejected(proposal.diagnostics));

@@ -197,6 +197,9 @@ pub struct Submission {
     pub path: Option<PathBuf>,
     #[schemars(with = "Vec<Value>")]
     pub files: Vec<StoredFile>,
+    /// Patches over the files, in order; none: those that the set is read with.
+    #[serde(default)]
+    pub overlays: Vec<Overlay>,
     #[serde(default)]
     pub prune: bool,
     #[serde(default)]
@@ -210,6 +213,15 @@ pub struct Submission {
     /// Refuse unless the accepted revision is this one.
     #[serde(default)]
     pub if_revision: Option<u64>,
+}
+
+/// What lies over manifests.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Overlay {
+    pub path: PathBuf,
+    #[schemars(with = "Vec<Value>")]
+    pub files: Vec<StoredFile>,
 }
 
 /// `plan -o json`.

@@ -208,6 +208,9 @@ pub struct Files {
     /// Manifests: a directory, a file, or - for standard input
     #[arg(short, long = "file", value_name = "PATH", required = true)]
     pub file: PathBuf,
+    /// Patches over the manifests, in order; without it those that `up` was given
+    #[arg(long, value_name = "PATH")]
+    pub overlay: Vec<PathBuf>,
     /// Name of the set
     #[arg(long)]
     pub set: Option<String>,
@@ -218,6 +221,9 @@ pub struct Plan {
     /// Manifests; without it: what is still to be done
     #[arg(short, long = "file", value_name = "PATH")]
     pub file: Option<PathBuf>,
+    /// Patches over the manifests, in order; without it those that `up` was given
+    #[arg(long, value_name = "PATH", requires = "file")]
+    pub overlay: Vec<PathBuf>,
     /// Name of the set
     #[arg(long)]
     pub set: Option<String>,
@@ -294,17 +300,17 @@ pub struct Logs {
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// The last so many lines [default: 100; with --since or --grep all that there are]
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     pub tail: Option<usize>,
+    /// Each line with the time at which it was written
+    #[arg(short, long)]
+    pub timestamps: bool,
     /// Only lines that match
     #[arg(long, value_name = "REGEX")]
     pub grep: Option<String>,
     /// Of the instance before the present one
-    #[arg(short = 'n', long)]
+    #[arg(long)]
     pub previous: bool,
-    /// Each line with the time at which it was written
-    #[arg(short, long)]
-    pub timestamps: bool,
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -110,3 +110,45 @@ fn logs_are_shown_with_their_times_and_from_a_time_on() {
     assert_eq!(system.ok(&["logs", "a", "--since", "2999-01-01T00:00:00Z"]), "");
     assert_eq!(system.fails(&["logs", "a", "--since", "yesterday"]).0, 2);
 }
+
+#[test]
+fn plan_needs_no_daemon_before_the_first_up_and_knows_overlays() {
+    let mut system =
+        System::new(&[("a.yaml", &sleeper("a", "  dependsOn: [b]\n")), ("b.yaml", &sleeper("b", ""))]);
+    std::fs::create_dir(system.path("over")).unwrap();
+    let patch = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {env: {X: patched}}\n";
+    system.write("over/a.yaml", patch);
+    let output = system.run(&["plan", "-f", "manifests", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no daemon runs here"));
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let actions: Vec<_> =
+        plan["actions"].as_array().unwrap().iter().map(|a| (&a["verb"], &a["unit"])).collect();
+    assert_eq!(
+        serde_json::json!(actions),
+        serde_json::json!([["Start", "service/b"], ["Start", "service/a"]])
+    );
+    // What is wrong is above 1, what was named is looked for, and without manifests there is nothing to plan.
+    system.write("over/a.yaml", &patch.replace("name: a", "name: c"));
+    let (code, words) = system.fails(&["plan", "-f", "manifests", "--overlay", "over"]);
+    assert!(code == 2 && words.contains("E1302"), "{words}");
+    assert_eq!(system.fails(&["plan", "-f", "manifests", "--state-dir", "elsewhere"]).0, 3);
+    assert_eq!(system.fails(&["plan"]).0, 3);
+    system.write("over/a.yaml", patch);
+    system.start(&[]);
+    assert_eq!(system.run(&["plan", "-f", "manifests"]).status.code(), Some(0));
+    let output = system.run(&["plan", "-f", "manifests", "--overlay", "over"]);
+    assert!(output.status.code() == Some(1) && text(&output.stdout).contains("spec.env.X"), "{output:?}");
+    let output = system.run(&["diff", "-f", "manifests", "--overlay", "over"]);
+    assert!(output.status.code() == Some(1) && text(&output.stdout).contains("patched"), "{output:?}");
+    let (code, words) = system.fails(&["apply", "-f", "manifests", "--overlay", "over"]);
+    assert!(code == 2 && words.contains("is read without overlays"), "{words}");
+    drop(system);
+    let mut system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    std::fs::create_dir(system.path("over")).unwrap();
+    system.write("over/a.yaml", patch);
+    system.start(&["--overlay", "over"]);
+    assert!(system.ok(&["apply", "-f", "manifests", "--overlay", "over"]).contains("nothing to do"));
+    let (code, words) = system.fails(&["apply", "-f", "manifests", "--overlay", "manifests"]);
+    assert!(code == 2 && words.contains("with other overlays"), "{words}");
+}

@@ -9,7 +9,7 @@ use super::{plan, submit, up};
 pub fn run(global: &Global, args: &Apply) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
     let wait = args.wait.as_deref().map(up::wait_time).transpose()?;
-    let mut submission = submit::read(&args.files.file, args.files.set.as_deref())?;
+    let mut submission = submit::read_with(&args.files.file, args.files.set.as_deref(), &args.files.overlay)?;
     submission.prune = args.prune;
     submission.dry_run = args.dry_run;
     submission.force = args.force;

@@ -9,7 +9,11 @@ use super::{plan, submit};
 pub fn run(global: &Global, args: &Files) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
     let client = Client::connect(global)?;
-    let diff: Diff = submit::ask(&client, "/v1/diff", &submit::read(&args.file, args.set.as_deref())?)?;
+    let diff: Diff = submit::ask(
+        &client,
+        "/v1/diff",
+        &submit::read_with(&args.file, args.set.as_deref(), &args.overlay)?,
+    )?;
     if !render::structured(global.output, &serde_json::to_value(&diff).unwrap_or_default())? {
         let mut text = String::new();
         for object in &diff.objects {

@@ -1,17 +1,32 @@
-use crate::api::types::{Override, Plan as PlanShape};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::api::status;
+use crate::api::types::{Override, Plan as PlanShape, Submission};
+use crate::base::{Epoch, Incarnation};
+use crate::manifest::Diagnostic;
 use crate::manifest::diagnostic::Severity;
+use crate::os::clock;
+use crate::store::StoredFile;
+use crate::world::{Beginning, Cause, Event, World};
 
 use super::super::args::{Format, Global, Plan};
-use super::super::client::Client;
+use super::super::client::{Client, find_socket};
 use super::super::{Failure, Outcome, render};
-use super::{get, submit};
+use super::{get, submit, validate};
 
 /// `unisys plan`: 0 nothing to do, 1 something to do, 2 an error: what the manifests want cannot be had on this machine, or what is
 /// on the disk is not accepted.
 pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
-    let client = Client::connect(global)?;
-    let submission = args.file.as_deref().map(|path| submit::read(path, args.set.as_deref())).transpose()?;
+    let read = |path: &PathBuf| submit::read_with(path, args.set.as_deref(), &args.overlay);
+    let submission = args.file.as_ref().map(read).transpose()?;
+    let client = match (Client::connect(global), &submission) {
+        (Err(Failure::NoDaemon { .. }), Some(submission)) if is_before_up(global) => {
+            return show(global, &from_nothing(submission)?, submission.files.clone(), &[]);
+        }
+        (client, _) => client?,
+    };
     let plan: PlanShape = match &submission {
         Some(submission) => submit::ask(&client, "/v1/plan", submission)?,
         None => client.get("/v1/plan", &[])?,
@@ -22,10 +37,42 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
         None => get::not_accepted(&get::sets(&client)?),
     };
     let sent = submission.map(|submission| submission.files).unwrap_or_default();
+    show(global, &plan, sent, &refused)
+}
+
+/// No daemon was named, and none is here: there may be none yet.
+fn is_before_up(global: &Global) -> bool {
+    global.socket.is_none() && global.state_dir.is_none() && find_socket(global).is_none()
+}
+
+/// What `up` would do with it where nothing runs yet.
+fn from_nothing(submission: &Submission) -> Result<PlanShape, Failure> {
+    let (built, diagnostics) = validate::built(submission);
+    if diagnostics.iter().any(Diagnostic::rejects) {
+        return Err(Failure::Invalid {
+            message: "the manifests are not valid".into(),
+            diagnostics,
+            sent: submission.files.clone(),
+            conflict: false,
+        });
+    }
+    let mut world = World::new(Beginning { epoch: Epoch(1), seed: 0, incarnation: Incarnation(1) });
+    let cause = Cause::new("Plan", "plan");
+    world.handle(clock::now(), Event::Desired { desired: Arc::new(built.desired), cause });
+    eprintln!("note: no daemon runs here: this is what `unisys up` would do");
+    Ok(PlanShape { diagnostics, ..status::plan(&world, &world.pending()) })
+}
+
+fn show(
+    global: &Global,
+    plan: &PlanShape,
+    sent: Vec<StoredFile>,
+    refused: &[String],
+) -> Result<Outcome, Failure> {
     let nothing = plan.actions.is_empty() && plan.waiting.is_empty();
-    if !render::structured(global.output, &serde_json::to_value(&plan).unwrap_or_default())? {
+    if !render::structured(global.output, &serde_json::to_value(plan).unwrap_or_default())? {
         render::diagnostics(&plan.diagnostics, &sent);
-        print(&plan);
+        print(plan);
         overrides(&plan.overrides);
         if nothing {
             let of = if refused.is_empty() { "" } else { " for what is accepted" };
@@ -34,7 +81,7 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     }
     refused.iter().for_each(|note| eprintln!("note: {note}"));
     Ok(match nothing {
-        _ if lacks(&plan) || !refused.is_empty() => Outcome::Code(2),
+        _ if lacks(plan) || !refused.is_empty() => Outcome::Code(2),
         true => Outcome::Done,
         false => Outcome::No,
     })

@@ -1,11 +1,11 @@
 //! Reads what `-f` names, for the calls that send manifests.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::api::types::Submission;
+use crate::api::types::{Overlay, Submission};
 use crate::base::limits;
 use crate::manifest::tree;
 use crate::os::files;
@@ -48,6 +48,16 @@ pub fn declared(files: &[StoredFile]) -> Result<Vec<(String, String)>, Failure> 
     Ok(declared)
 }
 
+/// The same with overlays over it.
+pub fn read_with(path: &Path, set: Option<&str>, overlays: &[PathBuf]) -> Result<Submission, Failure> {
+    let mut submission = read(path, set)?;
+    for overlay in overlays {
+        let (path, files) = files_at(overlay)?;
+        submission.overlays.push(Overlay { path, files });
+    }
+    Ok(submission)
+}
+
 /// The files of a directory (with its path, as they are the whole set), one file, or standard input.
 pub fn read(path: &Path, set: Option<&str>) -> Result<Submission, Failure> {
     let mut submission = Submission { set: set.map(str::to_owned), ..Submission::default() };
@@ -62,22 +72,8 @@ pub fn read(path: &Path, set: Option<&str>) -> Result<Submission, Failure> {
         submission.files.push(StoredFile { path: here.join("stdin.yaml"), text });
         return Ok(submission);
     }
-    let fail = |error: std::io::Error| {
-        Failure::usage(
-            format!("cannot read {}: {}", path.display(), files::why(&error)),
-            "name a directory, a file or -",
-        )
-    };
-    let absolute = std::path::absolute(path).map_err(fail)?;
-    let snapshot = files::snapshot(&absolute).map_err(fail)?;
-    for file in snapshot.files {
-        let bytes = file
-            .content
-            .map_err(|why| Failure::usage(format!("cannot read {}: {why}", file.path.display()), ""))?;
-        submission
-            .files
-            .push(StoredFile { path: file.path, text: String::from_utf8_lossy(&bytes).into_owned() });
-    }
+    let (absolute, files) = files_at(path)?;
+    submission.files = files;
     if absolute.is_dir() {
         if submission.files.is_empty() {
             return Err(Failure::usage(
@@ -88,4 +84,23 @@ pub fn read(path: &Path, set: Option<&str>) -> Result<Submission, Failure> {
         submission.path = Some(absolute);
     }
     Ok(submission)
+}
+
+/// The files at a path, with the whole of it.
+fn files_at(path: &Path) -> Result<(PathBuf, Vec<StoredFile>), Failure> {
+    let fail = |error: std::io::Error| {
+        Failure::usage(
+            format!("cannot read {}: {}", path.display(), files::why(&error)),
+            "name a directory, a file or -",
+        )
+    };
+    let absolute = std::path::absolute(path).map_err(fail)?;
+    let mut found = Vec::new();
+    for file in files::snapshot(&absolute).map_err(fail)?.files {
+        let bytes = file
+            .content
+            .map_err(|why| Failure::usage(format!("cannot read {}: {why}", file.path.display()), ""))?;
+        found.push(StoredFile { path: file.path, text: String::from_utf8_lossy(&bytes).into_owned() });
+    }
+    Ok((absolute, found))
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use crate::api::types::Submission;
 use crate::base::ports::Place;
 use crate::base::{Revision, limits};
 use crate::manifest::load::ParseCache;
@@ -9,8 +10,9 @@ use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load, render as shapes};
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::listeners;
-use crate::plan::build::build;
+use crate::plan::build::{Built, build};
 use crate::plan::machine::{Machine, fixed_places};
+use crate::store::StoredFile;
 
 use super::super::args::{Format, Global, Validate};
 use super::super::{Failure, Outcome, render};
@@ -59,22 +61,41 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
         diagnostics.extend(found);
     }
     let objects = Objects::join(parts, &mut diagnostics);
+    let built = build_of(&objects, args.machine);
+    diagnostics.extend(built.diagnostics);
+    diagnostics.truncate(limits::DIAGNOSTICS);
+    Ok((diagnostics, objects.sources().len()))
+}
+
+/// What a submission comes to on this machine, and everything that is wrong with it.
+pub fn built(submission: &Submission) -> (Built, Vec<Diagnostic>) {
+    let source =
+        |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
+    let set = match (&submission.set, &submission.path) {
+        (Some(set), _) => set.clone(),
+        (None, Some(path)) => crate::engine::sets::set_name(path),
+        (None, None) => "default".into(),
+    };
+    let overlays = submission.overlays.iter().map(|overlay| overlay.files.iter().map(source).collect());
+    let input =
+        LoadInput { set, files: submission.files.iter().map(source).collect(), overlays: overlays.collect() };
+    let (objects, mut diagnostics) = load(&input, &mut ParseCache::default());
+    let mut built = build_of(&objects, true);
+    diagnostics.append(&mut built.diagnostics);
+    diagnostics.truncate(limits::DIAGNOSTICS);
+    (built, diagnostics)
+}
+
+/// `machine`: what only this machine has is looked at too.
+fn build_of(objects: &Objects, machine: bool) -> Built {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let context = Context {
-        objects: &objects,
-        files: &Disk,
-        environment: &environment,
-        profile: None,
-        machine: args.machine,
-        lenient: false,
-    };
-    let machine = args.machine.then(|| ThisMachine::new(holders(&objects)));
+    let context =
+        Context { objects, files: &Disk, environment: &environment, profile: None, machine, lenient: false };
+    let machine = machine.then(|| ThisMachine::new(holders(objects)));
     let machine = machine.as_ref().map(|machine| machine as &dyn Machine);
-    diagnostics.extend(build(&context, Revision(0), b"", machine).diagnostics);
-    diagnostics.truncate(limits::DIAGNOSTICS);
-    Ok((diagnostics, objects.sources().len()))
+    build(&context, Revision(0), b"", machine)
 }
 
 /// Every holder of a wanted port, a running system's own processes left out.
