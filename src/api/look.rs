@@ -11,8 +11,9 @@ use crate::base::{Name, ObjectKind, ObjectRef, limits};
 use crate::engine::Engine;
 use crate::engine::launch::user;
 use crate::faults::Book;
-use crate::manifest::capabilities;
 use crate::manifest::diagnostic::kinds_like;
+use crate::manifest::resolve::{Origin, Place};
+use crate::manifest::{capabilities, references};
 use crate::world::Record;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
@@ -127,6 +128,22 @@ fn describe(engine: &Engine, kind: ObjectKind, name: &str, value: &mut Value) {
         .map(|record| status::event(record))
         .collect();
     value["events"] = json!(events.into_iter().rev().collect::<Vec<_>>());
+    if matches!(kind, ObjectKind::Config | ObjectKind::Secret) {
+        let of = ObjectRef { kind, name: name.clone() };
+        value["usedBy"] = json!(references::users_of(engine.sets.objects(), &of));
+        // A Secret's are shown nowhere.
+        if kind == ObjectKind::Config {
+            let values = engine.sets.config_values(&name);
+            let row = |(key, text, origin): (String, String, Origin)| {
+                let from = match origin.place {
+                    Place::Line(file, line) => format!("{}:{line}", file.display()),
+                    _ => origin.layer,
+                };
+                json!({"key": key, "value": text, "from": from})
+            };
+            value["values"] = values.into_iter().map(row).collect();
+        }
+    }
     let graph = &engine.world.desired().graph;
     value["dependsOn"] = json!(graph.dependencies(&name));
     value["dependents"] = json!(graph.dependents(&name));

@@ -9,7 +9,7 @@ use crate::base::ports::{Place, Places};
 use crate::base::{Name, Revision, limits};
 use crate::manifest::diagnostic::nearest;
 use crate::manifest::load::ParseCache;
-use crate::manifest::resolve::Context;
+use crate::manifest::resolve::{self, Context, Origin};
 use crate::manifest::{Diagnostic, LoadInput, Objects, load};
 use crate::os::files::{Disk, ThisMachine};
 use crate::os::listeners;
@@ -546,6 +546,23 @@ impl Sets {
     /// The content of a set as it was accepted.
     pub fn input_of(&self, name: &str) -> LoadInput {
         self.get(name).map(|set| set.input.clone()).unwrap_or_default()
+    }
+
+    /// What a Config gives as its files are now: see [`resolve::config_values`].
+    pub fn config_values(&self, name: &Name) -> Vec<(String, String, Origin)> {
+        let context = Context {
+            objects: &self.objects,
+            files: &Disk,
+            environment: &self.environment,
+            profile: self.options.profile.as_deref(),
+            machine: true,
+            lenient: true,
+        };
+        self.objects
+            .configs
+            .get(name)
+            .map(|config| resolve::config_values(config, &context))
+            .unwrap_or_default()
     }
 
     /// What the sets are read from.

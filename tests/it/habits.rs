@@ -152,3 +152,24 @@ fn plan_needs_no_daemon_before_the_first_up_and_knows_overlays() {
     let (code, words) = system.fails(&["apply", "-f", "manifests", "--overlay", "manifests"]);
     assert!(code == 2 && words.contains("with other overlays"), "{words}");
 }
+
+#[test]
+fn describe_of_a_config_shows_who_uses_it_and_what_it_gives() {
+    let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: app}\nspec: {files: [.env], data: {A: one}, types: {D: {default: three}}}\n";
+    let secret = "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: db}\nspec: {data: {token: hidden-value}}\n";
+    let user = sleeper("a", "  env: {X: {config: app, key: A}, T: {secret: db, key: token}}\n");
+    let mut system = System::new(&[("c.yaml", &format!("{config}---\n{secret}---\n{user}"))]);
+    system.write("manifests/.env", "B=two\n");
+    system.start(&[]);
+    let told = system.ok(&["describe", "config", "app"]);
+    for line in ["used by     service/a", "A     one     data", "three   types", ".env:1"] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    let told = system.ok(&["describe", "secret/db"]);
+    assert!(told.contains("used by     service/a") && !told.contains("hidden"), "{told}");
+    let described = system.json(&["describe", "config/app"]);
+    assert_eq!(
+        described["values"][1],
+        serde_json::json!({"key": "B", "value": "two", "from": described["values"][1]["from"]})
+    );
+}

@@ -33,8 +33,13 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
     line("status", text(&status["summary"]));
     line("set", text(&meta["set"]));
     line("generation", text(&meta["generation"]));
-    line("needs", list(&value["dependsOn"]));
-    line("needed by", list(&value["dependents"]));
+    match value.get("usedBy") {
+        Some(users) => line("used by", list(users)),
+        None => {
+            line("needs", list(&value["dependsOn"]));
+            line("needed by", list(&value["dependents"]));
+        }
+    }
     if let Some(on) = status["waiting"].as_str() {
         line("waits for", render::neutral(on));
     }
@@ -66,6 +71,7 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
         &["ordinal", "lifecycle", "pid", "ready", "restarts", "startedAt"],
     );
     section(&mut out, "probes", &value["probes"], &["ordinal", "probe", "ok", "message"]);
+    section(&mut out, "values", &value["values"], &["key", "value", "from"]);
     section(&mut out, "events", &value["events"], &["ts", "type", "reason", "message"]);
     out.push_str("spec\n");
     let spec = serde_yaml::to_string(&value["spec"]).unwrap_or_default();

@@ -15,9 +15,9 @@ pub use types::check_type;
 
 use super::Files;
 use super::diagnostic::{Diagnostic, Severity, Span};
-use super::load::{Objects, Source};
-use super::spec::ServiceSpec;
+use super::load::{Object, Objects, Source};
 use super::spec::process::EnvValue;
+use super::spec::{ConfigSpec, ServiceSpec};
 use expansion::Expansion;
 use types::parse_bool;
 use values::{Layers, Reader, Sources, Value, broken, push};
@@ -194,6 +194,14 @@ fn own_env(spec: &ServiceSpec, source: &Source, sources: &mut Sources<'_>, layer
             }
         }
     }
+}
+
+/// What a Config gives: each key with its value, and where that comes from.
+pub fn config_values(config: &Object<ConfigSpec>, context: &Context<'_>) -> Vec<(String, String, Origin)> {
+    let mut found = Vec::new();
+    let layers = Sources::new(context, &mut found).config(config);
+    let last = layers.into_iter().filter_map(|(key, mut values)| Some((key, values.pop()?)));
+    last.map(|(key, value)| (key, value.text, value.origin)).collect()
 }
 
 /// Types of all Configs, whether a unit uses them or not. What is wrong with their files is told of who reads them.
