@@ -23,18 +23,32 @@ codes!(
     "E2010", "E2011", "E2012", "E2013", "E2014",
 );
 
-/// What a field or a code means; `Err` has the nearest thing that exists.
+/// What is neither a field nor a code.
+const PAGES: [(&str, &str); 1] = [("overlay", include_str!("overlays.md"))];
+
+/// Longer lines of words are broken.
+const WIDTH: usize = 100;
+
+/// What a field, a code or another word means; `Err` has the nearest thing that exists.
 pub fn explain(word: &str) -> Result<String, String> {
     if let Some((_, page)) = CODES.iter().find(|(code, _)| code.eq_ignore_ascii_case(word)) {
+        return Ok((*page).to_owned());
+    }
+    if let Some((_, page)) = PAGES.iter().find(|(name, _)| *name == word.trim_end_matches('s')) {
         return Ok((*page).to_owned());
     }
     let steps: Vec<&str> = word.split('.').filter(|step| !step.is_empty()).collect();
     let Some(kind) = steps.first().and_then(|word| ObjectKind::from_word(word)) else {
         let kinds = ObjectKind::ALL.map(ObjectKind::singular);
         let codes = CODES.iter().map(|(code, _)| *code);
-        return Err(match nearest(word, kinds.into_iter().chain(codes)) {
+        let pages = PAGES.map(|(name, _)| name);
+        return Err(match nearest(word, kinds.into_iter().chain(pages).chain(codes)) {
             Some(near) => format!("there is nothing called `{word}`; did you mean `{near}`?"),
-            None => format!("there is nothing called `{word}`; kinds: {}", kinds.join(", ")),
+            None => format!(
+                "there is nothing called `{word}`; kinds: {}; also: {}",
+                kinds.join(", "),
+                pages.join(", ")
+            ),
         });
     };
     let root = schema::of_kind(kind);
@@ -70,7 +84,7 @@ fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, Strin
     let description =
         [raw, Some(resolved)].into_iter().flatten().find_map(|schema| schema.get("description")?.as_str());
     if let Some(description) = description {
-        out.push_str(&format!("\n  {}\n", description.replace('\n', "\n  ")));
+        out.push_str(&format!("\n  {}\n", wrapped(description, 2)));
     }
     let not_yet = |steps: &[&str]| not_yet::of_field(kind, &steps.join("."));
     match not_yet(steps) {
@@ -82,6 +96,7 @@ fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, Strin
         }
         None => {}
     }
+    out.push_str(&value_forms(root, resolved));
     let properties = properties(root, resolved);
     if !properties.is_empty() {
         out.push_str("\nFields:\n");
@@ -89,16 +104,60 @@ fn field(root: &Value, kind: ObjectKind, steps: &[&str]) -> Result<String, Strin
         for (name, inner) in properties {
             let resolved = schema::resolve(root, inner);
             let words = [inner, resolved].into_iter().find_map(|schema| schema.get("description")?.as_str());
-            let mut words = words.unwrap_or_default().lines().next().unwrap_or_default().to_owned();
-            match not_yet(&[steps, &[name]].concat()) {
+            let mut words = words.unwrap_or_default().to_owned();
+            match not_yet(&[steps, &[name]].concat()).filter(|_| not_yet(steps).is_none()) {
                 Some("") => words.push_str(" (not yet: E1900)"),
                 Some(which) => words.push_str(&format!(" ({which} not yet: E1900)")),
                 None => {}
             }
-            out.push_str(&format!("  {name:width$}  {:9}  {words}\n", type_words(root, resolved)));
+            let head = format!("  {name:width$}  {:9}", type_words(root, resolved));
+            let column = width + 15;
+            // Beside a long type there is no room.
+            let line = match head.chars().count() + 2 <= column || words.is_empty() {
+                true => format!("{head}  {}", wrapped(&words, column)),
+                false => format!("{head}\n{:column$}{}", "", wrapped(&words, column)),
+            };
+            out.push_str(&format!("{}\n", line.trim_end()));
         }
     }
     Ok(out)
+}
+
+/// The forms that each value of a map may have.
+fn value_forms(root: &Value, schema: &Value) -> String {
+    let value = schema.get("additionalProperties").filter(|value| value.is_object());
+    let forms = value.and_then(|value| schema::resolve(root, value).get("anyOf")?.as_array());
+    let Some(forms) = forms else { return String::new() };
+    let mut out = "\nEach value is one of:\n".to_owned();
+    for form in forms {
+        let resolved = schema::resolve(root, form);
+        let own = [form, resolved].into_iter().find_map(|schema| schema.get("description")?.as_str());
+        let of_fields =
+            properties(root, resolved).into_iter().find_map(|(_, field)| field.get("description")?.as_str());
+        let head = format!("  {:12}  ", form_words(root, resolved));
+        let words = wrapped(own.or(of_fields).unwrap_or_default(), head.chars().count());
+        out.push_str(&format!("{}\n", format!("{head}{words}").trim_end()));
+    }
+    out
+}
+
+/// Words in lines of a bearable length, each but the first after so many blanks.
+fn wrapped(text: &str, indent: usize) -> String {
+    let mut out = String::new();
+    let mut column = indent;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > WIDTH {
+            out.push_str(&format!("\n{:indent$}", ""));
+            column = indent;
+        } else if column > indent {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
 }
 
 /// The schema at a path of keys; that of a list is left out for its items'.
@@ -139,7 +198,12 @@ fn type_words(root: &Value, resolved: &Value) -> String {
         return options.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" | ");
     }
     if let Some(variants) = resolved.get("oneOf").and_then(Value::as_array) {
-        let words: Vec<&str> = variants.iter().filter_map(|variant| variant.get("const")?.as_str()).collect();
+        let of = |variant: &Value| match (variant.get("const"), variant.get("enum")) {
+            (Some(one), _) => vec![one.clone()],
+            (None, several) => several.and_then(Value::as_array).cloned().unwrap_or_default(),
+        };
+        let words: Vec<Value> = variants.iter().flat_map(of).collect();
+        let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
         if !words.is_empty() {
             return words.join(" | ");
         }
@@ -149,7 +213,7 @@ fn type_words(root: &Value, resolved: &Value) -> String {
             let items = resolved.get("items").map(|items| type_words(root, schema::resolve(root, items)));
             format!("list of {}", items.unwrap_or_else(|| "anything".into()))
         }
-        Some(Value::String(word)) if word == "object" => "map".into(),
+        Some(Value::String(word)) if word == "object" => form_words(root, resolved),
         Some(Value::String(word)) => word.clone(),
         Some(Value::Array(words)) => words
             .iter()
@@ -157,8 +221,32 @@ fn type_words(root: &Value, resolved: &Value) -> String {
             .filter(|word| *word != "null")
             .collect::<Vec<_>>()
             .join(" or "),
-        _ if resolved.get("anyOf").is_some() => "one of several forms".into(),
-        _ => "value".into(),
+        _ => match resolved.get("anyOf").and_then(Value::as_array) {
+            Some(forms) => {
+                let mut words: Vec<String> =
+                    forms.iter().map(|form| form_words(root, schema::resolve(root, form))).collect();
+                words.dedup();
+                words.join(" or ")
+            }
+            None => "value".into(),
+        },
+    }
+}
+
+/// The same of one of several forms, or of a map: its keys, where they are few.
+fn form_words(root: &Value, form: &Value) -> String {
+    /// More are listed below.
+    const FEW: usize = 4;
+    if form.get("type").and_then(Value::as_str) != Some("object") {
+        return type_words(root, form);
+    }
+    let value = form.get("additionalProperties").filter(|value| value.is_object());
+    match (form.get("properties").and_then(Value::as_object), value) {
+        (None, Some(value)) => format!("map of {}", type_words(root, schema::resolve(root, value))),
+        (Some(fields), _) if fields.len() <= FEW => {
+            format!("{{{}}}", fields.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+        }
+        _ => "map".into(),
     }
 }
 
@@ -182,6 +270,20 @@ mod tests {
         assert!(explain("job.spec.logging.maxSize").unwrap().contains("E1900"));
         assert!(explain("secret.spec.deliver").unwrap().contains("`files` is not carried out yet"));
         assert!(!explain("service.spec.restart").unwrap().contains("E1900"));
+        for field in ["service.spec.env", "secret.spec.data"] {
+            assert!(explain(field).unwrap().contains("type: map of string or {"), "{field}");
+        }
+        assert!(explain("service.spec.env").unwrap().contains("  {secret, key}  A key of a Secret."));
+        assert!(explain("secret.spec.data").unwrap().contains("  {file}        Relative to the manifest;"));
+        assert!(explain("service.spec.dependsOn").unwrap().contains("list of string or {name, condition,"));
+        // Nothing is cut off at the end of a line of the sources.
+        let ports = explain("service.spec.ports").unwrap();
+        assert!(ports.lines().all(|line| line.chars().count() <= WIDTH), "{ports}");
+        assert!(ports.contains("tcp | udp | unix | unixDatagram"), "{ports}");
+        let ports = ports.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(ports.contains("finishes what it has accepted."), "{ports}");
+        assert!(explain("overlays").unwrap().contains("--overlay"));
+        assert!(explain("overlys").unwrap_err().contains("did you mean `overlay`"));
         assert!(explain("E1203").unwrap().contains("E1203"));
         assert!(explain("servise").unwrap_err().contains("did you mean `service`"));
     }

@@ -24,6 +24,7 @@ pub struct JobSpec {
     /// Run with this group; absent: the user's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Further groups; needs root.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub supplementary_groups: Vec<String>,
     /// File mode creation mask, octal: `"0027"`.

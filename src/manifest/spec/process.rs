@@ -22,7 +22,9 @@ pub enum EnvValue {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfigKey {
+    /// Its name.
     pub config: Name,
+    /// The key whose value it is.
     pub key: String,
 }
 
@@ -30,7 +32,9 @@ pub struct ConfigKey {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKey {
+    /// Its name.
     pub secret: Name,
+    /// The key whose value it is.
     pub key: String,
 }
 

@@ -26,6 +26,7 @@ pub struct ServiceSpec {
     /// Run with this group; absent: the user's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Further groups; needs root.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub supplementary_groups: Vec<String>,
     /// File mode creation mask, octal: `"0027"`.
@@ -45,6 +46,7 @@ pub struct ServiceSpec {
     /// Names taken over from the environment of unisys; nothing else of it is.
     #[serde(default = "inherited_names")]
     pub inherit_env: Vec<String>,
+    /// Where it listens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub ports: Vec<Port>,
