@@ -42,7 +42,15 @@ pub struct Letter {
     /// Failures that there was no room for.
     pub omitted: u64,
     first_try: Option<Instant>,
+    /// So long by an earlier daemon.
+    tried_before: Duration,
     tries: u32,
+}
+
+impl Letter {
+    fn tried(&self, now: Instant) -> Duration {
+        self.tried_before + self.first_try.map_or(Duration::ZERO, |first| now.since(first))
+    }
 }
 
 /// What is to be done now.
@@ -80,6 +88,8 @@ pub struct Desk {
     in_flight: bool,
     /// The first letter is tried again then.
     again_at: Option<Instant>,
+    /// For so long an earlier daemon tried what comes first.
+    tried: Duration,
 }
 
 impl Desk {
@@ -95,7 +105,18 @@ impl Desk {
             omitted: 0,
             in_flight: false,
             again_at: None,
+            tried: Duration::ZERO,
         }
+    }
+
+    /// An earlier daemon tried for so long to tell what is owed: that counts.
+    pub fn has_tried(&mut self, so_long: Duration) {
+        self.tried = so_long;
+    }
+
+    /// How long the first letter has been tried in vain.
+    pub fn tried(&self, now: Instant) -> Duration {
+        self.waiting.front().map_or(Duration::ZERO, |letter| letter.tried(now))
     }
 
     /// Something happened. A letter of its own while the rate allows and none is being tried again; else it joins the group.
@@ -139,7 +160,13 @@ impl Desk {
 
     fn begin(&mut self, now: Instant, errors: Vec<(ErrorRecord, u64)>, omitted: u64) {
         self.begun.push_back(now);
-        self.waiting.push_back(Letter { errors, omitted, first_try: None, tries: 0 });
+        self.waiting.push_back(Letter {
+            errors,
+            omitted,
+            first_try: None,
+            tried_before: Duration::ZERO,
+            tries: 0,
+        });
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -164,7 +191,9 @@ impl Desk {
             self.close_group(now);
         }
         let Some(letter) = self.waiting.front_mut() else { return Next::Wait(None) };
-        letter.first_try.get_or_insert(now);
+        if letter.first_try.is_none() {
+            (letter.first_try, letter.tried_before) = (Some(now), std::mem::take(&mut self.tried));
+        }
         letter.tries += 1;
         self.in_flight = true;
         self.again_at = None;
@@ -190,8 +219,7 @@ impl Desk {
         self.in_flight = false;
         let Some(letter) = self.waiting.front() else { return Failed::Again };
         let at = now + RETRY.delay(letter.tries.saturating_sub(1), &mut self.rng);
-        let until = letter.first_try.unwrap_or(now) + limits::NOTIFIER_PATIENCE;
-        if at > until
+        if letter.tried(at) > limits::NOTIFIER_PATIENCE
             && let Some(dead) = self.waiting.pop_front()
         {
             return Failed::Dead(dead);

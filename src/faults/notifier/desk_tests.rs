@@ -139,3 +139,19 @@ fn what_an_earlier_daemon_owes_is_one_letter_and_the_first() {
         letter.errors.iter().map(|(record, times)| (record.fingerprint.as_str(), *times)).collect();
     assert_eq!(told, [("b", 3), ("c", 1), ("d", 1)]);
 }
+
+#[test]
+fn the_hour_of_what_an_earlier_daemon_owes_goes_on() {
+    for (tried, last) in [
+        (0, false),
+        (limits::NOTIFIER_PATIENCE.as_secs() - 10, false),
+        (limits::NOTIFIER_PATIENCE.as_secs(), true),
+    ] {
+        let mut desk = desk(10);
+        desk.has_tried(Duration::from_secs(tried));
+        desk.owe(record("a"), 1);
+        sent(desk.next(START));
+        assert_eq!(desk.tried(START), Duration::from_secs(tried));
+        assert_eq!(matches!(desk.failed(START), Failed::Dead(_)), last, "{tried}");
+    }
+}

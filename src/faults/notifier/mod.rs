@@ -9,6 +9,7 @@ mod told;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -85,6 +86,9 @@ impl Notifiers {
             kept.and_then(|text| Told::read(text, &on)).unwrap_or_else(|| Told::new(on, clock::wall()));
         told.keep(book.iter());
         let records: Vec<&ErrorRecord> = book.iter().collect();
+        if records.iter().any(|record| told.owed(record) > 0) {
+            desk.has_tried(told.tried());
+        }
         records.into_iter().rev().for_each(|record| desk.owe(record.clone(), told.owed(record)));
         let work = Work {
             redactor: Redactor::new(plan.secrets.iter().map(String::as_str)),
@@ -184,15 +188,22 @@ impl Work {
             let message = format!("cannot deliver: {why}; it is tried again for an hour");
             (self.tell)(&self.plan.name, true, "NotifierFailed", message);
         }
-        if let Failed::Dead(letter) = desk.failed(clock::mono()) {
-            self.bury(&letter, &why).await;
-            self.has_told(Some(letter)).await;
+        let now = clock::mono();
+        self.told.try_again(desk.tried(now));
+        match desk.failed(now) {
+            Failed::Dead(letter) => {
+                self.bury(&letter, &why).await;
+                self.has_told(Some(letter)).await;
+            }
+            Failed::Again => self.keep().await,
         }
     }
 
     async fn has_told(&mut self, letter: Option<Letter>) {
         let errors = letter.into_iter().flat_map(|letter| letter.errors);
         errors.for_each(|(record, _)| self.told.tell(&record));
+        // What comes next has an hour of its own.
+        self.told.try_again(Duration::ZERO);
         self.keep().await;
     }
 

@@ -2,6 +2,7 @@
 //! A message that was under way is told twice rather than never. No clock, no file.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,12 +22,15 @@ pub struct Told {
     since: Stamp,
     /// How often each failure had happened when it was told last, by fingerprint.
     counts: BTreeMap<String, u64>,
+    /// For so long what comes next has been tried in vain, as daemons measured it: no clock that somebody sets counts.
+    #[serde(default)]
+    tried_ms: u64,
 }
 
 impl Told {
     /// Nothing is owed.
     pub fn new(on: String, now: Stamp) -> Self {
-        Self { version: VERSION, on, since: now, counts: BTreeMap::new() }
+        Self { version: VERSION, on, since: now, counts: BTreeMap::new(), tried_ms: 0 }
     }
 
     /// What an earlier daemon kept of the same notifier; `None`: it cannot be used.
@@ -42,6 +46,15 @@ impl Told {
             // How much of it is history is not known.
             None => u64::from(record.last_seen >= self.since),
         }
+    }
+
+    pub fn tried(&self) -> Duration {
+        Duration::from_millis(self.tried_ms)
+    }
+
+    /// It has been tried in vain for so long.
+    pub fn try_again(&mut self, tried: Duration) {
+        self.tried_ms = u64::try_from(tried.as_millis()).unwrap_or(u64::MAX);
     }
 
     /// It was told, or given up.
@@ -90,8 +103,15 @@ mod tests {
     fn it_is_kept_for_the_same_filter_and_version() {
         let mut told = Told::new("{}".into(), Stamp(100));
         told.tell(&record("x"));
+        told.try_again(Duration::from_secs(90));
         let text = serde_json::to_string(&told).unwrap();
-        assert_eq!(Told::read(&text, "{}"), Some(told));
+        assert_eq!(Told::read(&text, "{}"), Some(told.clone()));
+        assert_eq!(told.tried(), Duration::from_secs(90));
+        let before = text.replace(",\"triedMs\":90000", "");
+        assert!(
+            Told::read(&before, "{}").is_some_and(|told| told.tried().is_zero()),
+            "as earlier versions wrote it"
+        );
         assert_eq!(Told::read(&text, "{\"services\":[\"a\"]}"), None);
         assert_eq!(Told::read(&text.replace("\"version\":1", "\"version\":2"), "{}"), None);
         assert_eq!(Told::read("torn", "{}"), None);
