@@ -4,7 +4,7 @@ use crate::base::{Name, ObjectKind, ObjectRef};
 use crate::unit::Condition;
 
 use super::Waiting;
-use super::observed::{Facets, Surroundings};
+use super::observed::{Facets, Ground, Surroundings};
 
 /// What a start waits for, if anything; `again`: of what ran before on the ground of what held then. A Job that has completed
 /// once is enough for that: its next version is waited for by what comes with it.
@@ -19,7 +19,7 @@ pub fn start_gate(around: &dyn Surroundings, again: bool) -> Option<Waiting> {
                 why,
             });
         };
-        let unwell = facets.hopeless.is_some() || facets.unwell || facets.circuit.is_some();
+        let unwell = is_unwell(&facets);
         let held = again && facets.completed_once;
         if held || holds(&facets, dependency.condition) || (dependency.optional && unwell) {
             return None;
@@ -32,6 +32,23 @@ pub fn start_gate(around: &dyn Surroundings, again: bool) -> Option<Waiting> {
             condition: dependency.condition.as_str(),
             why: facets.hopeless.unwrap_or_default(),
         })
+    })
+}
+
+/// A start that begins anew waits as well for what the Jobs before it needed: after a boot, or a `down`, they have run already, and
+/// what they found is only on its way up.
+pub fn ground_gate(around: &dyn Surroundings) -> Option<Waiting> {
+    around.grounds().into_iter().find_map(|Ground { edge, facets, job, optional }| {
+        let once = edge.condition == Condition::Completed && facets.completed_once;
+        if once || holds(&facets, edge.condition) || (optional && is_unwell(&facets)) {
+            return None;
+        }
+        if let Some(on) = facets.circuit {
+            return Some(Waiting::DependencyCircuit { on });
+        }
+        let needed = format!("{job} needed it");
+        let why = facets.hopeless.map_or_else(|| needed.clone(), |why| format!("{needed}; {why}"));
+        Some(Waiting::Dependency { on: facets.object, condition: edge.condition.as_str(), why })
     })
 }
 
@@ -57,6 +74,11 @@ pub fn port_gate(around: &dyn Surroundings) -> Option<Waiting> {
 /// A stop waits until every dependent is gone.
 pub fn stop_gate(around: &dyn Surroundings) -> Option<Waiting> {
     around.running_dependent().map(|on| Waiting::Dependent { on })
+}
+
+/// Nobody who can do without it waits for it.
+fn is_unwell(facets: &Facets) -> bool {
+    facets.hopeless.is_some() || facets.unwell || facets.circuit.is_some()
 }
 
 fn holds(facets: &Facets, condition: Condition) -> bool {

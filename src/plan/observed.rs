@@ -1,7 +1,7 @@
 //! What the plan sees of the units there are.
 
 use crate::base::{Name, ObjectRef, Seat};
-use crate::unit::{Circuit, Lifecycle, UpdatePolicy};
+use crate::unit::{Circuit, Dependency, Lifecycle, UpdatePolicy};
 
 use super::Drift;
 use super::launch::Clash;
@@ -100,10 +100,25 @@ pub struct ObservedRollout {
     pub back: bool,
 }
 
+/// What a Job needed that has run: whoever follows the Job stands on it too.
+#[derive(Clone, Debug)]
+pub struct Ground<'a> {
+    pub edge: &'a Dependency,
+    /// What is seen of it now.
+    pub facets: Facets,
+    pub job: ObjectRef,
+    /// The unit could go without that Job.
+    pub optional: bool,
+}
+
 /// The surroundings of one unit: its neighbours and the machine-wide limits.
 pub trait Surroundings {
     /// Hard and optional dependencies with what is seen of them; `None`: there is no such unit.
-    fn dependencies(&self) -> Vec<(&crate::unit::Dependency, Option<Facets>)>;
+    fn dependencies(&self) -> Vec<(&Dependency, Option<Facets>)>;
+    /// What the Jobs among them needed that have run already, over any number of such Jobs; without what is not to run any more.
+    fn grounds(&self) -> Vec<Ground<'_>> {
+        Vec::new()
+    }
     /// One that depends on it and has to be gone first, if there is any.
     fn running_dependent(&self) -> Option<ObjectRef>;
     /// Another unit that is on its way out, or to a version without it, still has a port that this one binds: which.

@@ -3,7 +3,7 @@
 use crate::base::{Ordinal, Role, Seat};
 use crate::unit::{Circuit, Lifecycle, StopReason};
 
-use super::gate::{port_gate, replace_gate, start_gate, stop_gate};
+use super::gate::{ground_gate, port_gate, replace_gate, start_gate, stop_gate};
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings, Wish};
 use super::replace::{plan_replacements, surges};
 use super::{Action, Drift, Pick, Step, UnitPlan, Verb, Waiting};
@@ -193,6 +193,7 @@ pub(super) fn start(
     let gate = || if newer { replace_gate(around, again, &[]) } else { start_gate(around, again) };
     let waiting = circuit_gate(unit, seat, *starts)
         .or_else(gate)
+        .or_else(|| (!again && seat.role == Role::Serving).then(|| ground_gate(around)).flatten())
         .or_else(|| port_gate(around))
         .or_else(|| (!around.start_allowed()).then_some(Waiting::StartSlots));
     let step = match &waiting {

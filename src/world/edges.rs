@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::base::Name;
 use crate::plan::UnitSpec;
+use crate::plan::observed::Ground;
 use crate::unit::Dependency;
 
 use super::World;
@@ -46,6 +47,39 @@ impl World {
         self.standing.take();
         // Whether anybody needs them still; who goes first of those that change ports.
         self.dirty.extend(self.undeclared.iter().chain(&self.waiting_for_port).cloned());
+    }
+
+    /// Who looks at a unit: what depends on it, and what follows Jobs that do (see [`Self::grounds`]).
+    pub(super) fn followers_of(&self, name: &Name) -> BTreeSet<&Name> {
+        let (mut found, mut left) = (BTreeSet::new(), vec![name]);
+        while let Some(name) = left.pop() {
+            for dependent in self.dependents.get(name).into_iter().flatten() {
+                let job = || self.units.get(dependent).is_some_and(|unit| unit.spec.policy.job);
+                if found.insert(dependent) && job() {
+                    left.push(dependent);
+                }
+            }
+        }
+        found
+    }
+
+    /// What the Jobs needed that a unit follows and that have run, over any number of them.
+    pub(super) fn grounds(&self, unit: &Unit) -> Vec<Ground<'_>> {
+        let done = |edge: &Dependency| self.units.get(&edge.name).filter(|unit| unit.has_run());
+        let jobs = unit.spec.policy.depends_on.iter().filter_map(|edge| Some((done(edge)?, edge.optional)));
+        let (mut left, mut seen, mut grounds) = (jobs.collect::<Vec<_>>(), BTreeSet::new(), Vec::new());
+        while let Some((job, optional)) = left.pop() {
+            let hard = job.spec.policy.depends_on.iter().filter(|edge| !edge.optional);
+            for edge in hard.filter(|edge| seen.insert(&edge.name)) {
+                left.extend(done(edge).map(|job| (job, optional)));
+                // What is not to run any more was needed once.
+                let wanted = !self.units.contains_key(&edge.name) || self.wanted_replicas(&edge.name) > 0;
+                if let Some(facets) = self.facets(&edge.name).filter(|_| wanted) {
+                    grounds.push(Ground { edge, facets, job: job.spec.object.clone(), optional });
+                }
+            }
+        }
+        grounds
     }
 
     /// A unit that this version of another one cannot be without, and that is not there, or needs that one in turn.

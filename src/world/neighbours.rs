@@ -2,7 +2,7 @@
 
 use crate::base::{Name, ObjectKind, ObjectRef, Ordinal, Role, Seat};
 use crate::plan::launch::Clash;
-use crate::plan::observed::{ObservedRollout, Surroundings};
+use crate::plan::observed::{Ground, ObservedRollout, Surroundings};
 use crate::plan::{Drift, Facets, ObservedSlot, ObservedUnit, Wish};
 use crate::rollout::Phase;
 use crate::unit::{Circuit, Dependency, EndReason, Lifecycle, StopReason};
@@ -23,6 +23,10 @@ impl Surroundings for Around<'_> {
     fn dependencies(&self) -> Vec<(&Dependency, Option<Facets>)> {
         let depends_on = &self.unit.spec.policy.depends_on;
         depends_on.iter().map(|dependency| (dependency, self.world.facets(&dependency.name))).collect()
+    }
+
+    fn grounds(&self) -> Vec<Ground<'_>> {
+        self.world.grounds(self.unit)
     }
 
     fn running_dependent(&self) -> Option<ObjectRef> {
@@ -249,10 +253,13 @@ impl World {
         if !changed {
             return;
         }
-        let dependents = self.dependents.get(name).into_iter().flatten();
+        let dependents = self.followers_of(name);
         let dependencies = self.units.get(name).into_iter().flat_map(|unit| &unit.spec.policy.depends_on);
-        let neighbours: Vec<Name> =
-            dependents.cloned().chain(dependencies.map(|dependency| dependency.name.clone())).collect();
+        let neighbours: Vec<Name> = dependents
+            .into_iter()
+            .cloned()
+            .chain(dependencies.map(|dependency| dependency.name.clone()))
+            .collect();
         self.dirty.extend(neighbours.into_iter().filter(|neighbour| self.units.contains_key(neighbour)));
     }
 

@@ -127,9 +127,10 @@ impl World {
             waiting.split_whitespace().any(|word| word == object)
         };
         let direct = unit.spec.policy.depends_on.iter().map(|dependency| &dependency.name).find(named);
+        let grounds = || self.grounds(unit).into_iter().map(|ground| &ground.edge.name).find(named);
         // It may be held by the circuit of one that it depends on by others.
         let root = || self.dependency_with_circuit(unit).filter(|root| named(&root));
-        direct.cloned().or_else(root)
+        direct.or_else(grounds).cloned().or_else(root)
     }
 
     /// The change that a failure of an instance follows: the one that brought its version, until one of that version has run as

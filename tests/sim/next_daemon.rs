@@ -239,3 +239,47 @@ fn what_a_revision_came_of_is_told_as_the_first_daemon_knew_it() {
     let next = adopted(&stage, &v, &id, Some(stage.checkpoints[&a].clone()));
     assert_eq!(next.world.rollout_record(&a).unwrap().cause, "unisys up");
 }
+
+#[test]
+fn who_follows_a_job_that_has_run_waits_for_what_the_job_needed() {
+    let after = |name: &str| format!(", dependsOn: [{{name: {name}, condition: Completed}}]");
+    let job = |name: &str, spec: &str| service(name, spec).replace("kind: Service", "kind: Job");
+    let v = [
+        service("db", PROBED),
+        job("migrate", ", dependsOn: [db]"),
+        job("seed", &after("migrate")),
+        service("api", &after("seed")),
+    ];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    stage.ready("db");
+    stage.exits("migrate", Exit::Code(0));
+    stage.exits("seed", Exit::Code(0));
+    stage.pass(Duration::from_secs(2));
+    // What ran on that ground runs on, and comes back, whatever becomes of it.
+    stage.order(Order::Stop(names("db")));
+    stage.exits("api", Exit::Code(1));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((stage.count("db"), stage.count("api")), (0, 1));
+    stage.order(Order::Start(names("db")));
+    stage.tell(Event::ShutDown { by: "ada".into(), now: false });
+    stage.pass(Duration::from_secs(30));
+    let mut next = following(&stage, &v);
+    assert_eq!(
+        (next.count("api"), next.count("migrate"), next.count("seed")),
+        (0, 0, 0),
+        "{:?}",
+        next.running
+    );
+    let waits = "service/db Ready (job/migrate needed it)";
+    assert_eq!(next.unit("api").waiting.as_deref(), Some(waits));
+    assert_eq!(next.why("api")[0], format!("service/api: waits for {waits}"));
+    assert!(next.why("api")[1].starts_with("service/db: "), "{:?}", next.why("api"));
+    next.ready("db");
+    assert_eq!((next.count("api"), next.count("migrate"), next.count("seed")), (1, 0, 0));
+    // What is not to run any more was needed once.
+    next.tell(Event::ShutDown { by: "ada".into(), now: false });
+    next.pass(Duration::from_secs(30));
+    let unwanted = [vec![v[0].replace("[run]", "[run], replicas: 0")], v[1..].to_vec()].concat();
+    assert_eq!(following(&next, &unwanted).count("api"), 1);
+}
