@@ -127,15 +127,25 @@ fn brought_by(engine: &Engine, revision: Option<u64>, names: &[Name]) -> Vec<Nam
     units.map(|(name, _)| name.clone()).collect()
 }
 
-/// Those of which nothing runs though they are as wanted.
+/// Those of which nothing runs though they are as wanted: nothing is to run, or it has ended well and is not started again
+/// (compose waits no longer for such a one either).
 fn notes(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
     let ready = ["condition=ready", "condition=ready=true"].contains(&what.to_ascii_lowercase().as_str());
     if !ready && !what.starts_with("rollout=") {
         return Vec::new();
     }
     let units = engine.world.units().iter().filter(|(name, _)| names.is_empty() || names.contains(name));
-    let none = units.filter(|(name, unit)| unit.replicas() == 0 && engine.world.down_reason(name).is_none());
-    none.map(|(name, _)| format!("{name} has 0 replicas: there is nothing to wait for")).collect()
+    let wanted = units.filter(|(name, _)| engine.world.down_reason(name).is_none());
+    let note = |name: &Name, unit: &Unit| match unit.replicas() {
+        0 => Some(format!("{name} has 0 replicas: there is nothing to wait for")),
+        _ if unit.spec.policy.job || !unit.has_completed() => None,
+        _ => {
+            let last = unit.slots.values().find_map(|slot| slot.last_end.as_ref());
+            let end = last.map_or_else(String::new, |last| format!(": it {}", last.words));
+            Some(format!("{name} has completed{end}; by its restart policy it is not started again"))
+        }
+    };
+    wanted.filter_map(|(name, unit)| note(name, unit)).collect()
 }
 
 /// What is said of those that are not as wanted, and whether they stay so until somebody does something.
@@ -154,6 +164,10 @@ fn is_stuck(engine: &Engine, name: &Name) -> bool {
             return true;
         }
         let Some(unit) = engine.world.units().get(name) else { continue };
+        // It will not be Ready for whoever needs it.
+        if unit.has_completed() && !unit.spec.policy.job {
+            return true;
+        }
         if unit.slots.values().any(|slot| slot.state.is_occupied()) {
             continue;
         }
@@ -208,7 +222,9 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
             let settled = world.units().get(name).is_some_and(|unit| {
                 unit.slots.values().all(|slot| !matches!(slot.drift, crate::plan::Drift::Replace(_)))
             });
+            let ready = kind.eq_ignore_ascii_case("Ready") && wanted.eq_ignore_ascii_case("True");
             let words = match found {
+                Some(_) if ready && settled && has_completed(engine, name) => return None,
                 Some(condition) if condition.status.eq_ignore_ascii_case(wanted) && settled => {
                     let ready = condition.kind == "Ready" && condition.status == "True";
                     let (_, words) = world.unsettled(now, name).filter(|_| ready)?;
@@ -229,7 +245,9 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
             let unit = world.units().get(name)?;
             let rolls = match unit.spec.policy.job {
                 true => unit.rollout.is_active() && !has(engine, name, "Completed"),
-                false => unit.rollout.is_active() || !has(engine, name, "Ready"),
+                false => {
+                    unit.rollout.is_active() || !(has(engine, name, "Ready") || has_completed(engine, name))
+                }
             };
             let words = match (rolls, world.unsettled(now, name)) {
                 (true, _) => format!("{name} is {}", world.status_word(name)),
@@ -260,6 +278,12 @@ fn survivors(engine: &Engine, name: &Name) -> Option<String> {
     (count > 0).then(|| {
         format!("{name}: {count} of its processes could not be killed; `unisys events {name}` names them")
     })
+}
+
+/// It ended well, and is not started again: nobody need wait for it any longer.
+fn has_completed(engine: &Engine, name: &Name) -> bool {
+    let unit = engine.world.units().get(name);
+    unit.is_some_and(|unit| unit.has_completed() && engine.world.wanted_replicas(name) > 0)
 }
 
 fn has(engine: &Engine, name: &Name, kind: &str) -> bool {

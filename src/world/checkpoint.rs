@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Generation, Instant, Name, Now, Ordinal, Revision, Seat, Stamp, limits};
+use crate::base::{Exit, Instant, Name, Now, Ordinal, Revision, Seat, Stamp, limits};
 use crate::plan::UnitSpec;
 use crate::rollout::{Phase, Rollout};
 use crate::unit::{Breaker, Circuit, Lifecycle};
@@ -47,7 +47,7 @@ impl World {
             Circuit::Closed => None,
         };
         let standing = unit.generation != unit.written.generation;
-        let done = unit.slots.values().find_map(|slot| match slot.state {
+        let done = unit.slots.values().filter(|_| unit.spec.policy.job).find_map(|slot| match slot.state {
             Lifecycle::Done(exit) if slot.rested_at == unit.generation => Some(exit),
             _ => None,
         });
@@ -64,7 +64,7 @@ impl World {
                 .collect(),
             rests: match self.down {
                 Some(_) => BTreeMap::new(),
-                None => unit.serving().filter_map(|slot| rested(slot, unit.generation)).collect(),
+                None => unit.serving().filter_map(|slot| rested(slot, unit)).collect(),
             },
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
             done,
@@ -140,7 +140,8 @@ impl World {
             let Some(last) = &slot.last_end else { continue };
             let message = format!("{} {}", slot.seat, last.words);
             let (object, reason) = (&unit.spec.object, end_reason(&last.end));
-            let entry = Entry { warning: true, reason, object, message, change: None, cause };
+            let warning = !matches!(slot.state, Lifecycle::Done(_));
+            let entry = Entry { warning, reason, object, message, change: None, cause };
             slot.cause = Some(self.chronicle.again(last.at, entry).id);
             if matches!(&slot.state, Lifecycle::Failed(reason) if reason.is_of_program()) {
                 let (name, spec) = (unit.spec.object.name.clone(), unit.spec.clone());
@@ -166,14 +167,15 @@ impl World {
     }
 }
 
-/// Where a serving seat rests that failed for `generation`.
-pub(super) fn rested(slot: &Slot, generation: Generation) -> Option<(Ordinal, Rested)> {
+/// Where a serving seat rests that failed for the present generation, or is done; a Job is done for longer than that.
+pub(super) fn rested(slot: &Slot, unit: &Unit) -> Option<(Ordinal, Rested)> {
     let until = match &slot.state {
         Lifecycle::Failed(_) => None,
+        Lifecycle::Done(_) if !unit.spec.policy.job => None,
         Lifecycle::Backoff { until } => Some(*until),
         _ => return None,
     };
-    let last_end = slot.last_end.as_deref().filter(|_| slot.rested_at == generation)?.clone();
+    let last_end = slot.last_end.as_deref().filter(|_| slot.rested_at == unit.generation)?.clone();
     Some((slot.seat.ordinal, Rested { last_end, until }))
 }
 
@@ -252,6 +254,9 @@ fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool, now: Inst
         if let Some(rested) = rested.filter(|_| same && checkpoint.written_generation.is_none()) {
             slot.state = match rested.until {
                 Some(until) => Lifecycle::Backoff { until: until.min(now + longest) },
+                None if rested.last_end.end.is_success(&unit.spec.policy) => {
+                    Lifecycle::Done(rested.last_end.end.exit.unwrap_or(Exit::Unknown))
+                }
                 None => Lifecycle::Failed(rested.last_end.end.reason.clone()),
             };
             slot.restart.again = rested.until.is_some();

@@ -260,7 +260,7 @@ pub struct Checkpoint {
     /// Ordinals that are still to be started again: which instance of each, if there was one, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub restart_asked: BTreeMap<Ordinal, (Option<Incarnation>, String)>,
-    /// Ordinals that have failed for this generation and rest.
+    /// Ordinals that have failed for this generation and rest, or, of a Service, have ended well.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rests: BTreeMap<Ordinal, Rested>,
     /// A Job has ended for this generation: how.
@@ -327,7 +327,7 @@ impl Checkpoint {
     }
 }
 
-/// An ordinal that failed. The next daemon of this boot leaves it where it is; after an ordered end everything is tried again.
+/// An ordinal that failed or ended. The next daemon of this boot leaves it where it is; after an ordered end everything is tried again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rested {
     pub last_end: LastEnd,

@@ -125,7 +125,8 @@ impl World {
                     seats.iter().any(|seat| unit.slots.get(seat).is_some_and(|slot| test(slot)))
                 })
         };
-        let completed = replicas > 0 && unit.has_run();
+        let ended = replicas > 0 && unit.has_completed();
+        let completed = ended && unit.spec.policy.job;
         let hopeless = match &wish {
             Wish::Down { why } | Wish::Gone { why } => Some(why.clone()),
             Wish::Up { replicas: 0 } => Some("replicas is 0".into()),
@@ -135,6 +136,7 @@ impl World {
                     .find_map(|slot| slot.last_end.as_ref())
                     .map_or_else(|| "it has failed".to_owned(), |last| format!("it {}", last.words)),
             ),
+            Wish::Up { .. } if ended && !completed => Some("it has completed".into()),
             Wish::Up { .. } => unit.spec.machine.clone(),
         };
         let unwell =

@@ -245,7 +245,7 @@ impl World {
             for name in names {
                 let Some(unit) = self.units.get_mut(&name) else { continue };
                 unit.cause = Some(record);
-                let rests = unit.serving().any(|slot| rested(slot, unit.generation).is_some());
+                let rests = unit.serving().any(|slot| rested(slot, unit).is_some());
                 // Started though it is disabled: that is over with everything else.
                 let started = unit.overrides.started.take().is_some();
                 if rests || started {
@@ -288,12 +288,18 @@ fn run_now(unit: &mut Unit, signature: Signature) {
     unit.overrides.started = (unit.left_out || unit.overrides.disabled.is_some()).then_some(signature);
 }
 
-/// A failed or backing-off seat starts afresh.
+/// A failed or backing-off seat starts afresh, and one of a Service that has ended well; a Job has run.
 fn revive(unit: &mut Unit) {
+    let job = unit.spec.policy.job;
     for slot in unit.slots.values_mut() {
         slot.restart.attempt = 0;
         slot.restart.again = false;
-        if matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Backoff { .. } | Lifecycle::Held) {
+        let rests = match slot.state {
+            Lifecycle::Failed(_) | Lifecycle::Backoff { .. } | Lifecycle::Held => true,
+            Lifecycle::Done(_) => !job,
+            _ => false,
+        };
+        if rests {
             slot.state = Rest::Idle.into();
         }
     }

@@ -204,9 +204,13 @@ pub struct LastEnd {
 impl Unit {
     /// A Job that has run, and ended well, for its present generation.
     pub fn has_run(&self) -> bool {
-        let done =
-            |slot: &Slot| matches!(slot.state, Lifecycle::Done(_)) && slot.rested_at == self.generation;
-        self.spec.policy.job && !self.slots.is_empty() && self.slots.values().all(|slot| done(slot))
+        self.spec.policy.job && self.has_completed()
+    }
+
+    /// All of it ended well, as its present generation, and nothing starts it again: a Job, or a Service whose restart policy is
+    /// not Always.
+    pub fn has_completed(&self) -> bool {
+        !self.slots.is_empty() && self.slots.values().all(|slot| slot.is_done(self.generation))
     }
 
     pub fn new(spec: Arc<UnitSpec>, generation: Generation, revision: Revision, at: Stamp) -> Self {
@@ -351,6 +355,11 @@ impl Slot {
             former: None,
             reloading: None,
         }
+    }
+
+    /// It ended well as this generation, and is not started again.
+    pub fn is_done(&self, generation: Generation) -> bool {
+        matches!(self.state, Lifecycle::Done(_)) && self.rested_at == generation
     }
 
     /// When it will have been Ready for `minReady`, if it is not available yet.

@@ -63,3 +63,35 @@ fn an_apply_waits_for_its_own_and_says_so_of_what_failed_though_nothing_changed(
     // It is no better for being handed in again.
     assert_eq!(system.fails(&["apply", "-f", "lost.yaml", "--wait"]).0, 1);
 }
+
+#[test]
+fn what_has_ended_well_is_waited_for_no_longer_and_that_is_said() {
+    let once = |x: u32| {
+        let rest = format!("  restart: {{policy: OnFailure}}\n  env: {{X: \"{x}\"}}\n");
+        sleeper("once", &rest).replace("[sleep, \"1000\"]", "[\"true\"]")
+    };
+    let mut system = System::new(&[("once.yaml", &once(1))]);
+    system.ok(&["up", "-d", "--wait"]);
+    let incarnation = |system: &System| system.instance("once")["lastExit"]["incarnation"].as_u64();
+    let first = incarnation(&system);
+    system.write("once.yaml", &once(2));
+    for args in [&["wait", "once", READY][..], &["apply", "-f", "once.yaml", "--force-conflicts", "--wait"]] {
+        let output = system.run(args);
+        let words = text(&output.stderr);
+        assert!(output.status.success(), "{args:?} {words}");
+        let note = "note: once has completed: it ended: exit code 0; by its restart policy it is not started again\n";
+        assert_eq!(words, note, "{args:?}");
+    }
+    assert_eq!(system.rollout("once")["state"], "Complete");
+    let second = incarnation(&system);
+    assert!(second > first, "{first:?} {second:?}");
+    // It runs again when somebody starts it, and at the next `up`.
+    system.ok(&["start", "once"]);
+    system.ok(&["wait", "once", READY]);
+    let third = incarnation(&system);
+    assert!(third > second, "{second:?} {third:?}");
+    system.ok(&["down"]);
+    system.start(&["--wait"]);
+    system.ok(&["wait", "once", READY]);
+    assert!(incarnation(&system).is_some());
+}

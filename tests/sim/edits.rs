@@ -236,3 +236,27 @@ fn what_cannot_go_back_stays_as_it_is() {
     let reason = "it cannot go back: it depends on db, and there is no such unit any more";
     assert!(told.contains(reason), "{told}");
 }
+
+/// A program that ends well, and is not started again.
+fn once(version: u32) -> Vec<String> {
+    vec![versioned("a", ", restart: {policy: OnFailure}, update: {progressDeadline: 60s}", version)]
+}
+
+#[test]
+fn a_version_that_ends_well_has_arrived() {
+    let mut stage = Stage::new();
+    for version in [1, 2] {
+        stage.accept(&once(version));
+        stage.exits("a", Exit::Code(0));
+        stage.pass(Duration::from_secs(100));
+        assert_eq!((rollout(&stage), stage.count("a")), ("Complete", 0));
+    }
+    // It is started again by whoever says so, and by the next `up`.
+    stage.order(Order::Start(names("a")));
+    assert_eq!(stage.count("a"), 1);
+    stage.exits("a", Exit::Code(0));
+    assert!(!stage.checkpoints[&name("a")].rests.is_empty(), "the next daemon leaves it alone");
+    stage.tell(unisys::world::Event::ShutDown { by: "ada".into(), now: false });
+    let left = &stage.checkpoints[&name("a")];
+    assert!(left.rests.is_empty() && left.done.is_none(), "{left:?}");
+}

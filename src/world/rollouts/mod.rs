@@ -196,7 +196,11 @@ fn counts(unit: &Unit, replicas: u32, running: bool) -> Counts {
     };
     // The first deployment is over when its instances are Ready: nothing old waits to be replaced.
     let first = unit.good.is_none();
-    let well = |slot: &Slot| new(slot) && slot.is_proved() && (slot.available || (first && slot.is_ready()));
+    // What came to its end as it should is as available as it will be.
+    let well = |slot: &Slot| {
+        slot.is_done(unit.generation)
+            || (new(slot) && slot.is_proved() && (slot.available || (first && slot.is_ready())))
+    };
     let at = |ordinal: u32, role: Role| unit.slots.get(&Seat { ordinal: Ordinal(ordinal), role });
     let available = (0..replicas).filter(|ordinal| {
         [Role::Serving, Role::Incoming]
