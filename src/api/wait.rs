@@ -13,6 +13,7 @@ use crate::os::clock;
 use crate::unit::Lifecycle;
 use crate::world::Unit;
 use crate::world::conditions::KINDS;
+use crate::world::holds::Hold;
 
 use super::calls::{Answer, Context, Refusal, among, not_found, refuse};
 use super::types::{WaitFor, Waited};
@@ -95,7 +96,7 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
                 return Some(format!("{name} is not restarted, the instance before it runs on: {why}"));
             }
             let hold = engine.world.held_back(clock::now(), name).filter(|hold| hold.lasting)?;
-            Some(hold.line(name))
+            Some(line(engine, name, hold))
         };
         return names.iter().filter_map(lasting).collect();
     }
@@ -209,7 +210,7 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
         return Ok(all.iter().filter(occupied).map(words).collect());
     }
     if what == "started" {
-        let held = |name: &Name| Some((name.clone(), world.held_back(now, name)?.line(name)));
+        let held = |name: &Name| Some((name.clone(), line(engine, name, world.held_back(now, name)?)));
         return Ok(all.iter().filter_map(held).collect());
     }
     if let Some(kind) = what.strip_prefix("condition=") {
@@ -230,10 +231,19 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
                     let (_, words) = world.unsettled(now, name).filter(|_| ready)?;
                     format!("{name} is Ready for a moment: {words}")
                 }
-                Some(condition) => format!(
-                    "{name}: {kind} is {} ({}): {}",
-                    condition.status, condition.reason, condition.message
-                ),
+                Some(condition) => {
+                    let failed =
+                        (world.status_word(name) == "Failed").then(|| failed_for_good(engine, now, name));
+                    let failed = failed
+                        .flatten()
+                        .and_then(|line| line.strip_prefix(name.as_str()).map(|why| format!("it{why}")));
+                    format!(
+                        "{name}: {kind} is {} ({}): {}",
+                        condition.status,
+                        condition.reason,
+                        failed.unwrap_or(condition.message)
+                    )
+                }
                 None => format!("{name} has no condition {kind}"),
             };
             Some((name.clone(), words))
@@ -250,7 +260,8 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
                 }
             };
             let words = match (rolls, world.unsettled(now, name)) {
-                (true, _) => format!("{name} is {}", world.status_word(name)),
+                (true, _) => failed_for_good(engine, now, name)
+                    .unwrap_or_else(|| format!("{name} is {}", world.status_word(name))),
                 (false, Some((_, words))) => format!("{name} is Ready for a moment: {words}"),
                 (false, None) => return None,
             };
@@ -284,6 +295,27 @@ fn survivors(engine: &Engine, name: &Name) -> Option<String> {
 fn has_completed(engine: &Engine, name: &Name) -> bool {
     let unit = engine.world.units().get(name);
     unit.is_some_and(|unit| unit.has_completed() && engine.world.wanted_replicas(name) > 0)
+}
+
+/// Why a unit is not started again, what it said last, and what to do.
+fn failed_for_good(engine: &Engine, now: Now, name: &Name) -> Option<String> {
+    let failed = matches!(engine.world.status_word(name), "Failed" | "CannotStart");
+    failed.then(|| Some(line(engine, name, engine.world.held_back(now, name)?))).flatten()
+}
+
+/// What holds a unit, in a line, with the last words of the instance that it tells of.
+fn line(engine: &Engine, name: &Name, mut hold: Hold) -> String {
+    let unit = engine.world.units().get(name);
+    let ends =
+        unit.into_iter().flat_map(|unit| unit.slots.values()).filter_map(|slot| slot.last_end.as_ref());
+    let known = unit.and_then(|unit| engine.faults.book.latest_of(&unit.spec.object.to_string()));
+    for last in ends {
+        let known = known.filter(|known| known.incarnation == Some(last.incarnation.0));
+        if let Some((_, said)) = known.and_then(|known| known.message.split_once(&last.words)) {
+            hold.why = hold.why.replacen(&last.words, &format!("{}{said}", last.words), 1);
+        }
+    }
+    hold.line(name)
 }
 
 fn has(engine: &Engine, name: &Name, kind: &str) -> bool {

@@ -95,3 +95,21 @@ fn what_has_ended_well_is_waited_for_no_longer_and_that_is_said() {
     system.ok(&["wait", "once", READY]);
     assert!(incarnation(&system).is_some());
 }
+
+#[test]
+fn what_a_job_failed_for_is_said_as_of_a_service() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let fails = |name: &str| {
+        sleeper(name, "").replace("[sleep, \"1000\"]", "[sh, -c, \"echo no moon >&2; exit 78\"]")
+    };
+    system.write("b.yaml", &fails("b"));
+    system.write("j.yaml", &fails("j").replace("kind: Service", "kind: Job"));
+    for name in ["b", "j"] {
+        let (code, words) = system.fails(&["apply", "-f", &format!("{name}.yaml"), "--wait"]);
+        assert_eq!(code, 1, "{words}");
+        let line = format!(
+            "{name} has failed: it ended: exit code 78: no moon (hint: `unisys why {name}` and `unisys logs {name}` tell more)\n"
+        );
+        assert!(words.ends_with(&line), "{words}");
+    }
+}
