@@ -2,6 +2,7 @@
 
 use crate::base::{Instant, Name, Now, Role};
 use crate::plan::Wish;
+use crate::rollout::Phase;
 use crate::unit::{Circuit, Lifecycle};
 
 use super::World;
@@ -49,8 +50,17 @@ impl World {
         if replicas == 0 {
             return Some(Hold::lasting("has 0 replicas", format!("`unisys scale {name}=1`")));
         }
+        // What an edit brings up meanwhile is no restart before it has taken the place.
+        let edited = unit.good.is_some() && matches!(unit.rollout.phase, Phase::Progressing);
+        let asked = |slot: &Slot| {
+            let since = unit.restart_since.unwrap_or_default();
+            let incarnation = slot.instance.as_ref().map(|instance| instance.incarnation);
+            let new = incarnation.is_none_or(|incarnation| incarnation >= since);
+            new && !(edited && unit.restart_since.is_some() && slot.seat.role == Role::Incoming)
+        };
         let runs = |index: u32| {
-            let of_it = |slot: &&Slot| slot.seat.ordinal.0 == index && slot.restart_asked.is_none();
+            let of_it =
+                |slot: &&Slot| slot.seat.ordinal.0 == index && slot.restart_asked.is_none() && asked(slot);
             let goes = |slot: &Slot| match &slot.state {
                 Lifecycle::Starting(_) | Lifecycle::Up(_) => slot.state.process().is_some(),
                 Lifecycle::Done(_) => slot.rested_at == unit.generation,

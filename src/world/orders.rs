@@ -17,6 +17,7 @@ impl World {
     /// Carries out an order on units that exist; a name that does not is the API's business (it answers 404 first).
     pub(super) fn order(&mut self, now: Now, order: Order, by: &str) {
         let signature = || Signature { by: by.to_owned(), at: now.wall };
+        let next = self.incarnation;
         match order {
             Order::Start(names) => self.each(now, &names, by, Verb::Start, "unisys start", |unit| {
                 run_now(unit, signature());
@@ -43,6 +44,7 @@ impl World {
                 run_now(unit, signature());
                 unit.breaker.reset();
                 unit.restart_crashes = 0;
+                unit.restart_since = Some(next);
                 // In the middle of a rollout, what is on its way in as well.
                 for slot in unit.slots.values_mut().filter(|slot| slot.seat.role != Role::Draining) {
                     slot.restart_asked = Some("unisys restart".into());
@@ -283,7 +285,7 @@ fn as_ordered(unit: &Unit) -> (super::event::Overrides, Circuit, Vec<Lifecycle>)
 
 /// It runs from now on, as by systemctl: what is disabled stays so, and counts again at the next `up`, as what that leaves out does.
 fn run_now(unit: &mut Unit, signature: Signature) {
-    unit.restart_given_up = None;
+    (unit.restart_given_up, unit.restart_since) = (None, None);
     unit.overrides.stopped = None;
     unit.overrides.started = (unit.left_out || unit.overrides.disabled.is_some()).then_some(signature);
 }

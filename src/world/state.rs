@@ -47,6 +47,8 @@ pub struct Unit {
     pub restart_crashes: u32,
     /// The last restart that somebody asked for came to nothing: why.
     pub restart_given_up: Option<Box<str>>,
+    /// Somebody asked for a restart: what was started since then is it.
+    pub restart_since: Option<Incarnation>,
     /// It is in the desired state; else it is on its way out.
     pub declared: bool,
     /// It is not, and goes on: that was told.
@@ -229,6 +231,7 @@ impl Unit {
             span: None,
             restart_crashes: 0,
             restart_given_up: None,
+            restart_since: None,
             declared: true,
             kept: false,
             left_out: false,

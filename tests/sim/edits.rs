@@ -260,3 +260,32 @@ fn a_version_that_ends_well_has_arrived() {
     let left = &stage.checkpoints[&name("a")];
     assert!(left.rests.is_empty() && left.done.is_none(), "{left:?}");
 }
+
+#[test]
+fn a_restart_is_done_when_what_runs_was_started_for_it() {
+    let probed = |version: u32| {
+        vec![versioned(
+            "a",
+            ", probes: {readiness: {exec: {command: [ready]}}}, update: {minReady: 0s}",
+            version,
+        )]
+    };
+    let held = |stage: &Stage| stage.world.held_back(stage.clock(), &name("a"));
+    let mut stage = Stage::new();
+    stage.accept(&probed(1));
+    stage.ready("a");
+    let first = stage.id("a");
+    stage.order(Order::Restart(names("a")));
+    assert_eq!(held(&stage), None, "it is on its way in");
+    // An edit comes meanwhile, and fails: neither it nor the instance before is what was asked for.
+    stage.accept(&probed(2));
+    assert_ne!(held(&stage), None);
+    stage.exits("a", Exit::Code(78));
+    stage.pass(Duration::from_millis(1));
+    assert!(stage.running.contains_key(&first));
+    assert_eq!(stage.count("a"), 2, "it is started again as what was good");
+    stage.ready("a");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((rollout(&stage), held(&stage)), ("RolledBack", None));
+    assert!(!stage.running.contains_key(&first));
+}

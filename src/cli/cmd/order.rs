@@ -33,17 +33,20 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
 /// Success is said when the units run, and not of a program that ended at once.
 fn started(client: &Client, global: &Global, names: &[String], done: &Done) -> Result<Outcome, Failure> {
     let wanted = |timeout_ms| WaitFor { names: names.to_vec(), what: "started".into(), timeout_ms };
-    match client.wait(&wanted(LONGEST_START), global.quiet) {
-        Ok(waited) if waited.met => std::thread::sleep(limits::SETTLED),
-        Ok(_) => {}
+    let longest = match client.wait(&wanted(LONGEST_START), global.quiet) {
+        Ok(waited) if waited.met => {
+            std::thread::sleep(limits::SETTLED);
+            LONGEST_START
+        }
+        Ok(_) => 0,
         // A daemon of an earlier version cannot be asked that: it has the order.
         Err(Failure::Usage { .. }) => {
             render::line(&done.message);
             return Ok(Outcome::Done);
         }
         Err(error) => return Err(error),
-    }
-    reached(client, global, names, done, ("started", 0))
+    };
+    reached(client, global, names, done, ("started", longest))
 }
 
 /// Success is said when nothing of the units is alive (architecture §2, containment).

@@ -45,7 +45,6 @@ impl World {
         unit.rollout = Rollout::begin(revision, from, unit.generation, update, now.wall);
         unit.rolled_by = Some(cause.clone());
         unit.restart_crashes = 0;
-        unit.restart_given_up = None;
         for slot in unit.slots.values_mut() {
             slot.former = None;
         }

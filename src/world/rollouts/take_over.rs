@@ -30,6 +30,7 @@ impl World {
         let incarnation = successor.instance.as_ref().map(|instance| instance.incarnation);
         unit.slots.insert(successor.seat, successor);
         unit.replacements += 1;
+        unit.restart_given_up = None;
         let (change, cause) = (unit.change, unit.cause);
         let incarnation =
             incarnation.map_or_else(String::new, |incarnation| format!(" (incarnation {incarnation})"));
