@@ -73,6 +73,9 @@ pub const ADOPTED: &str = "Adopted";
 /// That of one that names the fields that a revision changed.
 pub const CHANGED: &str = "Changed";
 
+/// That of one that tells what somebody ordered.
+pub const ORDERED: &str = "Ordered";
+
 /// The latest records, bounded.
 #[derive(Clone, Debug)]
 pub struct Chronicle {

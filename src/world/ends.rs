@@ -205,7 +205,9 @@ impl World {
         let object = self.object(name);
         // An exit that nobody asked for is a root, but for a change of its version: nothing else that unisys knows of came before.
         let cause = match end.reason {
-            EndReason::Exited => self.blame(name, seat, end.ran_for(now.mono)),
+            EndReason::Exited => {
+                self.run_ordered(name, seat).or_else(|| self.blame(name, seat, end.ran_for(now.mono)))
+            }
             _ => self.slot_cause(name, seat),
         };
         let change = self.units.get(name).and_then(|unit| unit.change);

@@ -8,7 +8,7 @@ use crate::unit::lifecycle::Rest;
 use crate::unit::{Circuit, Fact, Lifecycle};
 
 use super::checkpoint::rested;
-use super::chronicle::{ChangeAction, Entry};
+use super::chronicle::{ChangeAction, Entry, ORDERED};
 use super::effect::Effect;
 use super::event::{Cause, Order, Signature};
 use super::{Unit, World};
@@ -176,7 +176,7 @@ impl World {
             let message = format!("{what} by {by}");
             let entry = Entry {
                 warning: false,
-                reason: "Ordered",
+                reason: ORDERED,
                 object: &object,
                 message,
                 change: Some(change),

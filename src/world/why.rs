@@ -8,7 +8,7 @@ use crate::base::{Name, Now, Seat, Stamp};
 use crate::plan::Wish;
 use crate::unit::Lifecycle;
 
-use super::chronicle::{Record, RecordId};
+use super::chronicle::{CHANGED, ORDERED, Record, RecordId};
 use super::state::Slot;
 use super::{Unit, World};
 
@@ -142,6 +142,17 @@ impl World {
         let slot = unit.slots.get(&seat)?;
         let instance = slot.instance.as_ref().filter(|instance| instance.generation == generation)?;
         (ran < instance.spec.policy.restart.reset_after).then_some(record)
+    }
+
+    /// The order that made a Job run, unless its manifest was changed since.
+    pub(super) fn run_ordered(&self, name: &Name, seat: Seat) -> Option<RecordId> {
+        let unit = self.units.get(name).filter(|unit| unit.spec.policy.job)?;
+        let chain = self.chronicle.chain(unit.slots.get(&seat)?.cause?, LINKS);
+        let own = unit.spec.object.to_string();
+        let root = chain
+            .into_iter()
+            .find(|record| record.object == own && (record.reason == CHANGED || record.reason == ORDERED))?;
+        (root.reason == ORDERED).then_some(root.id)
     }
 
     /// The same of one that still runs.

@@ -167,6 +167,25 @@ const SCENARIOS: &[Scenario] = &[
         "a",
     ),
     (
+        "a job that fails when a person runs it again",
+        |stage| {
+            let job = |x: u32| {
+                let job = service("j", &format!(", backoffLimit: 1, env: {{X: \"{x}\"}}"));
+                vec![job.replace("kind: Service", "kind: Job")]
+            };
+            for x in [1, 2] {
+                stage.accept(&job(x));
+                stage.exits("j", Exit::Code(0));
+            }
+            stage.order(Order::Restart(names("j")));
+            for _ in 0..2 {
+                stage.exits("j", Exit::Code(3));
+                stage.pass(Duration::from_secs(2));
+            }
+        },
+        "j",
+    ),
+    (
         "a circuit that is open for its third trial",
         |stage| {
             stage.accept(&[service("a", FRAGILE)]);
