@@ -264,7 +264,7 @@ impl Engine {
         if own && failure.ran_for < FRESH { good.before.clone() } else { Some(good.spec.clone()) }
     }
 
-    /// A hard dependency that is not Ready.
+    /// A hard dependency that is not Ready, though nobody stopped it.
     fn dependency_down(&self, spec: &UnitSpec) -> Option<String> {
         let wanted = spec.policy.depends_on.iter();
         let mut wanted = wanted.filter(|edge| !edge.optional && edge.condition == Condition::Ready);
@@ -272,7 +272,10 @@ impl Engine {
             let unit = self.world.units().get(&edge.name);
             let external = self.world.externals().get(&edge.name);
             match (unit, external) {
-                (Some(unit), _) => (ready_count(unit) == 0).then(|| unit.spec.object.to_string()),
+                (Some(unit), _) => {
+                    let out = ready_count(unit) == 0 && !unit.is_down_on_purpose();
+                    out.then(|| unit.spec.object.to_string())
+                }
                 (None, Some(external)) => (!external.ready).then(|| external.spec.object.to_string()),
                 (None, None) => None,
             }

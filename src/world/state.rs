@@ -306,6 +306,21 @@ impl Unit {
             .any(|seat| self.slots.get(seat).is_some_and(|slot| slot.is_ready()))
     }
 
+    /// None of it is there because it was stopped or replaced on purpose: nobody who misses it has met with an outage.
+    pub fn is_down_on_purpose(&self) -> bool {
+        let purpose = |reason: &EndReason| {
+            matches!(reason, EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced))
+        };
+        let ended = |slot: &Slot| slot.last_end.as_ref().is_some_and(|last| purpose(&last.end.reason));
+        let mut serving = self.serving().peekable();
+        serving.peek().is_some()
+            && serving.all(|slot| match &slot.state {
+                Lifecycle::Stopping(stopping) => purpose(&stopping.reason),
+                Lifecycle::Idle | Lifecycle::Starting(_) => ended(slot),
+                _ => false,
+            })
+    }
+
     pub fn is_gone(&self) -> bool {
         self.slots.values().all(|slot| !slot.state.is_occupied())
     }

@@ -289,3 +289,20 @@ fn a_restart_is_done_when_what_runs_was_started_for_it() {
     assert_eq!((rollout(&stage), held(&stage)), ("RolledBack", None));
     assert!(!stage.running.contains_key(&first));
 }
+
+#[test]
+fn who_is_stopped_or_replaced_is_down_on_purpose() {
+    let on_purpose = |stage: &Stage| stage.unit("a").is_down_on_purpose();
+    let mut stage = Stage::new();
+    stage.accept(&[versioned("a", super::stage::PROBED, 1)]);
+    assert!(!on_purpose(&stage), "it begins");
+    stage.ready("a");
+    stage.order(Order::Stop(names("a")));
+    assert!(on_purpose(&stage));
+    stage.order(Order::Start(names("a")));
+    assert!(on_purpose(&stage), "until it is back");
+    stage.ready("a");
+    assert!(!on_purpose(&stage));
+    stage.exits("a", Exit::Code(1));
+    assert!(!on_purpose(&stage));
+}
