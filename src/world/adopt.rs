@@ -77,6 +77,7 @@ impl World {
             ports: adopted.ports.clone(),
             left_out: adopted.mark.left_out.clone(),
             heartbeat: adopted.mark.heartbeat,
+            forked: false,
             unheard: adopted.mark.unheard,
             startup_told: adopted.mark.started,
             extended: adopted.mark.extended,

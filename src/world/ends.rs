@@ -12,13 +12,20 @@ use super::chronicle::{CIRCUIT_OPEN, Entry};
 use super::effect::{Effect, Failure};
 use super::state::{LastEnd, Slot, end_words};
 
+/// What is said besides of a main program that has left the others to themselves.
+const FORKED: &str = ", while processes of it ran on: it goes into the background, and is watched only in the foreground (as nginx with -g 'daemon off;')";
+
 impl World {
     /// Nothing is left of the instance: where does the seat go?
     pub(super) fn ended(&mut self, now: Now, name: &Name, seat: Seat, end: End) {
         self.stop_watching(name, seat);
         let Some(id) = self.instance_id(name, seat) else { return };
         self.effects.push_back(Effect::Forget { id: id.clone() });
-        let words = end_words(&end);
+        let mut words = end_words(&end);
+        let instance = self.instance_mut(name, seat);
+        if end.reason == EndReason::Exited && instance.is_some_and(|instance| instance.forked) {
+            words.push_str(FORKED);
+        }
         self.announce_end(now, name, seat, &end, &words);
         let wanted = self
             .units

@@ -1,6 +1,6 @@
 //! Facts about instances, and what follows from them at once: one function a family.
 
-use crate::base::{InstanceId, Name, Now, Part, Role, Seat, limits};
+use crate::base::{Exit, InstanceId, Name, Now, Part, Role, Seat, limits};
 use crate::plan::Wish;
 use crate::unit::{Fact, Lifecycle, ProbeBoard, ProbeKind, Request, StopReason, Verdict};
 
@@ -33,6 +33,9 @@ impl World {
                 self.apply(now, name, seat, Fact::SpawnFailed { stage, errno, detail });
             }
             InstanceFact::Exited { part: Part::Main, exit, remains } => {
+                if let Some(instance) = self.instance_mut(name, seat) {
+                    instance.forked = remains && exit == Exit::Code(0) && !instance.spec.policy.job;
+                }
                 self.apply(now, name, seat, Fact::Exited { exit, remains });
             }
             InstanceFact::Exited { part, exit, .. } => {

@@ -177,6 +177,8 @@ pub struct Instance {
     pub left_out: Vec<String>,
     /// The interval of its heartbeat, if it has asked for one (`WATCHDOG_USEC=`).
     pub heartbeat: Option<Duration>,
+    /// It ended well, and processes of it ran on.
+    pub forked: bool,
     /// It may speak to nobody ([`super::event::Mark::unheard`]).
     pub unheard: bool,
     /// The keeper knows that it has started up.

@@ -68,6 +68,7 @@ impl World {
             ports: Default::default(),
             left_out: Vec::new(),
             heartbeat: None,
+            forked: false,
             unheard: false,
             startup_told: false,
             extended: None,

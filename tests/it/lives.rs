@@ -424,3 +424,14 @@ fn filters_of_logs_look_at_all_of_them() {
     assert_eq!((lines(&[]), lines(&["--tail", "7"]), lines(&["--since", "1h"])), (100, 7, 500));
     assert_eq!((lines(&["--grep", "^line 5$"]), lines(&["--grep", "^line 5$", "--tail", "100"])), (1, 0));
 }
+
+#[test]
+fn who_goes_into_the_background_is_told_to_stay_in_the_foreground() {
+    let forks = sleeper("a", "  restart: {policy: OnFailure}\n")
+        .replace("[sleep, \"1000\"]", "[sh, -c, \"sleep 1000 & exit 0\"]");
+    let system = System::up(&[("a.yaml", &forks)]);
+    let told =
+        until("its end", || Some(system.ok(&["why", "a"])).filter(|told| told.contains("exit code 0")));
+    assert!(told.contains("while processes of it ran on: it goes into the background"), "{told}");
+    assert_eq!(system.marked().len(), 0, "nothing of it is left");
+}
