@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::base::{Name, ObjectRef, Revision};
 use crate::graph::Graph;
-use crate::unit::{Policy, ProbePolicy};
+use crate::manifest::spec::probe::ProbeAction;
+use crate::unit::{Policy, ProbeKind, ProbePolicy};
 
 use super::Drift;
 use super::launch::Launch;
@@ -74,6 +75,22 @@ impl UnitSpec {
         let mut launch = self.launch.as_ref().clone();
         launch.marks.extend(lost);
         Arc::new(Self { launch: Arc::new(launch), ..self.as_ref().clone() })
+    }
+
+    /// Which of its probes ask other questions than those of `former`, or await other lines; how often is no question.
+    pub fn asks_anew(&self, former: &Self) -> [bool; 3] {
+        ProbeKind::ALL
+            .map(|kind| self.question(kind).is_some() && self.question(kind) != former.question(kind))
+    }
+
+    fn question(&self, kind: ProbeKind) -> Option<ProbeAction<'_>> {
+        let probes = &self.launch.service.probes;
+        let probe = match kind {
+            ProbeKind::Startup => &probes.startup,
+            ProbeKind::Readiness => &probes.readiness,
+            ProbeKind::Liveness => &probes.liveness,
+        };
+        probe.as_deref()?.action()
     }
 
     /// It is asked the same questions: how often, and about what.

@@ -191,6 +191,11 @@ impl Rollout {
         matches!(self.phase, Phase::Progressing | Phase::RollingBack(_))
     }
 
+    /// It is on its way to what was good before, of which nothing has to be proved.
+    pub fn goes_back(&self) -> bool {
+        matches!(self.phase, Phase::RollingBack(_))
+    }
+
     /// A failing new instance would end it.
     pub fn on_trial(&self, now: Instant) -> bool {
         match self.phase {

@@ -38,6 +38,8 @@ struct Track {
     passed: bool,
     /// It was edited under the running program, or asked by an earlier daemon, and has not answered well since.
     unproved: bool,
+    /// It was edited, and that is what is not proved.
+    edited: bool,
     /// The next early delay.
     early: Duration,
     /// Failures of questions asked before this do not count.
@@ -106,8 +108,10 @@ impl ProbeBoard {
     }
 
     /// Its probes changed in place: counts start again, what it is stays until they have answered. An answer to what was asked
-    /// before is none to them.
-    pub fn replace_policy(&mut self, policy: &Policy, executed_at: Instant, now: Instant) {
+    /// before is none to them. `edited`: which are other questions now. A startup probe among them is asked once more, for what it
+    /// would say at the next start, and of one whose startup is over it decides nothing else; a line that is awaited is looked for
+    /// in what was written already.
+    pub fn replace_policy(&mut self, policy: &Policy, executed_at: Instant, now: Instant, edited: [bool; 3]) {
         let mut board = if self.through {
             Self::adopted(policy, executed_at, now, self.ready)
         } else {
@@ -118,7 +122,44 @@ impl ProbeBoard {
                 new.asked = old.asked;
             }
         }
+        board.mark_edited(true);
+        for kind in ProbeKind::ALL.into_iter().filter(|kind| edited[kind.index()] && board.through) {
+            let (Some(track), Some(probe)) = (&mut board.tracks[kind.index()], policy.probe(kind)) else {
+                continue;
+            };
+            (track.unproved, track.edited) = (true, true);
+            track.next = if probe.way == ProbeWay::Told { Instant::NEVER } else { now };
+        }
         *self = board;
+    }
+
+    /// What is not proved was edited under the program: so it was when an earlier daemon had it.
+    pub fn mark_edited(&mut self, edited: bool) {
+        for track in self.tracks.iter_mut().flatten() {
+            track.edited = edited && track.unproved;
+        }
+    }
+
+    /// An edit of its probes is still to be proved.
+    pub fn has_unproved_edit(&self) -> bool {
+        ProbeKind::ALL.into_iter().any(|kind| self.is_unproved_edit(kind))
+    }
+
+    pub fn is_unproved_edit(&self, kind: ProbeKind) -> bool {
+        self.tracks[kind.index()].as_ref().is_some_and(|track| track.unproved && track.edited)
+    }
+
+    /// A line that an edited probe awaits has not been found in what the program wrote.
+    pub fn lacks_line(&self, policy: &Policy) -> bool {
+        let told = |kind| policy.probe(kind).is_some_and(|probe| probe.way == ProbeWay::Told);
+        ProbeKind::ALL.into_iter().any(|kind| told(kind) && self.is_unproved_edit(kind))
+    }
+
+    /// No proof comes of the edited startup probe, and nothing goes back for it.
+    pub fn forgo_startup_proof(&mut self) {
+        if let Some(track) = &mut self.tracks[ProbeKind::Startup.index()] {
+            (track.unproved, track.next) = (false, Instant::NEVER);
+        }
     }
 
     /// No probe of it is waited for to answer well for the first time since it was edited, or since this daemon has it.
@@ -126,7 +167,7 @@ impl ProbeBoard {
         ProbeKind::ALL.into_iter().all(|kind| self.has_proved(kind))
     }
 
-    pub fn has_proved(&self, kind: ProbeKind) -> bool {
+    fn has_proved(&self, kind: ProbeKind) -> bool {
         self.tracks[kind.index()].as_ref().is_none_or(|track| !track.unproved)
     }
 
@@ -278,7 +319,7 @@ impl ProbeBoard {
         for kind in [ProbeKind::Startup, ProbeKind::Readiness] {
             let told = policy.probe(kind).is_some_and(|probe| probe.way == ProbeWay::Told);
             if let Some(track) = self.tracks[kind.index()].as_mut().filter(|_| told) {
-                track.passed = true;
+                (track.passed, track.unproved) = (true, false);
                 track.next = Instant::NEVER;
                 track.last =
                     Some(Answer { ok: true, message: "the program says it is ready".into(), at: now });
@@ -348,6 +389,7 @@ impl Track {
             failures: 0,
             passed: false,
             unproved: false,
+            edited: false,
             early: limits::EARLY_PROBE_FIRST,
             counts_from: first,
             last: None,

@@ -50,7 +50,10 @@ impl World {
         slot.state = state;
         let board = slot.state.process().filter(|_| held.stop.is_none()).map(|process| {
             if adopted.mark.through {
-                ProbeBoard::adopted(&spec.policy, process.executed_at, now.mono, adopted.mark.ready)
+                let ready = adopted.mark.ready;
+                let mut board = ProbeBoard::adopted(&spec.policy, process.executed_at, now.mono, ready);
+                board.mark_edited(adopted.mark.edited);
+                board
             } else {
                 let mut board =
                     ProbeBoard::resumed(&spec.policy, process.executed_at, now.mono, adopted.mark.started);

@@ -228,6 +228,9 @@ pub struct Mark {
     /// Its startup probe has passed.
     #[serde(default)]
     pub started: bool,
+    /// Its probes were edited while it ran, and have not answered well since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub edited: bool,
     /// The interval of its heartbeat, if it has asked for one (`WATCHDOG_USEC=`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<std::time::Duration>,

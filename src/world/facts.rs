@@ -242,6 +242,20 @@ impl World {
         self.settle_board(now, name, seat);
     }
 
+    /// After an edit of its probes: the line that is awaited now, be it written already.
+    pub(super) fn look_for_line(&mut self, name: &Name, seat: Seat) {
+        let Some(id) = self.instance_id(name, seat) else { return };
+        let Some(instance) = self.instance_mut(name, seat) else { return };
+        let board = instance.board.as_ref();
+        let awaits =
+            board.is_some_and(|board| !board.is_through() || board.lacks_line(&instance.spec.policy));
+        if awaits && awaits_log(&instance.spec) {
+            instance.log_watched = true;
+            let spec = instance.spec.clone();
+            self.effects.push_back(Effect::WatchLog { id, spec });
+        }
+    }
+
     /// Probes may be through without a question: there are none, or they changed in place. What is due is asked.
     pub(super) fn settle_board(&mut self, now: Now, name: &Name, seat: Seat) {
         let Some(instance) = self.instance_mut(name, seat) else { return };
@@ -265,7 +279,11 @@ impl World {
         let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();
         let Some(board) = instance.board.as_mut() else { return };
+        let edited = board.has_unproved_edit();
         let verdict = board.answer(&spec.policy, kind, seq, ok, message, now.mono);
+        if edited && !board.has_unproved_edit() {
+            self.remember(name, seat);
+        }
         self.verdict(now, name, seat, verdict);
     }
 
@@ -292,7 +310,11 @@ impl World {
         let Some(instance) = self.instance_mut(name, seat) else { return };
         let spec = instance.spec.clone();
         let Some(board) = instance.board.as_mut() else { return };
+        let edited = board.has_unproved_edit();
         let verdict = board.told_ready(&spec.policy, now.mono);
+        if edited && !board.has_unproved_edit() {
+            self.remember(name, seat);
+        }
         self.verdict(now, name, seat, verdict);
     }
 
@@ -320,7 +342,13 @@ impl World {
                 let words = format!("did not start up: {}{why}", self.times(name, seat, ProbeKind::Startup));
                 let cause = self.blame_running(now, name, seat).or_else(|| self.slot_cause(name, seat));
                 self.tell(now, name, seat, true, "StartupProbeFailed", &words, cause);
-                self.apply(now, name, seat, Fact::Stop { reason: StopReason::StartupFailed });
+                let goes_back = self.edited_probe_failed(now, name, seat, ProbeKind::Startup, &words);
+                let board = self.instance_mut(name, seat).and_then(|instance| instance.board.as_mut());
+                match board.filter(|board| board.is_through()) {
+                    _ if goes_back => {}
+                    Some(board) => board.forgo_startup_proof(),
+                    None => self.apply(now, name, seat, Fact::Stop { reason: StopReason::StartupFailed }),
+                }
             }
             Verdict::LivenessFailed(why) => {
                 let words = format!("is not alive: {}{why}", self.times(name, seat, ProbeKind::Liveness));

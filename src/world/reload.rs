@@ -16,17 +16,19 @@ impl World {
         let seen = self.replacements_of(name);
         let Some(unit) = self.units.get_mut(name) else { return };
         let (spec, generation, change, cause) = (unit.spec.clone(), unit.generation, unit.change, unit.cause);
+        let back = unit.rollout.goes_back();
         let Some(slot) = unit.slots.get_mut(&seat) else { return };
         let executed_at = slot.state.process().map(|process| process.executed_at);
         let Some(instance) = slot.instance.as_mut() else { return };
         let probes_changed = !instance.spec.is_probed_like(&spec);
         let former = std::mem::replace(&mut instance.spec, spec.clone());
+        let anew = if back { [false; 3] } else { spec.asks_anew(&former) };
         instance.sees(seen);
         instance.generation = generation;
         let ports = instance.ports.clone();
         slot.drift = Drift::None;
         if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
-            board.replace_policy(&spec.policy, at, now.mono);
+            board.replace_policy(&spec.policy, at, now.mono, anew);
         }
         let written = spec.launch.service.reload.as_deref().cloned().unwrap_or_default();
         let timeout = written.timeout.0;
@@ -60,6 +62,7 @@ impl World {
             self.announce(now, Entry { warning: false, reason, object: &object, message, change, cause });
         self.set_cause(name, seat, record);
         self.remember(name, seat);
+        self.look_for_line(name, seat);
         self.settle_board(now, name, seat);
         self.watch(now, name, seat);
         self.touch(name);

@@ -294,6 +294,7 @@ impl World {
             stop,
             left_out: instance.left_out.clone(),
             started: board.is_some_and(crate::unit::ProbeBoard::has_started),
+            edited: board.is_some_and(crate::unit::ProbeBoard::has_unproved_edit),
             heartbeat: instance.heartbeat,
             unheard: instance.unheard,
             extended: instance.extended,

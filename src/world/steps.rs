@@ -134,6 +134,7 @@ impl World {
         let seen = self.replacements_of(name);
         let Some(unit) = self.units.get_mut(name) else { return };
         let (spec, generation, change, cause) = (unit.spec.clone(), unit.generation, unit.change, unit.cause);
+        let back = unit.rollout.goes_back();
         let Some(slot) = unit.slots.get_mut(&seat) else { return };
         slot.drift = Drift::None;
         let executed_at = slot.state.process().map(|process| process.executed_at);
@@ -142,10 +143,11 @@ impl World {
         let limits = spec.launch.service.resources.cgroup();
         let limits_changed = instance.spec.launch.service.resources.cgroup() != limits;
         let former = std::mem::replace(&mut instance.spec, spec);
+        let anew = if back { [false; 3] } else { instance.spec.asks_anew(&former) };
         instance.sees(seen);
         instance.generation = generation;
         if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
-            board.replace_policy(&instance.spec.policy, at, now.mono);
+            board.replace_policy(&instance.spec.policy, at, now.mono, anew);
         }
         self.loosen(name, &former);
         let message = format!("{seat} updated in place: {}", action.reason);
@@ -156,6 +158,7 @@ impl World {
         let id = limits_changed.then(|| self.units.get(name)?.slots.get(&seat)?.id(name)).flatten();
         self.effects.extend(id.map(|id| Effect::Limit { id, limits }));
         self.remember(name, seat);
+        self.look_for_line(name, seat);
         self.settle_board(now, name, seat);
         self.watch(now, name, seat);
         self.touched.insert(name.clone());

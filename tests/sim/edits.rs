@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use unisys::base::Exit;
-use unisys::unit::ProbeKind;
-use unisys::world::Order;
+use unisys::unit::{ProbeBoard, ProbeKind};
+use unisys::world::{InstanceFact, Order};
 
 use super::stage::{Stage, name, names, service, versioned};
 
@@ -291,6 +291,43 @@ fn a_restart_is_done_when_what_runs_was_started_for_it() {
 }
 
 #[test]
+fn an_edited_startup_probe_is_asked_once_more_and_ends_nobody() {
+    let asked = |command: &str| {
+        let startup = format!("{{exec: {{command: [{command}]}}, period: 5s, failureThreshold: 2}}");
+        vec![service("a", &format!(", probes: {{startup: {startup}}}, update: {{progressDeadline: 60s}}"))]
+    };
+    let mut stage = Stage::new();
+    stage.accept(&asked("up"));
+    stage.answer("a", ProbeKind::Startup, true, "");
+    stage.pass(Duration::from_secs(2));
+    let id = stage.id("a");
+    stage.accept(&asked("other"));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((rollout(&stage), stage.marks[&id].edited), ("Progressing", true));
+    for _ in 0..2 {
+        stage.answer("a", ProbeKind::Startup, false, "exit code 1");
+    }
+    assert_eq!(stage.unit("a").overrides.rejected.as_ref().unwrap().failure.reason, "ProbeFailed");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((rollout(&stage), stage.id("a")), ("RolledBack", id.clone()));
+    stage.accept(&asked("third"));
+    stage.answer("a", ProbeKind::Startup, true, "");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((rollout(&stage), stage.id("a")), ("Complete", id.clone()));
+    assert!(!stage.marks[&id].edited);
+}
+
+#[test]
+fn what_an_earlier_daemon_asked_is_no_edit_unless_it_says_so() {
+    let stage = well("");
+    let (policy, now) = (&stage.unit("a").spec.policy, stage.clock().mono);
+    let mut board = ProbeBoard::adopted(policy, now, now, true);
+    assert!(!board.is_proved() && !board.has_unproved_edit());
+    board.mark_edited(true);
+    assert!(board.is_unproved_edit(ProbeKind::Liveness));
+}
+
+#[test]
 fn who_is_stopped_or_replaced_is_down_on_purpose() {
     let on_purpose = |stage: &Stage| stage.unit("a").is_down_on_purpose();
     let mut stage = Stage::new();
@@ -305,4 +342,31 @@ fn who_is_stopped_or_replaced_is_down_on_purpose() {
     assert!(!on_purpose(&stage));
     stage.exits("a", Exit::Code(1));
     assert!(!on_purpose(&stage));
+}
+
+#[test]
+fn a_line_that_is_awaited_anew_is_looked_for_in_what_was_written() {
+    let awaits = |line: &str| {
+        let probes = format!("{{readiness: {{log: {{pattern: {line}}}}}}}");
+        vec![service("a", &format!(", probes: {probes}, update: {{progressDeadline: 60s}}"))]
+    };
+    let mut stage = Stage::new();
+    stage.accept(&awaits("one"));
+    let id = stage.id("a");
+    let seen = |stage: &mut Stage| {
+        stage.fact(&id, InstanceFact::ToldReady { how: "log" });
+        stage.act();
+        stage.pass(Duration::from_secs(2));
+        assert_eq!((rollout(stage), stage.id("a")), ("Complete", id.clone()));
+    };
+    seen(&mut stage);
+    stage.accept(&awaits("two"));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((rollout(&stage), stage.condition("a", "Ready")), ("Progressing", "True"));
+    seen(&mut stage);
+    stage.accept(&awaits("three"));
+    stage.pass(Duration::from_secs(65));
+    assert_eq!((rollout(&stage), stage.id("a")), ("RolledBack", id.clone()));
+    let told = stage.unit("a").rollout.failure().unwrap().message.clone();
+    assert!(told.ends_with("0 is Up, the line that its probe awaits is not in its log"), "{told}");
 }

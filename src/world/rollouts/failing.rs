@@ -63,8 +63,8 @@ impl World {
     ) -> bool {
         let Some(unit) = self.units.get(name).filter(|unit| unit.before.is_some()) else { return false };
         let edited = unit.slots.get(&seat).and_then(|slot| slot.instance.as_ref()).is_some_and(|instance| {
-            let proved = instance.board.as_ref().is_none_or(|board| board.has_proved(kind));
-            !proved && instance.generation == unit.generation
+            let unproved = instance.board.as_ref().is_some_and(|board| board.is_unproved_edit(kind));
+            unproved && instance.generation == unit.generation
         });
         if !edited || !matches!(unit.rollout.phase, Phase::Progressing) {
             return false;

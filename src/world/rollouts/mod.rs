@@ -157,7 +157,12 @@ impl World {
                 Some(format!("its {} probe: {}", kind.as_str(), answer.message))
             })
         });
-        let words = answer.or_else(|| slot.last_end.as_ref().map(|last| format!("it {}", last.words)));
+        let lacks_line = slot.instance.as_ref().is_some_and(|instance| {
+            instance.board.as_ref().is_some_and(|board| board.lacks_line(&instance.spec.policy))
+        });
+        let line = lacks_line.then(|| "the line that its probe awaits is not in its log".to_owned());
+        let words =
+            answer.or(line).or_else(|| slot.last_end.as_ref().map(|last| format!("it {}", last.words)));
         let words = words.map_or_else(
             || format!(": {} is {}", slot.seat, slot.state.word()),
             |words| format!(": {} is {}, {words}", slot.seat, slot.state.word()),
