@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::io::FdFlags;
 
-use crate::base::{Exit, InstanceId, Listen, Part};
+use crate::base::{Exit, Generation, InstanceId, Listen, Part};
 use crate::os::{clock, files, process};
 
 use super::fifos;
@@ -136,8 +136,8 @@ impl Keeper {
     }
 
     /// Processes that carry our marker and are in no journal: the earlier keeper was killed between their start and its
-    /// writing. Nobody knows what they were started with; the daemon takes them for what is wanted. They may be the only ones that
-    /// have their unit's listeners still.
+    /// writing. Of what they were started with nothing is known but its generation. They may be the only ones that have their unit's
+    /// listeners still.
     fn adopt_marked(&mut self, entries: &[Entry]) {
         let prefix = format!("{}/", self.state_id);
         for stat in process::all() {
@@ -151,13 +151,16 @@ impl Keeper {
             let stdout = process::opened(stat.pid, 1).filter(|path| path.parent() == Some(&run));
             let fifos = stdout.and_then(|path| fifos::number_of(&path));
             let Ok(pipes) = spawner::reopen(&run, &id, fifos, Default::default(), None) else { continue };
+            let generation = process::environ_value(stat.pid, spawner::GENERATION);
+            let generation = generation.and_then(|number| number.parse().ok()).map(Generation);
             let at = stat.started_at();
             let running = Running { pid: stat.pid, start: stat.start, at, pidfd, child: false };
             self.heir = true;
             self.table.note_incarnation(id.incarnation);
             self.table.by_pid.insert(stat.pid, (id.clone(), Part::Main));
             let parts = BTreeMap::from([(Part::Main, PartState::Running(running))]);
-            let held = bare(&id, fifos, entries);
+            let generation = generation.unwrap_or_default();
+            let held = Held { generation, ..bare(&id, fifos, entries) };
             self.table.instances.insert(id, instance(held, Some(pipes), parts));
         }
     }

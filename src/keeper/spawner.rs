@@ -23,10 +23,19 @@ use super::queue::Queue;
 use super::table::Pipes;
 
 const THREADS: usize = 2;
-/// Variables of sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3), and the marker: true of one process only, so none
-/// comes from elsewhere.
-const OWN_WORDS: [&str; 6] =
-    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "UNISYS_INSTANCE"];
+/// In the environment of a unit's programs: the generation of what they were started with.
+pub const GENERATION: &str = "UNISYS_GENERATION";
+/// Variables of sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3), and the marks of unisys: true of one process only, so
+/// none comes from elsewhere.
+const OWN_WORDS: [&str; 7] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "UNISYS_INSTANCE",
+    GENERATION,
+];
 
 /// What became of a request.
 pub struct Outcome {
@@ -316,6 +325,7 @@ fn prepare(
         envp.push(text(&format!("LISTEN_FDNAMES={}", told.join(":")))?);
     }
     envp.push(text(&format!("{}{}", common.marker, request.id))?);
+    envp.push(text(&format!("{GENERATION}={}", request.generation.0))?);
     if request.notify == Notify::Socket {
         envp.push(text(&format!("NOTIFY_SOCKET={}", names.notify_address()))?);
     }

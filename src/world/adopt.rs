@@ -15,8 +15,10 @@ impl World {
         let name = adopted.id.unit.clone();
         let seat = Seat { ordinal: adopted.id.ordinal, role: adopted.mark.role };
         self.incarnation = self.incarnation.max(Incarnation(adopted.id.incarnation.0 + 1));
-        let Some(spec) = adopted.spec.clone().or_else(|| self.units.get(&name).map(|unit| unit.spec.clone()))
-        else {
+        let known = self.units.get(&name).and_then(|unit| unit.version_of(adopted.generation));
+        let unknown = adopted.spec.is_none() && known.is_none();
+        let wanted = || Some(self.units.get(&name)?.spec.clone());
+        let Some(spec) = adopted.spec.clone().or(known).or_else(wanted) else {
             // Nobody knows what it is: it cannot be kept.
             self.effects.push_back(Effect::Kill { id: adopted.id.clone() });
             self.effects.push_back(Effect::Forget { id: adopted.id });
@@ -31,6 +33,9 @@ impl World {
         let slot = unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
         if slot.asked_of.take().is_some_and(|of| of != adopted.id.incarnation) {
             slot.restart_asked = None;
+        }
+        if unknown && !spec.policy.job {
+            slot.restart_asked = Some("nobody knows which version of it runs".into());
         }
         if slot.instance.as_ref().is_some_and(|known| known.incarnation > adopted.id.incarnation) {
             self.effects.push_back(Effect::Kill { id: adopted.id.clone() });

@@ -291,6 +291,15 @@ impl Unit {
         Version { spec: self.spec.clone(), generation: self.generation, revision }
     }
 
+    /// What was started as this generation, if it is known what that is.
+    pub fn version_of(&self, generation: Generation) -> Option<Arc<UnitSpec>> {
+        let known = [&self.good, &self.before].into_iter().flatten().map(|it| (it.generation, &it.spec));
+        let restored =
+            self.known_good.iter().filter_map(|(known, spec)| Some((known.generation, spec.as_ref()?)));
+        let mut all = std::iter::once((self.generation, &self.spec)).chain(known).chain(restored);
+        all.find(|(known, _)| *known == generation).map(|(_, spec)| spec.clone())
+    }
+
     /// It does not run what its manifest says, because that was found bad.
     pub fn is_rolled_back(&self) -> bool {
         self.overrides.rejected.is_some()

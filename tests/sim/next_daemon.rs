@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use unisys::base::{Exit, Generation, InstanceId, Instant, Part, Revision};
+use unisys::base::{Exit, Generation, Incarnation, InstanceId, Instant, Part, Revision};
+use unisys::plan::Drift;
 use unisys::unit::{Circuit, PartState, ProbeKind};
 use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Mark, Order};
 
@@ -282,4 +283,38 @@ fn who_follows_a_job_that_has_run_waits_for_what_the_job_needed() {
     next.pass(Duration::from_secs(30));
     let unwanted = [vec![v[0].replace("[run]", "[run], replicas: 0")], v[1..].to_vec()].concat();
     assert_eq!(following(&next, &unwanted).count("api"), 1);
+}
+
+#[test]
+fn an_instance_of_which_only_the_generation_is_known_is_what_that_was() {
+    let version = |x: u32| vec![versioned("a", ", update: {minReady: 0s}", x)];
+    let mut stage = Stage::new();
+    stage.accept(&version(1));
+    stage.pass(Duration::from_secs(2));
+    stage.order(Order::Pause(names("a")));
+    stage.accept(&version(2));
+    let (generation, good) = (stage.unit("a").generation, stage.unit("a").good.as_ref().unwrap().generation);
+    assert_ne!(generation, good);
+    for (of, replaced) in [(generation, false), (good, true), (Generation(9), true)] {
+        let mut next = stage.world.clone();
+        let id = InstanceId { incarnation: Incarnation(50), ..stage.id("a") };
+        let mark = Mark::default();
+        next.handle(
+            stage.clock(),
+            Event::Adopt(Box::new(Adopted {
+                id: id.clone(),
+                spec: None,
+                generation: of,
+                started_wall: Default::default(),
+                parts: vec![(Part::Main, PartState::Running { pid: 7, at: stage.clock().mono })],
+                signalled: None,
+                mark,
+                ports: Default::default(),
+            })),
+        );
+        let slots = next.units()[&name("a")].slots.values();
+        let slot = slots.into_iter().find(|slot| slot.id(&name("a")).as_ref() == Some(&id)).unwrap();
+        let old = slot.restart_asked.is_some() || matches!(slot.drift, Drift::Replace(_));
+        assert_eq!(old, replaced, "{of:?} {:?} {:?}", slot.restart_asked, slot.drift);
+    }
 }
