@@ -256,6 +256,11 @@ impl Machine for ThisMachine {
         super::sockets::has_address(address)
     }
 
+    fn resolved(&self, path: &Path) -> PathBuf {
+        let parent = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+        fs::canonicalize(path).ok().or_else(parent).unwrap_or_else(|| path.to_owned())
+    }
+
     fn is_socket(&self, path: &Path) -> bool {
         use std::os::unix::fs::FileTypeExt;
         fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())

@@ -29,7 +29,7 @@ use crate::unit::{
 
 use super::desired::{Desired, ExternalSpec, UnitSpec};
 use super::launch::{Launch, file_marks, marks};
-use super::machine::{Machine, machine_faults};
+use super::machine::{Machine, Sockets, machine_faults, sockets};
 use super::notifier::{NotifierPlan, notifiers};
 
 /// What a build gives beside the desired state.
@@ -42,6 +42,7 @@ pub struct Built {
     pub files: Vec<PathBuf>,
     /// The last variable of each name.
     shared: BTreeMap<String, Arc<EnvVar>>,
+    sockets: Sockets,
     /// The last unit's.
     policy: Option<Arc<Policy>>,
 }
@@ -74,6 +75,7 @@ pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Opt
     let objects = context.objects;
     let mut built = Built::default();
     check::check(objects, &mut built.diagnostics);
+    built.sockets = machine.map(|machine| sockets(objects, machine)).unwrap_or_default();
     let mut units = BTreeMap::new();
     for (name, object) in &objects.services {
         let policy = service_policy(&object.spec, objects);
@@ -162,7 +164,7 @@ fn unit(
         env: env.into_iter().map(|var| built.share(var)).collect(),
     };
     if let Some(machine) = machine.filter(|_| off.is_none()) {
-        machine_faults(&launch, source, machine, &mut found);
+        machine_faults(&launch, source, machine, &built.sockets, &mut found);
     }
     let fault =
         found.iter().find(|diagnostic| diagnostic.severity == Severity::Error && !diagnostic.rejects());

@@ -1,11 +1,11 @@
 //! What this machine lacks for a unit (E2xxx): asked of a [`Machine`], decided here.
 
 use core::net::IpAddr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::base::ports::Place;
-use crate::base::{PathAccess, limits};
+use crate::base::{ObjectRef, PathAccess, limits};
 use crate::manifest::Objects;
 use crate::manifest::capabilities;
 use crate::manifest::diagnostic::Diagnostic;
@@ -28,6 +28,8 @@ pub trait Machine {
     fn first_allowed_port(&self) -> u16;
     /// An IP address is one of this machine.
     fn has_address(&self, address: &str) -> bool;
+    /// A path without links, as far as it exists.
+    fn resolved(&self, path: &Path) -> PathBuf;
     /// A path is a socket.
     fn is_socket(&self, path: &Path) -> bool;
     /// Capabilities that unisys has (capabilities(7), permitted), one bit each.
@@ -111,11 +113,27 @@ const INSTALL: [(&str, &str); 6] = [
     ("redis-server", "install Redis: `apt install redis-server`"),
 ];
 
+/// Files of unix sockets, and which unit has each: of several, the first by name.
+pub type Sockets = BTreeMap<PathBuf, ObjectRef>;
+
+/// Two spellings of a path may come to one file by links: the manifests alone do not say so (E1501).
+pub fn sockets(objects: &Objects, machine: &dyn Machine) -> Sockets {
+    let mut sockets = Sockets::new();
+    for object in objects.services.values() {
+        for port in object.spec.ports.iter().filter(|port| port.protocol.is_unix()) {
+            let file = machine.resolved(&object.source.base_dir.join(&port.address));
+            sockets.entry(file).or_insert_with(|| object.source.object.clone());
+        }
+    }
+    sockets
+}
+
 /// Everything that this machine lacks for a unit.
 pub fn machine_faults(
     launch: &Launch,
     source: &Source,
     machine: &dyn Machine,
+    sockets: &Sockets,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     let spec = &launch.service;
@@ -147,7 +165,10 @@ pub fn machine_faults(
     security_faults(launch, source, machine, diagnostics);
     for (index, port) in spec.ports.iter().enumerate() {
         let found = match port.protocol.is_unix() {
-            true => socket_fault(port, launch, machine),
+            true => {
+                let taken = taken_socket(port, launch, source, machine, sockets);
+                taken.or_else(|| socket_fault(port, launch, machine))
+            }
             false => port_fault(port, machine),
         };
         if let Some((field, code, why, hint)) = found {
@@ -261,6 +282,20 @@ fn port_fault(port: &Port, machine: &dyn Machine) -> Option<PortFault> {
     let where_else = if at == place.0 { String::new() } else { format!(" on {at}") };
     let why = format!("port {number} is held by {holder}{where_else}");
     Some(("port", "E2005", why, "stop that process, or choose another port or address"))
+}
+
+fn taken_socket(
+    port: &Port,
+    launch: &Launch,
+    source: &Source,
+    machine: &dyn Machine,
+    sockets: &Sockets,
+) -> Option<PortFault> {
+    let path = super::ports::socket_path(port, launch);
+    let file = machine.resolved(&path);
+    let owner = sockets.get(&file).filter(|owner| **owner != source.object)?;
+    let why = format!("{} is the socket {} of {owner}, by a link", path.display(), file.display());
+    Some(("address", "E2010", why, "choose another path"))
 }
 
 fn socket_fault(port: &Port, launch: &Launch, machine: &dyn Machine) -> Option<PortFault> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{System, free_port, kill_both, python, signal, until};
+use crate::support::{System, free_port, kill_both, python, signal, sleeper, until};
 
 /// Answers each connection with its pid, and ends between two of them when it is asked to.
 const PYTHON: &str = "import os, signal, socket
@@ -419,6 +419,23 @@ fn ports_that_cannot_be_are_refused_with_a_hint() {
         "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{command: [sleep, \"1\"], {fine}}}\n"
     );
     assert_eq!(System::new(&[("a.yaml", &text)]).run(&["validate", "manifests"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_socket_is_one_by_whatever_links_it_is_reached() {
+    let listens = |name: &str, path: &str| {
+        let port = format!("{{name: p, protocol: unix, address: {path}, listen: true}}");
+        sleeper(name, &format!("  ports: [{port}]\n"))
+    };
+    let system = System::new(&[("a.yaml", &listens("a", "run/s")), ("b.yaml", &listens("b", "link/s"))]);
+    std::fs::create_dir(system.path("manifests/run")).unwrap();
+    std::os::unix::fs::symlink("run", system.path("manifests/link")).unwrap();
+    let (code, words) = system.fails(&["validate", "manifests", "--machine"]);
+    assert_eq!(code, 1, "{words}");
+    assert!(words.contains("E2010") && words.contains("run/s of service/a, by a link"), "{words}");
+    assert!(!words.contains("cannot start service/a"), "{words}");
+    system.write("manifests/b.yaml", &listens("b", "link/t"));
+    system.ok(&["validate", "manifests", "--machine"]);
 }
 
 #[test]
