@@ -90,8 +90,16 @@ fn a_crash_is_classified_by_its_last_words_counted_and_dumped() {
 
 #[test]
 fn a_port_that_is_taken_is_named_with_its_holder() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
+    // A process of its own: children of ours have what we listen on until they execute.
+    let hold = "import socket,sys\ns=socket.create_server(('127.0.0.1',0)); print(s.getsockname()[1], flush=True); sys.stdin.read()";
+    let mut held = std::process::Command::new("python3");
+    let held =
+        held.args(["-c", hold]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut held = held.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(held.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    let port: u16 = line.trim().parse().unwrap();
     let code = format!("require('http').createServer().listen({port},'127.0.0.1')");
     let bind = "import os,socket\nsocket.create_server(('127.0.0.1',int(os.environ['PORT'])))";
     let rest = format!("{NEVER}  env: {{PORT: \"{port}\"}}\n");
@@ -99,13 +107,15 @@ fn a_port_that_is_taken_is_named_with_its_holder() {
     let record = error(&system, "n", "n's error", |_| true);
     assert_eq!(record["category"], "resource");
     let message = record["message"].as_str().unwrap();
-    let holder = format!("port {port} is held by pid {}", std::process::id());
+    let holder = format!("port {port} is held by pid {}", held.id());
     assert!(message.contains("EADDRINUSE") && message.contains(&holder), "{message}");
     let record = error(&system, "p", "p's error", |_| true);
     assert_eq!(record["category"], "resource");
     // It says only that an address is in use.
     let message = record["message"].as_str().unwrap();
     assert!(message.contains("already in use") && message.contains(&holder), "{message}");
+    drop(held.stdin.take());
+    held.wait().unwrap();
 }
 
 #[test]

@@ -136,6 +136,7 @@ fn plan_needs_no_daemon_before_the_first_up_and_knows_overlays() {
     assert_eq!(system.fails(&["plan"]).0, 3);
     system.write("over/a.yaml", patch);
     system.start(&[]);
+    system.ready(&["a", "b"]);
     assert_eq!(system.run(&["plan", "-f", "manifests"]).status.code(), Some(0));
     let output = system.run(&["plan", "-f", "manifests", "--overlay", "over"]);
     assert!(output.status.code() == Some(1) && text(&output.stdout).contains("spec.env.X"), "{output:?}");
