@@ -136,9 +136,13 @@ fn notes(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
         return Vec::new();
     }
     let units = engine.world.units().iter().filter(|(name, _)| names.is_empty() || names.contains(name));
-    let wanted = units.filter(|(name, _)| engine.world.down_reason(name).is_none());
-    let note = |name: &Name, unit: &Unit| match unit.replicas() {
-        0 => Some(format!("{name} has 0 replicas: there is nothing to wait for")),
+    let note = |name: &Name, unit: &Unit| match (engine.world.down_reason(name), unit.replicas()) {
+        // Of what was handed in, and is kept down for another reason.
+        (Some(why), _) if what.starts_with("rollout=") && names.contains(name) => {
+            Some(format!("{name} is not to run: {why}"))
+        }
+        (Some(_), _) => None,
+        (None, 0) => Some(format!("{name} has 0 replicas: there is nothing to wait for")),
         _ if unit.spec.policy.job || !unit.has_completed() => None,
         _ => {
             let last = unit.slots.values().find_map(|slot| slot.last_end.as_ref());
@@ -146,7 +150,7 @@ fn notes(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
             Some(format!("{name} has completed{end}; by its restart policy it is not started again"))
         }
     };
-    wanted.filter_map(|(name, unit)| note(name, unit)).collect()
+    units.filter_map(|(name, unit)| note(name, unit)).collect()
 }
 
 /// What is said of those that are not as wanted, and whether they stay so until somebody does something.

@@ -126,8 +126,7 @@ impl Client {
             match Self::try_at(path) {
                 Err(Failure::NoDaemon { .. }) if may_answer(path, began) => std::thread::sleep(LOOK),
                 Err(Failure::NoDaemon { .. }) if has_keeper(path) => {
-                    let message = format!("there is a keeper, and no daemon answers on {}", path.display());
-                    return Err(Failure::NoDaemon { message, hint: "see logs/up.log beside it".into() });
+                    return Err(silent(path));
                 }
                 result => return result,
             }
@@ -302,6 +301,24 @@ impl Client {
         })?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+/// There is a keeper, and nobody answers at this socket.
+fn silent(path: &Path) -> Failure {
+    let lock =
+        path.parent().and_then(|dir| std::fs::read_to_string(dir.join("lock")).ok()).unwrap_or_default();
+    let (keeper, log) = (lock.trim(), "see logs/up.log beside it");
+    if path.exists() {
+        let message =
+            format!("there is a keeper (pid {keeper}), and no daemon answers on {}", path.display());
+        return Failure::NoDaemon { message, hint: log.into() };
+    }
+    let message = format!("there is a keeper (pid {keeper}), and the socket {} is gone", path.display());
+    let hint = format!(
+        "its daemon does not come up ({log}), or somebody removed the socket: then `kill {keeper}` stops the services in order and \
+         ends it"
+    );
+    Failure::NoDaemon { message, hint }
 }
 
 /// Services of a state directory that run on though keeper and daemon were killed.

@@ -18,7 +18,7 @@ pub struct Assignment {
 pub struct Problem {
     pub line: u32,
     pub message: String,
-    /// A repeated key is only a warning; the later one wins.
+    /// A repeated key is only a warning, the later one wins; so is a variable that is not defined, which is empty.
     pub warning: bool,
 }
 
@@ -38,6 +38,7 @@ pub fn parse(bytes: &[u8], outer: &dyn Fn(&str) -> Option<String>) -> (Vec<Assig
         line: 1,
         known: BTreeMap::new(),
         outer,
+        undefined: false,
     };
     let mut assignments: Vec<Assignment> = Vec::new();
     let mut problems = Vec::new();
@@ -51,6 +52,14 @@ pub fn parse(bytes: &[u8], outer: &dyn Fn(&str) -> Option<String>) -> (Vec<Assig
                 problems.push(Problem { line, message, warning: false });
             }
             Ok(Some((name, value))) => {
+                if std::mem::take(&mut reader.undefined) {
+                    // What follows the dollar may be a part of a password.
+                    let message = format!(
+                        "in the value of `{name}` a `$` stands before a name that is not defined, and nothing takes its place; \
+                         a value in single quotes keeps its dollars"
+                    );
+                    problems.push(Problem { line, message, warning: true });
+                }
                 if reader.known.insert(name.clone(), value.clone()).is_some() {
                     let message = format!("`{name}` is there twice; the later one wins");
                     problems.push(Problem { line, message, warning: true });
@@ -59,6 +68,7 @@ pub fn parse(bytes: &[u8], outer: &dyn Fn(&str) -> Option<String>) -> (Vec<Assig
                 assignments.push(Assignment { name, value, line });
             }
             Err(message) => {
+                reader.undefined = false;
                 problems.push(Problem { line, message, warning: false });
                 reader.skip_line();
             }
@@ -72,6 +82,8 @@ struct Reader<'a> {
     line: u32,
     known: BTreeMap<String, String>,
     outer: &'a dyn Fn(&str) -> Option<String>,
+    /// A variable of this line has neither a value nor a default.
+    undefined: bool,
 }
 
 impl Reader<'_> {
@@ -195,6 +207,7 @@ impl Reader<'_> {
         self.text = &text[end..];
         let value = self.known.get(&name).cloned().or_else(|| (self.outer)(&name));
         if braced.is_none() {
+            self.undefined |= value.is_none();
             return Ok(value.unwrap_or_default());
         }
         if depth == limits::ENV_DEFAULTS_DEEP {
@@ -210,7 +223,12 @@ impl Reader<'_> {
             (value, false)
         };
         // Read whether it is used or not: it has to end somewhere.
+        let before = self.undefined;
         let default = if has_default { self.default(&name, depth + 1, quoted)? } else { String::new() };
+        self.undefined = match &value {
+            Some(_) => before,
+            None => self.undefined || !has_default,
+        };
         match self.text.chars().next() {
             Some('}') if good => self.bump(),
             None | Some('\n') => return Err(unclosed(&name)),
@@ -304,13 +322,33 @@ mod tests {
     }
 
     #[test]
+    fn a_dollar_before_what_is_not_defined_is_told_without_what_follows_it() {
+        for (text, told) in [
+            ("PW=p$word", true),
+            ("PW=\"p$word\"", true),
+            ("PW=p${word}", true),
+            ("PW=${NO:-$word}", true),
+            ("PW='p$word'", false),
+            ("PW=\"p\\$word\"", false),
+            ("PW=a$HOME-$", false),
+            ("PW=${NO:-x}", false),
+            ("PW=${HOME:-$word}", false),
+        ] {
+            let (_, problems) = parse(text.as_bytes(), &|name| (name == "HOME").then(|| "h".into()));
+            let words: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+            assert_eq!(problems.len(), usize::from(told), "{text}: {words:?}");
+            assert!(words.iter().all(|words| !words.contains("word") && words.contains("`PW`")), "{words:?}");
+        }
+    }
+
+    #[test]
     fn defaults_are_composes_too() {
         let value = |text: &str, expect: &str| {
             let (assignments, problems) =
                 parse(format!("EMPTY=\nSET=s\nX={text}\nAFTER=1").as_bytes(), &|name| {
                     (name == "HOME").then(|| "/home/me".into())
                 });
-            assert_eq!(problems, [], "{text}");
+            assert!(problems.iter().all(|problem| problem.warning), "{text}: {problems:?}");
             let last = &assignments[assignments.len() - 2..];
             assert_eq!((last[0].value.as_str(), last[1].name.as_str()), (expect, "AFTER"), "{text}");
         };

@@ -285,7 +285,7 @@ fn any_of(
     let message = format!("{} has none of the forms that this field allows", written.shown(error.instance()));
     let mut hint = hint_for(root, path, error.instance());
     if path.starts_with("spec.env.") && !matches!(error.instance().as_ref(), Value::String(_)) {
-        hint = format!("an environment variable is text: write it in quotes, \"{}\"", error.instance());
+        hint = "an environment variable is text: put it in quotes, as it stands there".into();
     }
     found.push(Diagnostic::error("E1204", &span, path, message).hint(hint));
 }

@@ -44,6 +44,18 @@ fn nothing_is_waited_for_where_no_replica_is_wanted_and_that_is_said() {
 }
 
 #[test]
+fn an_apply_says_of_what_it_was_given_that_it_is_not_to_run() {
+    let mut system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    system.start(&["a"]);
+    system.write("b.yaml", &sleeper("b", ""));
+    let output = system.run(&["apply", "-f", "b.yaml", "--wait"]);
+    let words = text(&output.stderr);
+    assert!(words.contains("note: b is not to run: `unisys up` was given other units"), "{words}");
+    system.ok(&["start", "b"]);
+    system.ok(&["down"]);
+}
+
+#[test]
 fn an_apply_waits_for_its_own_and_says_so_of_what_failed_though_nothing_changed() {
     let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let lost = sleeper("lost", "").replace("[sleep, \"1000\"]", "[sh, -c, \"exit 78\"]");

@@ -79,7 +79,9 @@ impl<'a> Sources<'a> {
                 return Vec::new();
             }
         };
-        let outer = |name: &str| context.environment.get(name).cloned();
+        // Another machine has other variables.
+        let elsewhere = || (!context.machine).then(String::new);
+        let outer = |name: &str| context.environment.get(name).cloned().or_else(elsewhere);
         let (assignments, problems) = env_file::parse(&bytes, &outer);
         for problem in problems {
             let span = Span { file: file.to_owned(), line: problem.line, column: 1 };
