@@ -98,15 +98,15 @@ impl Keeper {
         let reaped = process::reap().into_iter();
         let mut ends: Vec<_> = reaped.map(|(pid, exit, spent)| (pid, exit, Some(spent))).collect();
         if self.heir {
-            let foreign = self.table.instances.values().flat_map(Instance::running);
-            ends.extend(
-                foreign.filter(|(_, running)| !running.child && process::has_ended(&running.pidfd)).map(
-                    |(_, running)| {
-                        let exit = process::exit_by_handle(&running.pidfd, running.pid, running.start);
-                        (running.pid, exit, None)
-                    },
-                ),
-            );
+            let running = self.table.instances.values().flat_map(Instance::running);
+            let foreign: Vec<&Running> =
+                running.map(|(_, running)| running).filter(|running| !running.child).collect();
+            // One question for all of them: this is asked whenever anything happens.
+            let ended = process::ended(foreign.iter().map(|running| &running.pidfd));
+            ends.extend(foreign.into_iter().zip(ended).filter(|(_, ended)| *ended).map(|(running, _)| {
+                let exit = process::exit_by_handle(&running.pidfd, running.pid, running.start);
+                (running.pid, exit, None)
+            }));
         }
         // Spawns whose outcome came while we looked belong to the table first.
         if !ends.is_empty() {

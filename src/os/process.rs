@@ -248,6 +248,15 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
     readable_within(pidfd, std::time::Duration::ZERO)
 }
 
+/// The same of many at once.
+pub fn ended<'a>(pidfds: impl Iterator<Item = &'a OwnedFd>) -> Vec<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds: Vec<_> = pidfds.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    // Where it cannot be asked now, it is asked again.
+    let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect()
+}
+
 /// Something can be read, now or within this time.
 pub fn readable_within(fd: &OwnedFd, time: std::time::Duration) -> bool {
     let mut fds = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
