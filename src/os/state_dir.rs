@@ -72,11 +72,10 @@ impl StateDir {
             return Err(StateDirError::Untrusted { path: root, why });
         }
         let dir = Self { root };
-        // What is in it is of this machine, and may be secret: no repository is to take it in.
+        // What is in it is of this machine, and may be secret: no repository is to take it in. Where that cannot be written (a full
+        // disk) the system has to run all the same.
         let ignore = fs::OpenOptions::new().write(true).create_new(true).open(dir.root.join(".gitignore"));
-        if let Ok(mut file) = ignore {
-            io::Write::write_all(&mut file, b"*\n").map_err(create)?;
-        }
+        let _ = ignore.and_then(|mut file| io::Write::write_all(&mut file, b"*\n"));
         for sub in [dir.run(), dir.services_logs(), dir.index(), dir.crash_dumps()] {
             files::private_dir(&sub).map_err(create)?;
         }
