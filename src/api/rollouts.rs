@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use crate::base::{Name, Revision};
 use crate::engine::Engine;
 use crate::os::clock;
-use crate::rollout::{Failure, Phase};
+use crate::rollout::Phase;
 use crate::unit::Strategy;
 use crate::world::{Event, Order, Overrides, RolloutRecord, Unit, World};
 
@@ -16,8 +16,8 @@ use super::types::{Done, Rollout, RolloutCall, RolloutStatus, RolloutStep};
 
 /// `rollout` of a unit's status.
 pub fn rollout(world: &World, name: &Name, unit: &Unit) -> Rollout {
-    let failure = unit.rollout.failure().cloned().or_else(|| stillborn(world, name, unit));
-    let failure = failure.as_ref();
+    let failure = world.rollout_failure(clock::now(), name);
+    let failure = failure.as_deref();
     Rollout {
         state: match (unit.spec.policy.job, failure, unit.rollout.failure()) {
             (true, ..) => "None".into(),
@@ -33,19 +33,6 @@ pub fn rollout(world: &World, name: &Name, unit: &Unit) -> Rollout {
         message: failure.map(|failure| failure.message.clone()),
         lines: failure.map(|failure| failure.lines.clone()).unwrap_or_default(),
     }
-}
-
-/// A first deployment that has failed for good. There is nothing to go back to, so the unit follows its restart policy, and
-/// whether an instance was Ready for a moment before its end says nothing.
-fn stillborn(world: &World, name: &Name, unit: &Unit) -> Option<Failure> {
-    let now = clock::now();
-    let tried = unit.before.is_none() && unit.rollout.on_trial(now.mono);
-    if !tried || !matches!(world.status_word(name), "Failed" | "CannotStart") {
-        return None;
-    }
-    let ready = world.conditions(name).into_iter().find(|condition| condition.kind == "Ready")?;
-    let (reason, message, at) = (ready.reason.into(), ready.message, ready.since);
-    Some(Failure { reason, message, instance: None, lines: Vec::new(), at })
 }
 
 /// Of the version that serves: while another one is on its way in, still that before it.

@@ -165,7 +165,7 @@ fn told(engine: &Engine, unmet: Vec<(Name, String)>, what: &str) -> (Vec<String>
 fn is_stuck(engine: &Engine, name: &Name) -> bool {
     let (mut seen, mut left) = (BTreeSet::from([name]), vec![name]);
     while let Some(name) = left.pop() {
-        if matches!(engine.world.status_word(name), "Failed" | "CannotStart") {
+        if engine.world.has_failed_for_good(name) {
             return true;
         }
         let Some(unit) = engine.world.units().get(name) else { continue };
@@ -303,7 +303,7 @@ fn has_completed(engine: &Engine, name: &Name) -> bool {
 
 /// Why a unit is not started again, what it said last, and what to do.
 fn failed_for_good(engine: &Engine, now: Now, name: &Name) -> Option<String> {
-    let failed = matches!(engine.world.status_word(name), "Failed" | "CannotStart");
+    let failed = engine.world.has_failed_for_good(name);
     failed.then(|| Some(line(engine, name, engine.world.held_back(now, name)?))).flatten()
 }
 

@@ -145,6 +145,11 @@ impl World {
         }
     }
 
+    /// Nothing of it is started again until somebody does something.
+    pub fn has_failed_for_good(&self, name: &Name) -> bool {
+        matches!(self.status_word(name), "Failed" | "CannotStart")
+    }
+
     /// Wanted replicas of a unit, after overrides and switches.
     pub fn wanted_replicas(&self, name: &Name) -> u32 {
         self.units.get(name).map_or(0, |unit| desired_count(&self.wish(name, unit)))

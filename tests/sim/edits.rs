@@ -291,6 +291,25 @@ fn a_restart_is_done_when_what_runs_was_started_for_it() {
 }
 
 #[test]
+fn a_first_version_that_failed_for_good_has_failed_whether_it_was_ready_for_a_moment_or_not() {
+    // Ready as it runs, and never Ready.
+    for first in [vec![service("a", "")], probed("ready", "alive", "")] {
+        let mut stage = Stage::new();
+        stage.accept(&first);
+        let failure = |stage: &Stage| {
+            let found = stage.world.rollout_failure(stage.clock(), &"a".parse().unwrap());
+            found.map(|failure| failure.message.clone())
+        };
+        assert_eq!(failure(&stage), None, "it begins");
+        stage.exits("a", Exit::Code(78));
+        assert!(failure(&stage).is_some_and(|why| why.contains("exit code 78")), "{:?}", failure(&stage));
+        stage.accept(&[versioned("a", "", 2)]);
+        stage.pass(Duration::from_secs(2));
+        assert_eq!((failure(&stage), rollout(&stage)), (None, "Complete"));
+    }
+}
+
+#[test]
 fn an_edited_startup_probe_is_asked_once_more_and_ends_nobody() {
     let asked = |command: &str| {
         let startup = format!("{{exec: {{command: [{command}]}}, period: 5s, failureThreshold: 2}}");

@@ -1,5 +1,7 @@
 //! When has a rollout failed, and who goes back with it?
 
+use std::borrow::Cow;
+
 use crate::base::{Generation, InstanceId, Name, Now, ObjectRef, Revision, Role, Seat, Stamp};
 use crate::plan::Verb;
 use crate::rollout::{Failure, Phase};
@@ -89,6 +91,21 @@ impl World {
         let message = format!("the restart is given up, the former instance stays: {seat} {words}");
         self.tell_rollout(now, name, true, "RestartFailed", message);
         self.save_unit(now, name);
+    }
+
+    /// Why the rollout of a unit has failed, if it has. So has a first deployment that failed for good: there is nothing to go back
+    /// to, the unit follows its restart policy, and whether an instance was Ready for a moment before its end says nothing.
+    pub fn rollout_failure(&self, now: Now, name: &Name) -> Option<Cow<'_, Failure>> {
+        let unit = self.units.get(name)?;
+        if let Some(failure) = unit.rollout.failure() {
+            return Some(Cow::Borrowed(failure));
+        }
+        let tried = unit.before.is_none() && unit.rollout.on_trial(now.mono);
+        if !tried || !self.has_failed_for_good(name) {
+            return None;
+        }
+        let ready = self.conditions(name).into_iter().find(|condition| condition.kind == "Ready")?;
+        Some(Cow::Owned(failure(ready.reason, ready.message, None, ready.since)))
     }
 
     /// A rollout has failed: everything that the same revision changed goes back to what was good.
