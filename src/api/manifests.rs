@@ -15,7 +15,7 @@ use crate::manifest::diagnostic::is_conflict;
 use crate::manifest::fields::changed_fields;
 use crate::manifest::split::{objects_in, split, written_in};
 use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
-use crate::os::{clock, files};
+use crate::os::{clock, snapshot};
 use crate::store::StoredFile;
 use crate::world::{Cause, Event, Order};
 
@@ -281,7 +281,7 @@ pub(super) async fn apply(
     let mut done = context
         .ask(move |engine| {
             // It is read again from there.
-            if let Some(why) = submission.path.as_deref().and_then(files::distrusted) {
+            if let Some(why) = submission.path.as_deref().and_then(snapshot::distrusted) {
                 let hint =
                     "whoever can write the manifests can run code as root; make them writable by root alone";
                 return Err(refuse(StatusCode::CONFLICT, why, hint));

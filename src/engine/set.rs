@@ -1,12 +1,14 @@
 //! One set of manifests: what was accepted of it, and what is on the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::Revision;
 use crate::manifest::{Diagnostic, LoadInput, SourceFile};
 use crate::os::files;
+use crate::os::snapshot::{Known, snapshot_knowing};
 use crate::store::{StoredFile, StoredSet};
 
 use super::owning::Ceded;
@@ -22,6 +24,8 @@ pub struct Set {
     pub overlays: Vec<PathBuf>,
     pub(super) input: LoadInput,
     pub(super) dirs: Vec<PathBuf>,
+    /// See [`Snapshot::links`](crate::os::snapshot::Snapshot::links).
+    pub(super) links: BTreeSet<PathBuf>,
     /// Objects that it declares and that another set took over.
     pub ceded: Ceded,
     pub pending: Vec<Diagnostic>,
@@ -41,6 +45,7 @@ impl Set {
             overlays: Vec::new(),
             input: LoadInput::default(),
             dirs: Vec::new(),
+            links: BTreeSet::new(),
             ceded: Ceded::new(),
             pending: Vec::new(),
             unreadable: None,
@@ -53,22 +58,23 @@ impl Set {
     ///
     /// # Errors
     /// Why it cannot be read, or is not meant to be, for people.
-    pub(super) fn read(&self, accepted: &LoadInput) -> Result<Candidate, String> {
+    pub(super) fn read(&self, accepted: &LoadInput, known: &mut Known) -> Result<Candidate, String> {
         let Some(path) = &self.path else { return Ok(self.current()) };
-        let snapshot = files::snapshot(path)
+        let snapshot = snapshot_knowing(path, known)
             .map_err(|error| format!("{} cannot be read: {}", path.display(), files::why(&error)))?;
         if snapshot.files.is_empty() {
             return Err(format!("{} holds no manifests", path.display()));
         }
         let mut distrusted = snapshot.distrusted;
         let mut overlays = Vec::new();
-        let mut dirs = snapshot.dirs;
+        let (mut dirs, mut links) = (snapshot.dirs, snapshot.links);
         for overlay in &self.overlays {
-            let snapshot = files::snapshot(overlay).map_err(|error| {
+            let snapshot = snapshot_knowing(overlay, known).map_err(|error| {
                 format!("the overlay {} cannot be read: {}", overlay.display(), files::why(&error))
             })?;
             distrusted = distrusted.or(snapshot.distrusted);
             dirs.extend(snapshot.dirs);
+            links.extend(snapshot.links);
             overlays.push(snapshot.files);
         }
         if let Some(why) = distrusted {
@@ -78,7 +84,7 @@ impl Set {
         if let Some(why) = emptied(accepted, &input) {
             return Err(why);
         }
-        Ok(Candidate { dirs, input, ..self.current() })
+        Ok(Candidate { dirs, links, input, ..self.current() })
     }
 
     /// As it was accepted.
@@ -88,6 +94,7 @@ impl Set {
             path: self.path.clone(),
             input: self.input.clone(),
             dirs: self.dirs.clone(),
+            links: self.links.clone(),
             ceded: self.ceded.clone(),
         }
     }
@@ -127,6 +134,7 @@ pub(super) struct Candidate {
     pub path: Option<PathBuf>,
     pub input: LoadInput,
     pub dirs: Vec<PathBuf>,
+    pub links: BTreeSet<PathBuf>,
     pub ceded: Ceded,
 }
 
@@ -172,14 +180,15 @@ fn emptied(old: &LoadInput, new: &LoadInput) -> Option<String> {
 
 /// Files that are others now, or gone.
 pub(super) fn changed_paths(old: &LoadInput, new: &LoadInput) -> Vec<PathBuf> {
-    let all = |input: &LoadInput| -> BTreeMap<PathBuf, Result<Arc<[u8]>, String>> {
+    // By their bytes: comparing paths part by part is dear among thousands.
+    fn all(input: &LoadInput) -> HashMap<&OsStr, &Result<Arc<[u8]>, String>> {
         let files = input.files.iter().chain(input.overlays.iter().flatten());
-        files.map(|file| (file.path.clone(), file.content.clone())).collect()
-    };
+        files.map(|file| (file.path.as_os_str(), &file.content)).collect()
+    }
     let (old, new) = (all(old), all(new));
     let changed = new.iter().filter(|(path, content)| old.get(*path) != Some(*content));
     let gone = old.keys().filter(|path| !new.contains_key(*path));
-    changed.map(|(path, _)| path).chain(gone).cloned().collect()
+    changed.map(|(path, _)| path).chain(gone).map(PathBuf::from).collect()
 }
 
 pub(super) fn file_name(path: &Path) -> String {

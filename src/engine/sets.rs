@@ -1,6 +1,7 @@
 //! The sets of manifests: read as snapshots, joined, accepted or kept waiting.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,6 +14,7 @@ use crate::manifest::resolve::{self, Context, Origin};
 use crate::manifest::{Diagnostic, LoadInput, Objects, load};
 use crate::os::files::{Disk, ThisMachine};
 use crate::os::listeners;
+use crate::os::snapshot::Known;
 use crate::os::watch::Interest;
 use crate::plan::Desired;
 use crate::plan::build::{Built, build};
@@ -44,6 +46,8 @@ pub struct Sets {
     desired: Arc<Desired>,
     /// Objects whose owner is another since it was last asked.
     moved: Vec<Moved>,
+    /// What the files held when they were last read.
+    known: Known,
 }
 
 /// Inputs of all sets that were found well, ready to be accepted.
@@ -112,6 +116,7 @@ impl Sets {
             revision: restored.revision,
             desired: Arc::default(),
             moved: Vec::new(),
+            known: Known::default(),
         }
     }
 
@@ -136,10 +141,11 @@ impl Sets {
         let mut candidates = Vec::new();
         for set in &mut self.sets {
             let accepted = stored.iter().find(|kept| kept.name == set.name).map(input_of);
-            match set.read(&accepted.unwrap_or_default()) {
+            match set.read(&accepted.unwrap_or_default(), &mut self.known) {
                 Ok(candidate) => {
                     // Watched whether it is accepted or not.
                     set.dirs.clone_from(&candidate.dirs);
+                    set.links.clone_from(&candidate.links);
                     candidates.push(candidate);
                 }
                 Err(why) => {
@@ -149,6 +155,7 @@ impl Sets {
                 }
             }
         }
+        self.known.forget_others();
         let mut proposal = self.propose_all(candidates, None, &BTreeSet::new(), false);
         if !proposal.rejected {
             let diagnostics = proposal.diagnostics.clone();
@@ -191,7 +198,7 @@ impl Sets {
         let mut candidates = Vec::new();
         let mut changed: Vec<String> = Vec::new();
         for set in &mut self.sets {
-            match set.read(&set.input) {
+            match set.read(&set.input, &mut self.known) {
                 Ok(candidate) => {
                     if set.unreadable.take().is_some() {
                         outcome.notes.push((
@@ -201,6 +208,7 @@ impl Sets {
                         ));
                     }
                     set.dirs.clone_from(&candidate.dirs);
+                    set.links.clone_from(&candidate.links);
                     changed.extend(
                         changed_paths(&set.input, &candidate.input).iter().map(|path| file_name(path)),
                     );
@@ -217,6 +225,7 @@ impl Sets {
                 }
             }
         }
+        self.known.forget_others();
         let other = |(path, then): &&(PathBuf, _)| written(path) != *then;
         changed.extend(self.referenced.iter().filter(other).map(|(path, _)| file_name(path)));
         changed.sort();
@@ -313,6 +322,7 @@ impl Sets {
             name: set.to_owned(),
             path: path.or_else(|| known.and_then(|known| known.path.clone())),
             dirs: known.map(|known| known.dirs.clone()).unwrap_or_default(),
+            links: known.map(|known| known.links.clone()).unwrap_or_default(),
             ceded: known.map(|known| known.ceded.clone()).unwrap_or_default(),
             input,
         });
@@ -329,6 +339,7 @@ impl Sets {
             path: kept.path.clone(),
             input: input_of(kept),
             dirs: Vec::new(),
+            links: BTreeSet::new(),
             ceded: kept.ceded.clone(),
         });
         let proposal = self.propose_all(candidates.collect(), None, busy, true);
@@ -480,6 +491,7 @@ impl Sets {
             let set = &mut self.sets[at];
             set.input = candidate.input;
             set.dirs = candidate.dirs;
+            set.links = candidate.links;
             set.ceded = candidate.ceded;
             set.pending.clear();
         }
@@ -574,10 +586,20 @@ impl Sets {
             let mut roots = set.path.iter().chain(&set.overlays);
             roots.any(|root| dir.starts_with(root) && root.is_dir())
         };
-        let dirs = read().flat_map(|set| set.dirs.iter().filter(|dir| listed(set, dir)));
-        let inputs = read().flat_map(|set| set.input.files.iter().chain(set.input.overlays.iter().flatten()));
-        let files = roots.chain(inputs.map(|file| &file.path)).chain(self.looked_into());
-        Interest::new(dirs.map(PathBuf::as_path), files.map(PathBuf::as_path))
+        let dirs: HashSet<&OsStr> = read()
+            .flat_map(|set| set.dirs.iter().filter(|dir| listed(set, dir)))
+            .map(|dir| dir.as_os_str())
+            .collect();
+        // A plain file of a directory that is watched is watched.
+        let plain = |set: &Set, path: &PathBuf| {
+            path.parent().is_some_and(|dir| dirs.contains(dir.as_os_str())) && !set.links.contains(path)
+        };
+        let inputs = read().flat_map(|set| {
+            let files = set.input.files.iter().chain(set.input.overlays.iter().flatten());
+            files.map(|file| &file.path).filter(|path| !plain(set, path))
+        });
+        let files = roots.chain(inputs).chain(self.looked_into());
+        Interest::new(dirs.iter().map(Path::new), files.map(PathBuf::as_path))
     }
 
     /// All sets with their manifests as written, for the store.

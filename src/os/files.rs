@@ -1,4 +1,4 @@
-//! Files: bounded reads, atomic writes, a directory as a snapshot, who may write where.
+//! Files: bounded reads, atomic writes, who may write where.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -10,20 +10,52 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::base::Stamp;
 use crate::base::limits;
 use crate::base::ports::{Place, places_overlap};
-use crate::manifest::{FileError, Files, SourceFile};
+use crate::manifest::{FileError, Files};
 use crate::plan::machine::{FileKind, Machine};
+
+use super::clock;
 
 /// Reads at most `limit` bytes of a regular file. Never blocks on a FIFO or device.
 pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    Ok(read_identified(path, limit)?.1)
+}
+
+/// The same with what the file was before it was read.
+pub(super) fn read_identified(path: &Path, limit: u64) -> io::Result<(Identity, Vec<u8>)> {
     let (file, meta) = open_regular(path)?;
     if meta.len() > limit {
         return Err(too_large(limit));
     }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
     file.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
+    if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok((Identity::of(&meta), bytes)) }
+}
+
+/// What a file is without a look into it (stat(2)): the same again has the same content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// Device and inode.
+    pub file: (u64, u64),
+    size: u64,
+    /// When it was last changed, by any means: seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl Identity {
+    pub fn of(meta: &fs::Metadata) -> Self {
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Self { file: (meta.dev(), meta.ino()), size: meta.size(), changed }
+    }
+
+    /// Whether another change, from this moment on, gives it another time. The clock of a file system goes in steps, of two
+    /// seconds at most (FAT): what was changed just now may be changed once more at the same time (git calls it racy).
+    pub fn is_settled(&self, now: Stamp) -> bool {
+        const STEP_MS: i64 = 2_000;
+        self.changed.0.saturating_mul(1_000).saturating_add(self.changed.1 / 1_000_000) + STEP_MS < now.0
+    }
 }
 
 /// Neither waits for who writes into a FIFO nor opens a device, which may have no end.
@@ -56,95 +88,6 @@ pub fn why(error: &io::Error) -> String {
     }
 }
 
-/// A path of `-f` as one snapshot.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Snapshot {
-    pub files: Vec<SourceFile>,
-    /// Directories that were read, for watching.
-    pub dirs: Vec<PathBuf>,
-    /// Why root should not run what is declared there: whoever can write it would run code as root. Absent for other users.
-    pub distrusted: Option<String>,
-}
-
-/// Reads a manifest file, or a directory recursively: `*.yaml`, `*.yml`, `*.json`; names that start with `.` or `_` are
-/// ignored. Links to directories are followed once. Order is by path.
-///
-/// # Errors
-/// The path itself does not exist or cannot be read. A file inside that cannot be read is part of the snapshot.
-pub fn snapshot(path: &Path) -> io::Result<Snapshot> {
-    let mut snapshot = list(path)?;
-    for file in snapshot.files.iter_mut().filter(|file| file.content.is_ok()) {
-        let content = read_bounded(&file.path, limits::MANIFEST_FILE_BYTES);
-        file.content = content.map(Arc::from).map_err(|error| why(&error));
-    }
-    Ok(snapshot)
-}
-
-/// The same without what is in the files.
-fn list(path: &Path) -> io::Result<Snapshot> {
-    let mut snapshot = Snapshot::default();
-    let is_root = rustix::process::geteuid().is_root();
-    let distrusted = is_root.then(|| untrusted(path)).flatten();
-    if fs::metadata(path)?.is_dir() {
-        let mut seen = Vec::new();
-        read_dir(path, &mut snapshot, &mut seen, 0)?;
-        snapshot.files.sort_by(|a, b| a.path.cmp(&b.path));
-    } else {
-        snapshot.files.push(unread(path.to_owned()));
-        snapshot.dirs.extend(path.parent().map(Path::to_owned));
-    }
-    let distrusted = distrusted.or(snapshot.distrusted.take());
-    snapshot.distrusted =
-        distrusted.map(|why| format!("{} is not to be trusted by root: {why}", path.display()));
-    Ok(snapshot)
-}
-
-fn read_dir(dir: &Path, snapshot: &mut Snapshot, seen: &mut Vec<(u64, u64)>, depth: usize) -> io::Result<()> {
-    let meta = fs::metadata(dir)?;
-    let id = (meta.dev(), meta.ino());
-    if depth > 32 || seen.contains(&id) {
-        return Ok(());
-    }
-    seen.push(id);
-    let entries = fs::read_dir(dir)?;
-    snapshot.dirs.push(dir.to_owned());
-    let is_root = rustix::process::geteuid().is_root();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(['.', '_']) || snapshot.files.len() >= limits::SET_FILES {
-            continue;
-        }
-        let path = entry.path();
-        let wanted = matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"));
-        // The directory says what is a plain file; only what may be a link is asked.
-        let is_dir = match entry.file_type() {
-            Ok(kind) if !kind.is_symlink() => kind.is_dir(),
-            _ => path.is_dir(),
-        };
-        if (is_dir || wanted) && is_root && snapshot.distrusted.is_none() {
-            // What leads to it has been looked at, unless it is a link.
-            snapshot.distrusted = entry.metadata().ok().and_then(|meta| match meta.is_symlink() {
-                true => untrusted(&path),
-                false => untrusted_part(&path, &meta, false),
-            });
-        }
-        if is_dir {
-            if let Err(error) = read_dir(&path, snapshot, seen, depth + 1) {
-                snapshot.files.push(SourceFile { path, content: Err(why(&error)) });
-            }
-        } else if wanted {
-            snapshot.files.push(unread(path));
-        }
-    }
-    Ok(())
-}
-
-fn unread(path: PathBuf) -> SourceFile {
-    SourceFile { path, content: Ok(Arc::default()) }
-}
-
 /// Referenced files, read from the disk.
 pub struct Disk;
 
@@ -165,19 +108,16 @@ impl Files for Disk {
     }
 }
 
-/// What a file was when it was last read whole: inode, size, time of change. The same again has the same content.
-type Identity = (u64, u64, i64, i64);
-
 thread_local! {
-    static DIGESTS: std::cell::RefCell<std::collections::BTreeMap<PathBuf, (Identity, u64)>> = const { std::cell::RefCell::new(std::collections::BTreeMap::new()) };
+    /// Files that were read whole, and what they were then.
+    static DIGESTS: RefCell<BTreeMap<PathBuf, (Identity, u64)>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// SHA-256 of a file, its first 64 bits. A file that has not changed is not read again.
 fn digest(path: &Path) -> io::Result<u64> {
     use sha2::Digest;
-    use std::os::unix::fs::MetadataExt;
     let (mut file, meta) = open_regular(path)?;
-    let identity = (meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec());
+    let identity = Identity::of(&meta);
     let known = DIGESTS.with_borrow(|digests| digests.get(path).copied());
     if let Some((_, digest)) = known.filter(|(known, _)| *known == identity) {
         return Ok(digest);
@@ -185,13 +125,15 @@ fn digest(path: &Path) -> io::Result<u64> {
     let mut hasher = sha2::Sha256::new();
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match io::Read::read(&mut file, &mut buffer)? {
+        match file.read(&mut buffer)? {
             0 => break,
             count => hasher.update(&buffer[..count]),
         }
     }
     let digest = hasher.finalize().iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
-    DIGESTS.with_borrow_mut(|digests| digests.insert(path.to_owned(), (identity, digest)));
+    if identity.is_settled(clock::wall()) {
+        DIGESTS.with_borrow_mut(|digests| digests.insert(path.to_owned(), (identity, digest)));
+    }
     Ok(digest)
 }
 
@@ -240,7 +182,7 @@ impl Machine for ThisMachine {
     }
 
     fn is_root(&self) -> bool {
-        rustix::process::geteuid().is_root()
+        is_root()
     }
 
     fn port_holder(&self, place: &Place) -> Option<(IpAddr, String)> {
@@ -346,9 +288,8 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// [`Snapshot::distrusted`] alone.
-pub fn distrusted(path: &Path) -> Option<String> {
-    list(path).ok()?.distrusted
+pub(super) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Whom root must not trust: the first of the path and its parents that somebody else may write (architecture §8). A sticky
@@ -358,7 +299,7 @@ pub fn untrusted(path: &Path) -> Option<String> {
     path.ancestors().find_map(|part| untrusted_part(part, &fs::metadata(part).ok()?, part != path))
 }
 
-fn untrusted_part(part: &Path, meta: &fs::Metadata, above: bool) -> Option<String> {
+pub(super) fn untrusted_part(part: &Path, meta: &fs::Metadata, above: bool) -> Option<String> {
     if meta.uid() != 0 {
         return Some(format!("{} belongs to user {}", part.display(), meta.uid()));
     }

@@ -16,6 +16,7 @@ pub mod packet;
 pub mod process;
 pub mod sandbox;
 pub mod signals;
+pub mod snapshot;
 pub mod sockets;
 pub mod spawn;
 pub mod state_dir;

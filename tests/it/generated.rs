@@ -27,7 +27,7 @@ fn schemas_are_current() {
 
 #[test]
 fn both_yaml_readers_read_every_manifest_alike() {
-    for file in unisys::os::files::snapshot(&root().join("manifests")).unwrap().files {
+    for file in unisys::os::snapshot::snapshot(&root().join("manifests")).unwrap().files {
         let text = String::from_utf8(file.content.unwrap().to_vec()).unwrap();
         let saphyr = unisys::manifest::tree::parse_to_values(&text).unwrap();
         let serde: Vec<serde_json::Value> = serde_yaml::Deserializer::from_str(&text)

@@ -9,6 +9,7 @@ use crate::api::types::{Overlay, Submission};
 use crate::base::limits;
 use crate::manifest::tree;
 use crate::os::files;
+use crate::os::snapshot::snapshot;
 use crate::store::StoredFile;
 
 use super::super::Failure;
@@ -96,7 +97,7 @@ fn files_at(path: &Path) -> Result<(PathBuf, Vec<StoredFile>), Failure> {
     };
     let absolute = std::path::absolute(path).map_err(fail)?;
     let mut found = Vec::new();
-    for file in files::snapshot(&absolute).map_err(fail)?.files {
+    for file in snapshot(&absolute).map_err(fail)?.files {
         let bytes = file
             .content
             .map_err(|why| Failure::usage(format!("cannot read {}: {why}", file.path.display()), ""))?;

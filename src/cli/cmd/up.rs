@@ -8,10 +8,10 @@ use crate::base::{Name, limits, parse_duration};
 use crate::engine::Options;
 use crate::keeper::{self, Keeper};
 use crate::manifest::Diagnostic;
-use crate::os::files;
 use crate::os::inherit;
 use crate::os::own;
 use crate::os::state_dir::{StateDir, StateDirError};
+use crate::os::{files, snapshot};
 
 use super::super::args::{Global, Up};
 use super::super::client::{Client, STATE_DIR};
@@ -80,7 +80,7 @@ fn state_failure(error: StateDirError) -> Failure {
 fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
     let paths = paths(&args.files)?;
     let overlays = args.overlay.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(message) = paths.iter().chain(&overlays).find_map(|path| files::distrusted(path)) {
+    if let Some(message) = paths.iter().chain(&overlays).find_map(|path| snapshot::distrusted(path)) {
         let hint = "whoever can write the manifests can run code as root; make them writable by root alone";
         return Err(Failure::Conflict { message, hint: hint.into() });
     }

@@ -10,6 +10,7 @@ use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load, render as shapes};
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::listeners;
+use crate::os::snapshot::snapshot;
 use crate::plan::build::{Built, build};
 use crate::plan::machine::{Machine, fixed_places};
 use crate::store::StoredFile;
@@ -116,11 +117,11 @@ fn read(path: &Path) -> Result<Vec<SourceFile>, Failure> {
         })?;
         return Ok(vec![SourceFile { path: "stdin.yaml".into(), content: Ok(bytes.into()) }]);
     }
-    let snapshot = files::snapshot(path).map_err(|error| {
+    let found = snapshot(path).map_err(|error| {
         Failure::usage(
             format!("cannot read {}: {}", path.display(), files::why(&error)),
             "name a directory, a file or -",
         )
     })?;
-    Ok(snapshot.files)
+    Ok(found.files)
 }
