@@ -13,7 +13,7 @@ use crate::logs::derived::Stream;
 use crate::logs::read::{LOOK, Query, read};
 use crate::manifest::spec::service::PortNumber;
 use crate::os::freeze::Thread;
-use crate::os::listeners;
+use crate::os::{listeners, own};
 use crate::os::state_dir::StateDir;
 use crate::os::usage::{self, CgroupUsage};
 use crate::plan::UnitSpec;
@@ -134,6 +134,7 @@ const BEFORE: Duration = Duration::from_secs(600);
 
 impl Work {
     fn run(self, queue: &Receiver<Case>) {
+        own::make_way();
         dump::clean(&self.state.crash_dumps());
         while let Ok(mut case) = queue.recv() {
             case.spent = case.spent.map(own_peak);

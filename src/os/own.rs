@@ -97,6 +97,11 @@ unsafe extern "C" fn forget_pages(
     1
 }
 
+/// From now on this thread makes way for others (nice(2), which Linux keeps for each thread).
+pub fn make_way() {
+    let _ = rustix::process::nice(10);
+}
+
 /// Few arenas: one loop does nearly all of the work.
 pub fn few_arenas() {
     // SAFETY: plain call, before any other thread exists.

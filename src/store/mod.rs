@@ -28,7 +28,8 @@ pub use stored::{StoredAction, StoredCause, StoredChange, StoredFile, StoredSet}
 
 /// A disk that could not be written to is tried again after this long.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Between two commits, unless somebody waits: in a storm each holds what a few crashes left, not one.
+/// Before a commit, and between two, unless somebody waits: in a storm each holds what a few crashes left, not one; and what
+/// is told of a restart is not written while the program starts.
 const BREATH: Duration = Duration::from_millis(5);
 /// Incarnations are reserved in blocks, so that a start never waits for the disk.
 const BLOCK: u64 = 10_000;
@@ -289,7 +290,7 @@ impl Drop for Store {
 }
 
 /// Takes what there is to do; waits for it. Nothing is written before `not_before`, but for somebody who waits.
-fn take(shared: &Shared, not_before: Option<Instant>) -> Option<(Pending, Vec<Question>)> {
+fn take(shared: &Shared, mut not_before: Option<Instant>) -> Option<(Pending, Vec<Question>)> {
     let mut desk = shared.lock();
     loop {
         let left = not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
@@ -301,10 +302,12 @@ fn take(shared: &Shared, not_before: Option<Instant>) -> Option<(Pending, Vec<Qu
         if desk.closing && (desk.pending.is_empty() || desk.last_try) {
             return None;
         }
-        desk = match desk.pending.is_empty() {
-            true => shared.wake.wait(desk).unwrap_or_else(PoisonError::into_inner),
-            false => shared.wake.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0,
-        };
+        if desk.pending.is_empty() {
+            desk = shared.wake.wait(desk).unwrap_or_else(PoisonError::into_inner);
+            not_before = not_before.max(Some(Instant::now() + BREATH));
+        } else {
+            desk = shared.wake.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }
 
