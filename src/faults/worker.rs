@@ -13,9 +13,9 @@ use crate::logs::derived::Stream;
 use crate::logs::read::{LOOK, Query, read};
 use crate::manifest::spec::service::PortNumber;
 use crate::os::freeze::Thread;
-use crate::os::{listeners, own};
 use crate::os::state_dir::StateDir;
 use crate::os::usage::{self, CgroupUsage};
+use crate::os::{listeners, own};
 use crate::plan::UnitSpec;
 use crate::world::Failure;
 

@@ -93,6 +93,21 @@ fn class_of_change(path: &str, old: &Value, new: &Value) -> FieldClass {
     inner.into_iter().filter_map(within).max().unwrap_or(own)
 }
 
+/// What of a spec as written takes a new process to change: two that agree in it run the same program.
+pub fn of_process(written: &Value) -> Value {
+    essential("spec", written).unwrap_or(Value::Null)
+}
+
+fn essential(path: &str, value: &Value) -> Option<Value> {
+    let Value::Object(fields) = value else {
+        return (class_at(path) == FieldClass::Replace).then(|| value.clone());
+    };
+    let part =
+        |(key, value): (&String, &Value)| Some((key.clone(), essential(&format!("{path}.{key}"), value)?));
+    let kept: serde_json::Map<String, Value> = fields.iter().filter_map(part).collect();
+    (!kept.is_empty()).then_some(Value::Object(kept))
+}
+
 /// The fields that differ. A field differs when it was *written* differently and *means* something different: a new unisys
 /// with other defaults changes nothing. `written` is the spec as written, `effective` with every default filled in.
 pub fn changed_fields(old: (&Value, &Value), new: (&Value, &Value)) -> Vec<FieldChange> {
@@ -152,6 +167,20 @@ mod tests {
     use crate::base::ObjectKind;
     use crate::manifest::schema;
     use serde_json::json;
+
+    #[test]
+    fn two_that_run_the_same_program_agree_in_what_is_of_the_process() {
+        let of = |text: &str| of_process(&serde_json::from_str(text).unwrap());
+        let job =
+            of(r#"{"command": ["a"], "env": {"B": "1"}, "backoffLimit": 2, "resources": {"memory": "1Gi"}}"#);
+        assert_eq!(
+            job,
+            of(r#"{"command": ["a"], "env": {"B": "1"}, "activeDeadline": "9s", "labels": {"x": "y"}}"#)
+        );
+        assert_ne!(job, of(r#"{"command": ["a"], "env": {"B": "2"}, "backoffLimit": 2}"#));
+        assert_ne!(job, of(r#"{"command": ["a"], "env": {"B": "1"}, "resources": {"nofile": 64}}"#));
+        assert_eq!(of("{}"), Value::Null);
+    }
 
     #[test]
     fn every_field_of_a_unit_has_a_class() {

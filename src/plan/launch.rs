@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use crate::base::ports::places_overlap;
 use crate::manifest::Files;
-use crate::manifest::fields::{FieldClass, changed_fields};
+use crate::manifest::fields::{FieldClass, changed_fields, of_process};
 use crate::manifest::resolve::EnvVar;
 use crate::manifest::spec::ServiceSpec;
 use crate::manifest::spec::service::Port;
@@ -109,6 +109,19 @@ fn keyed_digest(key: &[u8], name: &str, value: &str) -> u64 {
     bytes.iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
 }
 
+fn hashed<'a>(text: &[u8], marks: impl Iterator<Item = &'a ValueMark>) -> String {
+    use sha2::Digest;
+    let mut hasher = Sha256::new();
+    hasher.update(text);
+    for mark in marks {
+        hasher.update(mark.name.as_bytes());
+        hasher.update(mark.digest.to_le_bytes());
+    }
+    let mut first = [0; 16];
+    first.copy_from_slice(&hasher.finalize()[..16]);
+    format!("{:032x}", u128::from_be_bytes(first))
+}
+
 impl Launch {
     /// A launch of nothing but argv, for simulations and tests.
     pub fn of_argv(argv: &[&str]) -> Self {
@@ -128,16 +141,14 @@ impl Launch {
 
     /// Identity of what was written and resolved, for checkpoints.
     pub fn digest(&self) -> String {
-        use sha2::Digest;
-        let mut hasher = Sha256::new();
-        hasher.update(self.written.as_bytes());
-        for mark in &self.marks {
-            hasher.update(mark.name.as_bytes());
-            hasher.update(mark.digest.to_le_bytes());
-        }
-        let mut first = [0; 16];
-        first.copy_from_slice(&hasher.finalize()[..16]);
-        format!("{:032x}", u128::from_be_bytes(first))
+        hashed(self.written.as_bytes(), self.marks.iter())
+    }
+
+    /// Identity of the program alone: of what was written and resolved, as far as it takes a new process to change it.
+    pub fn program(&self) -> String {
+        let marks: Vec<&ValueMark> =
+            self.marks.iter().filter(|mark| !mark.name.starts_with("reloadOn:")).collect();
+        hashed(of_process(&parse(&self.written)).to_string().as_bytes(), marks.into_iter())
     }
 
     /// The variables whose values nobody may read.

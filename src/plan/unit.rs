@@ -1,7 +1,7 @@
 //! What is to be done with one unit: the heart of the plan.
 
 use crate::base::{Ordinal, Role, Seat};
-use crate::unit::{Circuit, Lifecycle, StopReason};
+use crate::unit::{Circuit, Lifecycle, StopReason, Strategy};
 
 use super::gate::{ground_gate, port_gate, replace_gate, start_gate, stop_gate};
 use super::observed::{ObservedSlot, ObservedUnit, Surroundings, Wish};
@@ -179,7 +179,8 @@ pub(super) fn start(
     let former = |slot: &ObservedSlot<'_>| {
         slot.former && !matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Done(_))
     };
-    let version = if slot.is_some_and(former) { Pick::Former } else { Pick::Wanted };
+    let added = slot.is_none() && seat.role == Role::Serving && is_before_promotion(unit);
+    let version = if added || slot.is_some_and(former) { Pick::Former } else { Pick::Wanted };
     let again = version == Pick::Former || (unit.proven && slot.is_some_and(|slot| slot.last_end.is_some()));
     if let Some(message) = unit.machine.filter(|_| version == Pick::Wanted) {
         let waiting = Some(Waiting::Machine { message: message.to_owned() });
@@ -233,6 +234,15 @@ fn start_words(unit: &ObservedUnit<'_>, seat: Seat, slot: Option<&ObservedSlot<'
         Some(from) if !unit.slots.is_empty() => (Verb::Scale, format!("replicas was {from}")),
         _ => (Verb::Start, "it is not running".into()),
     }
+}
+
+/// Its canaries are the only ones of the new version: an ordinal that is added begins with the old one.
+fn is_before_promotion(unit: &ObservedUnit<'_>) -> bool {
+    let serves_old =
+        |slot: &ObservedSlot<'_>| slot.seat.role == Role::Serving && slot.is_old() && slot.occupied();
+    matches!(unit.update.strategy, Strategy::Canary(_))
+        && !(unit.rollout.promoted || unit.rollout.back)
+        && unit.slots.iter().any(serves_old)
 }
 
 /// An open circuit starts nothing; a half-open one, one trial.

@@ -61,12 +61,14 @@ impl End {
         matches!(self.reason, EndReason::SpawnFailed { errno: EAGAIN | ENOMEM | ENFILE | EMFILE, .. })
     }
 
-    /// Nobody asked for this end: it counts as a failure for backoff and breaker. A Job that ended well did what it is for.
-    pub fn is_failure(&self, policy: &Policy) -> bool {
+    /// Nobody asked for this end: it counts as a failure for backoff and breaker. What ended well did what it is for; unless it is
+    /// to run always, and has not even been `available`, or was sent a signal by somebody.
+    pub fn is_failure(&self, policy: &Policy, available: bool) -> bool {
         match self.reason {
             EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced) => false,
-            EndReason::Exited => {
-                !(self.is_success(policy) && (policy.job || policy.restart.when != RestartWhen::Always))
+            EndReason::Exited if self.is_success(policy) => {
+                let to_run = !policy.job && policy.restart.when == RestartWhen::Always;
+                to_run && !(available && matches!(self.exit, Some(Exit::Code(_))))
             }
             _ => true,
         }
@@ -97,7 +99,17 @@ impl RestartState {
     }
 
     /// Decides what follows `end`. The jitter comes from `rng`.
-    pub fn after_end(&mut self, policy: &Policy, end: &End, now: Instant, rng: &mut Rng) -> AfterEnd {
+    pub fn after_end(
+        &mut self,
+        policy: &Policy,
+        end: &End,
+        failure: bool,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> AfterEnd {
+        if !failure {
+            self.attempt = 0;
+        }
         let after = self.follow(policy, end, now, rng);
         self.lasted = end.ran_for(now);
         self.again = matches!(after, AfterEnd::RestartAt(_));
@@ -194,7 +206,8 @@ mod tests {
         let mut follow = |&(ran, exit, misconfigured): &Ended| {
             let executed_at = Some(Instant(now.0 - ran * 1_000_000));
             let end = End { reason: EndReason::Exited, exit: Some(exit), executed_at, survivors: 0 };
-            let after = state.after_end(&policy, &end, now, &mut rng);
+            let failure = end.is_failure(&policy, false);
+            let after = state.after_end(&policy, &end, failure, now, &mut rng);
             if misconfigured {
                 state.is_misconfigured(exit);
             }
@@ -218,7 +231,7 @@ mod tests {
             let mut again = true;
             for _ in 0..3 {
                 state.answered = answered;
-                again = matches!(state.after_end(&policy, &end, now, &mut rng), AfterEnd::RestartAt(_));
+                again = matches!(state.after_end(&policy, &end, true, now, &mut rng), AfterEnd::RestartAt(_));
                 state.is_misconfigured(Exit::Code(1));
             }
             assert_eq!(again, last, "answered: {answered}");

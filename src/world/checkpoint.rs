@@ -68,6 +68,7 @@ impl World {
             },
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
             done,
+            completed: unit.completed.clone(),
             completed_once: unit.completed_once,
             open_left_ms: open_left,
             open_for_ms: unit.breaker.open_for().as_millis() as u64,
@@ -205,7 +206,9 @@ fn restored_unit(
         unit.overrides.pinned = None;
     }
     unit.completed_once = checkpoint.completed_once || checkpoint.done.is_some();
+    unit.completed.clone_from(&checkpoint.completed);
     restore_slots(&mut unit, &checkpoint, same, now.mono);
+    unit.rests_as_completed();
     if same && checkpoint.written_generation.is_none() {
         // The time of this boot, unless the machine was started again since: then nothing is later than what was left.
         let left = checkpoint.open_left_ms.map(|left| now.mono + Duration::from_millis(left));

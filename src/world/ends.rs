@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::base::{Exit, Generation, InstanceId, Name, Now, Role, Seat};
 use crate::plan::Drift;
 use crate::unit::lifecycle::Rest;
-use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, StopReason};
+use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle};
 
 use super::World;
 use super::chronicle::{CIRCUIT_OPEN, Entry};
 use super::effect::{Effect, Failure};
-use super::state::{LastEnd, Slot, end_words};
+use super::state::{Completed, LastEnd, Slot, end_words};
 
 /// What is said besides of a main program that has left the others to themselves.
 const FORKED: &str = ", while processes of it ran on: it goes into the background, and is watched only in the foreground (as nginx with -g 'daemon off;')";
@@ -26,7 +26,13 @@ impl World {
         if end.reason == EndReason::Exited && instance.is_some_and(|instance| instance.forked) {
             words.push_str(FORKED);
         }
-        self.announce_end(now, name, seat, &end, &words);
+        let failure = self.units.get(name).is_some_and(|unit| {
+            let slot = unit.slots.get(&seat);
+            let spec =
+                slot.and_then(|slot| slot.instance.as_ref()).map_or(&unit.spec, |instance| &instance.spec);
+            end.is_failure(&spec.policy, slot.is_some_and(|slot| slot.available))
+        });
+        self.announce_end(now, name, seat, &end, failure, &words);
         let wanted = self
             .units
             .get(name)
@@ -45,8 +51,7 @@ impl World {
         };
         let policy = &spec.policy;
         unit.completed_once |= policy.job && end.is_success(policy);
-        let failure = end.is_failure(policy);
-        let after = slot.restart.after_end(policy, &end, now.mono, &mut self.rng);
+        let after = slot.restart.after_end(policy, &end, failure, now.mono, &mut self.rng);
         if end.ran_for(now.mono) >= policy.restart.reset_after
             && unit.changed.is_some_and(|(_, generation)| generation == started_with)
         {
@@ -83,6 +88,12 @@ impl World {
         self.dirty.extend(std::mem::take(&mut self.waiting_for_port));
         let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) else { return };
         let outcome = after.clone();
+        let completed = match &after {
+            AfterEnd::Done(exit) if policy.job => {
+                Some(Completed { program: spec.launch.program(), exit: *exit })
+            }
+            _ => None,
+        };
         let (rest, warning) = match after {
             _ if !wanted => (Rest::Idle, None),
             AfterEnd::Idle => (Rest::Idle, None),
@@ -103,6 +114,9 @@ impl World {
                 (Rest::Failed(reason), Some(("Failed", format!("is not started again: it {last}{why}"))))
             }
         };
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.completed = completed;
+        }
         self.effects.extend(failed.map(Effect::Failed));
         // The serving ones are well: what an incoming one does is its rollout's business. And a circuit is there for what a
         // program does again and again, not for what the machine lacks.
@@ -208,7 +222,7 @@ impl World {
         }
     }
 
-    fn announce_end(&mut self, now: Now, name: &Name, seat: Seat, end: &End, words: &str) {
+    fn announce_end(&mut self, now: Now, name: &Name, seat: Seat, end: &End, failure: bool, words: &str) {
         let object = self.object(name);
         // An exit that nobody asked for is a root, but for a change of its version: nothing else that unisys knows of came before.
         let cause = match end.reason {
@@ -218,16 +232,14 @@ impl World {
             _ => self.slot_cause(name, seat),
         };
         let change = self.units.get(name).and_then(|unit| unit.change);
-        let asked = matches!(end.reason, EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced));
-        let policy = self.units.get(name).map(|unit| unit.spec.clone());
-        let warning = !asked && policy.is_none_or(|spec| end.is_failure(&spec.policy));
         let mut message = format!("{seat} {words}");
         if end.survivors > 0 {
             message.push_str(&format!("; {} of its processes could not be killed", end.survivors));
         }
         let reason = super::state::end_reason(end);
         let reason = if reason == "ExitCode" || reason == "Signal" { "Exited" } else { reason };
-        let record = self.announce(now, Entry { warning, reason, object: &object, message, change, cause });
+        let entry = Entry { warning: failure, reason, object: &object, message, change, cause };
+        let record = self.announce(now, entry);
         self.set_cause(name, seat, record);
     }
 }

@@ -16,7 +16,7 @@ use crate::rollout::{Failure, Progress, Span};
 use crate::unit::watchdog::Look;
 use crate::unit::{HeldParts, PartState, Policy, ProbeKind, StopReason};
 
-use super::state::LastEnd;
+use super::state::{Completed, LastEnd};
 
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
 #[derive(Clone, Debug)]
@@ -268,6 +268,9 @@ pub struct Checkpoint {
     pub rests: BTreeMap<Ordinal, Rested>,
     /// A Job has ended for this generation: how.
     pub done: Option<Exit>,
+    /// Of a Job: what its last run was of, if that ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed: Option<Completed>,
     /// Of a Job: a version of it has completed, be it an earlier one.
     #[serde(default)]
     pub completed_once: bool,

@@ -219,6 +219,8 @@ impl World {
             if mended {
                 self.program_changed(now, name);
             }
+            // The next daemon compares with what is written now.
+            self.save_unit(now, name);
             return Fate::Turned;
         }
         unit.written.generation = unit.written.generation.max(unit.generation).next();
@@ -230,7 +232,10 @@ impl World {
     /// What the manifest says is wanted (again): overrides of its version end.
     pub(super) fn want_written(&mut self, now: Now, name: &Name, record: RecordId, cause: &Arc<Cause>) {
         let Some(unit) = self.units.get_mut(name) else { return };
-        unit.overrides.rejected = None;
+        if unit.overrides.rejected.take().is_some() {
+            // What runs may have failed of the very files that are mended now: that it is the same as before says nothing.
+            unit.forgive();
+        }
         unit.overrides.pinned = None;
         let version = unit.written.clone();
         let drift = Drift::between(&unit.spec, &version.spec);
@@ -293,12 +298,9 @@ impl World {
         let former = std::mem::replace(&mut unit.generation, version.generation);
         unit.spec = version.spec;
         if matches!(drift, Drift::Replace(_)) {
-            // What was wrong may be mended: earlier failures no longer count.
-            unit.breaker.reset();
-            for slot in unit.slots.values_mut() {
-                slot.restart.attempt = 0;
-                slot.cause = Some(record);
-            }
+            // What was wrong may be mended.
+            unit.forgive();
+            unit.slots.values_mut().for_each(|slot| slot.cause = Some(record));
         }
         if !matches!(drift, Drift::Replace(_)) {
             // What needs no new process starts none: a job that is done is not run again.
@@ -307,6 +309,7 @@ impl World {
             };
             unit.slots.values_mut().filter(rests).for_each(|slot| slot.rested_at = unit.generation);
         }
+        unit.rests_as_completed();
         self.spec_turned(name);
         self.begin_rollout(now, name, revision, cause);
         self.refresh_drift(name);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{
-    Generation, Incarnation, InstanceId, Instant, Name, Ordinal, PortNumbers, Revision, Role, Seat, Stamp,
+    Exit, Generation, Incarnation, InstanceId, Instant, Name, Ordinal, PortNumbers, Revision, Role, Seat,
+    Stamp,
 };
 use crate::plan::{Drift, UnitSpec, Wish};
 use crate::rollout::Rollout;
@@ -61,6 +62,8 @@ pub struct Unit {
     pub breaker: Breaker,
     /// Of a Job: a version of it has completed, be it an earlier one.
     pub completed_once: bool,
+    /// Of a Job: what its last run was of, if that ended well.
+    pub completed: Option<Completed>,
     /// +1 whenever an instance was replaced by a plan, for `restart: true` edges.
     pub replacements: u64,
     /// The latest record that explains what the unit does.
@@ -205,7 +208,33 @@ pub struct LastEnd {
     pub words: String,
 }
 
+/// A run of a Job that ended well.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Completed {
+    /// [`Launch::program`](crate::plan::Launch::program).
+    pub program: String,
+    pub exit: Exit,
+}
+
 impl Unit {
+    /// Earlier failures no longer count.
+    pub(super) fn forgive(&mut self) {
+        self.breaker.reset();
+        self.slots.values_mut().for_each(|slot| slot.restart.attempt = 0);
+    }
+
+    /// What a Job ran last, and well, is what it is to run: it does not run again, whatever was wanted in between.
+    pub(super) fn rests_as_completed(&mut self) {
+        let Some(completed) = self.completed.as_ref().filter(|_| self.spec.policy.job) else { return };
+        if completed.program != self.spec.launch.program() {
+            return;
+        }
+        for slot in self.slots.values_mut().filter(|slot| slot.instance.is_none()) {
+            slot.state = Lifecycle::Done(completed.exit);
+            slot.rested_at = self.generation;
+        }
+    }
+
     /// A Job that has run, and ended well, for its present generation.
     pub fn has_run(&self) -> bool {
         self.spec.policy.job && self.has_completed()
@@ -241,6 +270,7 @@ impl Unit {
             slots: BTreeMap::new(),
             breaker: Breaker::default(),
             completed_once: false,
+            completed: None,
             replacements: 0,
             cause: None,
             changed: None,

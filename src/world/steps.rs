@@ -36,10 +36,10 @@ impl World {
         let waited_for = self.units.get_mut(name).and_then(|unit| unit.waited_for.take());
         let freed_by = waited_for.and_then(|on| self.telling_record(&on));
         let Some(unit) = self.units.get_mut(name) else { return };
-        let wanted = unit.wanted();
+        let (wanted, good) = (unit.wanted(), unit.good.clone());
         let (cause, change) = (unit.cause, unit.change);
         let slot = unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
-        let former = slot.former.take().filter(|_| version == Pick::Former);
+        let former = slot.former.take().or(good).filter(|_| version == Pick::Former);
         let Version { spec, generation, .. } = former.unwrap_or_else(|| wanted.clone());
         // Nobody asked for it, and nothing was changed: what ran before runs again.
         let automatic = std::mem::take(&mut slot.restart.again)
@@ -53,6 +53,7 @@ impl World {
         slot.restart_asked = None;
         slot.drift = Drift::between(&spec, &wanted.spec);
         let cause = freed_by.or(slot.cause).or(cause);
+        unit.completed = None;
         slot.instance = Some(Instance {
             incarnation,
             spec,

@@ -389,3 +389,87 @@ fn a_line_that_is_awaited_anew_is_looked_for_in_what_was_written() {
     let told = stage.unit("a").rollout.failure().unwrap().message.clone();
     assert!(told.ends_with("0 is Up, the line that its probe awaits is not in its log"), "{told}");
 }
+
+#[test]
+fn a_job_runs_again_only_where_something_else_was_run_or_wanted_last() {
+    let wanted = |version: u32, rest: &str| {
+        let job = versioned("job", rest, version).replace("kind: Service", "kind: Job");
+        vec![service("gate", super::stage::PROBED), job]
+    };
+    let mut stage = Stage::new();
+    stage.accept(&wanted(1, ""));
+    stage.exits("job", Exit::Code(0));
+    // As with a file that is away for a moment: the second version never gets to run.
+    stage.accept(&wanted(2, ", dependsOn: [{name: gate, condition: Ready}]"));
+    assert_eq!((stage.count("job"), stage.condition("job", "Completed")), (0, "False"));
+    stage.accept(&wanted(1, ""));
+    assert_eq!((stage.count("job"), stage.condition("job", "Completed")), (0, "True"));
+    stage.accept(&wanted(2, ""));
+    stage.exits("job", Exit::Code(0));
+    stage.accept(&wanted(1, ""));
+    assert_eq!(stage.count("job"), 1, "the second one ran last");
+}
+
+#[test]
+fn what_is_available_and_ends_with_a_code_that_means_success_has_not_failed() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("a", ", restart: {backoff: {initial: 1s, jitter: 0}}")]);
+    for _ in 0..10 {
+        stage.pass(Duration::from_secs(2));
+        stage.exits("a", Exit::Code(0));
+        assert_eq!(stage.count("a"), 0, "it is not started at once");
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(stage.count("a"), 1, "nor later each time");
+    }
+    assert_eq!(stage.unit("a").breaker.failing().count(), 0);
+    stage.exits("a", Exit::Code(0));
+    assert_eq!(stage.unit("a").breaker.failing().count(), 1, "it had hardly begun");
+    stage.pass(Duration::from_secs(4));
+    stage.exits("a", Exit::Signal { signal: 15, core: false });
+    assert_eq!(stage.unit("a").breaker.failing().count(), 2, "somebody else ended it");
+}
+
+#[test]
+fn a_version_that_mends_one_that_was_given_up_is_tried_though_the_circuit_is_open() {
+    let of = |version| vec![versioned("a", ", circuitBreaker: {failures: 1, openFor: 1h}", version)];
+    let mut stage = Stage::new();
+    stage.accept(&of(1));
+    stage.pass(Duration::from_secs(2));
+    stage.accept(&of(2));
+    while rollout(&stage) == "Progressing" {
+        let incoming = stage.running.keys().next_back().cloned().unwrap();
+        stage.ended(&incoming, Exit::Code(7));
+        stage.pass(Duration::from_secs(1));
+    }
+    assert_eq!(rollout(&stage), "RolledBack");
+    // What it runs reads the same broken file.
+    stage.exits("a", Exit::Code(7));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.count("a"), 0, "its circuit is open");
+    stage.accept(&of(1));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((stage.count("a"), rollout(&stage)), (1, "Complete"));
+}
+
+#[test]
+fn replicas_that_are_added_with_a_canary_run_what_is_known_to_be_good() {
+    let of = |version, replicas: u32| {
+        let canary = format!(
+            ", replicas: {replicas}, update: {{strategy: Canary, canary: {{replicas: 1, autoPromote: false}}}}"
+        );
+        vec![versioned("a", &canary, version)]
+    };
+    let mut stage = Stage::new();
+    stage.accept(&of(1, 2));
+    stage.pass(Duration::from_secs(2));
+    stage.accept(&of(2, 6));
+    stage.pass(Duration::from_secs(10));
+    let of_generation = |stage: &Stage, wanted: u64| {
+        let slots = stage.unit("a").slots.values();
+        slots.filter_map(|slot| slot.instance.as_ref()).filter(|it| it.generation.0 == wanted).count()
+    };
+    assert_eq!((of_generation(&stage, 1), of_generation(&stage, 2)), (6, 1));
+    stage.order(Order::Promote(names("a")));
+    stage.pass(Duration::from_secs(60));
+    assert_eq!((of_generation(&stage, 1), of_generation(&stage, 2)), (0, 6));
+}

@@ -318,3 +318,20 @@ fn an_instance_of_which_only_the_generation_is_known_is_what_that_was() {
         assert_eq!(old, replaced, "{of:?} {:?} {:?}", slot.restart_asked, slot.drift);
     }
 }
+
+#[test]
+fn a_job_that_has_run_is_not_run_again_for_what_starts_no_process() {
+    let job = |rest: &str| vec![service("job", rest).replace("kind: Service", "kind: Job")];
+    let mut stage = Stage::new();
+    stage.accept(&job(", backoffLimit: 2"));
+    stage.exits("job", Exit::Code(0));
+    let edits = [(", backoffLimit: 3, activeDeadline: 9m", 0), (", backoffLimit: 3, env: {X: \"1\"}", 1)];
+    for (edit, runs) in edits {
+        assert_eq!(following(&stage, &job(edit)).count("job"), runs, "edited while nobody looked: {edit}");
+    }
+    let (edit, _) = edits[0];
+    stage.accept(&job(edit));
+    assert_eq!(stage.count("job"), 0);
+    assert_eq!(following(&stage, &job(edit)).count("job"), 0, "edited under an earlier daemon");
+    assert_eq!(following(&stage, &job(edits[1].0)).count("job"), 1);
+}

@@ -193,7 +193,8 @@ impl Protocol {
 pub struct Restart {
     pub policy: RestartPolicy,
     pub backoff: Backoff,
-    /// Exits that are not failures.
+    /// Exits that are not failures. Under `Always` that is one of an instance that was available (Ready for `update.minReady`): it
+    /// is started again after `backoff.initial`; one that ends sooner has failed to start.
     pub success_exit_codes: Vec<u8>,
     /// Exits after which it is not started again. By default 78 (its configuration is wrong: sysexits(3)), 125 (s6, docker),
     /// 126 and 127 (a wrapper could not execute the program, or not find it: POSIX, 2.8.2). Besides, one that ends alike at two
