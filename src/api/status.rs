@@ -316,6 +316,11 @@ pub fn not_as_written(world: &World) -> Vec<String> {
     world.units().values().filter_map(|unit| sentence(unit)).collect()
 }
 
+/// What this machine does not enforce of what runs, a sentence each.
+fn not_enforced(world: &World) -> Vec<&str> {
+    world.units().values().filter_map(|unit| unit.spec.unenforced.as_deref()).collect()
+}
+
 pub fn plan(world: &World, plan: &crate::plan::Plan) -> Plan {
     let action = |action: &crate::plan::PlanAction| PlanAction {
         id: action.id,
@@ -389,6 +394,7 @@ pub fn system(engine: &Engine) -> Value {
             "started": engine.started, "keeperVersion": engine.keeper_release, "keeperPid": engine.keeper_pid,
             "daemonPid": std::process::id(), "stateDir": engine.state.root, "overrides": overrides,
             "invalid": engine.sets.pending().len(), "notAsWritten": not_as_written(&engine.world),
+            "notEnforced": not_enforced(&engine.world),
         }
     })
 }

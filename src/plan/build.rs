@@ -172,7 +172,8 @@ fn unit(
     let unenforced = found.iter().filter(|found| {
         ["E2013", "E2014"].contains(&found.code.as_str()) && found.severity == Severity::Warning
     });
-    let unenforced = unenforced.map(|diagnostic| diagnostic.message.as_str()).collect::<Vec<_>>().join("; ");
+    let unenforced = unenforced.map(|found| format!("{} [{}]", found.message, found.code));
+    let unenforced = unenforced.collect::<Vec<_>>().join("; ");
     let unenforced = Some(unenforced).filter(|text| !text.is_empty());
     built.diagnostics.extend(found);
     UnitSpec {

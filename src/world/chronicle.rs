@@ -73,6 +73,9 @@ pub const ADOPTED: &str = "Adopted";
 /// That of one that names the fields that a revision changed.
 pub const CHANGED: &str = "Changed";
 
+/// That of one that tells what this machine does not enforce of a unit; of the condition `Enforced` as well.
+pub const UNENFORCED: &str = "NotOnThisMachine";
+
 /// That of one that tells what somebody ordered.
 pub const ORDERED: &str = "Ordered";
 

@@ -5,6 +5,7 @@ use crate::plan::{Drift, Wish};
 use crate::unit::{Circuit, Lifecycle};
 
 use super::World;
+use super::chronicle::UNENFORCED;
 use super::state::{Settled, Slot, Unit};
 
 /// All kinds of condition that a unit may have.
@@ -334,7 +335,7 @@ fn not_enforced_finding(unit: &Unit) -> Option<Finding> {
         (!left_out.is_empty()).then(|| format!("{} runs without {}", slot.seat, left_out.join(", ")))
     };
     let (reason, message) = match &unit.spec.unenforced {
-        Some(message) => ("NotOnThisMachine", message.clone()),
+        Some(message) => (UNENFORCED, message.clone()),
         None => ("LeftOut", unit.slots.values().find_map(|slot| without(slot))?),
     };
     Some(Finding { kind: "Enforced", status: false, reason, message })

@@ -8,7 +8,7 @@ use crate::plan::{Desired, Drift, UnitSpec, Verb};
 use crate::unit::Lifecycle;
 
 use super::World;
-use super::chronicle::{CHANGED, ChangeAction, Entry, RecordId};
+use super::chronicle::{CHANGED, ChangeAction, Entry, RecordId, UNENFORCED};
 use super::event::Cause;
 use super::externals::External;
 use super::rollouts::SIBLING;
@@ -44,6 +44,7 @@ impl World {
         for (name, spec) in &desired.units {
             let rejected =
                 self.units.get(name).and_then(|unit| Some(unit.overrides.rejected.as_ref()?.revision));
+            let unenforced = self.units.get(name).and_then(|unit| unit.spec.unenforced.clone());
             match self.revise_unit(now, name, spec, record, &shared) {
                 Fate::Same => continue,
                 Fate::New if desired.left_out.contains(name) => {}
@@ -59,6 +60,9 @@ impl World {
                 mended.extend(rejected);
             }
             self.tell_fault(now, name, record);
+            if self.begun && self.units.get(name).is_some_and(|unit| unit.spec.unenforced != unenforced) {
+                self.tell_unenforced(now, name, Some(record));
+            }
             changed.insert(name.clone());
         }
         for name in self.went_along(&mended) {
@@ -149,6 +153,38 @@ impl World {
         let told = self.announce(now, entry);
         if let Some(unit) = self.units.get_mut(name) {
             unit.cause = Some(told);
+        }
+    }
+
+    /// What this machine does not enforce of a unit, which runs all the same: told with the revision that it came with, not with
+    /// every start.
+    fn tell_unenforced(&mut self, now: Now, name: &Name, cause: Option<RecordId>) {
+        let Some(message) = self.units.get(name).and_then(|unit| unit.spec.unenforced.clone()) else {
+            return;
+        };
+        let object = self.object(name);
+        let entry =
+            Entry { warning: true, reason: UNENFORCED, object: &object, message, change: None, cause };
+        self.announce(now, entry);
+    }
+
+    /// The same of all at the beginning, but for what runs already and was told of by an earlier daemon.
+    pub(super) fn tell_all_unenforced(&mut self, now: Now) {
+        let told: BTreeSet<(&str, &str)> = self
+            .chronicle
+            .iter()
+            .filter(|record| record.reason == UNENFORCED)
+            .map(|record| (record.object.as_str(), record.message.as_str()))
+            .collect();
+        let untold = |unit: &Unit| {
+            let object = unit.spec.object.to_string();
+            let known = unit.spec.unenforced.as_ref().map(|message| told.contains(&(&object, message)));
+            known.is_some_and(|known| !known || unit.is_gone())
+        };
+        let names: Vec<Name> =
+            self.units.iter().filter(|(_, unit)| untold(unit)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.tell_unenforced(now, &name, None);
         }
     }
 

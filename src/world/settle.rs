@@ -47,6 +47,7 @@ impl World {
     pub(super) fn begin(&mut self, now: Now) {
         self.begun = true;
         self.keep_running(now);
+        self.tell_all_unenforced(now);
         self.starting = self.count_starting();
         self.index_dependents();
         self.resume_rollouts(now);

@@ -339,4 +339,21 @@ fn limits_that_nothing_enforces_are_said_and_stop_nothing() {
         text(&output.stderr)
     );
     assert!(system.ok(&["plan", "-f", "manifests"]).is_empty() || !text(&output.stderr).is_empty());
+    // Where somebody looks, once: not with every start, nor by the next daemon.
+    let told = |words: &str| words.matches("service/a runs without its limit of memory, cpu").count();
+    assert_eq!((told(&system.terminal()), told(&system.ok(&["events"]))), (1, 1));
+    system.ok(&["restart", "a"]);
+    let (pid, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), pid);
+    assert_eq!((told(&system.terminal()), told(&system.ok(&["events"]))), (1, 1));
+    // Another limit is another matter, and who starts it in the background has no terminal to look at.
+    system.write("manifests/a.yaml", &sleeper("a", "  resources: {pids: {max: 9}}\n"));
+    until("it is told", || system.ok(&["events"]).contains("its limit of pids").then_some(()));
+    let detached = System::new(&[("a.yaml", &sleeper("a", "  resources: {memory: {max: 64Mi}}\n"))]);
+    let output = detached.run(&["up", "-d"]);
+    let words = text(&output.stderr);
+    detached.ok(&["down"]);
+    assert!(words.contains("runs without its limit of memory") && words.contains("E2013"), "{words}");
 }

@@ -160,6 +160,7 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
         }
     };
     refused(&client)?;
+    super::say_notes(&unenforced(&client)?, global.quiet);
     if let Some(time) = wait {
         return wait_ready(&client, time, global.quiet);
     }
@@ -167,6 +168,12 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
         render::line(format_args!("running, pid {}; output in {}", child.id(), log_path.display()));
     }
     Ok(Outcome::Done)
+}
+
+/// What this machine does not enforce, which the terminal of `up` would have shown.
+fn unenforced(client: &Client) -> Result<Vec<String>, Failure> {
+    let system: serde_json::Value = client.get("/v1/system", &[])?;
+    Ok(serde_json::from_value(system["status"]["notEnforced"].clone()).unwrap_or_default())
 }
 
 /// The manifests were found bad, and what an earlier `up` accepted runs in their place.
