@@ -29,7 +29,7 @@ pub struct Context {
 }
 
 /// A refusal with the status it is answered with.
-pub struct Refusal(pub(super) StatusCode, pub(super) Problem);
+pub struct Refusal(pub(crate) StatusCode, pub(crate) Problem);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {

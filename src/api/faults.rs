@@ -23,14 +23,25 @@ pub fn routes() -> Router<Context> {
 }
 
 #[derive(Deserialize)]
-struct ErrorsQuery {
-    name: Option<String>,
-    category: Option<String>,
-    severity: Option<String>,
+pub(crate) struct ErrorsQuery {
+    pub name: Option<String>,
+    pub category: Option<String>,
+    pub severity: Option<String>,
 }
 
 impl ErrorsQuery {
-    fn wants(&self, record: &ErrorRecord) -> bool {
+    /// With the words as records have them.
+    pub fn checked(mut self) -> Result<Self, Refusal> {
+        if let Some(word) = &mut self.category {
+            *word = among("category", word, &Category::ALL.map(Category::as_str))?.to_owned();
+        }
+        if let Some(word) = &mut self.severity {
+            *word = among("severity", word, &Severity::ALL.map(Severity::as_str))?.to_owned();
+        }
+        Ok(self)
+    }
+
+    pub fn wants(&self, record: &ErrorRecord) -> bool {
         let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|word| word == found);
         let name = self.name.as_ref().is_none_or(|name| names(&record.unit, name));
         name && is(&self.category, record.category.as_str()) && is(&self.severity, record.severity.as_str())
@@ -38,20 +49,15 @@ impl ErrorsQuery {
 }
 
 /// `api` and `service/api` both name `service/api`.
-fn names(object: &str, word: &str) -> bool {
+pub(crate) fn names(object: &str, word: &str) -> bool {
     object == word || object.rsplit_once('/').is_some_and(|(_, name)| name == word)
 }
 
 async fn errors(
     State(context): State<Context>,
-    Query(mut query): Query<ErrorsQuery>,
+    Query(query): Query<ErrorsQuery>,
 ) -> Answer<Vec<ErrorRecord>> {
-    if let Some(word) = &mut query.category {
-        *word = among("category", word, &Category::ALL.map(Category::as_str))?.to_owned();
-    }
-    if let Some(word) = &mut query.severity {
-        *word = among("severity", word, &Severity::ALL.map(Severity::as_str))?.to_owned();
-    }
+    let query = query.checked()?;
     let name = query.name.clone();
     let found = context
         .ask(move |engine| {

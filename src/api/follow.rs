@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::logs::read as logs;
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
+use super::faults::names;
 use super::status;
 
 #[derive(Deserialize)]
@@ -27,10 +28,7 @@ pub(super) struct EventsQuery {
 impl EventsQuery {
     fn wants(&self, record: &crate::world::Record) -> bool {
         self.after.is_none_or(|after| record.id > after)
-            && self
-                .name
-                .as_ref()
-                .is_none_or(|name| record.object == *name || record.object.ends_with(&format!("/{name}")))
+            && self.name.as_ref().is_none_or(|name| names(&record.object, name))
     }
 }
 

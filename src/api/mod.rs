@@ -4,7 +4,7 @@
 mod calls;
 mod crowd;
 mod deletion;
-mod faults;
+pub(crate) mod faults;
 mod follow;
 mod look;
 mod manifests;
@@ -17,4 +17,5 @@ pub mod status;
 pub mod types;
 mod wait;
 
+pub use calls::Refusal;
 pub use server::serve;

@@ -305,6 +305,9 @@ pub struct Logs {
     /// Each line with the time at which it was written
     #[arg(short, long)]
     pub timestamps: bool,
+    /// Only lines of this level and above: not carried out yet
+    #[arg(long, value_name = "LEVEL", hide = true)]
+    pub level: Option<String>,
     /// Only lines that match
     #[arg(long, value_name = "REGEX")]
     pub grep: Option<String>,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::api::Refusal;
 use crate::api::types::{Problem, WaitFor, Waited};
 use crate::base::InstanceId;
 use crate::os::state_dir::short_socket;
@@ -432,8 +433,17 @@ async fn good(response: reqwest::Result<reqwest::Response>) -> Result<reqwest::R
     let text = response.text().await.unwrap_or_default();
     let problem: Problem = serde_json::from_str(&text)
         .unwrap_or_else(|_| Problem { error: text.trim().to_owned(), ..Problem::default() });
+    Err(problem_of(status, problem))
+}
+
+/// A refusal of this process's own.
+pub fn refused(Refusal(status, problem): Refusal) -> Failure {
+    problem_of(status.as_u16(), problem)
+}
+
+fn problem_of(status: u16, problem: Problem) -> Failure {
     let Problem { error: message, hint, diagnostics } = problem;
-    Err(match status {
+    match status {
         404 => Failure::NotFound { message, hint },
         409 | 422 if !diagnostics.is_empty() => {
             Failure::Invalid { message, diagnostics, sent: Vec::new(), conflict: status == 409 }
@@ -442,5 +452,5 @@ async fn good(response: reqwest::Result<reqwest::Response>) -> Result<reqwest::R
         400 | 413 | 422 => Failure::Usage { message, hint },
         503 => Failure::NoDaemon { message, hint },
         _ => Failure::Other { message, hint },
-    })
+    }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod cmd;
+mod kept;
 mod progress;
 pub mod render;
 mod resources;

@@ -8,7 +8,7 @@ mod effects;
 mod failures;
 mod frozen;
 mod hearing;
-mod history;
+pub mod history;
 pub mod launch;
 mod link;
 mod listening;

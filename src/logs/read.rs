@@ -226,6 +226,29 @@ fn to_line(service: &str, record: &Record, line: &[u8]) -> Line {
     }
 }
 
+/// Every line that is wanted of a log as it is now, oldest first.
+pub fn each(
+    logs: &Path,
+    index: &Path,
+    service: &str,
+    query: &Query,
+    mut take: impl FnMut(Line),
+) -> io::Result<()> {
+    let Start { from, mut skip, end } = start(logs, index, service, query)?;
+    let mut wanted = Query { tail: None, from: Some(from), to: Some(end), ..query.clone() };
+    loop {
+        let (lines, reached) = read(logs, index, service, &wanted)?;
+        let over = reached >= end || wanted.from == Some(reached);
+        let passed = skip.min(lines.len());
+        skip -= passed;
+        lines.into_iter().skip(passed).for_each(&mut take);
+        if over {
+            return Ok(());
+        }
+        wanted.from = Some(reached);
+    }
+}
+
 /// The latest lines of one instance, as bytes, unless others have written very much since.
 pub fn tail_of_instance(logs: &Path, index: &Path, id: &InstanceId, count: usize) -> Vec<Vec<u8>> {
     let query =

@@ -1,6 +1,7 @@
 //! What outlives everything: revisions, changes, unit checkpoints with their overrides, sets. SQLite in a thread of its own,
 //! off the restart path: nothing waits for it but the first load and an orderly end.
 
+mod left;
 mod pending;
 mod rows;
 mod schema;
@@ -24,6 +25,7 @@ use pending::{Accepted, Pending};
 use rows::{INCARNATION, answer, is_full, load, set_meta, write};
 use spare::Spare;
 
+pub use left::{Left, left};
 pub use stored::{StoredAction, StoredCause, StoredChange, StoredFile, StoredSet};
 
 /// A disk that could not be written to is tried again after this long.
@@ -258,7 +260,7 @@ impl Store {
         let mut found = self.ask(|answer| Question::Changes(limit, answer));
         // What a former daemon had not done is done by this one, as a change of its own.
         let left = |change: &&mut StoredChange| change.id <= self.former && change.outcome == "Active";
-        found.iter_mut().filter(left).for_each(|change| change.outcome = "Interrupted".into());
+        found.iter_mut().filter(left).for_each(StoredChange::interrupt);
         found
     }
 

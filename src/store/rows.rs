@@ -85,11 +85,7 @@ fn write_changes(
 pub fn answer(connection: &Connection, question: &Question) -> rusqlite::Result<Box<dyn FnOnce()>> {
     Ok(match question {
         Question::Changes(limit, answer) => {
-            let mut statement =
-                connection.prepare_cached("SELECT body FROM change ORDER BY id DESC LIMIT ?1")?;
-            let rows = statement.query_map([*limit as i64], |row| row.get::<_, String>(0))?;
-            let found: Vec<StoredChange> =
-                rows.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect();
+            let found = changes(connection, *limit)?;
             let answer = answer.clone();
             Box::new(move || drop(answer.send(found)))
         }
@@ -116,6 +112,13 @@ pub fn answer(connection: &Connection, question: &Question) -> rusqlite::Result<
         // It is about whether this is written.
         Question::Recorded(_) => Box::new(|| ()),
     })
+}
+
+/// The latest changes, newest first.
+pub fn changes(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<StoredChange>> {
+    let mut statement = connection.prepare_cached("SELECT body FROM change ORDER BY id DESC LIMIT ?1")?;
+    let rows = statement.query_map([limit as i64], |row| row.get::<_, String>(0))?;
+    Ok(rows.filter_map(|text| serde_json::from_str(&text.ok()?).ok()).collect())
 }
 
 /// There is no room now; there may be later.

@@ -66,10 +66,7 @@ fn try_open(path: &Path) -> Result<Connection, StoreError> {
     // Before anything is read. Nobody else has it open: the index of what was written lately needs no file, which a full disk
     // could not grow.
     connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE;").map_err(fail)?;
-    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
-    if version > VERSION {
-        return Err(StoreError::Newer { path: path.to_owned(), found: version, known: VERSION });
-    }
+    let version = check_version(&connection, path)?;
     // A lost second of history after a power cut is no harm; waiting for the disk at every crash would be.
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA mmap_size = 0;")
@@ -80,6 +77,16 @@ fn try_open(path: &Path) -> Result<Connection, StoreError> {
         connection.pragma_update(None, "user_version", VERSION).map_err(fail)?;
     }
     Ok(connection)
+}
+
+/// The version of what is written in it, which this unisys knows. `path`: as it is told.
+pub fn check_version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    let fail = |source| StoreError::Open { path: path.to_owned(), source };
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
+    match found > VERSION {
+        true => Err(StoreError::Newer { path: path.to_owned(), found, known: VERSION }),
+        false => Ok(found),
+    }
 }
 
 /// The header says that only a newer SQLite may write it, though the file itself can be written.

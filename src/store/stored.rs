@@ -61,6 +61,13 @@ pub struct StoredAction {
     pub reason: String,
 }
 
+impl StoredChange {
+    /// The daemon that was about it has ended.
+    pub(super) fn interrupt(&mut self) {
+        self.outcome = "Interrupted".into();
+    }
+}
+
 impl From<&Change> for StoredChange {
     fn from(change: &Change) -> Self {
         let action = |action: &crate::world::chronicle::ChangeAction| StoredAction {

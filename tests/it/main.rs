@@ -10,6 +10,7 @@ mod faults;
 mod freezes;
 mod generated;
 mod habits;
+mod kept;
 mod listeners;
 mod lives;
 mod orders;

@@ -1,14 +1,14 @@
 use crate::store::StoredChange;
 
 use super::super::args::{Format, Global};
-use super::super::client::Client;
-use super::super::{Failure, Outcome, render};
+use super::super::{Failure, Outcome, kept, render};
 
 /// `unisys changes`: the list, or one with its actions.
 pub fn run(global: &Global, id: Option<u64>) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
     let query: Vec<_> = id.map(|id| ("id", id.to_string())).into_iter().collect();
-    let changes: Vec<StoredChange> = Client::connect(global)?.get("/v1/changes", &query)?;
+    let changes: Vec<StoredChange> =
+        kept::ask(global, |client| client.get("/v1/changes", &query), |kept| kept.changes(id))?;
     if render::structured(global.output, &serde_json::to_value(&changes).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }

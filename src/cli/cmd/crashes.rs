@@ -9,7 +9,7 @@ use crate::faults::crashes::{Crash, CrashDetail, CrashExit, unpack};
 
 use super::super::args::{Crashes, Format, Global};
 use super::super::client::Client;
-use super::super::{Failure, Outcome, render, resources};
+use super::super::{Failure, Outcome, kept, render, resources};
 
 /// `unisys crashes`: the dumps, one with all that is known of it, or one for somebody else.
 pub fn run(global: &Global, verb: Option<Crashes>) -> Result<Outcome, Failure> {
@@ -22,8 +22,12 @@ pub fn run(global: &Global, verb: Option<Crashes>) -> Result<Outcome, Failure> {
 }
 
 fn list(global: &Global, name: Option<String>) -> Result<Outcome, Failure> {
-    let query: Vec<_> = name.map(|name| ("name", name)).into_iter().collect();
-    let crashes: Vec<Crash> = Client::connect(global)?.get("/v1/crashes", &query)?;
+    let query = Vec::from_iter(name.clone().map(|name| ("name", name)));
+    let crashes: Vec<Crash> = kept::ask(
+        global,
+        |client| client.get("/v1/crashes", &query),
+        |kept| Ok(kept.crashes(name.as_deref())),
+    )?;
     if render::structured(global.output, &serde_json::to_value(&crashes).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }
@@ -50,7 +54,8 @@ fn exit(exit: &CrashExit) -> String {
 }
 
 fn show(global: &Global, id: &str) -> Result<Outcome, Failure> {
-    let found: CrashDetail = Client::connect(global)?.get(&format!("/v1/crashes/{id}"), &[])?;
+    let path = format!("/v1/crashes/{id}");
+    let found: CrashDetail = kept::ask(global, |client| client.get(&path, &[]), |kept| kept.crash(id))?;
     if render::structured(global.output, &serde_json::to_value(&found).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }
@@ -85,11 +90,15 @@ fn threads(found: &Value) -> String {
 
 /// A tar archive, or a directory when one is named; secrets were masked when the dump was written.
 fn export(global: &Global, id: &str, to: Option<PathBuf>) -> Result<Outcome, Failure> {
-    let mut archive = Vec::new();
-    Client::connect(global)?.stream(&format!("/v1/crashes/{id}/export"), &[], |chunk| {
-        archive.extend_from_slice(chunk);
-        true
-    })?;
+    let all = |client: &Client| {
+        let mut archive = Vec::new();
+        client.stream(&format!("/v1/crashes/{id}/export"), &[], |chunk| {
+            archive.extend_from_slice(chunk);
+            true
+        })?;
+        Ok(archive)
+    };
+    let archive = kept::ask(global, all, |kept| kept.export(id))?;
     let to = to.unwrap_or_else(|| PathBuf::from(format!("{id}.tar")));
     let (path, written) = if to.is_dir() {
         let dir = to.join(id);

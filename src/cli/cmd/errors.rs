@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
+use crate::api::faults::ErrorsQuery;
 use crate::faults::book::{ErrorRecord, ErrorStats};
 
 use super::super::args::{Errors, ErrorsLs, Format, Global};
-use super::super::client::Client;
-use super::super::{Failure, Outcome, render};
+use super::super::{Failure, Outcome, kept, render};
 
 const FORMATS: [Format; 4] = [Format::Text, Format::Table, Format::Json, Format::Yaml];
 
@@ -20,7 +20,12 @@ pub fn run(global: &Global, verb: Option<Errors>) -> Result<Outcome, Failure> {
 fn list(global: &Global, args: &ErrorsLs) -> Result<Outcome, Failure> {
     let filters = [("name", &args.name), ("category", &args.category), ("severity", &args.severity)];
     let query: Vec<_> = filters.into_iter().filter_map(|(key, word)| Some((key, word.clone()?))).collect();
-    let records: Vec<ErrorRecord> = Client::connect(global)?.get("/v1/errors", &query)?;
+    let ErrorsLs { name, category, severity } = args.clone();
+    let records: Vec<ErrorRecord> = kept::ask(
+        global,
+        |client| client.get("/v1/errors", &query),
+        |kept| kept.errors(ErrorsQuery { name, category, severity }),
+    )?;
     if render::structured(global.output, &serde_json::to_value(&records).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }
@@ -42,7 +47,8 @@ fn list(global: &Global, args: &ErrorsLs) -> Result<Outcome, Failure> {
 }
 
 fn stats(global: &Global) -> Result<Outcome, Failure> {
-    let stats: ErrorStats = Client::connect(global)?.get("/v1/errors/stats", &[])?;
+    let stats: ErrorStats =
+        kept::ask(global, |client| client.get("/v1/errors/stats", &[]), |kept| kept.error_stats())?;
     if render::structured(global.output, &serde_json::to_value(&stats).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }

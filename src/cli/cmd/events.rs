@@ -2,16 +2,20 @@ use crate::api::types::Event;
 
 use super::super::args::{Events, Format, Global};
 use super::super::client::Client;
-use super::super::{Failure, Outcome, render};
+use super::super::{Failure, Outcome, kept, render};
 
 /// `unisys events`: what happened, and with -w what happens.
 pub fn run(global: &Global, args: &Events) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json])?;
-    let client = Client::connect(global)?;
     let name = args.name.clone().map(|name| ("name", name));
-    let events: Vec<Event> = client.get("/v1/events", &Vec::from_iter(name.clone()))?;
+    let query = Vec::from_iter(name.clone());
+    let (events, goes_on): (Vec<Event>, bool) = kept::ask(
+        global,
+        |client| Ok((client.get("/v1/events", &query)?, true)),
+        |kept| Ok((kept.events(args.name.as_deref())?, false)),
+    )?;
     events.iter().for_each(|event| show(global, event));
-    if !args.watch {
+    if !args.watch || !goes_on {
         return Ok(Outcome::Done);
     }
     let mut after = events.last().map_or(0, |event| event.id);
