@@ -248,9 +248,9 @@ pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String
             // As what runs was started, which may not be as it is wanted.
             let launch = &running.map_or(&unit.spec, |instance| &instance.spec).launch;
             let ports = running.map(|instance| instance.ports.clone()).unwrap_or_default();
-            let first = crate::plan::ports::first_auto(&launch.service);
+            let main = crate::plan::ports::main_port(&launch.service);
             let own = |name: &str| launch.env.iter().any(|var| var.name == name);
-            let numbers = ports.variables(first).into_iter().filter(|(name, _)| !own(name));
+            let numbers = ports.variables(main.as_ref()).into_iter().filter(|(name, _)| !own(name));
             let numbers = numbers.map(|(name, number)| (name, number.to_string()));
             let user = user(&launch.service)
                 .map_err(|fault| refuse(StatusCode::CONFLICT, fault.detail, "see `unisys doctor`"))?;
@@ -259,7 +259,7 @@ pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String
                 env: launch
                     .env
                     .iter()
-                    .map(|var| (var.name.clone(), ports.fill(&var.value, first)))
+                    .map(|var| (var.name.clone(), ports.fill(&var.value, main.as_ref())))
                     .chain(numbers)
                     .collect(),
                 dir: crate::plan::machine::working_dir(launch).display().to_string(),

@@ -119,6 +119,15 @@ impl PortNeed {
     }
 }
 
+/// The port that PORT is, of a program that is told numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MainPort {
+    Fixed(u16),
+    /// One of its `auto` ports.
+    Own(Name),
+}
+
 /// The numbers that one instance got for its `auto` ports, by the port's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -133,21 +142,25 @@ impl PortNumbers {
         self.0.is_empty()
     }
 
-    /// PORT_<NAME> for each, and PORT for the one named `http`, else `first`.
-    pub fn variables(&self, first: Option<&Name>) -> Vec<(String, u16)> {
-        let one = self.get("http").or_else(|| first.and_then(|name| self.get(name.as_str())));
-        let one = one.or_else(|| self.0.values().next().copied());
+    /// PORT_<NAME> for each, and PORT.
+    pub fn variables(&self, main: Option<&MainPort>) -> Vec<(String, u16)> {
+        let own = match main {
+            Some(MainPort::Own(name)) => self.get(name.as_str()),
+            _ => self.get("http"),
+        };
+        let own = own.or_else(|| self.0.values().next().copied());
+        let one = own.map(|own| if let Some(MainPort::Fixed(number)) = main { *number } else { own });
         let named = self.0.iter().map(|(name, number)| (port_variable(name.as_str()), *number));
         one.map(|number| ("PORT".to_owned(), number)).into_iter().chain(named).collect()
     }
 
     /// A text with the stand-ins of [`stand_in`] replaced by the numbers; one without a number becomes nothing.
-    pub fn fill(&self, text: &str, first: Option<&Name>) -> String {
+    pub fn fill(&self, text: &str, main: Option<&MainPort>) -> String {
         let parts: Vec<&str> = text.split('\0').collect();
         if parts.len().is_multiple_of(2) || parts.len() == 1 {
             return text.to_owned();
         }
-        let variables = self.variables(first);
+        let variables = self.variables(main);
         let number = |name: &str| {
             let found = variables.iter().find(|(known, _)| known == name);
             found.map(|(_, number)| number.to_string()).unwrap_or_default()
@@ -190,14 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn port_is_the_one_named_http_or_the_first_that_was_written() {
-        let first: Name = "web".parse().unwrap();
+    fn port_is_that_of_the_main_port_where_numbers_are_told() {
+        let own = |name: &str| MainPort::Own(name.parse().unwrap());
         let both = numbers(&[("admin", 1), ("web", 2)]);
-        assert_eq!(both.variables(Some(&first))[0], ("PORT".into(), 2));
-        let http = numbers(&[("admin", 1), ("http", 3), ("web", 2)]);
-        assert_eq!(http.variables(Some(&first))[0], ("PORT".into(), 3));
-        assert!(http.variables(None).contains(&("PORT_ADMIN".into(), 1)));
-        assert_eq!(numbers(&[]).variables(Some(&first)), []);
+        assert_eq!(both.variables(Some(&own("web")))[0], ("PORT".into(), 2));
+        assert_eq!(both.variables(Some(&MainPort::Fixed(80)))[0], ("PORT".into(), 80));
+        assert!(both.variables(None).contains(&("PORT_ADMIN".into(), 1)));
+        assert_eq!(numbers(&[]).variables(Some(&MainPort::Fixed(80))), [], "it is told no numbers");
         assert_eq!(port_variable("my-port"), "PORT_MY_PORT");
     }
 

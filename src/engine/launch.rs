@@ -11,7 +11,7 @@ use crate::os::files::ThisMachine;
 use crate::os::{clock, identity};
 use crate::plan::UnitSpec;
 use crate::plan::machine::{find_in, working_dir};
-use crate::plan::ports::{first_auto, needs};
+use crate::plan::ports::{main_port, needs};
 
 use super::StartedWith;
 
@@ -47,6 +47,7 @@ pub fn request(
         request.env.push((WATCHDOG_USEC.into(), within.as_micros().to_string()));
     }
     request.ports = needs(&id.unit, &spec.launch);
+    request.main_port = main_port(service);
     request.spec = StartedWith::encode(spec);
     request.secrets = spec.launch.secrets().map(|var| var.name.clone()).collect();
     Ok(request)
@@ -91,11 +92,11 @@ pub fn user(service: &ServiceSpec) -> Result<Option<(u32, u32, Vec<u32>)>, Unlau
 
 /// A command that runs beside the instance knows its numbers: PORT and PORT_<NAME>, as the program itself does.
 pub fn fill(command: &mut Spawn, ports: &PortNumbers, service: &ServiceSpec) {
-    let first = first_auto(service);
+    let main = main_port(service);
     for word in command.argv.iter_mut().chain(command.env.iter_mut().map(|(_, value)| value)) {
-        *word = ports.fill(word, first);
+        *word = ports.fill(word, main.as_ref());
     }
-    for (name, number) in ports.variables(first) {
+    for (name, number) in ports.variables(main.as_ref()) {
         if !command.env.iter().any(|(known, _)| *known == name) {
             command.env.push((name, number.to_string()));
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::ports::MainPort;
 use crate::base::{
     CgroupLimits, Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Name, Part, PortNeed,
     PortNumbers, Role, Sandbox, SpawnStage, Spent, Stamp,
@@ -157,6 +158,9 @@ pub struct Spawn {
     /// Sockets and numbers that the main program is given, in the order in which they were written.
     #[serde(default)]
     pub ports: Vec<PortNeed>,
+    /// The port that PORT is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main_port: Option<MainPort>,
     /// So often in a row it was started again already: of several that wait, who failed least comes first.
     #[serde(default)]
     pub attempt: u32,
@@ -192,6 +196,7 @@ impl Spawn {
             notify: Notify::default(),
             watchdog: false,
             ports: Vec::new(),
+            main_port: None,
             attempt: 0,
             generation: Generation::default(),
             wall: Stamp::default(),

@@ -12,7 +12,7 @@ use std::thread;
 
 use rustix::fs::OFlags;
 
-use crate::base::{Instant, PortNeed, PortNumbers, SpawnStage, limits};
+use crate::base::{Instant, PortNumbers, SpawnStage, limits};
 use crate::os::cgroup::Tree;
 use crate::os::sandbox::Prepared;
 use crate::os::{clock, inherit, own, spawn};
@@ -302,18 +302,13 @@ fn prepare(
         CString::new(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte in a text"))
     };
     let request = &job.request;
-    let first = request
-        .ports
-        .iter()
-        .map(PortNeed::listen)
-        .find(|port| job.gifts.ports.get(port.name.as_str()).is_some());
-    let first = first.map(|port| &port.name);
-    let fill = |word: &String| text(&job.gifts.ports.fill(word, first));
+    let main = request.main_port.as_ref();
+    let fill = |word: &String| text(&job.gifts.ports.fill(word, main));
     let mut envp = Vec::with_capacity(request.env.len() + 6);
     for (name, value) in request.env.iter().filter(|(name, _)| !OWN_WORDS.contains(&name.as_str())) {
         envp.push(fill(&format!("{name}={value}"))?);
     }
-    for (name, number) in job.gifts.ports.variables(first) {
+    for (name, number) in job.gifts.ports.variables(main) {
         // What a manifest says itself stands.
         if !request.env.iter().any(|(known, _)| *known == name) {
             envp.push(text(&format!("{name}={number}"))?);

@@ -155,8 +155,7 @@ fn unanswerable(port: &Port, way: &str) -> Option<(&'static str, String, &'stati
         let message = format!(
             "every instance answers on a `listen: true` port, so this {way} probe could be answered by another instance"
         );
-        let hint =
-            "use notify, log or exec, or add a port `{name: probe, port: auto, listen: true}` and probe that";
+        let hint = "use notify, log or exec, or add a port `{name: probe, port: auto, listen: true}` and probe that (its number is PORT_PROBE; PORT stays that of this one)";
         return Some(("E1605", message, hint));
     }
     if port.listen && way == "tcp" {

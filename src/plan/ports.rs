@@ -1,5 +1,6 @@
 //! The ports of a unit as a start needs them.
 
+use crate::base::ports::MainPort;
 use crate::base::{Listen, Name, PortNeed, PortNumbers, Transport};
 use crate::manifest::spec::probe::PortRef;
 use crate::manifest::spec::service::{Port, PortNumber, Protocol, ServiceSpec};
@@ -73,13 +74,24 @@ pub fn port_number(port: &PortRef, service: &ServiceSpec, own: &PortNumbers) -> 
     }
 }
 
-/// The first `auto` port as written: the one that PORT is, unless one is named `http`.
-pub fn first_auto(service: &ServiceSpec) -> Option<&Name> {
-    service.ports.iter().find(|port| port.is_auto()).map(|port| &port.name)
+/// The port that PORT is: the one named `http`, else the first as written. A private listener beside a shared one is there for
+/// probes and comes last.
+pub fn main_port(service: &ServiceSpec) -> Option<MainPort> {
+    let ports = || service.ports.iter().filter(|port| !port.protocol.is_unix());
+    let shared = ports().any(|port| port.listen && !port.is_auto());
+    let for_probes = |port: &Port| shared && port.listen && port.is_auto();
+    let http = ports().find(|port| port.name.as_str() == "http");
+    let main = http.or_else(|| ports().find(|port| !for_probes(port)))?;
+    Some(match main.port {
+        PortNumber::Number(number) => MainPort::Fixed(number),
+        PortNumber::Auto(_) => MainPort::Own(main.name.clone()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -119,9 +131,31 @@ mod tests {
             ]
         );
         assert_eq!(shared_listeners(&unit, &launch).len(), 2);
-        assert_eq!(first_auto(&launch.service).map(Name::as_str), Some("probe"));
         let own = PortNumbers([("probe".parse().unwrap(), 4000)].into());
         let named = |name: &str| port_number(&PortRef::Name(name.into()), &launch.service, &own);
         assert_eq!((named("http"), named("probe"), named("admin")), (Some(80), Some(4000), None));
+    }
+
+    #[test]
+    fn port_is_that_of_the_port_that_a_person_would_call_the_programs() {
+        let private = json!({"name": "probe", "port": "auto", "listen": true});
+        let shared = json!({"name": "web", "port": 80, "listen": true});
+        let own = json!({"name": "admin", "port": "auto"});
+        let http = json!({"name": "http", "port": 81});
+        let unix = json!({"name": "a", "protocol": "unix", "address": "s", "listen": true});
+        let of = |name: &str| Some(MainPort::Own(name.parse().unwrap()));
+        for (ports, main) in [
+            (vec![&private, &shared], Some(MainPort::Fixed(80))),
+            (vec![&shared, &private], Some(MainPort::Fixed(80))),
+            (vec![&private, &own], of("probe")),
+            (vec![&own, &shared], of("admin")),
+            (vec![&own, &http], Some(MainPort::Fixed(81))),
+            (vec![&unix, &private], of("probe")),
+            (vec![&unix], None),
+        ] {
+            let service: ServiceSpec =
+                serde_json::from_value(json!({"command": ["x"], "ports": ports})).unwrap();
+            assert_eq!(main_port(&service), main, "{ports:?}");
+        }
     }
 }

@@ -101,7 +101,8 @@ impl ServiceSpec {
 pub struct Port {
     /// Name to refer to it by.
     pub name: Name,
-    /// Number, or `auto`: chosen for each instance and exported as PORT and PORT_<NAME>. A unix socket has none.
+    /// Number, or `auto`: chosen for each instance and exported as PORT_<NAME>. With it comes PORT: of the port named `http`, else of
+    /// the first as written, where an `auto` listener beside a `listen: true` one with a number comes last. A unix socket has none.
     #[serde(default = "no_port", skip_serializing_if = "is_no_port")]
     pub port: PortNumber,
     /// An IP address, `localhost`, or `*` for every address (IPv4 as well); of a unix socket its path, relative to the
