@@ -72,6 +72,13 @@ impl Set {
             let snapshot = snapshot_knowing(overlay, known).map_err(|error| {
                 format!("the overlay {} cannot be read: {}", overlay.display(), files::why(&error))
             })?;
+            let of_it = |file: &SourceFile| file.path.starts_with(overlay);
+            if snapshot.files.is_empty() && accepted.overlays.iter().flatten().any(of_it) {
+                let path = overlay.display();
+                return Err(format!(
+                    "the overlay {path} holds no manifests any more; without it: `unisys up` without --overlay"
+                ));
+            }
             distrusted = distrusted.or(snapshot.distrusted);
             dirs.extend(snapshot.dirs);
             links.extend(snapshot.links);
@@ -169,12 +176,15 @@ pub(super) fn input_of(stored: &StoredSet) -> LoadInput {
 /// A file that held something and is empty now: somebody is about to write it, or made a mistake. Who wants its objects to go
 /// removes it.
 fn emptied(old: &LoadInput, new: &LoadInput) -> Option<String> {
+    fn all(input: &LoadInput) -> impl Iterator<Item = &SourceFile> {
+        input.files.iter().chain(input.overlays.iter().flatten())
+    }
     let empty = |file: &&SourceFile| file.content.as_ref().is_ok_and(|bytes| bytes.trim_ascii().is_empty());
     let held = |file: &&SourceFile| {
-        let before = old.files.iter().find(|before| before.path == file.path);
+        let before = all(old).find(|before| before.path == file.path);
         before.is_some_and(|before| !empty(&before))
     };
-    let file = new.files.iter().filter(empty).find(held)?;
+    let file = all(new).filter(empty).find(held)?;
     Some(format!("{} is empty now; remove it if what it held is to go", file.path.display()))
 }
 

@@ -281,6 +281,35 @@ fn a_root_directory_that_vanishes_or_is_emptied_prunes_nothing_and_is_watched_wh
 }
 
 #[test]
+fn an_overlay_that_vanishes_or_is_emptied_changes_nothing() {
+    let mut system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    std::fs::create_dir(system.path("over")).unwrap();
+    let patch =
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {env: {LEVEL: debug}}\n";
+    system.write("over/a.yaml", patch);
+    system.start(&["--overlay", "over"]);
+    system.ready(&["a"]);
+    let a = system.pid("a");
+    let said = |what: &'static str, times: usize| {
+        until(what, || (system.ok(&["events"]).matches(what).count() >= times).then_some(()));
+        assert_eq!(system.pid("a"), a, "{what}");
+    };
+    std::fs::rename(system.path("over"), system.path("elsewhere")).unwrap();
+    said("cannot be read", 1);
+    std::fs::rename(system.path("elsewhere"), system.path("over")).unwrap();
+    said("can be read again", 1);
+    std::fs::rename(system.path("over/a.yaml"), system.path("a.yaml")).unwrap();
+    said("holds no manifests any more", 1);
+    std::fs::rename(system.path("a.yaml"), system.path("over/a.yaml")).unwrap();
+    said("can be read again", 2);
+    system.write("over/a.yaml", "");
+    said("a.yaml is empty now", 1);
+    // It is meant as soon as there is something else.
+    system.write("over/a.yaml", &patch.replace("debug", "info"));
+    until("another one runs", || (system.pid("a") != a).then_some(()));
+}
+
+#[test]
 fn a_state_directory_of_somebody_else_is_refused() {
     if !is_root() {
         eprintln!("skipped: only root can give a directory away");
