@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::{Extension, Router};
@@ -14,6 +15,7 @@ use crate::base::limits;
 use crate::engine::Inputs;
 use crate::os::process;
 use crate::os::state_dir::{StateDir, short_socket};
+use crate::os::unlinked::Unlinked;
 
 use super::calls;
 use super::crowd::Crowd;
@@ -39,12 +41,25 @@ pub async fn serve(
     changed: tokio::sync::watch::Receiver<u64>,
     grown: tokio::sync::watch::Receiver<u64>,
 ) -> io::Result<()> {
-    let listener = listen(state)?;
+    let mut listener = listen(state)?;
+    let mut name = Unlinked::watch(&state.socket()).ok();
     let context = calls::Context { inputs, changed, grown, state: Arc::new(state.clone()) };
-    let router = calls::router(context);
+    let router = calls::router(context.clone());
     let crowd = Arc::new(Crowd::default());
     loop {
-        let (stream, _) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = gone(name.as_ref(), state) => {
+                match listen(state) {
+                    Ok(anew) => listener = anew,
+                    Err(error) => tracing::warn!(%error, "cannot listen on the control socket anew"),
+                }
+                name = Unlinked::watch(&state.socket()).ok();
+                let _ = context.ask(|engine| engine.note(true, "SocketRemoved", "system", REMOVED.into())).await;
+                continue;
+            }
+        };
+        let (stream, _) = match accepted {
             Ok(accepted) => accepted,
             // No descriptors left: clients wait a moment, services do not notice.
             Err(error) => {
@@ -72,6 +87,26 @@ pub async fn serve(
         };
         place.held_by(tokio::spawn(served).abort_handle());
     }
+}
+
+/// What is said of it.
+const REMOVED: &str = "somebody removed the control socket; it is there again";
+
+/// Who removes a directory with all that is in it is not disturbed: it is gone by then.
+const REMOVAL: Duration = Duration::from_secs(1);
+
+/// Somebody removed the socket, and not the whole directory. One that cannot be watched is not missed.
+async fn gone(name: Option<&Unlinked>, state: &StateDir) {
+    let Some(name) = name else { return std::future::pending().await };
+    while name.gone().await.is_ok() {
+        tokio::time::sleep(REMOVAL).await;
+        match (name.is_gone(), state.root.join("lock").exists()) {
+            (true, true) => return,
+            (true, false) => break,
+            (false, _) => {}
+        }
+    }
+    std::future::pending().await
 }
 
 /// Everybody who is there is being answered, and that may take as long as they like.

@@ -7,6 +7,7 @@ use crate::keeper::protocol::Request;
 use crate::logs::read::{self, Query};
 use crate::os::clock;
 use crate::os::listeners::{self, Diag};
+use crate::os::sockets;
 use crate::unit::{AcceptWatch, Lifecycle};
 use crate::world::{Holdings, InstanceFact, Unit};
 
@@ -25,6 +26,8 @@ pub struct Listening {
     /// What the keeper was told last.
     told: Option<(Vec<Listen>, Vec<Name>)>,
     watches: BTreeMap<Name, AcceptWatch>,
+    /// Files of unix sockets that were removed, and are not there again.
+    lost: BTreeSet<String>,
 }
 
 impl Listening {
@@ -97,6 +100,28 @@ impl Engine {
         for (name, listen) in ignored {
             let message = format!("connections to {listen} wait and are not accepted; {HINT}");
             self.listen_ignored(&name, message);
+        }
+    }
+
+    /// Files of unix sockets that somebody removed though programs serve them. What was not bound yet is not missed.
+    pub(super) fn look_for_lost_sockets(&mut self) {
+        let serves = |name: &Name| {
+            let unit = self.world.units().get(name);
+            unit.is_some_and(|unit| unit.slots.values().any(|slot| slot.state.process().is_some()))
+        };
+        let holdings = self.listening.holdings.iter().filter(|(name, _)| serves(name));
+        let listeners = holdings.flat_map(|(name, held)| held.listeners.iter().map(move |it| (name, it)));
+        let lost = listeners.filter(|(_, listen)| listen.transport.is_unix() && !sockets::has_file(listen));
+        let lost: Vec<_> = lost.map(|(name, listen)| (name.clone(), listen.address.clone())).collect();
+        let known = std::mem::take(&mut self.listening.lost);
+        for (name, path) in lost {
+            if !known.contains(&path) {
+                let message = format!(
+                    "somebody removed the socket file {path}: nobody finds it there any more; `unisys restart {name}` binds it anew"
+                );
+                self.note_of(&name, "SocketRemoved", message);
+            }
+            self.listening.lost.insert(path);
         }
     }
 

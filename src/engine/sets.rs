@@ -11,7 +11,8 @@ use crate::base::{Name, Revision, limits};
 use crate::manifest::diagnostic::nearest;
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::{self, Context, Origin};
-use crate::manifest::{Diagnostic, LoadInput, Objects, load};
+use crate::manifest::spec::ServiceSpec;
+use crate::manifest::{Diagnostic, LoadInput, Object, Objects, load};
 use crate::os::files::{Disk, ThisMachine};
 use crate::os::listeners;
 use crate::os::snapshot::Known;
@@ -599,7 +600,9 @@ impl Sets {
             files.map(|file| &file.path).filter(|path| !plain(set, path))
         });
         let files = roots.chain(inputs).chain(self.looked_into());
-        Interest::new(dirs.iter().map(Path::new), files.map(PathBuf::as_path))
+        let sockets: Vec<PathBuf> = self.objects.services.values().flat_map(socket_files).collect();
+        let files = files.map(PathBuf::as_path).chain(sockets.iter().map(PathBuf::as_path));
+        Interest::new(dirs.iter().map(Path::new), files)
     }
 
     /// All sets with their manifests as written, for the store.
@@ -617,6 +620,12 @@ impl Proposal {
     pub fn objects(&self) -> &Objects {
         &self.objects
     }
+}
+
+/// Files of the sockets that unisys binds for a service.
+fn socket_files(service: &Object<ServiceSpec>) -> impl Iterator<Item = PathBuf> {
+    let held = service.spec.ports.iter().filter(|port| port.listen && port.protocol.is_unix());
+    held.map(|port| service.source.base_dir.join(&port.address))
 }
 
 fn written(path: &Path) -> Option<SystemTime> {

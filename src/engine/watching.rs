@@ -67,6 +67,7 @@ impl Engine {
             self.remember_revision(&outcome.what);
         }
         self.faults_revised();
+        self.look_for_lost_sockets();
         if kind != "MachineChanged" {
             self.watch_files();
         }

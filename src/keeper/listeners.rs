@@ -95,8 +95,10 @@ impl Listeners {
         owner: FileOwner,
         opened: &mut Vec<Entry>,
     ) -> Result<OwnedFd, BindError> {
-        if !self.open.contains_key(listen) {
-            let bound = match self.same_address(listen) {
+        // Nobody finds one whose file was removed: who was given it goes on with it, and new instances get another.
+        let lost = listen.transport.is_unix() && !sockets::has_file(listen);
+        if lost || !self.open.contains_key(listen) {
+            let bound = match self.same_address(listen).filter(|_| !lost) {
                 Some(socket) => Ok(socket),
                 None => sockets::bind(listen, owner),
             };

@@ -20,5 +20,6 @@ pub mod snapshot;
 pub mod sockets;
 pub mod spawn;
 pub mod state_dir;
+pub mod unlinked;
 pub mod usage;
 pub mod watch;

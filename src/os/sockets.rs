@@ -109,6 +109,11 @@ fn bind_path(listen: &Listen, kind: SocketType, owner: Option<(u32, u32)>) -> io
     Ok(socket)
 }
 
+/// There is a file where a unix socket's is to be.
+pub fn has_file(listen: &Listen) -> bool {
+    Path::new(&listen.address).symlink_metadata().is_ok()
+}
+
 /// A socket file that nobody listens on is in the way and goes; anything else stays.
 fn remove_dead(path: &Path) -> io::Result<()> {
     let meta = match std::fs::symlink_metadata(path) {

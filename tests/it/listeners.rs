@@ -519,3 +519,19 @@ fn a_listener_is_taken_over_from_an_instance_that_no_journal_knows() {
     until("the new one answers", || (ask(port).unwrap() != before).then_some(()));
     assert!(!system.terminal().contains("bound at its next start"), "{}", system.terminal());
 }
+
+#[test]
+fn a_socket_file_that_somebody_removes_is_missed_and_bound_again_by_a_restart() {
+    let ports = "  ports: [{name: s, protocol: unix, address: s.sock, listen: true}]\n";
+    let system = System::up(&[("a.yaml", &python("a", PYTHON, ports))]);
+    system.ready(&["a"]);
+    let path = system.path("manifests/s.sock");
+    let ask = || UnixStream::connect(&path).map_err(|error| error.to_string()).and_then(talk);
+    let first = ask().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    until("it is said", || {
+        system.ok(&["events", "a"]).contains("`unisys restart a` binds it anew").then_some(())
+    });
+    system.ok(&["restart", "a"]);
+    assert_ne!(until("an answer", || ask().ok()), first);
+}

@@ -314,6 +314,20 @@ fn a_program_that_is_missing_when_it_is_needed_again_is_started_once_it_is_back(
 }
 
 #[test]
+fn a_control_socket_that_somebody_removes_comes_back() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let (daemon, socket) = (system.daemon_pid(), system.path(".unified-system/unisys.sock"));
+    for times in 1..=2 {
+        std::fs::remove_file(&socket).unwrap();
+        until("it is there again", || {
+            let events = system.run(&["events"]);
+            (text(&events.stdout).matches("SocketRemoved").count() == times).then_some(())
+        });
+        assert_eq!(system.daemon_pid(), daemon);
+    }
+}
+
+#[test]
 fn a_log_that_is_emptied_moved_or_removed_from_outside_goes_on_and_so_does_who_follows_it() {
     let counts =
         "import itertools, time\nfor n in itertools.count():\n  print(n, flush=True); time.sleep(0.002)";
