@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{Incarnation, InstanceId, Instant, Listen, Name, Part, SpawnStage, Transport};
+use crate::faults::patterns;
 use crate::keeper::protocol::Request;
-use crate::logs::read::{self, Query};
+use crate::logs::read::{self, Line, Query};
 use crate::os::clock;
 use crate::os::listeners::{self, Diag};
 use crate::os::sockets;
@@ -15,8 +16,6 @@ use super::{Engine, Input};
 
 /// The last lines of an instance that are searched for its reason to end.
 const LAST_LINES: usize = 20;
-/// What programs write when an address is taken (strerror(3), Node.js, Go, Java).
-const IN_USE: [&str; 3] = ["address already in use", "eaddrinuse", "address in use"];
 /// What a person does about it.
 const HINT: &str = "hint: let it serve the sockets it is handed (descriptors from 3 on, LISTEN_FDS), or remove `listen: true`";
 
@@ -128,16 +127,23 @@ impl Engine {
     /// An instance has ended and everything that it wrote is there: did it try to bind what it is handed?
     pub(super) fn look_for_taken_address(&mut self, id: &InstanceId) {
         let Some(held) = self.listening.holdings.get(&id.unit) else { return };
-        let Some(listen) = held.listeners.first().map(ToString::to_string) else { return };
+        let listeners = &held.listeners;
+        if listeners.is_empty() {
+            return;
+        }
         let (tail, incarnation) = (Some(LAST_LINES), Some(id.incarnation));
         let query = Query { tail, incarnation, among: Some(read::LOOK), ..Query::default() };
         let (logs, index) = (self.state.services_logs(), self.state.index());
         let Ok((lines, _)) = read::read(&logs, &index, id.unit.as_str(), &query) else { return };
-        let speaks = |line: &str| {
-            let line = line.to_lowercase();
-            IN_USE.iter().any(|words| line.contains(words))
-        };
-        if let Some(line) = lines.iter().rev().find(|line| speaks(&line.message)) {
+        let speaking = || lines.iter().rev().filter(|line| patterns::says_address_in_use(&line.message));
+        let Some(last) = speaking().next() else { return };
+        // It says which port; another one than these is somebody else's. Else it may have meant the first.
+        let in_line = |line: &Line| patterns::port_in(&line.message);
+        let named = speaking().find_map(in_line);
+        let named = named.or_else(|| lines.iter().rev().find_map(|line| patterns::port_named(&line.message)));
+        let is_it = |listen: &&Listen| named.is_none_or(|port| port == listen.port);
+        if let Some(listen) = listeners.iter().find(is_it) {
+            let line = speaking().find(|line| in_line(line).is_some()).unwrap_or(last);
             let said: String = line.message.trim().chars().filter(|c| !c.is_control()).take(200).collect();
             let message = format!(
                 "instance {} tried to bind by itself what unisys holds for it ({listen}): {said}; {HINT}",

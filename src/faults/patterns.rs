@@ -59,7 +59,7 @@ const BUILT_IN: &[(Category, &str)] = &[
 ];
 
 /// A port that somebody else holds.
-const IN_USE: &str = r"\bEADDRINUSE\b|[Aa]ddress already in use|os error 98\b|BindException";
+const IN_USE: &str = r"\bEADDRINUSE\b|[Aa]ddress (already )?in use|os error 98\b|BindException|[Pp]ort \d+ (is|was) (already )?in use|Connection in use: ";
 
 static SET: LazyLock<RegexSet> = LazyLock::new(|| {
     let rows = BUILT_IN.iter().map(|(_, pattern)| *pattern);
@@ -67,8 +67,12 @@ static SET: LazyLock<RegexSet> = LazyLock::new(|| {
 });
 
 static PORT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?-u)(?:[Pp]ort[ =:]+|port: |[\]\w*.]:|:::|, )(\d{2,5})\b").expect("a valid pattern")
+    Regex::new(r"(?-u)(?:[Pp]ort[ =:]+|[\]\w*.]:|\s:|:::|, )(\d{2,5})\b").expect("a valid pattern")
 });
+
+/// The time that a line may begin with is no address.
+static CLOCK: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?-u)\b\d\d:\d\d:\d\d\b").expect("a valid pattern"));
 
 /// A port that is called one.
 static NAMED: LazyLock<Regex> =
@@ -132,16 +136,17 @@ pub fn says_address_in_use(line: &str) -> bool {
 
 /// The port that a line names, if it names one.
 pub fn port_in(line: &str) -> Option<u16> {
-    last_number(&PORT, line)
+    let line = CLOCK.replace_all(line.as_bytes(), &b""[..]);
+    last_number(&PORT, &line)
 }
 
 /// The port that a line which is about something else calls one.
 pub fn port_named(line: &str) -> Option<u16> {
-    last_number(&NAMED, line)
+    last_number(&NAMED, line.as_bytes())
 }
 
-fn last_number(pattern: &Regex, line: &str) -> Option<u16> {
-    let found = pattern.captures_iter(line.as_bytes()).last()?;
+fn last_number(pattern: &Regex, line: &[u8]) -> Option<u16> {
+    let found = pattern.captures_iter(line).last()?;
     std::str::from_utf8(found.get(1)?.as_bytes()).ok()?.parse().ok().filter(|port| *port > 0)
 }
 
@@ -153,6 +158,7 @@ mod tests {
     fn the_row_of_addresses_in_use_is_where_it_is_looked_for() {
         assert_eq!(BUILT_IN[1].1, IN_USE);
         assert!(says_address_in_use("Error: listen EADDRINUSE: address already in use :::8000"));
+        assert!(says_address_in_use("Web server failed to start. Port 8080 was already in use."));
         assert!(!says_address_in_use("EACCES"));
     }
 
@@ -161,7 +167,14 @@ mod tests {
         for (line, port) in [
             ("Error: listen EADDRINUSE: address already in use :::8000", Some(8000)),
             ("Error: listen EADDRINUSE: address already in use 127.0.0.1:3000", Some(3000)),
-            ("listen tcp :8080: bind: address already in use", None),
+            ("2026/01/01 10:00:05 listen tcp :8080: bind: address already in use", Some(8080)),
+            ("2026/01/01 10:00:05 listen unix /run/a.sock: bind: address already in use", None),
+            (
+                "2026/01/01 10:00:05 [emerg] 7#7: bind() to [::]:80 failed (98: Address already in use)",
+                Some(80),
+            ),
+            ("[2026-01-01 10:00:05 +0000] [7] [ERROR] Connection in use: ('0.0.0.0', 8000)", Some(8000)),
+            ("Port 5000 is in use by another program.", Some(5000)),
             ("listen tcp 0.0.0.0:8080: bind: address already in use", Some(8080)),
             ("could not bind IPv4 address \"127.0.0.1\": Address already in use, port 5432", Some(5432)),
             (

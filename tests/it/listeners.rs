@@ -521,6 +521,20 @@ fn a_listener_is_taken_over_from_an_instance_that_no_journal_knows() {
 }
 
 #[test]
+fn a_port_that_is_not_held_for_it_is_not_told_as_if_it_were() {
+    let (own, taken) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let other = taken.local_addr().unwrap().port();
+    let code = format!("require('http').createServer().listen({other}, '127.0.0.1')");
+    let rest = format!("{}  restart: {{policy: Never}}\n", listening(own));
+    let system = System::up(&[("a.yaml", &service(&["node", "-e", &code], &rest))]);
+    let message =
+        until("its error", || Some(system.json(&["errors", "ls", "a"])[0]["message"].as_str()?.to_owned()));
+    let holder = format!("port {other} is held by pid {}", std::process::id());
+    assert!(message.contains(&holder), "{message}");
+    assert!(!system.ok(&["events"]).contains("what unisys holds for it"));
+}
+
+#[test]
 fn a_socket_file_that_somebody_removes_is_missed_and_bound_again_by_a_restart() {
     let ports = "  ports: [{name: s, protocol: unix, address: s.sock, listen: true}]\n";
     let system = System::up(&[("a.yaml", &python("a", PYTHON, ports))]);
