@@ -72,7 +72,7 @@ impl HeldParts {
             let exit = main.and_then(PartState::exit).unwrap_or(Exit::Unknown);
             let phase = StopPhase::PostStop { hook, deadline: timeout(&policy.post_stop, hook, now) };
             let reason = self.end_reason();
-            let stopping = Stopping { process, reason, phase, exit: Some(exit) };
+            let stopping = Stopping { process, reason, phase, exit: Some(exit), overran: false };
             let fact = hook_exited(Part::PostStop(hook), state);
             return Some((Lifecycle::Stopping(stopping), fact));
         }
@@ -115,7 +115,16 @@ impl HeldParts {
             _ => (StopPhase::Command { kill_at }, Some(ended)),
         };
         let reason = EndReason::Stopped(reason);
-        (Lifecycle::Stopping(Stopping { process: Some(process), reason, phase, exit: None }), fact)
+        (
+            Lifecycle::Stopping(Stopping {
+                process: Some(process),
+                reason,
+                phase,
+                exit: None,
+                overran: false,
+            }),
+            fact,
+        )
     }
 
     fn end_reason(&self) -> EndReason {
@@ -204,6 +213,7 @@ mod tests {
             exit: Some(Exit::Code(125)),
             executed_at: Some(AT),
             survivors: 0,
+            overran: false,
         };
         assert_eq!(requests, [Request::Ended(end)]);
     }

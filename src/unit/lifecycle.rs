@@ -71,6 +71,8 @@ pub struct Stopping {
     pub reason: EndReason,
     pub phase: StopPhase,
     pub exit: Option<Exit>,
+    /// Its grace ran out before it had ended: it was killed.
+    pub overran: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +163,9 @@ pub struct End {
     pub executed_at: Option<Instant>,
     /// Processes of it that even SIGKILL did not end in time.
     pub survivors: u32,
+    /// It did not end within the grace of its stop and was killed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overran: bool,
 }
 
 /// What can happen to one ordinal. Facts that carry an incarnation are checked against it before they get here.
@@ -235,11 +240,8 @@ pub enum Request {
 
 /// A fact that cannot happen in a state. Counted, never acted upon.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{fact} in state {state}")]
-pub struct Illegal {
-    pub state: &'static str,
-    pub fact: Box<str>,
-}
+#[error("{0}")]
+pub struct Illegal(Box<str>);
 
 pub type Requests = SmallVec<[Request; 2]>;
 type Step = Result<(Lifecycle, Requests), (Lifecycle, Illegal)>;
@@ -411,8 +413,13 @@ fn leave(process: Process, fact: Fact, policy: &Policy, now: Instant) -> Step {
             } else {
                 (StopPhase::signalled(kill_at, now), Request::Signal(reason.signal(policy)))
             };
-            let stopping =
-                Stopping { process: Some(process), reason: EndReason::Stopped(reason), phase, exit: None };
+            let stopping = Stopping {
+                process: Some(process),
+                reason: EndReason::Stopped(reason),
+                phase,
+                exit: None,
+                overran: false,
+            };
             Ok((Lifecycle::Stopping(stopping), smallvec![Request::StopBegan, request]))
         }
         Fact::KillNow => {
@@ -426,7 +433,7 @@ fn leave(process: Process, fact: Fact, policy: &Policy, now: Instant) -> Step {
 
 /// SIGKILL to whatever is there, then wait for [`Fact::Gone`].
 fn sweep(process: Option<Process>, reason: EndReason, exit: Option<Exit>) -> (Lifecycle, Requests) {
-    let stopping = Stopping { process, reason, phase: StopPhase::Sweeping, exit };
+    let stopping = Stopping { process, reason, phase: StopPhase::Sweeping, exit, overran: false };
     (Lifecycle::Stopping(stopping), smallvec![Request::Kill])
 }
 
@@ -442,7 +449,7 @@ fn after_exit(
     if remains {
         return sweep(process, reason, Some(exit));
     }
-    let stopping = Stopping { process, reason, phase: StopPhase::Sweeping, exit: Some(exit) };
+    let stopping = Stopping { process, reason, phase: StopPhase::Sweeping, exit: Some(exit), overran: false };
     stopping.after_gone(0, policy, now)
 }
 
@@ -473,8 +480,10 @@ impl Stopping {
                 self.phase = StopPhase::Signalled { kill_at: *kill_at, wake_at: Instant::NEVER };
                 Ok((Lifecycle::Stopping(self), smallvec![Request::Signal(Signal::CONT)]))
             }
-            (StopPhase::Command { .. } | StopPhase::Signalled { .. }, Fact::Due | Fact::KillNow) => {
-                Ok(sweep(self.process, self.reason, self.exit))
+            (StopPhase::Command { .. } | StopPhase::Signalled { .. }, fact @ (Fact::Due | Fact::KillNow)) => {
+                self.overran = matches!(fact, Fact::Due);
+                self.phase = StopPhase::Sweeping;
+                Ok((Lifecycle::Stopping(self), smallvec![Request::Kill]))
             }
             (StopPhase::Command { kill_at }, Fact::Extend { until }) => {
                 self.phase = StopPhase::Command { kill_at: (*kill_at).max(until) };
@@ -545,6 +554,7 @@ impl Stopping {
             exit: self.exit.or(self.process.is_some().then_some(Exit::Unknown)),
             reason: self.reason,
             survivors,
+            overran: self.overran,
         };
         (Lifecycle::Idle, smallvec![Request::Ended(end)])
     }
@@ -563,8 +573,8 @@ impl From<Rest> for Lifecycle {
 }
 
 fn illegal(state: Lifecycle, fact: &Fact) -> (Lifecycle, Illegal) {
-    let illegal = Illegal { state: state.word(), fact: format!("{fact:?}").into() };
-    (state, illegal)
+    let illegal = format!("{fact:?} in state {}", state.word());
+    (state, Illegal(illegal.into()))
 }
 
 /// How long an ended program ran, if it was executed.

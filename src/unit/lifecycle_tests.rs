@@ -37,3 +37,20 @@ fn one_that_does_not_end_is_woken_once_and_then_killed() {
     assert_eq!(requests.as_slice(), [Request::StopBegan, Request::Signal(Signal::ABRT)], "rules.md");
     assert_eq!(deadlines(state, &short), [(limits::STOP_WAKE / 2, killed)]);
 }
+
+#[test]
+fn only_whose_grace_ran_out_is_said_to_have_been_killed_for_it() {
+    let policy = Policy::plain();
+    let (state, _) = Lifecycle::Up(Process { pid: 7, executed_at: Instant(1) })
+        .step(Fact::Stop { reason: StopReason::Unwanted }, &policy, NOW)
+        .unwrap();
+    let late = NOW + policy.stop.grace;
+    for (fact, overran) in [(Fact::Due, true), (Fact::KillNow, false)] {
+        let (state, _) = state.clone().step(fact, &policy, late).unwrap();
+        let killed = Exit::Signal { signal: 9, core: false };
+        let (state, _) = state.step(Fact::Exited { exit: killed, remains: true }, &policy, late).unwrap();
+        let (_, requests) = state.step(Fact::Gone { survivors: 0 }, &policy, late).unwrap();
+        let Some(Request::Ended(end)) = requests.last() else { panic!("{requests:?}") };
+        assert_eq!((end.overran, end.exit), (overran, Some(killed)));
+    }
+}

@@ -205,7 +205,13 @@ mod tests {
         let now = Instant(1_000_000_000_000);
         let mut follow = |&(ran, exit, misconfigured): &Ended| {
             let executed_at = Some(Instant(now.0 - ran * 1_000_000));
-            let end = End { reason: EndReason::Exited, exit: Some(exit), executed_at, survivors: 0 };
+            let end = End {
+                reason: EndReason::Exited,
+                exit: Some(exit),
+                executed_at,
+                survivors: 0,
+                overran: false,
+            };
             let failure = end.is_failure(&policy, false);
             let after = state.after_end(&policy, &end, failure, now, &mut rng);
             if misconfigured {
@@ -225,7 +231,13 @@ mod tests {
         let (policy, mut rng) = (probed(), Rng::new(1));
         let now = Instant(1_000_000_000_000);
         let executed_at = Some(Instant(now.0 - 8_000_000_000));
-        let end = End { reason: EndReason::Exited, exit: Some(Exit::Code(1)), executed_at, survivors: 0 };
+        let end = End {
+            reason: EndReason::Exited,
+            exit: Some(Exit::Code(1)),
+            executed_at,
+            survivors: 0,
+            overran: false,
+        };
         for (answered, last) in [(false, false), (true, true)] {
             let mut state = RestartState::default();
             let mut again = true;
@@ -272,7 +284,7 @@ mod tests {
     fn what_the_machine_lacks_is_told_from_what_the_program_lacks() {
         let of = |stage, errno| {
             let reason = EndReason::SpawnFailed { stage, errno, detail: String::new() };
-            End { reason, exit: None, executed_at: None, survivors: 0 }.is_want_of_resources()
+            End { reason, exit: None, executed_at: None, survivors: 0, overran: false }.is_want_of_resources()
         };
         let lacks = [
             (SpawnStage::Clone, libc::EAGAIN),

@@ -10,7 +10,7 @@ use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle};
 use super::World;
 use super::chronicle::{CIRCUIT_OPEN, Entry};
 use super::effect::{Effect, Failure};
-use super::state::{Completed, LastEnd, Slot, end_words};
+use super::state::{Completed, LastEnd, Slot, end_words, overrun_words};
 
 /// What is said besides of a main program that has left the others to themselves.
 const FORKED: &str = ", while processes of it ran on: it goes into the background, and is watched only in the foreground (as nginx with -g 'daemon off;')";
@@ -23,8 +23,11 @@ impl World {
         self.effects.push_back(Effect::Forget { id: id.clone() });
         let mut words = end_words(&end);
         let instance = self.instance_mut(name, seat);
-        if end.reason == EndReason::Exited && instance.is_some_and(|instance| instance.forked) {
-            words.push_str(FORKED);
+        if let Some(instance) = instance {
+            words.extend(overrun_words(&end, &instance.spec.policy));
+            if end.reason == EndReason::Exited && instance.forked {
+                words.push_str(FORKED);
+            }
         }
         let failure = self.units.get(name).is_some_and(|unit| {
             let slot = unit.slots.get(&seat);

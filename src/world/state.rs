@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use crate::base::{
     Exit, Generation, Incarnation, InstanceId, Instant, Name, Ordinal, PortNumbers, Revision, Role, Seat,
-    Stamp,
+    Stamp, format_duration,
 };
 use crate::plan::{Drift, UnitSpec, Wish};
 use crate::rollout::Rollout;
-use crate::unit::{Breaker, End, EndReason, Finding, Lifecycle, ProbeBoard, RestartState, StopReason, Vigil};
+use crate::unit::{
+    Breaker, End, EndReason, Finding, Lifecycle, Policy, ProbeBoard, RestartState, StopReason, Vigil,
+};
 
 use super::chronicle::RecordId;
 use super::event::Overrides;
@@ -488,9 +490,19 @@ pub fn end_words(end: &End) -> String {
     }
 }
 
+/// The same of one that had to be killed: it had as long as its manifest says.
+pub fn overrun_words(end: &End, policy: &Policy) -> Option<String> {
+    let EndReason::Stopped(reason) = end.reason else { return None };
+    let killed = matches!(end.exit, Some(Exit::Signal { signal: 9, .. } | Exit::Unknown));
+    let grace = format_duration(policy.stop.grace);
+    let (signal, command) = (reason.signal(policy), policy.stop.command && reason != StopReason::Watchdog);
+    let of = if command { "stop.command".to_owned() } else { signal.to_string() };
+    (end.overran && killed)
+        .then(|| format!("; it did not end within stop.grace ({grace}) of {of} and was killed"))
+}
+
 /// The word of an end in `lastExit.reason`.
 pub fn end_reason(end: &End) -> &'static str {
-    use crate::base::Exit;
     match (&end.reason, end.exit) {
         (EndReason::SpawnFailed { .. }, _) => "SpawnFailed",
         (EndReason::HookFailed { .. }, _) => "HookFailed",

@@ -328,6 +328,20 @@ fn a_control_socket_that_somebody_removes_comes_back() {
 }
 
 #[test]
+fn who_does_not_end_in_its_time_is_said_to_have_been_killed() {
+    let code =
+        "import signal,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(1000)";
+    let system = System::up(&[("a.yaml", &python("a", code, "  stop: {grace: 200ms}\n"))]);
+    until("it is deaf", || system.log_of("a").contains("deaf").then_some(()));
+    system.ok(&["stop", "a"]);
+    let words = "it did not end within stop.grace (200ms) of SIGTERM and was killed";
+    for verb in ["events", "describe", "why"] {
+        let told = system.ok(&[verb, "a"]);
+        assert!(told.contains(words), "{verb}: {told}");
+    }
+}
+
+#[test]
 fn a_log_that_is_emptied_moved_or_removed_from_outside_goes_on_and_so_does_who_follows_it() {
     let counts =
         "import itertools, time\nfor n in itertools.count():\n  print(n, flush=True); time.sleep(0.002)";
