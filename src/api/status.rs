@@ -1,5 +1,7 @@
 //! What the world knows, in the shapes of the API. Computed when asked; nobody stores a status.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::base::redact::MASK;
@@ -84,6 +86,7 @@ pub fn objects(engine: &Engine, kind: Option<ObjectKind>) -> Vec<Object> {
                 &external.spec.launch.written,
                 1,
                 &external.spec.set,
+                &external.spec.launch.base_dir,
                 status,
             ));
             if let Some(last) = found.last_mut() {
@@ -104,8 +107,15 @@ pub fn objects(engine: &Engine, kind: Option<ObjectKind>) -> Vec<Object> {
 
 /// A Config, Secret, System or Notifier. Literal values of a Secret are masked.
 fn plain_object(engine: &Engine, source: &Source) -> Object {
-    let mut object =
-        object(engine, &source.object, &source.written, 1, &source.set, json!({"summary": "Declared"}));
+    let mut object = object(
+        engine,
+        &source.object,
+        &source.written,
+        1,
+        &source.set,
+        &source.base_dir,
+        json!({"summary": "Declared"}),
+    );
     if let Some(meta) = engine.sets.objects().meta(&source.object) {
         object.metadata.labels.clone_from(&meta.labels);
     }
@@ -123,6 +133,7 @@ fn object(
     written: &str,
     generation: u64,
     set: &str,
+    base_dir: &Path,
     status: Value,
 ) -> Object {
     Object {
@@ -140,6 +151,7 @@ fn object(
             generation,
             revision: engine.world.revision().0,
             set: set.into(),
+            base_dir: Some(base_dir.to_owned()),
         },
         spec: serde_json::from_str(written).unwrap_or(Value::Null),
         status,
@@ -154,6 +166,7 @@ pub fn unit_object(engine: &Engine, name: &Name, unit: &Unit) -> Object {
         &unit.spec.launch.written,
         unit.written.generation.0,
         &unit.spec.set,
+        &unit.spec.launch.base_dir,
         status,
     );
     object.metadata.labels.clone_from(&unit.spec.labels);
@@ -364,6 +377,7 @@ pub fn sets(engine: &Engine) -> Vec<Object> {
                     generation: 1,
                     revision: set.revision.0,
                     set: set.name.clone(),
+                    base_dir: None,
                 },
                 spec: json!({"overlays": set.overlays}),
                 status: json!({

@@ -33,6 +33,9 @@ pub struct Metadata {
     pub generation: u64,
     pub revision: u64,
     pub set: String,
+    /// The directory that relative paths in its spec count from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_dir: Option<PathBuf>,
 }
 
 /// `status` of a Service or Job.

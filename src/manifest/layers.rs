@@ -18,12 +18,15 @@ pub struct Text {
     pub file: PathBuf,
     pub bytes: Arc<[u8]>,
     pub index: usize,
+    /// `metadata.baseDir`, as written.
+    pub base: Option<PathBuf>,
 }
 
 impl Text {
     /// The directory that relative paths in it count from.
     pub fn dir(&self) -> PathBuf {
-        self.file.parent().map(Path::to_owned).unwrap_or_default()
+        let own = self.file.parent().unwrap_or(Path::new(""));
+        self.base.as_ref().map_or_else(|| own.to_owned(), |base| own.join(base))
     }
 
     fn span(&self, (line, column): (u32, u32)) -> Span {

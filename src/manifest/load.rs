@@ -271,7 +271,9 @@ fn identify(
     match name.unwrap_or_default().parse::<Name>() {
         Ok(name) => {
             let object = ObjectRef { kind, name };
-            let text = Text { file: file.to_owned(), bytes: bytes.clone(), index };
+            let base = node.get("metadata").and_then(|metadata| metadata.get("baseDir"));
+            let base = base.and_then(Node::as_str).map(PathBuf::from);
+            let text = Text { file: file.to_owned(), bytes: bytes.clone(), index, base };
             Some(Draft { object, value: node.to_value(), text, overlays: Vec::new() })
         }
         Err(error) => {

@@ -1,5 +1,6 @@
 //! The verbs: exit codes and shapes that scripts rely on.
 
+use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
@@ -29,6 +30,37 @@ fn apply_diff_plan_and_delete_agree_and_say_by_their_exit_code_what_there_is_to_
     system.ok(&["delete", "service/b"]);
     system.ok(&["wait", "--for=delete", "b"]);
     assert!(!alive(pid));
+}
+
+#[test]
+fn what_get_printed_is_the_same_wherever_it_is_given_back() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    for dir in ["b/bin", "elsewhere"] {
+        fs::create_dir_all(system.path(dir)).unwrap();
+    }
+    system.write("b/.env", "LEVEL=debug\n");
+    let config = "---\napiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c}\nspec: {files: [.env]}\n";
+    let rest = "  workingDir: bin\n  envFrom: [{file: .env}, {config: c}]\n";
+    system.write("b/b.yaml", &format!("{}{config}", sleeper("b", rest)));
+    system.ok(&["apply", "-f", "b/b.yaml"]);
+    system.ready(&["b"]);
+    let (pid, printed) = (system.pid("b"), system.ok(&["get", "service/b", "-o", "yaml"]));
+    let printed = format!("{printed}---\n{}", system.ok(&["get", "config/c", "-o", "yaml"]));
+    assert!(printed.contains(&format!("baseDir: {}", system.path("b").display())), "{printed}");
+    for verb in ["diff", "apply"] {
+        let mut child = system
+            .command(&["--state-dir", "../.unified-system", verb, "-f", "-"])
+            .current_dir(system.path("elsewhere"))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(printed.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{verb}: {}{}", text(&output.stdout), text(&output.stderr));
+    }
+    assert_eq!((system.pid("b"), system.instance("b")["generation"].as_u64()), (pid, Some(1)));
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod service;
 pub mod system;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -36,6 +37,9 @@ pub struct Metadata {
     /// Notes for people and tools; unisys does not read them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// The directory that relative paths in it count from. Default: that of its file; `get` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_dir: Option<PathBuf>,
 }
 
 /// A duration as written: `250ms`, `10s`, `1h30m`.
