@@ -159,10 +159,7 @@ impl Keeper {
         // The group may have outlived an earlier kill of a part of it: what is killed by us now did not end of that.
         let killed =
             matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. }) && !self.kills.contains_key(&id);
-        let exit = match tree.filter(|tree| killed && tree.oom_kills(&id) > 0) {
-            Some(_) => Exit::OomKilled,
-            None => exit,
-        };
+        let exit = if killed && self.was_oom_killed(&id) { Exit::OomKilled } else { exit };
         let remains = part == Part::Main
             && (process::group_lives(pid)
                 || self.strays.of(&id).next().is_some()

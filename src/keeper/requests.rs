@@ -297,6 +297,7 @@ impl Keeper {
         if let Some(emptied) = &mut self.emptied {
             emptied.forget(id);
         }
+        self.oom_kills.remove(id);
         PipeNames::of(&self.options.state.run(), id, fifos).remove(notify);
         if let Some(number) = fifos {
             self.fifos.release(number);

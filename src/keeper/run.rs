@@ -14,6 +14,7 @@ use crate::os::emptied::Emptied;
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, inherit, own, process, signals};
 
+use super::cgroups::OomKills;
 use super::contain::{Kill, Strays};
 use super::daemon::Daemon;
 use super::fifos::Fifos;
@@ -90,6 +91,7 @@ pub struct Keeper {
     pub(super) cgroups: Option<Tree>,
     /// Tells of cgroups that have become empty.
     pub(super) emptied: Option<Emptied>,
+    pub(super) oom_kills: BTreeMap<InstanceId, OomKills>,
     /// Some instances are not our children.
     pub(super) heir: bool,
     pub(super) daemon: Daemon,
@@ -153,6 +155,7 @@ impl Keeper {
             listeners: Listeners::default(),
             strays: Strays::default(),
             epoch: Epoch(0),
+            oom_kills: BTreeMap::new(),
             emptied: cgroups.as_ref().and_then(|_| Emptied::new().ok()),
             cgroups,
             heir: false,

@@ -280,6 +280,13 @@ impl Tree {
         count.unwrap_or(0)
     }
 
+    /// The kernel kills single processes of it for want of memory, not all together (`memory.oom.group`). One that is held back by
+    /// `memory.high` has news at every moment: it is left out.
+    pub fn may_kill_a_part(&self, id: &InstanceId) -> bool {
+        let is = |file: &str, word: &str| words(&self.dir(id).join(file)) == [word];
+        is("memory.oom.group", "0") && is("memory.high", "max")
+    }
+
     /// What it has used so far; `None` when it is gone.
     pub fn usage(&self, id: &InstanceId) -> Option<CgroupUsage> {
         usage::of_cgroup(&self.dir(id))
@@ -436,6 +443,7 @@ mod tests {
             (read("memory.max"), read("cpu.max"), read("memory.oom.group")),
             ("max".into(), "max 100000".into(), "0".into())
         );
+        assert!(tree.may_kill_a_part(&id()));
         // Without the controllers there are no such files; none is made.
         let bare: InstanceId = "api.0.6".parse().unwrap();
         fs::create_dir(tree.dir(&bare)).unwrap();
