@@ -42,7 +42,7 @@ pub fn document() -> Value {
         "/v1/rollouts/{name}",
         "pause, resume, promote, undo, retry.",
     );
-    book.get::<Vec<crate::world::RolloutRecord>>(
+    book.get::<Vec<types::PastRollout>>(
         "/v1/rollouts/{name}/history",
         "The rollouts of a unit, oldest first.",
         &[],

@@ -1,18 +1,21 @@
 //! Calls about rollouts: how far, how it was, and a person's word.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 
-use crate::base::{Name, Revision};
+use crate::base::{Name, Revision, Stamp, limits};
 use crate::engine::Engine;
 use crate::os::clock;
+use crate::plan::UnitSpec;
 use crate::rollout::Phase;
 use crate::unit::Strategy;
 use crate::world::{Event, Order, Overrides, RolloutRecord, Unit, World};
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
-use super::types::{Done, Rollout, RolloutCall, RolloutStatus, RolloutStep};
+use super::types::{Done, PastRollout, Rollout, RolloutCall, RolloutStatus, RolloutStep};
 
 /// `rollout` of a unit's status.
 pub fn rollout(world: &World, name: &Name, unit: &Unit) -> Rollout {
@@ -93,20 +96,25 @@ pub async fn status(State(context): State<Context>, Path(name): Path<String>) ->
     context.found(found, name).await
 }
 
-pub async fn history(State(context): State<Context>, Path(name): Path<String>) -> Answer<Vec<RolloutRecord>> {
+pub async fn history(State(context): State<Context>, Path(name): Path<String>) -> Answer<Vec<PastRollout>> {
     let unit = rolls_out(&context, &name).await?;
     let found = context
         .ask(move |engine| {
             let present = engine.world.rollout_record(&unit)?;
             let recorded = engine.world.units().get(&unit)?.rollout.recorded;
-            let mut kept = engine.store.rollouts(&unit);
-            let untold = !recorded || kept.is_empty();
-            match kept.iter_mut().find(|record| record.at == present.at) {
+            let mut told = engine.store.rollouts(&unit);
+            let untold = !recorded || told.is_empty();
+            match told.iter_mut().find(|record| record.at == present.at) {
                 Some(record) if record.outcome == "Active" => *record = present,
-                None if untold => kept.push(present),
+                None if untold => told.push(present),
                 _ => {}
             }
-            Some(kept)
+            let kept = engine.store.kept_revisions();
+            let past = |record: RolloutRecord| PastRollout {
+                kept: kept.contains(&Revision(record.revision)),
+                record,
+            };
+            Some(told.into_iter().map(past).collect::<Vec<_>>())
         })
         .await?;
     context.found(found, name).await
@@ -175,16 +183,36 @@ fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refu
             let hint = "name one with --to-revision; see `unisys rollout history`";
             let unit = engine.world.units().get(name);
             if let Some(unit) = unit.filter(|unit| unit.is_rolled_back()) {
+/// What was good before what is wanted now, as the history has it: this daemon has not seen it run.
+fn former_version(engine: &mut Engine, name: &Name) -> Option<(Revision, Arc<UnitSpec>)> {
+    let wanted = engine.world.units().get(name)?.spec.launch.digest();
+    let kept = engine.store.kept_revisions();
+    let told = engine.store.rollouts(name).into_iter().rev().filter(RolloutRecord::is_good);
+    let mut revisions: Vec<Revision> = told.map(|record| Revision(record.revision)).collect();
+    revisions.retain(|revision| kept.contains(revision));
+    revisions.dedup();
+    let mut versions = revisions.into_iter().take(limits::UNDO_KEPT).filter_map(|revision| {
+        let spec = engine.version_at(revision, name).ok()?;
+        Some((revision, spec))
+    });
+    versions.find(|(_, spec)| spec.launch.digest() != wanted)
+}
+
                 let runs = running_revision(unit);
                 return Err(conflict(
                     format!("{name} was rolled back by itself: revision {runs} runs already"),
                     hint,
                 ));
             }
-            let before = unit.and_then(|unit| unit.before.as_ref());
-            let before = before
-                .ok_or_else(|| conflict(format!("{name} has no version before the one that runs"), hint))?;
-            (before.revision, before.spec.clone(), None)
+            match unit.and_then(|unit| unit.before.as_ref()) {
+                Some(before) => (before.revision, before.spec.clone(), None),
+                None => {
+                    let (revision, spec) = former_version(engine, name).ok_or_else(|| {
+                        conflict(format!("{name} has no version before the one that runs"), hint)
+                    })?;
+                    (revision, spec.clone(), Some((revision, spec)))
+                }
+            }
         }
     };
     if let Some(why) = &spec.machine {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::base::{Sandbox, Stamp};
 use crate::manifest::Diagnostic;
 use crate::store::StoredFile;
+use crate::world::RolloutRecord;
 
 /// An object with its status.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -176,6 +177,17 @@ pub struct RolloutStep {
 pub struct RolloutCall {
     /// `pause`, `resume`, `promote`, `undo`, `retry`.
     pub verb: String,
+/// One of `rollout history`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PastRollout {
+    #[serde(flatten)]
+    pub record: RolloutRecord,
+    /// The manifests of its revision are there: `rollout undo --to-revision` can go to it.
+    #[serde(default)]
+    pub kept: bool,
+}
+
     #[serde(default)]
     pub to_revision: Option<u64>,
 }

@@ -9,6 +9,7 @@ mod spare;
 mod stored;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -76,6 +77,8 @@ enum Question {
     Changes(usize, Sender<Vec<StoredChange>>),
     Rollouts(Name, Sender<Vec<RolloutRecord>>),
     Revision(Revision, Sender<Option<Vec<StoredSet>>>),
+    /// Which revisions are kept.
+    Kept(Sender<BTreeSet<Revision>>),
     Flush(Sender<()>),
     /// Whether everything said so far could be written; if not, why.
     Recorded(tokio::sync::mpsc::Sender<Option<String>>),
@@ -253,6 +256,11 @@ impl Store {
     /// The sets of a kept revision, with their manifests as written. Waits for the thread.
     pub fn revision(&self, revision: Revision) -> Option<Vec<StoredSet>> {
         self.ask(|answer| Question::Revision(revision, answer))
+    }
+
+    /// The revisions that are kept. Waits for the thread.
+    pub fn kept_revisions(&self) -> BTreeSet<Revision> {
+        self.ask(Question::Kept)
     }
 
     /// The latest changes, newest first. Waits for the thread.

@@ -41,7 +41,6 @@ pub fn write(connection: &Connection, pending: &Pending) -> rusqlite::Result<()>
             "INSERT INTO revision (id, at, cause, sets) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO UPDATE SET sets = ?4",
             params![revision.0 as i64, accepted.at.to_string(), accepted.cause, text],
         )?;
-        forget_revisions(connection, *revision)?;
     }
     for ((name, at), rollout) in &pending.rollouts {
         let text = serde_json::to_string(&rollout).unwrap_or_default();
@@ -51,6 +50,9 @@ pub fn write(connection: &Connection, pending: &Pending) -> rusqlite::Result<()>
         connection
             .prepare_cached("DELETE FROM rollout WHERE unit = ?1 AND at NOT IN (SELECT at FROM rollout WHERE unit = ?1 ORDER BY at DESC LIMIT ?2)")?
             .execute(params![name.as_str(), limits::ROLLOUTS_KEPT as i64])?;
+    }
+    if let Some(latest) = pending.revisions.keys().last() {
+        forget_revisions(connection, *latest)?;
     }
     let mut save = connection.prepare_cached(
         "INSERT INTO error (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
@@ -102,6 +104,13 @@ pub fn answer(connection: &Connection, question: &Question) -> rusqlite::Result<
             let mut statement = connection.prepare_cached("SELECT sets FROM revision WHERE id = ?1")?;
             let mut rows = statement.query_map([revision.0 as i64], |row| row.get::<_, String>(0))?;
             let found = rows.next().and_then(|text| serde_json::from_str(&text.ok()?).ok());
+            let answer = answer.clone();
+            Box::new(move || drop(answer.send(found)))
+        }
+        Question::Kept(answer) => {
+            let mut statement = connection.prepare_cached("SELECT id FROM revision")?;
+            let rows = statement.query_map([], |row| row.get::<_, i64>(0))?;
+            let found = rows.filter_map(|id| Some(Revision(id.ok()? as u64))).collect();
             let answer = answer.clone();
             Box::new(move || drop(answer.send(found)))
         }
@@ -190,26 +199,62 @@ pub fn load(connection: &Connection, spare: impl FnOnce() -> Option<Contents>) -
 
 /// Forgets the revisions that are older than those that are kept, but for those that a unit runs in place of the declared one, or
 /// may have to go back to: a rollback or an `undo` stands for as long as it takes, and the next daemon may have to read its
-/// manifests.
+/// manifests. Those that a person may go back to by `undo` stay while there is room.
 fn forget_revisions(connection: &Connection, latest: Revision) -> rusqlite::Result<()> {
     let oldest = latest.0 as i64 - limits::REVISIONS_KEPT as i64;
-    let mut statement = connection.prepare_cached("SELECT id FROM revision WHERE id <= ?1")?;
-    let outdated: Vec<i64> =
-        statement.query_map([oldest], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut statement = connection
+        .prepare_cached("SELECT id, octet_length(sets) FROM revision WHERE id <= ?1 ORDER BY id DESC")?;
+    let outdated: Vec<(i64, i64)> = statement
+        .query_map([oldest], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
     if outdated.is_empty() {
         return Ok(());
     }
     let mut statement = connection.prepare_cached("SELECT checkpoint FROM unit")?;
-    let (rolling, now) = (BTreeSet::new(), clock::mono());
-    let needed: BTreeSet<i64> = statement
+    let units: Vec<Checkpoint> = statement
         .query_map([], |row| row.get::<_, String>(0))?
-        .filter_map(|text| serde_json::from_str::<Checkpoint>(&text.ok()?).ok()?.kept_revision(&rolling, now))
-        .map(|revision| revision.0 as i64)
+        .filter_map(|text| serde_json::from_str(&text.ok()?).ok())
         .collect();
-    for id in outdated.into_iter().filter(|id| !needed.contains(id)) {
+    let (rolling, now) = (BTreeSet::new(), clock::mono());
+    let needed: BTreeSet<Revision> =
+        units.iter().filter_map(|unit| unit.kept_revision(&rolling, now)).collect();
+    let mut undone = undoable(connection)?;
+    undone.extend(units.iter().filter_map(|unit| Some(unit.good.as_ref()?.revision)));
+    let mut room = limits::UNDO_BYTES;
+    for (id, bytes) in outdated {
+        let revision = Revision(id as u64);
+        if needed.contains(&revision) {
+            continue;
+        }
+        if undone.contains(&revision) && bytes <= room {
+            room -= bytes;
+            continue;
+        }
         connection.execute("DELETE FROM revision WHERE id = ?1", [id])?;
     }
     Ok(())
+}
+
+/// The revisions of the latest rollouts of each unit that came to a good end.
+fn undoable(connection: &Connection) -> rusqlite::Result<BTreeSet<Revision>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT unit, body FROM rollout WHERE unit IN (SELECT name FROM unit) ORDER BY unit, at DESC",
+    )?;
+    let mut rows = statement.query([])?;
+    let (mut found, mut of, mut count) = (BTreeSet::new(), String::new(), 0);
+    while let Some(row) = rows.next()? {
+        let unit: String = row.get(0)?;
+        if unit != of {
+            (of, count) = (unit, 0);
+        }
+        let body: String = row.get(1)?;
+        let Ok(record) = serde_json::from_str::<RolloutRecord>(&body) else { continue };
+        if record.is_good() && count < limits::UNDO_KEPT {
+            count += 1;
+            found.insert(Revision(record.revision));
+        }
+    }
+    Ok(found)
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

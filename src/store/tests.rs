@@ -114,9 +114,10 @@ fn a_revision_that_a_standing_override_needs_outlives_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(&dir.path().join("state.db")).unwrap();
     let name: Name = "api".parse().unwrap();
-    let known =
-        |digest: &str| Known { generation: Generation(1), revision: Revision(1), digest: digest.into() };
-    let rolled_back = Checkpoint { digest: "bad".into(), good: Some(known("good")), ..Checkpoint::default() };
+    let known = |revision: u64| {
+        Some(Known { generation: Generation(1), revision: Revision(revision), digest: "good".into() })
+    };
+    let rolled_back = Checkpoint { digest: "bad".into(), good: known(1), ..Checkpoint::default() };
     store.save_units(vec![(name.clone(), Box::new(rolled_back))]);
     let last = 2 * limits::REVISIONS_KEPT as u64;
     for revision in 1..=last {
@@ -124,10 +125,51 @@ fn a_revision_that_a_standing_override_needs_outlives_the_others() {
     }
     let kept = |revision| store.revision(Revision(revision)).is_some();
     assert!(kept(1) && !kept(2) && kept(last));
-    let mended = Checkpoint { digest: "good".into(), good: Some(known("good")), ..Checkpoint::default() };
+    let mended = Checkpoint { digest: "good".into(), good: known(last + 1), ..Checkpoint::default() };
     store.save_units(vec![(name, Box::new(mended))]);
     store.accept(Revision(last + 1), "test".into(), Vec::new());
     assert!(!kept(1));
+}
+
+#[test]
+fn a_revision_that_a_unit_can_be_undone_to_outlives_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir.path().join("state.db")).unwrap();
+    let name: Name = "api".parse().unwrap();
+    store.save_units(vec![(name.clone(), Box::default())]);
+    let rollout = |revision: u64, outcome: &str| {
+        let record = RolloutRecord {
+            revision,
+            at: Stamp(revision as i64),
+            cause: "test".into(),
+            files: Vec::new(),
+            duration_ms: None,
+            outcome: outcome.into(),
+            message: None,
+            lines: Vec::new(),
+            from_generation: None,
+            to_generation: 1,
+        };
+        store.save_rollout(name.clone(), Box::new(record));
+    };
+    let good = limits::UNDO_KEPT as u64 + 1;
+    for revision in 1..=good {
+        store.accept(Revision(revision), "test".into(), Vec::new());
+        rollout(revision, "Complete");
+    }
+    let bad = good + 1;
+    store.accept(Revision(bad), "test".into(), Vec::new());
+    rollout(bad, "RolledBack");
+    let last = bad + limits::REVISIONS_KEPT as u64;
+    for revision in bad + 1..=last {
+        store.accept(Revision(revision), "test".into(), Vec::new());
+    }
+    let kept: Vec<u64> = store.kept_revisions().into_iter().map(|revision| revision.0).collect();
+    let expected: Vec<u64> = (2..=last).filter(|revision| *revision != bad).collect();
+    assert_eq!(kept, expected, "so many that were good, and the latest");
+    store.drop_unit(name);
+    store.accept(Revision(last + 1), "test".into(), Vec::new());
+    assert_eq!(store.kept_revisions().first(), Some(&Revision(bad + 2)), "nobody can go back");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 use std::collections::BTreeSet;
 
-use crate::api::types::{Done, RolloutCall, RolloutStatus};
-use crate::world::RolloutRecord;
+use crate::api::types::{Done, PastRollout, RolloutCall, RolloutStatus};
 
 use super::super::args::{Format, Global, Rollout};
 use super::super::client::{Client, encoded};
@@ -84,12 +83,12 @@ fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failu
 }
 
 fn history(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
-    let found: Vec<RolloutRecord> = client.get(&format!("/v1/rollouts/{}/history", encoded(name)), &[])?;
+    let found: Vec<PastRollout> = client.get(&format!("/v1/rollouts/{}/history", encoded(name)), &[])?;
     if render::structured(global.output, &serde_json::to_value(&found).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }
     let mut rows = vec![["REVISION", "AT", "OUTCOME", "TOOK", "FILES", "CAUSE"].map(str::to_owned).to_vec()];
-    rows.extend(found.iter().map(|record| {
+    rows.extend(found.iter().map(|PastRollout { record, .. }| {
         let took =
             record.duration_ms.map_or_else(|| "-".into(), |millis| format!("{:.1}s", millis as f64 / 1000.0));
         let why = record.message.as_ref().map_or(String::new(), |message| format!(": {message}"));
@@ -105,3 +104,14 @@ fn history(global: &Global, client: &Client, name: &str) -> Result<Outcome, Fail
     render::print(&render::columns(&rows));
     Ok(Outcome::Done)
 }
+    let lost: BTreeSet<u64> = found
+        .iter()
+        .filter(|past| !past.kept && past.record.is_good())
+        .map(|past| past.record.revision)
+        .collect();
+    if !lost.is_empty() && !global.quiet {
+        let lost: Vec<String> = lost.iter().map(u64::to_string).collect();
+        let note =
+            format!("nothing can be undone to what is not kept any more: revision {}", lost.join(", "));
+        super::say_notes(&[note], false);
+    }

@@ -29,6 +29,13 @@ pub struct RolloutRecord {
     pub to_generation: u64,
 }
 
+impl RolloutRecord {
+    /// It came to a good end: its version is one to go back to.
+    pub fn is_good(&self) -> bool {
+        self.outcome == "Complete"
+    }
+}
+
 impl World {
     pub(super) fn save_rollout(&mut self, now: Now, name: &Name, outcome: &str) {
         let Some(unit) = self.units.get_mut(name) else { return };
