@@ -19,12 +19,21 @@ use super::types::{Done, PastRollout, Rollout, RolloutCall, RolloutStatus, Rollo
 
 /// `rollout` of a unit's status.
 pub fn rollout(world: &World, name: &Name, unit: &Unit) -> Rollout {
-    let failure = world.rollout_failure(clock::now(), name);
+    let now = clock::now();
+    let failure = world.rollout_failure(now, name);
     let failure = failure.as_deref();
+    let rolls = matches!(unit.rollout.phase, Phase::Progressing) && !unit.spec.policy.job;
+    let held = world.held_for_good(name).filter(|_| rolls && failure.is_none());
+    let held = held.map(|root| {
+        let on = unit.waiting.as_deref().unwrap_or_default();
+        format!("it waits for {on}; it goes on once that is mended: `unisys why {root}`")
+    });
+    let back = unit.goes_back_on_trial(now).filter(|_| !unit.spec.policy.job);
     Rollout {
         state: match (unit.spec.policy.job, failure, unit.rollout.failure()) {
             (true, ..) => "None".into(),
             (false, Some(_), None) => "Failed".into(),
+            _ if held.is_some() => "Held".into(),
             _ => unit.rollout.word(unit.overrides.paused.is_some()).into(),
         },
         revision: unit.rollout.revision.0,
@@ -32,10 +41,17 @@ pub fn rollout(world: &World, name: &Name, unit: &Unit) -> Rollout {
         to_generation: unit.rollout.to.0,
         last_good_generation: unit.good.as_ref().map(|good| good.generation.0),
         running_revision: running_revision(unit).0,
-        reason: failure.map(|failure| failure.reason.clone()),
-        message: failure.map(|failure| failure.message.clone()),
+        on_trial_until: back.and(unit.rollout.probation()).map(|until| whole_second(now.wall_at(until))),
+        back_to_revision: back.map(|back| back.revision.0),
+        reason: failure.map(|failure| failure.reason.clone()).or(held.as_ref().map(|_| "Held".into())),
+        message: failure.map(|failure| failure.message.clone()).or(held),
         lines: failure.map(|failure| failure.lines.clone()).unwrap_or_default(),
     }
+}
+
+/// The two clocks are not read at one moment: what is said again is to be the same.
+fn whole_second(at: Stamp) -> Stamp {
+    Stamp((at.0 + 500).div_euclid(1000) * 1000)
 }
 
 /// Of the version that serves: while another one is on its way in, still that before it.
@@ -167,6 +183,21 @@ fn order(engine: &mut Engine, name: &Name, call: &RolloutCall) -> Result<Order, 
     }
 }
 
+/// What was good before what is wanted now, as the history has it: this daemon has not seen it run.
+fn former_version(engine: &mut Engine, name: &Name) -> Option<(Revision, Arc<UnitSpec>)> {
+    let wanted = engine.world.units().get(name)?.spec.launch.digest();
+    let kept = engine.store.kept_revisions();
+    let told = engine.store.rollouts(name).into_iter().rev().filter(RolloutRecord::is_good);
+    let mut revisions: Vec<Revision> = told.map(|record| Revision(record.revision)).collect();
+    revisions.retain(|revision| kept.contains(revision));
+    revisions.dedup();
+    let mut versions = revisions.into_iter().take(limits::UNDO_KEPT).filter_map(|revision| {
+        let spec = engine.version_at(revision, name).ok()?;
+        Some((revision, spec))
+    });
+    versions.find(|(_, spec)| spec.launch.digest() != wanted)
+}
+
 fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refusal> {
     let conflict = |error: String, hint: &str| refuse(StatusCode::CONFLICT, error, hint);
     let history = "see `unisys rollout history`";
@@ -183,21 +214,6 @@ fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refu
             let hint = "name one with --to-revision; see `unisys rollout history`";
             let unit = engine.world.units().get(name);
             if let Some(unit) = unit.filter(|unit| unit.is_rolled_back()) {
-/// What was good before what is wanted now, as the history has it: this daemon has not seen it run.
-fn former_version(engine: &mut Engine, name: &Name) -> Option<(Revision, Arc<UnitSpec>)> {
-    let wanted = engine.world.units().get(name)?.spec.launch.digest();
-    let kept = engine.store.kept_revisions();
-    let told = engine.store.rollouts(name).into_iter().rev().filter(RolloutRecord::is_good);
-    let mut revisions: Vec<Revision> = told.map(|record| Revision(record.revision)).collect();
-    revisions.retain(|revision| kept.contains(revision));
-    revisions.dedup();
-    let mut versions = revisions.into_iter().take(limits::UNDO_KEPT).filter_map(|revision| {
-        let spec = engine.version_at(revision, name).ok()?;
-        Some((revision, spec))
-    });
-    versions.find(|(_, spec)| spec.launch.digest() != wanted)
-}
-
                 let runs = running_revision(unit);
                 return Err(conflict(
                     format!("{name} was rolled back by itself: revision {runs} runs already"),

@@ -129,8 +129,8 @@ pub struct Circuit {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// `Progressing`, `Paused`, `Holding`, `Complete`, `RollingBack`, `RolledBack`, `Failed`; `None` of a Job, which rolls nothing
-    /// out.
+    /// `Progressing`, `Paused`, `Holding`, `Complete`, `RollingBack`, `RolledBack`, `Failed`; `Held`: it waits for a unit that has
+    /// failed for good or is not to run; `None` of a Job, which rolls nothing out.
     pub state: String,
     /// The revision that it brings, or brought.
     pub revision: u64,
@@ -139,6 +139,12 @@ pub struct Rollout {
     pub last_good_generation: Option<u64>,
     /// The revision whose version of the unit is wanted to run.
     pub running_revision: u64,
+    /// It is complete, and on trial until then: if it fails too often in that time, what was good before comes back.
+    #[serde(default)]
+    pub on_trial_until: Option<Stamp>,
+    /// The revision that would come back.
+    #[serde(default)]
+    pub back_to_revision: Option<u64>,
     /// Why it failed, if it did.
     pub reason: Option<String>,
     pub message: Option<String>,
@@ -171,12 +177,6 @@ pub struct RolloutStep {
     pub available: bool,
 }
 
-/// A person's word about a rollout.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RolloutCall {
-    /// `pause`, `resume`, `promote`, `undo`, `retry`.
-    pub verb: String,
 /// One of `rollout history`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -188,6 +188,12 @@ pub struct PastRollout {
     pub kept: bool,
 }
 
+/// A person's word about a rollout.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutCall {
+    /// `pause`, `resume`, `promote`, `undo`, `retry`.
+    pub verb: String,
     #[serde(default)]
     pub to_revision: Option<u64>,
 }

@@ -165,7 +165,7 @@ fn told(engine: &Engine, unmet: Vec<(Name, String)>, what: &str) -> (Vec<String>
 fn is_stuck(engine: &Engine, name: &Name) -> bool {
     let (mut seen, mut left) = (BTreeSet::from([name]), vec![name]);
     while let Some(name) = left.pop() {
-        if engine.world.has_failed_for_good(name) {
+        if engine.world.has_failed_for_good(name) || engine.world.held_for_good(name).is_some() {
             return true;
         }
         let Some(unit) = engine.world.units().get(name) else { continue };

@@ -31,6 +31,8 @@ pub struct Rollout {
     pub holding_since: Option<Instant>,
     /// The canaries were found well; always, for other strategies.
     pub promoted: bool,
+    /// It leads back to what was known to be good: nothing of that is on trial, and nothing takes its place.
+    pub proved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +58,8 @@ pub struct Progress {
     pub furthest: u32,
     pub holding_since: Option<Instant>,
     pub promoted: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proved: bool,
 }
 
 /// When a rollout was, for the next daemon: the same one is not told twice.
@@ -129,6 +133,7 @@ impl Rollout {
             furthest: 0,
             holding_since: None,
             promoted: !matches!(update.strategy, Strategy::Canary(_)) || from.is_none(),
+            proved: false,
         }
     }
 
@@ -147,6 +152,7 @@ impl Rollout {
             furthest: 0,
             holding_since: None,
             promoted: true,
+            proved: false,
         }
     }
 
@@ -171,6 +177,7 @@ impl Rollout {
             furthest: self.furthest,
             holding_since: self.holding_since,
             promoted: self.promoted,
+            proved: self.proved,
         })
     }
 
@@ -182,7 +189,7 @@ impl Rollout {
             self.crashes = progress.crashes;
             self.furthest = progress.furthest;
             self.holding_since = progress.holding_since.filter(|since| *since <= now);
-            self.promoted = progress.promoted;
+            (self.promoted, self.proved) = (progress.promoted, progress.proved);
         }
     }
 
@@ -196,10 +203,14 @@ impl Rollout {
         matches!(self.phase, Phase::RollingBack(_))
     }
 
+    pub fn is_complete(&self) -> bool {
+        matches!(self.phase, Phase::Complete { .. })
+    }
+
     /// A failing new instance would end it.
     pub fn on_trial(&self, now: Instant) -> bool {
         match self.phase {
-            Phase::Progressing => true,
+            Phase::Progressing => !self.proved,
             Phase::Complete { probation } => now < probation,
             _ => false,
         }
@@ -255,7 +266,8 @@ impl Rollout {
 
     fn go_on(&mut self, update: &UpdatePolicy, counts: Counts, now: Instant) -> Turn {
         if counts.settled {
-            self.phase = Phase::Complete { probation: now + update.progress_deadline };
+            let trial = if self.proved { Duration::ZERO } else { update.progress_deadline };
+            self.phase = Phase::Complete { probation: now + trial };
             self.deadline = None;
             return Turn::Completed;
         }
@@ -268,8 +280,9 @@ impl Rollout {
         }
         let further = counts.available > self.furthest;
         self.furthest = self.furthest.max(counts.available);
-        // A first deployment has nothing to go back to: it follows its restart policy for as long as it takes.
-        if self.from.is_some() && counts.started && (further || self.deadline.is_none()) {
+        // A first deployment has nothing to go back to, what is known to be good need not: they follow their restart policy for as
+        // long as it takes.
+        if self.from.is_some() && !self.proved && counts.started && (further || self.deadline.is_none()) {
             self.deadline = Some(now + update.progress_deadline);
         }
         match self.deadline {
@@ -308,7 +321,7 @@ impl Rollout {
     pub fn promote(&mut self, update: &UpdatePolicy, now: Instant) {
         self.promoted = true;
         self.holding_since = None;
-        self.deadline = Some(now + update.progress_deadline);
+        self.deadline = Some(now + update.progress_deadline).filter(|_| !self.proved);
     }
 
     /// When [`Self::look`] is wanted though nothing happened.

@@ -91,6 +91,18 @@ impl World {
         comes.filter_map(|slot| settles(slot)).max()
     }
 
+    /// Of a unit that is to run and waits: the dependency that has failed for good, cannot start or is not to run, so that nothing
+    /// goes on before somebody does something.
+    pub fn held_for_good(&self, name: &Name) -> Option<Name> {
+        let unit = self.units.get(name).filter(|unit| unit.overrides.paused.is_none())?;
+        let on = self.blamed_dependency(name).filter(|_| matches!(self.wish(name, unit), Wish::Up { .. }))?;
+        let other = self.units.get(&on)?;
+        match self.facets(&on)?.hopeless {
+            Some(_) => Some(on),
+            None => self.hopeless_dependency(other),
+        }
+    }
+
     /// Of a unit that is to run.
     fn held_up(&self, now: Now, name: &Name, unit: &Unit) -> Hold {
         if let Some(machine) = unit.spec.machine.as_ref().filter(|_| unit.is_gone()) {

@@ -118,7 +118,7 @@ impl World {
     }
 
     /// The dependency that a unit waits for, if it waits.
-    fn blamed_dependency(&self, name: &Name) -> Option<Name> {
+    pub(super) fn blamed_dependency(&self, name: &Name) -> Option<Name> {
         let unit = self.units.get(name)?;
         let waiting = unit.waiting.as_ref()?;
         let named = |on: &&Name| {

@@ -292,3 +292,126 @@ fn a_program_is_replaced_once_its_file_is_whole() {
     let events = system.ok(&["events", "a"]);
     assert!(!events.contains("exit code"), "{events}");
 }
+
+fn another_daemon(system: &System) {
+    let daemon = system.daemon_pid().unwrap();
+    signal(daemon, "KILL");
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+}
+
+#[test]
+fn what_history_tells_can_be_undone_to_after_many_revisions_and_by_another_daemon() {
+    let update = "progressDeadline: 200ms";
+    let system = System::up(&[("a.yaml", &version("a", "1", update, ""))]);
+    until_state(&system, "a", "Complete");
+    for edit in ["2", "3"] {
+        system.write("manifests/a.yaml", &version("a", edit, update, ""));
+        until(&format!("edit {edit} is complete"), || {
+            let told = history(&system, "a");
+            (told.len().to_string() == edit && told.last()?.1 == "Complete").then_some(())
+        });
+    }
+    let revision = |system: &System| system.json(&["get", "system"])["status"]["revision"].as_u64().unwrap();
+    let told = revision(&system);
+    for edit in 0..12 {
+        system.write("b.yaml", &version("b", &edit.to_string(), "", ""));
+        system.ok(&["apply", "-f", "b.yaml"]);
+    }
+    assert!(revision(&system) >= told + 12);
+    until("it is on trial no longer", || system.rollout("a")["onTrialUntil"].is_null().then_some(()));
+    another_daemon(&system);
+    let runs = |wanted: &str| {
+        let line = format!("VERSION={wanted}").into_bytes();
+        until(&format!("version {wanted} runs"), || {
+            let pid = system.instance("a")["pid"].as_u64()?;
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+            environment.split(|byte| *byte == 0).any(|own| own == line).then_some(())
+        });
+    };
+    let records = system.json(&["rollout", "history", "a"]);
+    assert!(records.as_array().unwrap().iter().all(|record| record["kept"] == true), "{records}");
+    system.ok(&["rollout", "undo", "a"]);
+    runs("2");
+    let first = records[0]["revision"].to_string();
+    system.ok(&["rollout", "undo", "a", "--to-revision", &first]);
+    runs("1");
+}
+
+#[test]
+fn a_complete_rollout_says_that_it_is_on_trial_and_an_edit_that_is_taken_back_is_not() {
+    let system = System::up(&[("a.yaml", &version("a", "1", "", ""))]);
+    until_state(&system, "a", "Complete");
+    assert!(system.rollout("a")["onTrialUntil"].is_null(), "there is nothing to go back to");
+    let edit = |edit: &str, count: usize| {
+        system.write("manifests/a.yaml", &version("a", edit, "", ""));
+        until(&format!("edit {edit} is complete"), || {
+            let told = history(&system, "a");
+            (told.len() == count && told.last()?.1 == "Complete").then_some(())
+        });
+    };
+    edit("2", 2);
+    let status = system.rollout("a");
+    assert!(status["onTrialUntil"].is_string() && status["backToRevision"] == 1, "{status}");
+    for words in [&["rollout", "status", "a"][..], &["describe", "service/a"]] {
+        let said = system.ok(words);
+        assert!(said.contains("on trial") && said.contains("revision 1 comes back"), "{said}");
+    }
+    assert!(system.ok(&["events", "a"]).contains("for 1m it is on trial: revision 1 may come back"));
+    edit("1", 3);
+    assert!(system.rollout("a")["onTrialUntil"].is_null(), "what it was before is known to be good");
+    // Whatever happens to it from now on, what was on trial does not come back.
+    for kill in 1..=3 {
+        signal(system.pid("a"), "KILL");
+        until("it is started again", || {
+            let instance = system.instance("a");
+            (instance["restarts"] == kill && instance["pid"].is_u64()).then_some(())
+        });
+    }
+    assert_eq!(state(&system, "a"), "Complete");
+    assert_eq!(history(&system, "a").len(), 3);
+}
+
+#[test]
+fn a_rollout_that_waits_for_a_job_that_failed_for_good_says_by_whom_it_is_held() {
+    let job = |program: &str| {
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {{name: migrate}}\nspec: {{command: [\"{program}\"], backoffLimit: 0}}\n"
+        )
+    };
+    let needs = "  dependsOn: [{name: migrate, condition: Completed}]\n";
+    let both = |program: &str, edit: &str| format!("{}---\n{}", job(program), version("a", edit, "", needs));
+    let system = System::up(&[("all.yaml", &both("true", "1"))]);
+    until_state(&system, "a", "Complete");
+    let before = pids(&system, "a");
+    system.write("manifests/all.yaml", &both("false", "2"));
+    until_state(&system, "a", "Held");
+    let output = system.run(&["rollout", "status", "a"]);
+    let said = crate::support::text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("job/migrate") && said.contains("`unisys why migrate`"), "{said}");
+    assert_eq!(pids(&system, "a"), before);
+    system.write("manifests/all.yaml", &both("true", "2"));
+    until_state(&system, "a", "Complete");
+}
+
+#[test]
+fn an_edited_probe_that_a_daemon_was_about_to_prove_is_proved_by_the_next_one() {
+    let update = "progressDeadline: 2s";
+    let line = |pattern: &str| format!("  probes: {{readiness: {{log: {{pattern: {pattern}}}}}}}\n");
+    let starts = |program: &str| {
+        format!("  probes: {{startup: {{exec: {{command: [\"{program}\"]}}, period: 1h}}}}\n")
+    };
+    let speaks = |rest: &str| {
+        version("a", "1", update, rest).replace("[sleep, \"1000\"]", "[sh, -c, 'echo up; exec sleep 1000']")
+    };
+    for (good, edited) in [(line("up"), line("never")), (starts("true"), starts("false"))] {
+        let system = System::up(&[("a.yaml", &speaks(&good))]);
+        until_state(&system, "a", "Complete");
+        let before = pids(&system, "a");
+        system.write("manifests/a.yaml", &speaks(&edited));
+        until_state(&system, "a", "Progressing");
+        another_daemon(&system);
+        until_state(&system, "a", "RolledBack");
+        assert_eq!(pids(&system, "a"), before, "{edited}");
+    }
+}

@@ -51,6 +51,10 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
             format!("{}{until}; `unisys circuit reset {name}` tries at once", text(&circuit["state"]));
         line("circuit", words);
     }
+    if let Some(until) = status["rollout"]["onTrialUntil"].as_str() {
+        let back = text(&status["rollout"]["backToRevision"]);
+        line("on trial", format!("until {until}: if it fails too often, revision {back} comes back"));
+    }
     for over in status["overrides"].as_array().into_iter().flatten() {
         line(
             "override",

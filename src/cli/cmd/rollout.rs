@@ -35,7 +35,7 @@ fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failu
     let lacking = found.replicas.saturating_sub(ready.len() as u32);
     let outcome = match found.rollout.state.as_str() {
         "RollingBack" | "RolledBack" => Outcome::RolledBack,
-        "Failed" => Outcome::No,
+        "Failed" | "Held" => Outcome::No,
         "Complete" if lacking > 0 => Outcome::No,
         _ => Outcome::Done,
     };
@@ -55,13 +55,20 @@ fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failu
         let reason = rollout.reason.as_deref().unwrap_or("Failed");
         out.push_str(&format!("{reason}: {}\n", render::neutral(message)));
     }
+    if let Some(until) = rollout.on_trial_until {
+        out.push_str(&format!(
+            "on trial until {until}: if it fails too often, revision {} comes back\n",
+            rollout.back_to_revision.unwrap_or_default()
+        ));
+    }
     for line in &rollout.lines {
         out.push_str(&format!("  | {}\n", render::neutral(line)));
     }
-    if matches!(outcome, Outcome::No) && lacking > 0 {
+    if matches!(outcome, Outcome::No) && lacking > 0 && rollout.state != "Held" {
         out.push_str(&format!("{} of {} are Ready: `unisys why {name}`\n", ready.len(), found.replicas));
     }
-    if let Some(waiting) = &found.waiting {
+    // What holds it is said already.
+    if let Some(waiting) = found.waiting.as_ref().filter(|_| rollout.state != "Held") {
         out.push_str(&format!("waiting for {waiting}\n"));
     }
     let mut rows = vec![
@@ -102,8 +109,6 @@ fn history(global: &Global, client: &Client, name: &str) -> Result<Outcome, Fail
         ]
     }));
     render::print(&render::columns(&rows));
-    Ok(Outcome::Done)
-}
     let lost: BTreeSet<u64> = found
         .iter()
         .filter(|past| !past.kept && past.record.is_good())
@@ -115,3 +120,5 @@ fn history(global: &Global, client: &Client, name: &str) -> Result<Outcome, Fail
             format!("nothing can be undone to what is not kept any more: revision {}", lost.join(", "));
         super::say_notes(&[note], false);
     }
+    Ok(Outcome::Done)
+}

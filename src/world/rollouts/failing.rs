@@ -33,7 +33,11 @@ impl World {
         let permanent = matches!(after, AfterEnd::Failed(_));
         let words = end_words(end);
         // A rollout that is complete has nobody on the way in: who is was asked for by a restart.
-        let restarted = seat.role == Role::Incoming && matches!(unit.rollout.phase, Phase::Complete { .. });
+        let restarted = seat.role == Role::Incoming && unit.rollout.is_complete();
+        // What is known to be good follows its restart policy.
+        if of == unit.generation && unit.rollout.proved && unit.rollout.is_active() {
+            return;
+        }
         if restarted || of != unit.generation || !unit.rollout.on_trial(now.mono) {
             // Of a program that is missing another file is waited for.
             let awaited = matches!(after, AfterEnd::Failed(reason) if reason.is_of_program());
@@ -68,7 +72,7 @@ impl World {
             let unproved = instance.board.as_ref().is_some_and(|board| board.is_unproved_edit(kind));
             unproved && instance.generation == unit.generation
         });
-        if !edited || !matches!(unit.rollout.phase, Phase::Progressing) {
+        if !edited || unit.rollout.proved || !matches!(unit.rollout.phase, Phase::Progressing) {
             return false;
         }
         let id = self.instance_id(name, seat);
@@ -144,6 +148,7 @@ impl World {
                 .units
                 .iter()
                 .filter(|(_, unit)| unit.rollout.revision == revision && unit.before.is_some())
+                .filter(|(other, unit)| !unit.rollout.proved || *other == name)
                 .filter(|(_, unit)| matches!(unit.rollout.phase, Phase::Progressing | Phase::Complete { .. }))
                 .filter(|(_, unit)| unit.before.as_ref().is_some_and(|back| self.lacks(&back.spec).is_none()))
                 .map(|(name, _)| name.clone())

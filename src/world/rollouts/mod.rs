@@ -39,10 +39,15 @@ impl World {
             // A job is run or it is not: there is nothing that it could roll out or go back to.
             (unit.good, unit.before) = (None, None);
         }
+        let proved = is_known_good(unit, now);
         unit.before.clone_from(&unit.good);
         let from = unit.good.as_ref().map(|good| good.generation);
         let update = &unit.spec.policy.update;
         unit.rollout = Rollout::begin(revision, from, unit.generation, update, now.wall);
+        if proved {
+            // No canary tells more of it than is known.
+            (unit.rollout.proved, unit.rollout.promoted) = (true, true);
+        }
         unit.rolled_by = Some(cause.clone());
         unit.restart_crashes = 0;
         for slot in unit.slots.values_mut() {
@@ -133,8 +138,13 @@ impl World {
             // there must have something to go back to.
             return self.save_unit(now, name);
         }
-        let message =
+        let mut message =
             format!("generation {} is available, nothing of the former one is left", unit.generation);
+        if let Some(back) = unit.goes_back_on_trial(now) {
+            let limit = crate::base::format_duration(unit.spec.policy.update.progress_deadline);
+            message
+                .push_str(&format!("; for {limit} it is on trial: revision {} may come back", back.revision));
+        }
         self.tell_rollout(now, name, false, "RolloutComplete", message);
         self.save_rollout(now, name, "Complete");
         self.save_unit(now, name);
@@ -224,6 +234,23 @@ fn counts(unit: &Unit, replicas: u32, running: bool) -> Counts {
             .values()
             .any(|slot| new(slot) || (slot.rested_at == unit.generation && slot.last_end.is_some())),
         running,
+    }
+}
+
+/// What is wanted from now on is what was good last, or what was good before something that was still on trial took its place:
+/// whoever takes an edit back knows what they get.
+fn is_known_good(unit: &Unit, now: Now) -> bool {
+    let tried = unit.rollout.is_complete() && unit.rollout.on_trial(now.mono);
+    let known = unit.good.iter().chain(unit.before.as_ref().filter(|_| tried));
+    let mut known = known.filter(|known| Drift::between(&known.spec, &unit.spec) == Drift::None);
+    known.next().is_some()
+}
+
+impl Unit {
+    /// What comes back if it fails too often now that its rollout is complete.
+    pub fn goes_back_on_trial(&self, now: Now) -> Option<&Version> {
+        let tried = self.rollout.is_complete() && self.rollout.on_trial(now.mono);
+        self.before.as_ref().filter(|_| tried && self.spec.policy.update.auto_rollback)
     }
 }
 
