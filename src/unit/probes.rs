@@ -123,14 +123,21 @@ impl ProbeBoard {
             }
         }
         board.mark_edited(true);
-        for kind in ProbeKind::ALL.into_iter().filter(|kind| edited[kind.index()] && board.through) {
-            let (Some(track), Some(probe)) = (&mut board.tracks[kind.index()], policy.probe(kind)) else {
+        let edited = ProbeKind::ALL.into_iter().filter(|kind| edited[kind.index()] && board.through);
+        let edited: SmallVec<[ProbeKind; 3]> = edited.collect();
+        board.prove(policy, &edited, now);
+        *self = board;
+    }
+
+    /// These are to be proved by the running program, startup and told ones as well.
+    pub fn prove(&mut self, policy: &Policy, edited: &[ProbeKind], now: Instant) {
+        for kind in edited.iter().copied() {
+            let (Some(track), Some(probe)) = (&mut self.tracks[kind.index()], policy.probe(kind)) else {
                 continue;
             };
             (track.unproved, track.edited) = (true, true);
             track.next = if probe.way == ProbeWay::Told { Instant::NEVER } else { now };
         }
-        *self = board;
     }
 
     /// What is not proved was edited under the program: so it was when an earlier daemon had it.
@@ -143,6 +150,11 @@ impl ProbeBoard {
     /// An edit of its probes is still to be proved.
     pub fn has_unproved_edit(&self) -> bool {
         ProbeKind::ALL.into_iter().any(|kind| self.is_unproved_edit(kind))
+    }
+
+    /// The edited probes that are still to be proved.
+    pub fn unproved_edits(&self) -> Vec<ProbeKind> {
+        ProbeKind::ALL.into_iter().filter(|kind| self.is_unproved_edit(*kind)).collect()
     }
 
     pub fn is_unproved_edit(&self, kind: ProbeKind) -> bool {

@@ -58,6 +58,7 @@ impl World {
                 let ready = adopted.mark.ready;
                 let mut board = ProbeBoard::adopted(&spec.policy, process.executed_at, now.mono, ready);
                 board.mark_edited(adopted.mark.edited);
+                board.prove(&spec.policy, &adopted.mark.unproved, now.mono);
                 board
             } else {
                 let mut board =
@@ -159,6 +160,9 @@ impl World {
         self.set_cause(name, seat, record);
         if let Some(fact) = fact {
             self.apply(now, name, seat, fact);
+        }
+        if !adopted.mark.unproved.is_empty() {
+            self.look_for_line(name, seat);
         }
         self.settle_board(now, name, seat);
         self.watch(now, name, seat);

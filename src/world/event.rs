@@ -231,6 +231,9 @@ pub struct Mark {
     /// Its probes were edited while it ran, and have not answered well since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub edited: bool,
+    /// Which of them: what an earlier daemon was about to find out is found out by the next one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unproved: Vec<ProbeKind>,
     /// The interval of its heartbeat, if it has asked for one (`WATCHDOG_USEC=`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<std::time::Duration>,

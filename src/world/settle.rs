@@ -296,6 +296,7 @@ impl World {
             left_out: instance.left_out.clone(),
             started: board.is_some_and(crate::unit::ProbeBoard::has_started),
             edited: board.is_some_and(crate::unit::ProbeBoard::has_unproved_edit),
+            unproved: board.map(crate::unit::ProbeBoard::unproved_edits).unwrap_or_default(),
             heartbeat: instance.heartbeat,
             unheard: instance.unheard,
             extended: instance.extended,
