@@ -83,6 +83,9 @@ pub const CONNECTIONS: usize = 256;
 /// Whoever has sent nothing of an unfinished request for this long is ended where others wait for its place or its bytes: a client
 /// sends all that it has at once.
 pub const CROWD_PATIENCE: Duration = Duration::from_millis(500);
+/// A program that is ending does not answer its probes: within this time the keeper has told of its end, unless that takes it long
+/// (files that are written back, a core dump).
+pub const END_TOLD: Duration = Duration::from_secs(1);
 /// Output kept of a probe, hook or stop command.
 pub const COMMAND_OUTPUT_BYTES: usize = 4 << 10;
 /// Threads of the daemon for what waits: commands of probes, close looks at frozen programs, logs that are read, names that are

@@ -59,7 +59,8 @@ impl Engine {
                 let (asker, inputs) = (self.asker.clone(), self.inputs.clone());
                 tokio::spawn(async move {
                     let answer = asker.ask(question, timeout).await;
-                    let _ = inputs.send(Input::Probe { id, kind, seq, answer }).await;
+                    let answered = Input::Probe { id, kind, seq, answer, waited: false };
+                    let _ = inputs.send(answered).await;
                 });
             }
             Effect::LookAt { id, pid, work, closely } => self.look_at(id, pid, work, closely),

@@ -40,7 +40,7 @@ use crate::logs::{Collector, Told};
 use crate::manifest::diagnostic::is_conflict;
 use crate::os::cgroup::Tree;
 use crate::os::state_dir::StateDir;
-use crate::os::{clock, own};
+use crate::os::{clock, own, process};
 use crate::plan::UnitSpec;
 use crate::probe::{self, Answer};
 use crate::store::{Restored, Store, StoreError};
@@ -81,6 +81,8 @@ pub enum Input {
         kind: ProbeKind,
         seq: u64,
         answer: Answer,
+        /// It has waited for the end of the program that was ending when it came.
+        waited: bool,
     },
     External {
         name: Name,
@@ -471,7 +473,10 @@ impl Engine {
 
     fn input(&mut self, input: Input) {
         match input {
-            Input::Probe { id, kind, seq, answer } => {
+            Input::Probe { id, kind, seq, answer, waited } => {
+                if !answer.ok && !waited && self.is_ending(&id) {
+                    return self.put_off(id, kind, seq, answer);
+                }
                 self.probe_answered(&id, kind, &answer);
                 let probe::Answer { ok, late, message } = answer;
                 let message = self.without_secrets(message);
@@ -531,6 +536,20 @@ impl Engine {
             std::borrow::Cow::Borrowed(_) => text,
             std::borrow::Cow::Owned(masked) => masked,
         }
+    }
+
+    /// Its main program is ending: that is about to be told, and says more than that it does not answer.
+    fn is_ending(&self, id: &InstanceId) -> bool {
+        self.main_pid(id).is_some_and(process::is_ending)
+    }
+
+    /// Takes a failed answer for one only if the program has not ended meanwhile.
+    fn put_off(&self, id: InstanceId, kind: ProbeKind, seq: u64, answer: Answer) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(limits::END_TOLD).await;
+            let _ = inputs.send(Input::Probe { id, kind, seq, answer, waited: true }).await;
+        });
     }
 
     fn main_pid(&self, id: &InstanceId) -> Option<u32> {

@@ -210,6 +210,14 @@ pub fn is_still(pid: u32, start: u64) -> bool {
     stat(pid).is_some_and(|stat| stat.start == start && stat.is_alive())
 }
 
+/// Every thread of it is on its way out, or it is gone: what it no longer answers is its end, not a fault before that.
+pub fn is_ending(pid: u32) -> bool {
+    let exiting = |text: String| parse_stat(&text).is_none_or(|stat| stat.exiting);
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    let mut stats = threads.flatten().filter_map(|thread| read_lossy(thread.path().join("stat")));
+    stats.all(exiting)
+}
+
 /// It was stopped by a signal, and waits for another to go on; not by a debugger, who knows what it does (proc_pid_stat(5)).
 pub fn is_stopped(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.state == 'T')

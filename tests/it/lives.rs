@@ -464,3 +464,14 @@ fn who_goes_into_the_background_is_told_to_stay_in_the_foreground() {
     assert!(told.contains("while processes of it ran on: it goes into the background"), "{told}");
     assert_eq!(system.marked().len(), 0, "nothing of it is left");
 }
+
+#[test]
+fn a_program_that_ends_while_it_is_probed_has_ended_and_has_not_failed_its_probe() {
+    let code = "import http.server, os\nclass H(http.server.BaseHTTPRequestHandler):\n  def do_GET(self): os._exit(3)\nhttp.server.HTTPServer(('127.0.0.1', int(os.environ['PORT'])), H).serve_forever()";
+    let rest = "  ports: [{name: http, port: auto}]\n  circuitBreaker: null\n  restart: {backoff: {initial: 0s}}\n  probes: {startup: {tcp: {port: http}, period: 50ms, failureThreshold: 600}, liveness: {http: {path: /, port: http}, period: 50ms, failureThreshold: 1}}\n";
+    let system = System::up(&[("a.yaml", &python("a", code, rest))]);
+    until("it has ended some times", || (system.instance("a")["restarts"].as_u64()? >= 5).then_some(()));
+    let last = system.instance("a")["lastExit"].clone();
+    assert_eq!((&last["code"], &last["reason"]), (&3.into(), &"ExitCode".into()), "{last}");
+    assert!(!system.ok(&["events", "a"]).contains("LivenessProbeFailed"));
+}
