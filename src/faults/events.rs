@@ -41,6 +41,8 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         | "Stopped"
         | "Replaced" => return None,
         "CircuitOpen" => (latest.unwrap_or(Category::Crash), Severity::Fatal),
+        // An edit that came to nothing is not tried again before it is changed: whoever made it wants to hear of that.
+        "RolledBack" | "RolloutFailed" => (said().unwrap_or(Category::Config), Severity::Fatal),
         "Unready" => (said().unwrap_or(Category::Api), Severity::Warning),
         "ManifestInvalid" => (Category::Config, Severity::Recoverable),
         "LogsBlocked" | "StateBlocked" | "JournalBlocked" => (Category::Filesystem, Severity::Recoverable),
@@ -102,6 +104,11 @@ mod tests {
         );
         check("Unready", "is not ready: answered 503", Some((Category::Api, Severity::Warning)));
         check("ManifestInvalid", "revision 1 stays", Some((Category::Config, Severity::Recoverable)));
+        check(
+            "RolledBack",
+            "revision 2 is given up, what was good before it takes its place: instance 0 ended: exit code 1",
+            Some((Category::Config, Severity::Fatal)),
+        );
         check("SomethingNew", "whatever", Some((Category::Internal, Severity::Warning)));
     }
 }
