@@ -334,7 +334,8 @@ impl World {
                 self.note(now, name, seat, "Ready", "is ready again");
             }
             Verdict::BecameUnready(why) => {
-                let cause = self.blame_running(now, name, seat).or_else(|| self.slot_cause(name, seat));
+                let cause = self.blame_running(now, name, seat);
+                let cause = cause.or_else(|| self.blame_finding(now, name, seat));
                 self.tell(now, name, seat, true, "Unready", &format!("is not ready: {why}"), cause);
                 self.ready_changed(now, name, seat, false);
             }
@@ -432,7 +433,7 @@ impl World {
             .map_or(String::new(), |times| format!("{} failed {times} times: ", kind.as_str()))
     }
 
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         now: Now,
         name: &Name,

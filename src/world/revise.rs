@@ -237,6 +237,11 @@ impl World {
                 && unit
                     .overrides
                     .rejected
+        let switched_on = unit.written.spec.switched_off.is_some() && spec.switched_off.is_none();
+        if switched_on {
+            // It starts for that, not for what it was switched off for.
+            unit.slots.values_mut().for_each(|slot| slot.cause = Some(record));
+        }
                     .as_ref()
                     .is_some_and(|rejected| rejected.failure.reason == "CannotStart");
             if unrejected {

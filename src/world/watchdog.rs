@@ -101,11 +101,11 @@ impl World {
                 return self.set_timer(name);
             }
             Sight::Degraded(finding) => {
-                self.warn(now, name, seat, finding.reason, &format!("is degraded: {}", finding.message));
+                self.found(now, name, seat, finding.reason, &format!("is degraded: {}", finding.message));
             }
             Sight::Well => self.note(now, name, seat, "Recovered", "is well again"),
             Sight::Frozen(finding) => {
-                self.warn(now, name, seat, finding.reason, &format!("is frozen: {}", finding.message));
+                self.found(now, name, seat, finding.reason, &format!("is frozen: {}", finding.message));
                 if let Some(instance) = self.instance_mut(name, seat) {
                     instance.frozen = Some(Box::new(finding));
                 }
@@ -113,6 +113,12 @@ impl World {
             }
         }
         self.touch(name);
+    }
+
+    /// What its watchdog has found is told: the evidence is the root, unless something is known that came before.
+    fn found(&mut self, now: Now, name: &Name, seat: Seat, reason: &'static str, words: &str) {
+        let cause = self.blame_finding(now, name, seat);
+        self.tell(now, name, seat, true, reason, words, cause);
     }
 
     fn vigil(&mut self, name: &Name, seat: Seat) -> Option<&mut Vigil> {

@@ -155,6 +155,14 @@ impl World {
         (root.reason == ORDERED).then_some(root.id)
     }
 
+    /// What a finding about a running instance follows: the change of its version, something that was found wrong or ordered since
+    /// it was ready; that it was started and ready before is not why.
+    pub(super) fn blame_finding(&self, now: Now, name: &Name, seat: Seat) -> Option<RecordId> {
+        let told = self.slot_cause(name, seat).and_then(|id| self.chronicle.get(id));
+        let told = told.filter(|record| record.warning || record.reason == ORDERED);
+        told.map(|record| record.id).or_else(|| self.blame_running(now, name, seat))
+    }
+
     /// The same of one that still runs.
     pub(super) fn blame_running(&self, now: Now, name: &Name, seat: Seat) -> Option<RecordId> {
         let process = self.units.get(name)?.slots.get(&seat)?.state.process()?;

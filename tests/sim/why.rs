@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use unisys::base::{Exit, SpawnStage};
 use unisys::unit::ProbeKind;
-use unisys::world::Order;
+use unisys::world::{InstanceFact, Order};
 
 use super::stage::{FRAGILE, PROBED, Stage, names, service};
 
@@ -248,6 +248,38 @@ const SCENARIOS: &[Scenario] = &[
             stage.order(Order::Scale(vec![("a".parse().unwrap(), 0)]));
         },
         "a",
+    ),
+    (
+        "a freeze of a version that has run for long",
+        |stage| {
+            changed_api(stage, ", watchdog: {heartbeat: 1h}");
+            stage.pass(Duration::from_secs(900));
+            let id = stage.id("api");
+            stage.fact(&id, InstanceFact::HeartbeatWithin(Duration::from_secs(10)));
+            stage.act();
+            stage.pass(Duration::from_secs(11));
+        },
+        "api",
+    ),
+    (
+        "a unit that is switched on again",
+        |stage| {
+            let switched = |on: bool| {
+                let config = format!(
+                    "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {{name: app}}\nspec: {{data: {{ON: \"{on}\"}}}}\n---\n"
+                );
+                [
+                    config,
+                    service("a", ", enabledWhen: {config: app, key: ON}"),
+                    service("b", ", dependsOn: [a]"),
+                ]
+            };
+            for on in [true, false, true] {
+                stage.accept(&switched(on));
+                stage.pass(Duration::from_secs(2));
+            }
+        },
+        "b",
     ),
 ];
 
