@@ -41,6 +41,7 @@ impl World {
         let mut rows = Vec::new();
         let mut changed = BTreeSet::new();
         let mut mended = BTreeSet::new();
+        let mut new = Vec::new();
         for (name, spec) in &desired.units {
             let rejected =
                 self.units.get(name).and_then(|unit| Some(unit.overrides.rejected.as_ref()?.revision));
@@ -48,7 +49,10 @@ impl World {
             match self.revise_unit(now, name, spec, record, &shared) {
                 Fate::Same => continue,
                 Fate::New if desired.left_out.contains(name) => {}
-                Fate::New => rows.push((name.clone(), self.planned_row(name, Verb::Start, "it is new"))),
+                Fate::New => {
+                    rows.push((name.clone(), self.planned_row(name, Verb::Start, "it is new")));
+                    new.push(spec.object.clone());
+                }
                 Fate::Changed => {
                     let reason = self.drift_words(name);
                     let verb = self.drift_verb(name);
@@ -81,10 +85,14 @@ impl World {
                 unit.declared = false;
                 self.undeclared.insert(name.clone());
                 unit.cause = Some(record);
-                rows.push((
-                    name.clone(),
-                    self.planned_row(&name, Verb::Delete, "it is in no manifest any more"),
-                ));
+                // A service under another name is another one: there is no rollout from one to the other.
+                let runs = !unit.is_gone() && !unit.spec.policy.job;
+                unit.gone_with = new.first().filter(|_| runs && self.begun).map(|first| {
+                    let others = if new.len() > 1 { " or another unit that is" } else { ", which is" };
+                    format!("; it does not come back if {first}{others} new with that, fails").into()
+                });
+                let why = unit.gone_words();
+                rows.push((name.clone(), self.planned_row(&name, Verb::Delete, &why)));
                 changed.insert(name);
             }
         }
@@ -229,19 +237,19 @@ impl World {
         let same = drift == Drift::None && *unit.written.spec == **spec && unit.declared;
         let mended = unit.written.spec.machine.is_some() && spec.machine.is_none();
         let standing = unit.overrides.rejected.is_some() || unit.overrides.pinned.is_some();
+        let switched_on = unit.written.spec.switched_off.is_some() && spec.switched_off.is_none();
+        if switched_on {
+            // It starts for that, not for what it was switched off for.
+            unit.slots.values_mut().for_each(|slot| slot.cause = Some(record));
+        }
         unit.written.spec = spec.clone();
-        unit.declared = true;
+        (unit.declared, unit.gone_with) = (true, None);
         self.undeclared.remove(name);
         if drift == Drift::None {
             let unrejected = mended
                 && unit
                     .overrides
                     .rejected
-        let switched_on = unit.written.spec.switched_off.is_some() && spec.switched_off.is_none();
-        if switched_on {
-            // It starts for that, not for what it was switched off for.
-            unit.slots.values_mut().for_each(|slot| slot.cause = Some(record));
-        }
                     .as_ref()
                     .is_some_and(|rejected| rejected.failure.reason == "CannotStart");
             if unrejected {

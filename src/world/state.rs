@@ -54,6 +54,8 @@ pub struct Unit {
     pub restart_since: Option<Incarnation>,
     /// It is in the desired state; else it is on its way out.
     pub declared: bool,
+    /// It went in the revision that brought these: what is said of that.
+    pub gone_with: Option<Box<str>>,
     /// It is not, and goes on: that was told.
     pub kept: bool,
     /// See [`Desired::left_out`](crate::plan::Desired::left_out).
@@ -266,6 +268,7 @@ impl Unit {
             restart_given_up: None,
             restart_since: None,
             declared: true,
+            gone_with: None,
             kept: false,
             left_out: false,
             overrides: Overrides::default(),
@@ -296,7 +299,7 @@ impl Unit {
     /// What is wanted of it by itself; `kept`: it goes on though it is in no manifest.
     pub fn wish(&self, kept: bool) -> Wish {
         if !self.declared && !kept {
-            return Wish::Gone { why: "it is in no manifest any more".into() };
+            return Wish::Gone { why: self.gone_words() };
         }
         if let Some(signature) = self.overrides.keeps_down() {
             return Wish::Down { why: format!("disabled by {}", signature.by) };
@@ -312,6 +315,12 @@ impl Unit {
             return Wish::Down { why: why.clone() };
         }
         Wish::Up { replicas: self.replicas() }
+    }
+
+    /// Why it goes, of one that is declared no longer.
+    pub fn gone_words(&self) -> String {
+        let with = self.gone_with.as_deref().unwrap_or_default();
+        format!("it is in no manifest any more{with}")
     }
 
     /// The version that is wanted to run.

@@ -473,3 +473,21 @@ fn replicas_that_are_added_with_a_canary_run_what_is_known_to_be_good() {
     stage.pass(Duration::from_secs(60));
     assert_eq!((of_generation(&stage, 1), of_generation(&stage, 2)), (0, 6));
 }
+
+#[test]
+fn what_goes_with_something_new_says_that_it_does_not_come_back() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("a", ""), service("c", "")]);
+    stage.accept(&[service("b", ""), service("c", "")]);
+    let change = stage.changes.values().last().unwrap().clone();
+    let row = |unit: &str| {
+        let found = change.actions.iter().find(|action| action.unit.to_string() == unit);
+        found.map(|action| action.reason.clone()).unwrap_or_default()
+    };
+    let words =
+        "it is in no manifest any more; it does not come back if service/b, which is new with that, fails";
+    assert_eq!(row("service/a"), words);
+    stage.accept(&[service("b", "")]);
+    let change = stage.changes.values().last().unwrap();
+    assert_eq!(change.actions[0].reason, "it is in no manifest any more");
+}
