@@ -11,6 +11,7 @@ mod freezes;
 mod generated;
 mod habits;
 mod kept;
+mod keeper_deaths;
 mod listeners;
 mod lives;
 mod orders;
