@@ -196,6 +196,8 @@ fn restored_unit(
             checkpoint.overrides.pinned.is_some() && checkpoint.written_digest.as_deref() == Some(&digest)
         }
     };
+    let on_way = standing && checkpoint.is_on_way_to_pinned();
+    let pinned = checkpoint.overrides.pinned.as_ref().map(|(revision, _)| *revision);
     let same = if checkpoint.written_generation.is_some() { standing } else { checkpoint.digest == digest };
     let revision = checkpoint.written_revision.filter(|_| same).unwrap_or(revision);
     let generation = if same { written } else { written.max(checkpoint.generation).next() };
@@ -228,6 +230,13 @@ fn restored_unit(
                 unit.rollout.from = Some(known.generation);
                 Version { spec, generation: known.generation, revision: known.revision }
             });
+        }
+        Some(good) if on_way => {
+            let version = |(spec, revision)| Version { spec, generation: checkpoint.generation, revision };
+            unit.asked_for = kept.zip(pinned).map(version);
+            // What was good is what the manifest says, or runs.
+            let declared = (good.digest == digest).then(|| unit.spec.clone());
+            unit.known_good = Some((good, declared));
         }
         good => unit.known_good = good.map(|good| (good, kept)),
     }

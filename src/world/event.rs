@@ -323,11 +323,20 @@ impl Checkpoint {
     /// or tried; or what was good before it, while it may still come back. `rolling`: revisions that some unit is on its way to.
     pub fn kept_revision(&self, rolling: &BTreeSet<Revision>, now: Instant) -> Option<Revision> {
         let good = self.good.as_ref()?;
+        if let Some((pinned, _)) = self.overrides.pinned.as_ref().filter(|_| self.is_on_way_to_pinned()) {
+            return Some(*pinned);
+        }
         if self.written_generation.is_some() || good.digest != self.digest {
             return Some(good.revision);
         }
         let (before, trial) = self.before.as_ref()?;
         (now < *trial || rolling.contains(&good.revision)).then_some(before.revision)
+    }
+
+    /// Somebody has asked for an earlier version, and what was good is still another one.
+    pub(super) fn is_on_way_to_pinned(&self) -> bool {
+        let elsewhere = self.good.as_ref().is_some_and(|good| good.generation != self.generation);
+        elsewhere && self.overrides.pinned.is_some() && self.overrides.rejected.is_none()
     }
 
     /// The revision that the unit is on its way to.

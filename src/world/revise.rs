@@ -223,7 +223,10 @@ impl World {
             if self.begun {
                 self.resume_rollout(now, name);
             }
-            self.save_unit(now, name);
+            // What is on its way to another version is saved once that is known again.
+            if self.units.get(name).is_some_and(|unit| unit.known_good.is_none()) {
+                self.save_unit(now, name);
+            }
             return Fate::New;
         };
         if Arc::ptr_eq(&unit.written.spec, spec) && unit.declared {

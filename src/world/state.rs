@@ -43,6 +43,8 @@ pub struct Unit {
     pub rolled_by: Option<Arc<super::Cause>>,
     /// A restored good version whose spec is not known yet: its identity, and the spec built from its revision.
     pub known_good: Option<(super::event::Known, Option<Arc<UnitSpec>>)>,
+    /// An earlier version that an earlier daemon was on its way to, since somebody had asked for it.
+    pub asked_for: Option<Version>,
     /// How far an earlier daemon got with its rollout.
     pub progress: Option<crate::rollout::Progress>,
     pub span: Option<(crate::rollout::Span, Option<Arc<super::Cause>>)>,
@@ -262,6 +264,7 @@ impl Unit {
             rollout,
             rolled_by: None,
             known_good: None,
+            asked_for: None,
             progress: None,
             span: None,
             restart_crashes: 0,
@@ -334,7 +337,10 @@ impl Unit {
 
     /// What was started as this generation, if it is known what that is.
     pub fn version_of(&self, generation: Generation) -> Option<Arc<UnitSpec>> {
-        let known = [&self.good, &self.before].into_iter().flatten().map(|it| (it.generation, &it.spec));
+        let known = [&self.good, &self.before, &self.asked_for]
+            .into_iter()
+            .flatten()
+            .map(|it| (it.generation, &it.spec));
         let restored =
             self.known_good.iter().filter_map(|(known, spec)| Some((known.generation, spec.as_ref()?)));
         let mut all = std::iter::once((self.generation, &self.spec)).chain(known).chain(restored);

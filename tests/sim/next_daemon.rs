@@ -335,3 +335,36 @@ fn a_job_that_has_run_is_not_run_again_for_what_starts_no_process() {
     assert_eq!(following(&stage, &job(edit)).count("job"), 0, "edited under an earlier daemon");
     assert_eq!(following(&stage, &job(edits[1].0)).count("job"), 1);
 }
+
+#[test]
+fn an_undo_that_is_under_way_goes_on_under_the_next_daemon() {
+    let of = |version| vec![versioned("a", PROBED, version)];
+    let mut stage = Stage::new();
+    stage.accept(&of(1));
+    let good = stage.world.units()[&name("a")].spec.clone();
+    for version in [1, 2] {
+        stage.accept(&of(version));
+        stage.ready("a");
+        stage.pass(Duration::from_secs(100));
+    }
+    let serving = stage.id("a");
+    stage.order(Order::Undo(name("a"), Some((Revision(1), good.clone()))));
+    let checkpoint = stage.checkpoints[&name("a")].clone();
+    assert_eq!(checkpoint.kept_revision(&Default::default(), stage.clock().mono), Some(Revision(1)));
+    let mut next = Stage::new();
+    next.pass(Duration::from_nanos(stage.clock().mono.0 - next.clock().mono.0));
+    let restore = |kept| Event::Restore { unit: name("a"), checkpoint: checkpoint.clone(), kept };
+    next.world.handle(next.clock(), restore(Some(good.clone())));
+    next.accept(&of(2));
+    // Nothing of it runs: it begins with what was asked for.
+    let unit = next.unit("a");
+    assert_eq!((unit.spec.launch.digest(), unit.overrides.pinned.is_some()), (good.launch.digest(), true));
+    assert_ne!(next.id("a"), serving);
+    next.ready("a");
+    next.pass(Duration::from_secs(2));
+    assert_eq!(next.unit("a").rollout.word(false), "Complete");
+    assert_eq!(
+        next.unit("a").slots.values().next().unwrap().instance.as_ref().unwrap().spec.launch,
+        good.launch
+    );
+}

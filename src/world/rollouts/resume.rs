@@ -29,7 +29,19 @@ impl World {
             .map(|instance| instance.spec.clone())
             .next()
             .or(kept);
+        let asked_for = unit.asked_for.take();
+        if let Some(version) = &asked_for {
+            let from = spec.as_ref().map(|_| known.generation);
+            let update = &version.spec.policy.update;
+            unit.rollout = Rollout::begin(version.revision, from, version.generation, update, now.wall);
+            (unit.spec, unit.generation) = (version.spec.clone(), version.generation);
+        }
         let Some(spec) = spec else {
+            if asked_for.is_some() {
+                self.spec_turned(name);
+                self.refresh_drift(name);
+                return;
+            }
             // What was good is nowhere any more: the declared version is all there is.
             if unit.overrides.rejected.take().is_some() || unit.overrides.pinned.take().is_some() {
                 let message = "the version that ran in place of the declared one is not kept any more; the declared one is tried".to_owned();
@@ -40,7 +52,7 @@ impl World {
         };
         let version = Version { spec, generation: known.generation, revision: known.revision };
         let standing = unit.overrides.rejected.is_some() || unit.overrides.pinned.is_some();
-        if standing {
+        if standing && asked_for.is_none() {
             (unit.spec, unit.generation) = (version.spec.clone(), version.generation);
             unit.rollout = Rollout::complete(version.revision, version.generation, now.wall);
             if let Some(rejected) = &unit.overrides.rejected {
@@ -63,6 +75,7 @@ impl World {
         }
         self.spec_turned(name);
         self.refresh_drift(name);
+        self.save_unit(now, name);
     }
 }
 
