@@ -115,10 +115,15 @@ fn old_ones<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Group> {
     })
 }
 
-/// An old instance that is not Ready has nothing to lose.
+/// An old instance that is not Ready has nothing to lose; but before it is promoted only canaries are of the new version.
 fn nothing_to_lose<'a>(view: &'a View<'_>) -> impl Iterator<Item = Move> + 'a {
-    let unready = |group: &&Group| {
-        group.incoming.is_none()
+    let among = match view.update.strategy {
+        Strategy::Canary(canary) if !view.promoted => canary.count(view.replicas),
+        _ => view.replicas,
+    };
+    let unready = move |group: &&Group| {
+        group.ordinal.0 < among
+            && group.incoming.is_none()
             && group.serving.is_some_and(|place| place.old && place.standing == Standing::Unready)
     };
     view.groups.iter().filter(unready).map(|group| Move::StopFirst(group.ordinal))
@@ -292,6 +297,9 @@ mod tests {
             ("a+A a+A a a", false, ""),
             ("a+A a+A a a", true, "=0 =1"),
             ("A A a a", true, "+2"),
+            // One that is unwell waits for the word, too.
+            ("a+A a+A u a", false, ""),
+            ("u a u a", false, "-0 +1"),
         ] {
             assert_eq!(run(&update, true, promoted, seats), expected, "{seats} {promoted}");
         }

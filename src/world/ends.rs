@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::base::{Exit, Generation, InstanceId, Name, Now, Role, Seat};
 use crate::plan::Drift;
 use crate::unit::lifecycle::Rest;
-use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle};
+use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, ProbeBoard};
 
 use super::World;
 use super::chronicle::{CIRCUIT_OPEN, Entry};
@@ -30,10 +30,14 @@ impl World {
             }
         }
         let failure = self.units.get(name).is_some_and(|unit| {
-            let slot = unit.slots.get(&seat);
-            let spec =
-                slot.and_then(|slot| slot.instance.as_ref()).map_or(&unit.spec, |instance| &instance.spec);
-            end.is_failure(&spec.policy, slot.is_some_and(|slot| slot.available))
+            let instance = unit.slots.get(&seat).and_then(|slot| slot.instance.as_ref());
+            let policy = &instance.map_or(&unit.spec, |instance| &instance.spec).policy;
+            let through =
+                instance.and_then(|instance| instance.board.as_ref()).is_some_and(ProbeBoard::is_through);
+            // What readiness it had is over with it.
+            let available =
+                (through || !policy.is_seen_to_start()) && end.ran_for(now.mono) >= policy.update.min_ready;
+            end.is_failure(policy, available)
         });
         self.announce_end(now, name, seat, &end, failure, &words);
         let wanted = self
@@ -46,7 +50,7 @@ impl World {
         let record = slot.cause;
         let (spec, started_with, frozen) = match slot.instance.take() {
             Some(instance) => {
-                let through = instance.board.as_ref().is_some_and(crate::unit::ProbeBoard::is_through);
+                let through = instance.board.as_ref().is_some_and(ProbeBoard::is_through);
                 slot.restart.answered = through && instance.spec.policy.is_seen_to_start();
                 (instance.spec, instance.generation, instance.frozen)
             }

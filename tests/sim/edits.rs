@@ -431,7 +431,7 @@ fn what_is_available_and_ends_with_a_code_that_means_success_has_not_failed() {
 
 #[test]
 fn a_version_that_mends_one_that_was_given_up_is_tried_though_the_circuit_is_open() {
-    let of = |version| vec![versioned("a", ", circuitBreaker: {failures: 1, openFor: 1h}", version)];
+    let of = |version| vec![versioned("a", ", circuitBreaker: {failures: 1, openFor: 20m}", version)];
     let mut stage = Stage::new();
     stage.accept(&of(1));
     stage.pass(Duration::from_secs(2));
