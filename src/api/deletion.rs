@@ -53,7 +53,7 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
                 ));
             }
             let (removal, what) = taken.removal(engine)?;
-            let busy = engine.busy_ports();
+            let busy = engine.busy();
             let proposal = engine.sets.propose_without(&removal, &busy);
             if proposal.rejected {
                 return Err(rejected(proposal.diagnostics));

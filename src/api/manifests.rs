@@ -191,7 +191,7 @@ fn propose(engine: &mut Engine, submission: &Submission) -> Result<Proposal, Ref
         return Err(refuse(StatusCode::CONFLICT, message, "look at `unisys diff` again"));
     }
     let (name, path, input) = target(engine, submission)?;
-    let busy = engine.busy_ports();
+    let busy = engine.busy();
     let force = submission.force_conflicts;
     // Which objects they are matters only to who takes over some, or gave away some: it takes another look at every file.
     let files = submission.files.iter().filter(|_| force || engine.sets.cedes(&name));

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use crate::api::Refusal;
 use crate::api::types::{Problem, WaitFor, Waited};
 use crate::base::InstanceId;
-use crate::os::state_dir::short_socket;
+use crate::keeper::left_running;
+use crate::os::state_dir::{StateDir, short_socket};
 use crate::os::{identity, process};
 
 use super::args::Global;
@@ -337,16 +338,21 @@ fn orphaned(socket: &Path) -> Option<Failure> {
         marker.strip_prefix(&prefix)?.parse::<InstanceId>().ok()
     };
     let found = process::all().into_iter().filter_map(|stat| Some((instance(&stat)?, stat.pid)));
-    // Of an instance the first process, which has the lowest pid unless they began anew.
-    let mut first: BTreeMap<String, u32> = BTreeMap::new();
+    // Of an instance that the journal does not tell of, the first process: it has the lowest pid unless they began anew.
+    let mut marked: BTreeMap<InstanceId, u32> = BTreeMap::new();
     for (id, pid) in found {
-        let of_it = first.entry(id.to_string()).or_insert(pid);
+        let of_it = marked.entry(id).or_insert(pid);
         *of_it = (*of_it).min(pid);
+    }
+    // A program may have written over its marker.
+    let mut first = left_running(&StateDir { root: dir.to_owned() });
+    for (id, pid) in marked {
+        first.entry(id).or_insert(pid);
     }
     if first.is_empty() {
         return None;
     }
-    let name = |(id, pid): (&String, &u32)| format!("{} (pid {pid})", id.split('.').next().unwrap_or(id));
+    let name = |(id, pid): (&InstanceId, &u32)| format!("{} (pid {pid})", id.unit);
     let mut list: Vec<String> = first.iter().take(NAMED).map(name).collect();
     if first.len() > NAMED {
         list.push(format!("{} more", first.len() - NAMED));

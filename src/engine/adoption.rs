@@ -9,6 +9,7 @@ use crate::os::{clock, process};
 use crate::unit::PartState;
 use crate::world::{Adopted, Event};
 
+use super::sets::Busy;
 use super::{Engine, EngineError, Link, StartedWith};
 
 /// The keeper's answer to Hello.
@@ -64,6 +65,17 @@ pub async fn inventory(link: &mut Link) -> Result<Greeting, EngineError> {
             // Whatever else is told meanwhile is part of the inventory, or said again.
             _ => {}
         }
+    }
+}
+
+/// What the keeper holds, before any of it is adopted. Of a program that has ended there may be children in its session.
+pub fn busy(held: &[(Held, Vec<OwnedFd>)]) -> Busy {
+    let parts = held.iter().flat_map(|(held, _)| &held.parts);
+    let runs = |held: &&Held| held.parts.iter().any(|part| part.part == Part::Main && part.exit.is_none());
+    let running = held.iter().map(|(held, _)| held).filter(runs);
+    Busy {
+        places: running.flat_map(|held| StartedWith::places(&held.spec)).collect(),
+        processes: parts.map(|part| part.pid).filter(|pid| *pid != 0).collect(),
     }
 }
 

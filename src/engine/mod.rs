@@ -316,7 +316,7 @@ impl Engine {
         }
         let cause =
             Cause::new("Up", if held.is_empty() { "unisys up" } else { "taken up by another daemon" });
-        let outcome = self.sets.begin(&restored.sets);
+        let outcome = self.sets.begin(&restored.sets, &adoption::busy(&held));
         if outcome.rejected && (first || outcome.desired.is_none()) && held.is_empty() {
             self.console.diagnostics(&outcome.diagnostics);
             return Err(match is_conflict(&outcome.diagnostics) {
@@ -576,7 +576,7 @@ impl Engine {
         let stored = self.store.revision(revision).ok_or_else(|| {
             format!("revision {revision} is not kept (the last {} are)", limits::REVISIONS_KEPT)
         })?;
-        let busy = self.busy_ports();
+        let busy = self.busy();
         self.sets.desired_from(&stored, &busy)
     }
 

@@ -62,6 +62,15 @@ pub struct Proposal {
     pub rejected: bool,
 }
 
+/// What instances of ours have of this machine.
+#[derive(Default)]
+pub struct Busy {
+    /// Where those that run listen, by what they were started with.
+    pub places: BTreeSet<Place>,
+    /// Their processes.
+    pub processes: BTreeSet<u32>,
+}
+
 /// What is taken away at once.
 #[derive(Default)]
 pub struct Removal {
@@ -122,7 +131,8 @@ impl Sets {
     }
 
     /// The first look: what is on the disk, beside what was given to `apply`; where the disk is not well, what was accepted last.
-    pub fn begin(&mut self, stored: &[StoredSet]) -> Begun {
+    /// `busy`: what the keeper holds, none of which is adopted yet.
+    pub fn begin(&mut self, stored: &[StoredSet], busy: &Busy) -> Begun {
         for set in &mut self.sets {
             if let Some(kept) = stored.iter().find(|kept| kept.name == set.name) {
                 set.ceded.clone_from(&kept.ceded);
@@ -157,7 +167,7 @@ impl Sets {
             }
         }
         self.known.forget_others();
-        let mut proposal = self.propose_all(candidates, None, &BTreeSet::new(), false);
+        let mut proposal = self.propose_all(candidates, None, busy, false);
         if !proposal.rejected {
             let diagnostics = proposal.diagnostics.clone();
             let known = |candidate: &Candidate| {
@@ -181,20 +191,14 @@ impl Sets {
             return Begun { desired: None, rejected: true, diagnostics };
         }
         // A broken env file stops who reads it, not everybody: what runs goes on.
-        let mut fallback = self.propose_all(candidates, None, &BTreeSet::new(), true);
+        let mut fallback = self.propose_all(candidates, None, busy, true);
         fallback.built.desired.revision = self.revision;
-        let pending: Vec<Vec<Diagnostic>> = self.sets.iter().map(|set| set.pending.clone()).collect();
-        let awaited = std::mem::take(&mut self.awaited);
-        let desired = (!fallback.rejected).then(|| self.accept(fallback));
-        self.awaited = awaited;
-        for (set, pending) in self.sets.iter_mut().zip(pending) {
-            set.pending = pending;
-        }
+        let desired = (!fallback.rejected).then(|| self.accept_beside_pending(fallback));
         Begun { desired, rejected: true, diagnostics }
     }
 
-    /// Another look at everything that is read from the disk. `busy`: where running instances of ours listen.
-    pub fn reload(&mut self, busy: &BTreeSet<Place>) -> Reloaded {
+    /// Another look at everything that is read from the disk.
+    pub fn reload(&mut self, busy: &Busy) -> Reloaded {
         let mut outcome = Reloaded::default();
         let mut candidates = Vec::new();
         let mut changed: Vec<String> = Vec::new();
@@ -276,6 +280,18 @@ impl Sets {
         outcome
     }
 
+    /// Takes in what is not what is on the disk: that stays as invalid as it is.
+    fn accept_beside_pending(&mut self, proposal: Proposal) -> Arc<Desired> {
+        let pending: Vec<Vec<Diagnostic>> = self.sets.iter().map(|set| set.pending.clone()).collect();
+        let awaited = std::mem::take(&mut self.awaited);
+        let desired = self.accept(proposal);
+        self.awaited = awaited;
+        for (set, pending) in self.sets.iter_mut().zip(pending) {
+            set.pending = pending;
+        }
+        desired
+    }
+
     /// Sets whose objects the findings are in take them as pending; true if any of it is new.
     fn blame(&mut self, diagnostics: &[Diagnostic]) -> bool {
         let within = |set: &Set, diagnostic: &Diagnostic| {
@@ -314,7 +330,7 @@ impl Sets {
         path: Option<PathBuf>,
         input: LoadInput,
         claim: Option<&Claim>,
-        busy: &BTreeSet<Place>,
+        busy: &Busy,
     ) -> Proposal {
         let mut candidates: Vec<Candidate> =
             self.sets.iter().filter(|known| known.name != set).map(Set::current).collect();
@@ -334,7 +350,7 @@ impl Sets {
     ///
     /// # Errors
     /// They are not valid any more.
-    pub fn desired_from(&mut self, stored: &[StoredSet], busy: &BTreeSet<Place>) -> Result<Desired, String> {
+    pub fn desired_from(&mut self, stored: &[StoredSet], busy: &Busy) -> Result<Desired, String> {
         let candidates = stored.iter().map(|kept| Candidate {
             name: kept.name.clone(),
             path: kept.path.clone(),
@@ -355,7 +371,7 @@ impl Sets {
     }
 
     /// What it would be without these.
-    pub fn propose_without(&mut self, removal: &Removal, busy: &BTreeSet<Place>) -> Proposal {
+    pub fn propose_without(&mut self, removal: &Removal, busy: &Busy) -> Proposal {
         let left = self.sets.iter().filter(|known| !removal.sets.contains(&known.name));
         let candidates = left.map(|set| {
             let mut candidate = set.current();
@@ -375,7 +391,7 @@ impl Sets {
         &mut self,
         mut candidates: Vec<Candidate>,
         claim: Option<&Claim>,
-        busy: &BTreeSet<Place>,
+        busy: &Busy,
         lenient: bool,
     ) -> Proposal {
         let mut diagnostics = Vec::new();
@@ -413,14 +429,15 @@ impl Sets {
     }
 
     /// Foreign processes on ports that are wanted and that nothing of ours holds.
-    fn holders(&self, objects: &Objects, busy: &BTreeSet<Place>) -> BTreeMap<Place, String> {
+    fn holders(&self, objects: &Objects, busy: &Busy) -> BTreeMap<Place, String> {
         let mut wanted = fixed_places(objects);
-        let busy: Places = busy.iter().collect();
-        wanted.retain(|place| busy.overlapping(place).is_none());
+        let places: Places = busy.places.iter().collect();
+        wanted.retain(|place| places.overlapping(place).is_none());
         if wanted.is_empty() {
             return BTreeMap::new();
         }
-        listeners::foreign_holders(&wanted, &self.state_id, &[self.keeper])
+        let own = busy.processes.iter().copied().chain([self.keeper]).collect();
+        listeners::foreign_holders(&wanted, &self.state_id, &own)
     }
 
     /// Of the units named to `up`, those that nothing declares.

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::ports::Place;
 use crate::base::{Name, ObjectKind, ObjectRef};
 use crate::manifest::Objects;
 use crate::manifest::resolve::{EnvVar, Origin};
+use crate::manifest::spec::service::Port;
 use crate::manifest::spec::{JobSpec, ServiceSpec};
 use crate::plan::build::{job_policy, service_policy};
 use crate::plan::launch::{Launch, ValueMark};
@@ -68,6 +70,16 @@ impl StartedWith {
         let started = serde_json::from_str::<Self>(text).ok();
         let names = started.and_then(|started| started.secrets).unwrap_or_default();
         names.iter().any(|name| !spec.launch.env.iter().any(|var| var.name == *name))
+    }
+
+    /// Where it listens at fixed ports, by its spec as written.
+    pub fn places(text: &str) -> Vec<Place> {
+        // Most declare none, and need not be read for that.
+        let started = Some(text).filter(|text| text.contains("ports"));
+        let started = started.and_then(|text| serde_json::from_str::<Self>(text).ok());
+        let service = started.and_then(|started| serde_json::from_str::<ServiceSpec>(&started.written).ok());
+        let ports = service.map(|service| service.ports).unwrap_or_default();
+        ports.iter().filter_map(Port::place).collect()
     }
 
     /// The spec again. One that is still wanted as it is shares memory with the desired state; of another one the

@@ -1,13 +1,12 @@
 //! Manifests and what they read: watched, read again, accepted.
 
-use std::collections::BTreeSet;
-
-use crate::base::ports::Place;
 use crate::manifest::spec::service::Port;
 use crate::os::clock;
-use crate::world::{Cause, Event};
+use crate::unit::Lifecycle;
+use crate::world::{Cause, Event, Slot};
 
 use super::owning::Moved;
+use super::sets::Busy;
 use super::{Engine, Proposal, files_due};
 
 impl Engine {
@@ -49,7 +48,7 @@ impl Engine {
     /// Reads the sets again; what is well is accepted, what is not is told and changes nothing.
     pub fn reload(&mut self, kind: &str) {
         self.trim.soon(clock::mono());
-        let busy = self.busy_ports();
+        let busy = self.busy();
         let outcome = self.sets.reload(&busy);
         for (set, warning, message) in outcome.notes {
             let reason = if warning { "ManifestInvalid" } else { "ManifestValid" };
@@ -74,11 +73,19 @@ impl Engine {
         self.saw_events = true;
     }
 
-    /// Where running instances of ours listen, by what they were started with.
-    pub fn busy_ports(&self) -> BTreeSet<Place> {
-        let slots = self.world.units().values().flat_map(|unit| unit.slots.values());
-        let running = slots.filter(|slot| slot.state.is_occupied()).filter_map(|slot| slot.instance.as_ref());
-        running.flat_map(|instance| &instance.spec.launch.service.ports).filter_map(Port::place).collect()
+    /// What running instances of ours have.
+    pub fn busy(&self) -> Busy {
+        let slots = self.world.units().values().flat_map(|unit| unit.slots.values()).map(Box::as_ref);
+        let mut busy = Busy::default();
+        // Of one that is not executed yet nobody listens.
+        let begun =
+            |slot: &&Slot| !matches!(slot.state, Lifecycle::Starting(_)) || slot.state.process().is_some();
+        for slot in slots.filter(|slot| slot.state.is_occupied()).filter(begun) {
+            let ports = slot.instance.iter().flat_map(|instance| &instance.spec.launch.service.ports);
+            busy.places.extend(ports.filter_map(Port::place));
+            busy.processes.extend(slot.state.process().map(|process| process.pid));
+        }
+        busy
     }
 
     /// Takes in a proposal that was found well.

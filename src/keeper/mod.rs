@@ -29,3 +29,4 @@ mod table;
 mod telling;
 
 pub use run::{Heritage, Keeper, Options, Resumed, SIGNALS};
+pub use table::left_running;

@@ -144,7 +144,7 @@ impl Keeper {
         let run = options.state.run();
         let spawner = Spawner::new(&run, &state_id, options.nofile, cgroups.as_ref())?;
         let daemon = Daemon::new(options.program.clone(), options.daemon_arguments.clone());
-        let journal_path = options.state.run().join("journal");
+        let journal_path = options.state.journal();
         let old = Journal::read(&journal_path)?;
         let mut keeper = Self {
             journal: Journal::unwritten(&journal_path, clock::mono()),

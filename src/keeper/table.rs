@@ -8,9 +8,11 @@ use zeroize::Zeroizing;
 use crate::base::{
     Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part, PortNumbers, Spent, Stamp,
 };
+use crate::os::state_dir::StateDir;
+use crate::os::{clock, process};
 use crate::world::Mark;
 
-use super::journal::Entry;
+use super::journal::{Entry, Journal};
 use super::protocol::{Held, HeldPart, Notify};
 
 /// One instance.
@@ -237,6 +239,20 @@ impl Table {
         held.retain(|_, instance| begun(instance));
         Replayed { held, starting }
     }
+}
+
+/// Main processes that a keeper which is gone has left running, as far as its journal tells; of those that started in this boot.
+pub fn left_running(state: &StateDir) -> BTreeMap<InstanceId, u32> {
+    let entries = Journal::read(&state.journal()).unwrap_or_default();
+    let begun = |entry: &Entry| matches!(entry, Entry::Begin { boot, .. } if *boot == clock::boot_id());
+    if !entries.iter().any(begun) {
+        return BTreeMap::new();
+    }
+    let main = |(id, held): (InstanceId, Held)| {
+        let main = held.parts.into_iter().find(|part| part.part == Part::Main && part.exit.is_none())?;
+        process::is_still(main.pid, main.start).then_some((id, main.pid))
+    };
+    Table::replay(entries).held.into_iter().filter_map(main).collect()
 }
 
 #[cfg(test)]

@@ -206,10 +206,15 @@ fn unix_socket(body: &[u8]) -> Option<UnixSocket> {
     Some(socket)
 }
 
-/// Who listens where it is in the way of one of `wanted`: `pid 412 (nginx)`. Processes that carry the marker of `state_id` and
-/// those in `own` (the keeper, which holds listeners for them) are ours and left out; a holder that cannot be seen (another
-/// user's) is named as such.
-pub fn foreign_holders(wanted: &BTreeSet<Place>, state_id: &str, own: &[u32]) -> BTreeMap<Place, String> {
+/// Who listens where it is in the way of one of `wanted`: `pid 412 (nginx)`. Processes that carry the marker of `state_id` are ours
+/// and left out, as are those of `own` (the keeper, which holds listeners for them, and what it started) with their sessions and
+/// descendants: a program that writes over its environment to change its title has no marker. A holder that cannot be seen
+/// (another user's) is named as such.
+pub fn foreign_holders(
+    wanted: &BTreeSet<Place>,
+    state_id: &str,
+    own: &BTreeSet<u32>,
+) -> BTreeMap<Place, String> {
     let listeners = Diag::open().and_then(|diag| diag.tcp_listeners()).unwrap_or_default();
     let wanted: Places = wanted.iter().collect();
     let in_the_way = |held: &Place| wanted.overlapping(held).is_some();
@@ -228,7 +233,7 @@ pub fn foreign_holders(wanted: &BTreeSet<Place>, state_id: &str, own: &[u32]) ->
             if !holders.contains_key(&inode) {
                 continue;
             }
-            if own.contains(&stat.pid) || is_marked(stat.pid, state_id) {
+            if is_own(&stat, state_id, own) {
                 holders.remove(&inode);
             } else if let Some(holder) = holders.get_mut(&inode) {
                 *holder = format!("pid {} ({})", stat.pid, stat.name);
@@ -240,8 +245,10 @@ pub fn foreign_holders(wanted: &BTreeSet<Place>, state_id: &str, own: &[u32]) ->
 
 const UNSEEN: &str = "a process that cannot be seen from here";
 
-fn is_marked(pid: u32, state_id: &str) -> bool {
-    instance(pid, state_id).is_some()
+fn is_own(stat: &process::Stat, state_id: &str, own: &BTreeSet<u32>) -> bool {
+    own.contains(&stat.sid)
+        || instance(stat.pid, state_id).is_some()
+        || process::lineage(stat.pid).any(|pid| own.contains(&pid))
 }
 
 /// The instance of this system that a process says it belongs to.
@@ -297,18 +304,19 @@ mod tests {
     fn a_listener_of_this_process_is_seen_with_its_pid() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
+        let nobody = BTreeSet::new();
         let at = |address: &str| BTreeSet::from([(address.parse::<IpAddr>().unwrap(), port)]);
         let place = (IpAddr::from([127, 0, 0, 1]), port);
         for address in ["127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"] {
-            let holders = foreign_holders(&at(address), "no such system", &[]);
+            let holders = foreign_holders(&at(address), "no such system", &nobody);
             assert!(holders[&place].starts_with(&format!("pid {}", std::process::id())), "{holders:?}");
         }
         for address in ["127.0.0.2", "::1"] {
-            assert!(foreign_holders(&at(address), "no such system", &[]).is_empty(), "{address}");
+            assert!(foreign_holders(&at(address), "no such system", &nobody).is_empty(), "{address}");
         }
         let wanted = at("127.0.0.1");
-        assert!(foreign_holders(&wanted, "no such system", &[std::process::id()]).is_empty());
-        let holders = foreign_holders(&wanted, "no such system", &[]);
+        assert!(foreign_holders(&wanted, "no such system", &[std::process::id()].into()).is_empty());
+        let holders = foreign_holders(&wanted, "no such system", &nobody);
         let found = holder(&BTreeSet::from([port]), Transport::Tcp, "x");
         assert_eq!(found, Some((port, holders[&place].clone())));
         let seen = Diag::open().unwrap().tcp_listeners().unwrap();
@@ -318,6 +326,6 @@ mod tests {
         let seen = Diag::open().unwrap().tcp_listeners().unwrap();
         assert!(seen.iter().any(|listener| listener.port == port && listener.waiting == 1));
         drop(socket);
-        assert!(foreign_holders(&wanted, "no such system", &[]).is_empty());
+        assert!(foreign_holders(&wanted, "no such system", &nobody).is_empty());
     }
 }

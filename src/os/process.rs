@@ -389,17 +389,13 @@ pub fn tree(roots: &[u32]) -> BTreeMap<u32, u64> {
 
 /// Whether a process descends from another (or is it).
 pub fn descends(pid: u32, from: u32) -> bool {
-    let mut pid = pid;
-    for _ in 0..64 {
-        if pid == from {
-            return true;
-        }
-        match stat(pid) {
-            Some(stat) if stat.ppid > 1 => pid = stat.ppid,
-            _ => return false,
-        }
-    }
-    false
+    lineage(pid).any(|pid| pid == from)
+}
+
+/// A process, its parent, and so on, without the first of all.
+pub fn lineage(pid: u32) -> impl Iterator<Item = u32> {
+    let parent = |pid: &u32| stat(*pid).map(|stat| stat.ppid).filter(|parent| *parent > 1);
+    std::iter::successors(Some(pid), parent).take(64)
 }
 
 /// The user that a process runs as (proc_pid(5)).

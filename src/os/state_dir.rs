@@ -90,6 +90,11 @@ impl StateDir {
         self.root.join("run")
     }
 
+    /// What the keeper writes for the next one.
+    pub fn journal(&self) -> PathBuf {
+        self.run().join("journal")
+    }
+
     pub fn database(&self) -> PathBuf {
         self.root.join("state.db")
     }

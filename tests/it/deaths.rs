@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
-use crate::support::{System, alive, kill_both, python, signal, sleeper, text, until};
+use crate::support::{System, alive, free_port, kill_both, python, signal, sleeper, text, until};
 
 #[test]
 fn the_daemon_can_be_killed_and_no_service_notices() {
@@ -152,6 +152,41 @@ fn who_asks_a_system_without_keeper_and_daemon_is_told_that_its_services_run() {
     assert!(!alive(a) && !alive(b));
     let (code, words) = system.fails(&["down"]);
     assert!(code == 3 && !words.contains("still do"), "{code} {words}");
+}
+
+/// As nginx, redis and PostgreSQL do to change their titles: the marker is gone, for those that it forks as well.
+const WRITES_OVER_ITS_ENVIRONMENT: &str = "import ctypes,os,socket,time\n\
+    fields=open('/proc/self/stat').read().rsplit(')',1)[1].split()\n\
+    start,end=int(fields[47]),int(fields[48])\n\
+    ctypes.memset(start,0,end-start)\n";
+
+#[test]
+fn a_program_that_writes_over_its_environment_is_ours_all_the_same() {
+    let port = free_port();
+    let code = format!(
+        "{WRITES_OVER_ITS_ENVIRONMENT}s=socket.create_server(('127.0.0.1',{port}))\nos.fork()\ntime.sleep(1000)"
+    );
+    let rest = format!(
+        "  ports: [{{name: h, port: {port}, address: 127.0.0.1}}]\n  probes: {{readiness: {{tcp: {{port: h}}, period: 100ms}}}}\n"
+    );
+    let mut system = System::up(&[("a.yaml", &python("a", &code, &rest))]);
+    system.ready(&["a"]);
+    let (a, daemon, keeper) = (system.pid("a"), system.daemon_pid().unwrap(), system.keeper_pid());
+    signal(daemon, "KILL");
+    let next = until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    until("it has adopted", || system.ok(&["events"]).contains("Adopted").then_some(()));
+    assert_eq!(system.pid("a"), a);
+    let events = system.ok(&["events"]);
+    assert!(!events.contains("CannotStart") && !events.contains("E2005"), "{events}");
+    kill_both(keeper, next);
+    system.ended();
+    until("the daemon is dead", || (!alive(next)).then_some(()));
+    let (_, words) = system.fails(&["get"]);
+    assert!(words.contains(&format!("a (pid {a})")), "{words}");
+    system.start(&[]);
+    assert_eq!(system.pid("a"), a);
+    let events = system.ok(&["events"]);
+    assert!(!events.contains("CannotStart") && !events.contains("E2005"), "{events}");
 }
 
 #[test]

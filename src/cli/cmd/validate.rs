@@ -5,17 +5,20 @@ use std::path::Path;
 use crate::api::types::Submission;
 use crate::base::ports::Place;
 use crate::base::{Revision, limits};
+use crate::keeper::left_running;
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load, render as shapes};
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::listeners;
 use crate::os::snapshot::snapshot;
+use crate::os::state_dir::StateDir;
 use crate::plan::build::{Built, build};
 use crate::plan::machine::{Machine, fixed_places};
 use crate::store::StoredFile;
 
 use super::super::args::{Format, Global, Validate};
+use super::super::client::STATE_DIR;
 use super::super::{Failure, Outcome, render};
 
 /// `unisys validate`: everything that is wrong, at once; executes nothing.
@@ -101,11 +104,12 @@ fn build_of(objects: &Objects, machine: bool) -> Built {
 
 /// Every holder of a wanted port, a running system's own processes left out.
 fn holders(objects: &Objects) -> BTreeMap<Place, String> {
-    let run = Path::new(super::super::client::STATE_DIR).join("run");
+    let run = Path::new(STATE_DIR).join("run");
     let state_id = std::fs::read_to_string(run.join("id")).unwrap_or_else(|_| "none".into());
     let lock = std::fs::read_to_string(run.with_file_name("lock")).unwrap_or_default();
-    let keeper: Vec<u32> = lock.trim().parse().into_iter().collect();
-    listeners::foreign_holders(&fixed_places(objects), state_id.trim(), &keeper)
+    let keeper = lock.trim().parse().into_iter();
+    let own = keeper.chain(left_running(&StateDir { root: STATE_DIR.into() }).into_values()).collect();
+    listeners::foreign_holders(&fixed_places(objects), state_id.trim(), &own)
 }
 
 fn read(path: &Path) -> Result<Vec<SourceFile>, Failure> {
