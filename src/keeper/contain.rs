@@ -7,7 +7,9 @@
 //!
 //! Where there is a cgroup for each instance (`os/cgroup.rs`), it knows what belongs to it and is killed as one.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -39,7 +41,8 @@ impl Strays {
     /// Looks at the keeper's children again.
     pub fn refresh(&mut self, table: &Table, own: &Owner<'_>) {
         let mut known = std::mem::take(&mut self.known);
-        let loose = own.loose(table);
+        let leaders = LazyCell::new(|| Leaders::of(table));
+        let loose = own.loose(table, &leaders);
         if loose.is_empty() {
             return;
         }
@@ -52,7 +55,7 @@ impl Strays {
             }
             let entry = match known.remove(&pid).filter(|(start, _)| *start == stat.start) {
                 Some(entry) => entry,
-                None => (stat.start, own.attribute(table, &stat)),
+                None => (stat.start, own.attribute(table, &leaders, &stat)),
             };
             self.known.insert(pid, entry);
         }
@@ -97,7 +100,7 @@ pub struct Owner<'a> {
 
 impl Owner<'_> {
     /// Processes that may be strays.
-    fn loose(&self, table: &Table) -> Vec<u32> {
+    fn loose<'t>(&self, table: &'t Table, leaders: &impl Deref<Target = Leaders<'t>>) -> Vec<u32> {
         let own = std::process::id();
         let ours = |pid: &u32| Some(*pid) != self.daemon && !table.by_pid.contains_key(pid) && *pid != own;
         match process::adopted().filter(|_| !self.heir) {
@@ -111,33 +114,19 @@ impl Owner<'_> {
                 process::all()
                     .into_iter()
                     .filter(|stat| ours(&stat.pid))
-                    .filter(|stat| {
-                        stat.ppid == own || marked(stat.pid) || table.by_pid.contains_key(&stat.sid)
-                    })
+                    .filter(|stat| stat.ppid == own || leaders.lead(stat).is_some() || marked(stat.pid))
                     .map(|stat| stat.pid)
                     .collect()
             }
         }
     }
 
-    fn attribute(&self, table: &Table, stat: &process::Stat) -> Option<InstanceId> {
+    fn attribute(&self, table: &Table, leaders: &Leaders<'_>, stat: &process::Stat) -> Option<InstanceId> {
         let by_cgroup = self.cgroups.and_then(|tree| tree.instance_of(stat.pid));
         if let Some(id) = by_cgroup.filter(|id| table.instances.contains_key(id)) {
             return Some(id);
         }
-        // The number of a leader that has ended is free again once nobody of its session and group is left: it may lead another.
-        let leads = |pid: u32, start: u64| {
-            (pid == stat.sid || pid == stat.pgid)
-                && process::stat(pid).is_none_or(|leader| leader.start == start)
-        };
-        let by_session = table.instances.iter().find(|(_, instance)| {
-            instance.parts.values().any(|part| match part {
-                PartState::Running(running) => leads(running.pid, running.start),
-                PartState::Ended { held } => leads(held.pid, held.start),
-                PartState::Spawning => false,
-            })
-        });
-        if let Some((id, _)) = by_session {
+        if let Some(id) = leaders.lead(stat) {
             return Some(id.clone());
         }
         if let Some(value) = process::environ_value(stat.pid, "UNISYS_INSTANCE")
@@ -150,6 +139,31 @@ impl Owner<'_> {
             process::holds_open(stat.pid, &names.stdout) || process::holds_open(stat.pid, &names.stderr)
         };
         table.instances.iter().find(holds).map(|(id, _)| id.clone())
+    }
+}
+
+/// Programs that were started, each as the leader of a session; those that have ended too, as they may have left others in it.
+struct Leaders<'t>(BTreeMap<u32, (u64, &'t InstanceId)>);
+
+impl<'t> Leaders<'t> {
+    fn of(table: &'t Table) -> Self {
+        let parts = table.instances.iter().flat_map(|(id, instance)| {
+            instance.parts.values().filter_map(move |part| match part {
+                PartState::Running(running) => Some((running.pid, (running.start, id))),
+                PartState::Ended { held } if held.pid != 0 => Some((held.pid, (held.start, id))),
+                PartState::Ended { .. } | PartState::Spawning => None,
+            })
+        });
+        Self(parts.collect())
+    }
+
+    /// Whose session or group a process is in. The number of a leader that has ended is free again once nobody of its session
+    /// and group is left: it may lead another.
+    fn lead(&self, stat: &process::Stat) -> Option<&'t InstanceId> {
+        [stat.sid, stat.pgid].iter().find_map(|leader| {
+            let (start, id) = self.0.get(leader)?;
+            process::stat(*leader).is_none_or(|leader| leader.start == *start).then_some(*id)
+        })
     }
 }
 

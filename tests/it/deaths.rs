@@ -190,6 +190,32 @@ fn a_program_that_writes_over_its_environment_is_ours_all_the_same() {
 }
 
 #[test]
+fn the_next_keeper_finds_what_a_dead_program_leaves_in_its_session() {
+    let code = format!(
+        "{WRITES_OVER_ITS_ENVIRONMENT}pid=os.fork()\nif pid: open('child','w').write(str(pid)); os.rename('child','child%d' % os.getpid())\n\
+         null=os.open('/dev/null',os.O_RDWR)\n[os.dup2(null,n) for n in (0,1,2)]\ntime.sleep(1000)"
+    );
+    let system = System::up(&[("a.yaml", &python("a", &code, "  restart: {backoff: {initial: 0s}}\n"))]);
+    let child_of = |pid: u32| {
+        let file = system.path(&format!("manifests/child{pid}"));
+        until("its child", || fs::read_to_string(&file).ok()?.parse::<u32>().ok())
+    };
+    let a = system.pid("a");
+    let child = child_of(a);
+    let keeper_now = || system.json(&["get", "system"])["status"]["keeperPid"].as_u64().map(|pid| pid as u32);
+    let keeper = keeper_now().unwrap();
+    signal(keeper, "KILL");
+    until("another keeper", || keeper_now().filter(|pid| *pid != keeper));
+    signal(a, "KILL");
+    let next =
+        until("it runs again", || system.instance("a")["pid"].as_u64().filter(|pid| *pid != u64::from(a)));
+    assert!(!alive(child), "killed before another takes its place");
+    let child = child_of(next as u32);
+    system.ok(&["stop", "a"]);
+    until("nobody is left", || (!alive(child)).then_some(()));
+}
+
+#[test]
 fn a_daemon_or_keeper_that_was_stopped_is_woken_by_the_other() {
     let system = System::up(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
     let (a, daemon, keeper) = (system.pid("a"), system.daemon_pid().unwrap(), system.keeper_pid());
