@@ -147,6 +147,13 @@ impl Engine {
         generation: crate::base::Generation,
         attempt: u32,
     ) -> bool {
+        let clash = (part == Part::Main).then(|| self.port_clash(&id.unit, spec)).flatten();
+        if let Some(detail) = clash {
+            let (stage, errno) = (SpawnStage::Listeners, libc::EADDRINUSE);
+            let fact = InstanceFact::SpawnFailed { part, stage, errno, detail };
+            self.world.handle(clock::now(), Event::Instance { id, fact });
+            return true;
+        }
         match launch::request(&id, part, spec, generation, self.epoch) {
             Ok(mut request) => {
                 request.role = role;

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::Name;
-use crate::os::clock;
+use crate::base::ports::{Place, Places};
+use crate::manifest::spec::service::{Port, Protocol};
+use crate::os::{clock, sockets};
+use crate::plan::UnitSpec;
+use crate::plan::machine::PORT_HELD;
+use crate::world::{Cause, Event};
 
 use super::Engine;
 
@@ -26,6 +31,32 @@ impl Engine {
         if self.looked_at.1 {
             self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
         }
+    }
+
+    /// Somebody else listens where this program is to: a probe would take the one for the other, so it is not started. It waits as what
+    /// this machine lacks something for, in these words.
+    pub(super) fn port_clash(&mut self, name: &Name, spec: &UnitSpec) -> Option<String> {
+        let own = |port: &&Port| !port.listen && port.protocol == Protocol::Tcp;
+        let places = spec.launch.service.ports.iter().filter(own).filter_map(Port::place);
+        // By far the most are free, which is known at once; who holds one takes a look at every process.
+        let taken: Vec<Place> = places.filter(sockets::is_taken).collect();
+        if taken.is_empty() {
+            return None;
+        }
+        // Another instance of ours may share it (`update.overlap`).
+        let busy = self.busy();
+        let ours: Places = busy.places.iter().collect();
+        if taken.iter().all(|place| ours.overlapping(place).is_some()) {
+            return None;
+        }
+        if let Some(desired) = self.sets.look_at_machine(&busy) {
+            let cause = Cause::new("MachineChanged", "this machine changed");
+            let detail = cause.detail.clone();
+            self.world.handle(clock::now(), Event::Desired { desired, cause });
+            self.remember_revision(&detail);
+        }
+        let fault = self.world.desired().units.get(name)?.machine.clone();
+        fault.filter(|fault| fault.contains(PORT_HELD))
     }
 
     pub(super) fn look_at_machine_again(&mut self) {

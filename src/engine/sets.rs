@@ -280,6 +280,17 @@ impl Sets {
         outcome
     }
 
+    /// What is accepted, on this machine as it is now; nothing if that makes no difference. Manifests are not read again.
+    pub fn look_at_machine(&mut self, busy: &Busy) -> Option<Arc<Desired>> {
+        let candidates = self.sets.iter().map(Set::current).collect();
+        let mut proposal = self.propose_all(candidates, None, busy, true);
+        share_equal(&self.desired, &mut proposal.built.desired);
+        if proposal.rejected || same(&self.desired, &proposal.built.desired) {
+            return None;
+        }
+        Some(self.accept_beside_pending(proposal))
+    }
+
     /// Takes in what is not what is on the disk: that stays as invalid as it is.
     fn accept_beside_pending(&mut self, proposal: Proposal) -> Arc<Desired> {
         let pending: Vec<Vec<Diagnostic>> = self.sets.iter().map(|set| set.pending.clone()).collect();

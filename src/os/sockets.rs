@@ -9,6 +9,7 @@ use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
+use crate::base::ports::Place;
 use crate::base::{Listen, Transport, limits};
 
 use super::process;
@@ -63,10 +64,24 @@ pub fn ip(address: &str) -> io::Result<IpAddr> {
     address.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "this is no IP address"))
 }
 
+/// A program that binds a TCP port by itself could not: it is taken, by whomever. Nothing is heard there for it.
+pub fn is_taken((address, port): &Place) -> bool {
+    let address = SocketAddr::new(*address, *port);
+    let bound = ip_socket(&address, SocketType::STREAM).and_then(|socket| {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &address)
+    });
+    bound == Err(rustix::io::Errno::ADDRINUSE)
+}
+
+fn ip_socket(address: &SocketAddr, kind: SocketType) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)
+}
+
 fn bind_ip(listen: &Listen, kind: SocketType) -> io::Result<OwnedFd> {
     let address = SocketAddr::new(ip(&listen.address)?, listen.port);
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    let socket = ip_socket(&address, kind)?;
     if kind == SocketType::STREAM {
         // Connections of an earlier holder that are still in TIME_WAIT do not matter. Of UDP it would let others in.
         sockopt::set_socket_reuseaddr(&socket, true)?;

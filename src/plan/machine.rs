@@ -259,6 +259,9 @@ fn field_of(access: PathAccess) -> &'static str {
 /// Field, code, reason and cure of what is in a port's way.
 type PortFault = (&'static str, &'static str, String, &'static str);
 
+/// The code of a port that somebody else holds.
+pub const PORT_HELD: &str = "E2005";
+
 fn port_fault(port: &Port, machine: &dyn Machine) -> Option<PortFault> {
     let number = if let PortNumber::Number(number) = port.port { number } else { 0 };
     if port.listen && number != 0 && number < machine.first_allowed_port() {
@@ -281,7 +284,7 @@ fn port_fault(port: &Port, machine: &dyn Machine) -> Option<PortFault> {
     let (at, holder) = machine.port_holder(&place)?;
     let where_else = if at == place.0 { String::new() } else { format!(" on {at}") };
     let why = format!("port {number} is held by {holder}{where_else}");
-    Some(("port", "E2005", why, "stop that process, or choose another port or address"))
+    Some(("port", PORT_HELD, why, "stop that process, or choose another port or address"))
 }
 
 fn taken_socket(

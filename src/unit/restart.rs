@@ -52,13 +52,19 @@ impl End {
         self.reason == EndReason::Exited && self.ran_for(now) < policy.start_failure()
     }
 
-    /// The machine had no process, memory or descriptor left for it: nothing that the program is to blame for.
+    /// The machine had no process, memory or descriptor left for it, or somebody else its port: nothing that the program is to
+    /// blame for.
     pub fn is_want_of_resources(&self) -> bool {
         const EAGAIN: i32 = 11;
         const ENOMEM: i32 = 12;
         const ENFILE: i32 = 23;
         const EMFILE: i32 = 24;
-        matches!(self.reason, EndReason::SpawnFailed { errno: EAGAIN | ENOMEM | ENFILE | EMFILE, .. })
+        const EADDRINUSE: i32 = 98;
+        match self.reason {
+            EndReason::SpawnFailed { stage: SpawnStage::Listeners, errno: EADDRINUSE, .. } => true,
+            EndReason::SpawnFailed { errno, .. } => matches!(errno, EAGAIN | ENOMEM | ENFILE | EMFILE),
+            _ => false,
+        }
     }
 
     /// Nobody asked for this end: it counts as a failure for backoff and breaker. What ended well did what it is for; unless it is
