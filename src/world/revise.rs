@@ -349,6 +349,10 @@ impl World {
         let revision = version.revision;
         let former = std::mem::replace(&mut unit.generation, version.generation);
         unit.spec = version.spec;
+        if unit.spec.policy.breaker.is_none() {
+            // Nothing moves the circuit of one that it has no more.
+            unit.breaker.reset();
+        }
         if matches!(drift, Drift::Replace(_)) {
             // What was wrong may be mended.
             unit.forgive();

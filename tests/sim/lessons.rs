@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use unisys::base::Exit;
-use unisys::unit::ProbeKind;
+use unisys::unit::{Circuit, ProbeKind};
 use unisys::world::{Event, InstanceFact, Order, Outcome};
 
 use super::stage::{FRAGILE, PROBED, Stage, external, name, names, service, system_of, versioned};
@@ -517,4 +517,15 @@ fn a_job_that_has_run_stays_so_when_what_it_needed_is_stopped() {
     stage.exits("w", Exit::Code(1));
     stage.pass(Duration::from_secs(5));
     assert_eq!(stage.count("w"), 1, "what it waited for is done");
+}
+
+#[test]
+fn who_has_no_circuit_any_more_is_held_by_none() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("a", FRAGILE)]);
+    stage.exits("a", Exit::Code(1));
+    assert_eq!(stage.world.status_word(&name("a")), "CircuitOpen");
+    stage.accept(&[service("a", ", circuitBreaker: null")]);
+    assert_eq!(stage.unit("a").breaker.circuit(), Circuit::Closed);
+    assert_ne!(stage.world.status_word(&name("a")), "CircuitOpen");
 }
