@@ -137,10 +137,8 @@ impl World {
         if let Some((reason, message)) = warning.filter(|(reason, _)| !(open && *reason == "BackOff")) {
             self.warn(now, name, seat, reason, &message);
         }
-        if failure {
-            self.count_crash(now, &id, started_with, seat, &end, &outcome);
-        }
-        if matches!(&outcome, AfterEnd::Failed(reason) if wanted && reason.is_of_program()) {
+        let given_up = failure && self.count_crash(now, &id, started_with, seat, &end, &outcome);
+        if matches!(&outcome, AfterEnd::Failed(reason) if wanted && reason.is_of_program()) && !given_up {
             self.effects.push_back(Effect::WatchProgram { name: name.clone(), spec, since: now.wall });
         }
         self.save_unit(now, name);

@@ -300,17 +300,28 @@ fn a_program_that_is_missing_when_it_is_needed_again_is_started_once_it_is_back(
     move_all("program", "away");
     signal(before[0], "KILL");
     let (code, words) = system.fails(&["restart", "restart"]);
-    assert!(code == 1 && words.contains("does not exist; the instance before it runs on"), "{code} {words}");
+    assert!(
+        code == 1 && words.contains("is not restarted, the instance before it runs on"),
+        "{code} {words}"
+    );
     for name in ["crash", "restart"] {
         until("why says it", || system.ok(&["why", name]).contains("program does not exist").then_some(()));
     }
     assert!(alive(before[1]), "what runs is not stopped for what cannot be started");
     move_all("away", "program");
-    for (name, before) in ["crash", "restart"].into_iter().zip(before) {
-        let pid = || system.instance(name)["pid"].as_u64().filter(|pid| *pid != u64::from(before));
-        until("it runs again", pid);
-    }
+    let runs_again = |name: &str, before: u32| {
+        until("it runs again", || {
+            system.instance(name)["pid"].as_u64().filter(|pid| *pid != u64::from(before))
+        })
+    };
+    runs_again("crash", before[0]);
     until("it is told", || system.ok(&["events"]).contains("ProgramChanged").then_some(()));
+    // A restart that has failed is over.
+    assert_eq!(system.json(&["get", "restart"])["status"]["summary"], "Ready");
+    assert!(!system.ok(&["rollout", "status", "restart"]).contains("waiting"));
+    assert_eq!(system.pid("restart"), before[1]);
+    system.ok(&["restart", "restart"]);
+    runs_again("restart", before[1]);
 }
 
 #[test]

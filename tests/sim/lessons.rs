@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unisys::base::Exit;
+use unisys::base::{Exit, SpawnStage};
 use unisys::unit::{Circuit, ProbeKind};
 use unisys::world::{Event, InstanceFact, Order, Outcome};
 
@@ -528,4 +528,23 @@ fn who_has_no_circuit_any_more_is_held_by_none() {
     stage.accept(&[service("a", ", circuitBreaker: null")]);
     assert_eq!(stage.unit("a").breaker.circuit(), Circuit::Closed);
     assert_ne!(stage.world.status_word(&name("a")), "CircuitOpen");
+}
+
+#[test]
+fn a_restart_into_a_program_that_is_missing_is_given_up_and_what_runs_stays() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("a", "")]);
+    stage.pass(Duration::from_secs(20));
+    let id = stage.id("a");
+    stage.unstartable.insert("a".into(), (SpawnStage::Exec, 2, "run does not exist"));
+    stage.order(Order::Restart(names("a")));
+    let told = stage.unit("a").restart_given_up.as_deref().expect("it is told");
+    assert!(told.ends_with("run does not exist"), "{told}");
+    assert_eq!(stage.world.status_word(&name("a")), "Ready");
+    assert_eq!((stage.unit("a").waiting.as_deref(), stage.unit("a").slots.len()), (None, 1));
+    // Nobody waits for a restart that has failed already.
+    stage.unstartable.clear();
+    stage.tell(Event::ProgramChanged { name: name("a") });
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(stage.id("a"), id);
 }

@@ -19,7 +19,8 @@ use super::history::outcome;
 pub const SIBLING: &str = "Sibling";
 
 impl World {
-    /// An instance ended and counts as a failure: is that the end of its rollout?
+    /// An instance ended and counts as a failure: is that the end of its rollout? True when it is that of a restart, which is given
+    /// up and not taken up again by itself.
     pub(in crate::world) fn count_crash(
         &mut self,
         now: Now,
@@ -28,33 +29,29 @@ impl World {
         seat: Seat,
         end: &End,
         after: &AfterEnd,
-    ) {
-        let Some(unit) = self.units.get_mut(&id.unit) else { return };
+    ) -> bool {
+        let Some(unit) = self.units.get_mut(&id.unit) else { return false };
         let permanent = matches!(after, AfterEnd::Failed(_));
         let words = end_words(end);
         // A rollout that is complete has nobody on the way in: who is was asked for by a restart.
         let restarted = seat.role == Role::Incoming && unit.rollout.is_complete();
         // What is known to be good follows its restart policy.
         if of == unit.generation && unit.rollout.proved && unit.rollout.is_active() {
-            return;
+            return false;
         }
         if restarted || of != unit.generation || !unit.rollout.on_trial(now.mono) {
-            // Of a program that is missing another file is waited for.
-            let awaited = matches!(after, AfterEnd::Failed(reason) if reason.is_of_program());
-            if !awaited {
-                self.count_restart_crash(now, &id.unit, seat, permanent, &words);
-            }
-            return;
+            return self.count_restart_crash(now, &id.unit, seat, permanent, &words);
         }
         let third = unit.rollout.crashed();
         if !permanent && !third {
-            return;
+            return false;
         }
         let (reason, message) = match permanent {
             true => ("PermanentFailure", format!("{seat} {words}")),
             false => ("CrashLoop", format!("{seat} {words}, the {} time", nth(unit.rollout.crashes))),
         };
         self.rollout_failed(now, &id.unit, failure(reason, message, Some(id.clone()), now.wall));
+        false
     }
 
     /// A probe has failed as often as it may. One that was edited under a program that is well, and has never found it so, is
@@ -80,12 +77,21 @@ impl World {
         self.units.get(name).is_some_and(|unit| matches!(unit.rollout.phase, Phase::RollingBack(_)))
     }
 
-    /// A restart that somebody asked for brings up the same version: when it does not get well, the old instance stays.
-    fn count_restart_crash(&mut self, now: Now, name: &Name, seat: Seat, permanent: bool, words: &str) {
-        let Some(unit) = self.units.get_mut(name).filter(|_| seat.role == Role::Incoming) else { return };
+    /// A restart that somebody asked for brings up the same version: when it does not get well, the old instance stays. True when
+    /// it is given up.
+    fn count_restart_crash(
+        &mut self,
+        now: Now,
+        name: &Name,
+        seat: Seat,
+        permanent: bool,
+        words: &str,
+    ) -> bool {
+        let incoming = seat.role == Role::Incoming;
+        let Some(unit) = self.units.get_mut(name).filter(|_| incoming) else { return false };
         unit.restart_crashes += 1;
         if !permanent && unit.restart_crashes < 3 {
-            return;
+            return false;
         }
         unit.restart_crashes = 0;
         unit.restart_given_up = Some(format!("{seat} {words}").into());
@@ -95,6 +101,7 @@ impl World {
         let message = format!("the restart is given up, the former instance stays: {seat} {words}");
         self.tell_rollout(now, name, true, "RestartFailed", message);
         self.save_unit(now, name);
+        true
     }
 
     /// Why the rollout of a unit has failed, if it has. So has a first deployment that failed for good: there is nothing to go back
