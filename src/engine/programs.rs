@@ -13,7 +13,7 @@ use crate::plan::UnitSpec;
 use crate::plan::machine::{find_program, working_dir};
 
 /// How often it is looked while any is awaited.
-const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(1);
 /// What was changed so shortly before it could not be executed may have been changed after that as well.
 const FRESH: Duration = Duration::from_secs(1);
 

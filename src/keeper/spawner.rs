@@ -244,6 +244,9 @@ fn start(
                 fault.detail
             );
         }
+        if fault.stage == SpawnStage::WorkingDir {
+            fault.detail = format!("{}: {}", request.dir, fault.detail);
+        }
         if let Some(what) = error.detail {
             fault.detail = format!("{what}: {}", fault.detail);
         }

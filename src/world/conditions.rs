@@ -6,6 +6,7 @@ use crate::unit::{Circuit, Lifecycle};
 
 use super::World;
 use super::chronicle::UNENFORCED;
+use super::ends::TRIED_AGAIN;
 use super::state::{Settled, Slot, Unit};
 
 /// All kinds of condition that a unit may have.
@@ -222,6 +223,9 @@ fn unready_reason(unit: &Unit) -> (&'static str, String) {
         |slot: &Slot| slot.last_end.as_ref().map_or(String::new(), |last| format!(": it {}", last.words));
     for slot in unit.slots.values() {
         match &slot.state {
+            Lifecycle::Failed(reason) if reason.is_of_program() => {
+                return ("Failed", format!("{}{TRIED_AGAIN}", last(slot)));
+            }
             Lifecycle::Failed(_) => return ("Failed", last(slot)),
             Lifecycle::Done(_) => return ("Completed", last(slot)),
             Lifecycle::Held => {

@@ -15,6 +15,9 @@ use super::state::{Completed, LastEnd, Slot, end_words, overrun_words};
 /// What is said besides of a main program that has left the others to themselves.
 const FORKED: &str = ", while processes of it ran on: it goes into the background, and is watched only in the foreground (as nginx with -g 'daemon off;')";
 
+/// What becomes of one whose program, or the directory that it runs in, was not as it has to be.
+pub(super) const TRIED_AGAIN: &str = "; it is tried again once that is another file";
+
 impl World {
     /// Nothing is left of the instance: where does the seat go?
     pub(super) fn ended(&mut self, now: Now, name: &Name, seat: Seat, end: End) {
@@ -116,6 +119,7 @@ impl World {
                 let last = slot.last_end.as_ref().map(|last| last.words.clone()).unwrap_or_default();
                 let why = match slot.restart.misconfigured {
                     Some(_) => ", for its configuration, as the time before",
+                    None if reason.is_of_program() => TRIED_AGAIN,
                     None => "",
                 };
                 (Rest::Failed(reason), Some(("Failed", format!("is not started again: it {last}{why}"))))

@@ -6,6 +6,7 @@ use crate::rollout::Phase;
 use crate::unit::{Circuit, Lifecycle};
 
 use super::World;
+use super::ends::TRIED_AGAIN;
 use super::state::{Slot, Unit};
 
 /// Why a unit has no process that counts, and what a person can do about it.
@@ -116,12 +117,13 @@ impl World {
         for slot in unit.slots.values() {
             let why = format!("`unisys why {name}` and `unisys logs {name}` tell more");
             match slot.state {
-                Lifecycle::Failed(_) => {
+                Lifecycle::Failed(ref reason) => {
+                    let again = if reason.is_of_program() { TRIED_AGAIN } else { "" };
                     let former = match unit.serving().any(|slot| slot.state.process().is_some()) {
                         true => "; the instance before it runs on",
                         false => "",
                     };
-                    return Hold::lasting(format!("has failed: {}{former}", ended(slot)), why);
+                    return Hold::lasting(format!("has failed: {}{again}{former}", ended(slot)), why);
                 }
                 Lifecycle::Held | Lifecycle::Backoff { .. } if !closed => {
                     return self.kept_by_circuit(now, name, unit);

@@ -308,6 +308,7 @@ fn a_program_that_is_missing_when_it_is_needed_again_is_started_once_it_is_back(
         until("why says it", || system.ok(&["why", name]).contains("program does not exist").then_some(()));
     }
     assert!(alive(before[1]), "what runs is not stopped for what cannot be started");
+    assert!(system.ok(&["describe", "crash"]).contains("it is tried again once that is another file"));
     move_all("away", "program");
     let runs_again = |name: &str, before: u32| {
         until("it runs again", || {
