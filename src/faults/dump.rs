@@ -51,7 +51,8 @@ pub fn write(
     let failure = &case.failure;
     let id = id(failure.at, &failure.id.unit, failure.id.incarnation);
     let temporary = dir.join(format!("{TEMPORARY}{id}"));
-    let written = fill(&temporary, &id, case, classified, stdout, stderr)
+    let written = files::private_dir_within(dir)
+        .and_then(|()| fill(&temporary, &id, case, classified, stdout, stderr))
         .and_then(|()| fs::rename(&temporary, dir.join(&id)));
     if written.is_err() {
         let _ = fs::remove_dir_all(&temporary);
@@ -68,7 +69,7 @@ fn fill(
     stdout: &[String],
     stderr: &[String],
 ) -> io::Result<()> {
-    files::private_dir(dir)?;
+    files::private_dir_within(dir)?;
     let mut description = describe(id, case, classified);
     case.redactor.json(&mut description);
     let mut text = format!("{description:#}\n");

@@ -353,6 +353,9 @@ impl Keeper {
         if !self.journal.wants_rewrite(clock::mono()) {
             return;
         }
+        if !self.options.state.is_held_by(&self.options.lock) {
+            return self.journal.wait(clock::mono());
+        }
         let entries: Vec<Entry> = self.entries();
         match Journal::create(self.journal.path(), &entries) {
             Ok(journal) => {
@@ -383,8 +386,11 @@ impl Keeper {
         if self.table.instances.is_empty() {
             self.sweep();
             self.listeners.close_all();
-            let _ = std::fs::remove_file(self.journal.path());
-            let _ = std::fs::remove_file(self.options.state.socket());
+            // What stands there may be another system's by now.
+            if self.options.state.is_held_by(&self.options.lock) {
+                let _ = std::fs::remove_file(self.journal.path());
+                let _ = std::fs::remove_file(self.options.state.socket());
+            }
             if let Some(tree) = &self.cgroups {
                 tree.leave(std::process::id());
             }

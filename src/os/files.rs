@@ -288,6 +288,14 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The same in a directory that there is: what was moved away is not begun anew in its place.
+pub fn private_dir_within(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

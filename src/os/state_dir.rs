@@ -194,6 +194,13 @@ impl StateDir {
         Ok(fd)
     }
 
+    /// The lock that stands here is this one: the directory is still the holder's, and not another that was made in its place.
+    pub fn is_held_by(&self, lock: &OwnedFd) -> bool {
+        let here = fs::symlink_metadata(self.root.join("lock"));
+        let own = rustix::fs::fstat(lock);
+        matches!((here, own), (Ok(here), Ok(own)) if (here.dev(), here.ino()) == (own.st_dev, own.st_ino))
+    }
+
     /// The holder ends in order: nobody is to take its place.
     pub fn let_go(lock: &OwnedFd) {
         let _ = rustix::fs::ftruncate(lock, 0);
@@ -250,6 +257,7 @@ mod tests {
         let state = StateDir::open(&dir.path().join("state")).unwrap();
         let superseded = |result| matches!(result, Err(StateDirError::Superseded { .. }));
         let lock = state.lock(None).unwrap();
+        assert!(state.is_held_by(&lock));
         assert!(matches!(state.lock(None), Err(StateDirError::Locked { .. })));
         drop(lock);
         // Killed: its pid stands.
@@ -260,6 +268,18 @@ mod tests {
         drop(heir);
         assert!(superseded(state.lock(Some(std::process::id()))), "it ended in order");
         assert!(state.lock(None).is_ok(), "a person may begin anew");
+    }
+
+    #[test]
+    fn a_directory_that_was_made_in_the_place_of_a_removed_one_is_not_the_holders() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        let lock = state.lock(None).unwrap();
+        fs::rename(&state.root, dir.path().join("gone")).unwrap();
+        assert!(!state.is_held_by(&lock));
+        let again = StateDir::open(&state.root).unwrap();
+        fs::write(again.root.join("lock"), "1\n").unwrap();
+        assert!(!again.is_held_by(&lock));
     }
 
     #[test]

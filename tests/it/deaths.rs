@@ -302,6 +302,35 @@ fn a_system_whose_directory_was_removed_is_not_started_a_second_time() {
 }
 
 #[test]
+fn a_directory_that_was_moved_away_is_not_begun_anew_and_another_system_in_its_place_is_left_alone() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
+    system.ready(&["a"]);
+    let (a, keeper, state) = (system.pid("a"), system.keeper_pid(), system.path(".unified-system"));
+    let gone = system.path("gone");
+    fs::rename(&state, &gone).unwrap();
+    signal(a, "KILL");
+    // Its dump could not be written either.
+    until("its end is told", || {
+        let log = fs::read_to_string(gone.join("logs/unifiedsystem.log")).unwrap_or_default();
+        log.contains("CrashDumpFailed").then_some(())
+    });
+    assert!(!state.exists(), "what was moved away is not made again");
+    fs::rename(&gone, &state).unwrap();
+    system.ready(&["a"]);
+    until("it is removed", || fs::remove_dir_all(&state).ok());
+    let (code, words) = system.fails(&["up", "-d"]);
+    assert!(code == 5 && words.contains(&format!("`kill {keeper}`")), "{code}: {words}");
+    // Somebody else's in its place.
+    fs::create_dir_all(state.join("run")).unwrap();
+    for name in ["lock", "unisys.sock", "run/journal"] {
+        fs::write(state.join(name), "").unwrap();
+    }
+    signal(keeper, "TERM");
+    system.ended();
+    assert!(state.join("unisys.sock").exists() && state.join("run/journal").exists());
+}
+
+#[test]
 fn a_binary_that_is_none_leaves_everything_as_it_was() {
     let mut system = System::new(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
     system.has_own_binary();
