@@ -94,6 +94,9 @@ fn dependencies(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
                 let message = format!("{} depends on itself", source.object);
                 diagnostics.push(Diagnostic::error("E1402", &span, path, message).hint("remove this entry"));
             } else if !known.contains(&edge.name.as_str()) && !edge.optional {
+                if objects.may_declare(&edge.name) {
+                    continue;
+                }
                 let message = format!("{} depends on `{}`, which is not declared", source.object, edge.name);
                 let others = known.iter().copied().filter(|name| *name != source.object.name.as_str());
                 let hint = nearest(edge.name.as_str(), others)
@@ -327,6 +330,9 @@ fn environment(spec: &ServiceSpec, source: &Source, objects: &Objects, diagnosti
             }
         };
         let span = source.span(&path);
+        if !exists && objects.may_declare(name) {
+            return;
+        }
         if !exists {
             let message = format!("there is no {kind} `{name}`");
             let hint = nearest(name.as_str(), names.iter().map(|name| name.as_str()))

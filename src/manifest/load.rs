@@ -104,6 +104,10 @@ pub struct Objects {
     pub externals: BTreeMap<Name, Object<ExternalSpec>>,
     pub notifiers: BTreeMap<Name, Object<NotifierSpec>>,
     pub system: Option<Object<SystemSpec>>,
+    /// Declared, and not well: nothing else can be said of them.
+    broken: BTreeSet<Name>,
+    /// What else is declared is not known: a file could not be read.
+    unread: bool,
 }
 
 enum Typed {
@@ -169,14 +173,14 @@ fn load_with(input: &LoadInput, kept: Kept, cache: &mut ParseCache) -> Option<(O
     let mut diagnostics = Vec::new();
     let mut drafts: BTreeMap<ObjectRef, Draft> = BTreeMap::new();
     let changed = input.files.iter().filter(|file| !kept.files.contains(file.path.as_os_str()));
-    for draft in parse_all(changed, &mut diagnostics) {
+    let mut objects = kept.objects;
+    for draft in parse_all(changed, &mut objects, &mut diagnostics) {
         if let Some(first) = drafts.get(&draft.object) {
             diagnostics.push(duplicate(&draft, first));
         } else {
             drafts.insert(draft.object.clone(), draft);
         }
     }
-    let mut objects = kept.objects;
     if !kept.files.is_empty() {
         let new_system = drafts.keys().any(|object| object.kind == ObjectKind::System);
         let system = new_system || cache.known.system.is_some();
@@ -185,7 +189,7 @@ fn load_with(input: &LoadInput, kept: Kept, cache: &mut ParseCache) -> Option<(O
         }
     }
     for files in &input.overlays {
-        for patch in parse_all(files, &mut diagnostics) {
+        for patch in parse_all(files, &mut Objects::default(), &mut diagnostics) {
             apply_overlay(&mut drafts, &patch, &mut diagnostics);
         }
     }
@@ -197,27 +201,36 @@ fn load_with(input: &LoadInput, kept: Kept, cache: &mut ParseCache) -> Option<(O
     merge_defaults(&mut drafts);
     let set: Arc<str> = input.set.as_str().into();
     for draft in drafts.into_values() {
-        if let Some(typed) = typed(&draft, cache, &mut diagnostics) {
-            objects.insert(typed, draft, &set, &mut diagnostics);
+        match typed(&draft, cache, &mut diagnostics) {
+            Some(typed) => objects.insert(typed, draft, &set, &mut diagnostics),
+            None => drop(objects.broken.insert(draft.object.name)),
         }
     }
     Some((objects, diagnostics))
 }
 
+/// What is not well is noted in `objects`.
 fn parse_all<'f>(
     files: impl IntoIterator<Item = &'f SourceFile>,
+    objects: &mut Objects,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Draft> {
     let mut drafts = Vec::new();
     for file in files {
         match &file.content {
             Ok(bytes) => {
+                let before = diagnostics.len();
                 let documents = tree::parse(&file.path, bytes, diagnostics);
+                objects.unread |= documents.is_empty() && diagnostics.len() > before;
                 for (index, node) in documents.iter().enumerate() {
-                    drafts.extend(identify(&file.path, bytes, node, index, diagnostics));
+                    match identify(&file.path, bytes, node, index, diagnostics) {
+                        Some(draft) => drafts.push(draft),
+                        None => objects.broken.extend(name_in(node).and_then(|name| name.parse().ok())),
+                    }
                 }
             }
             Err(why) => {
+                objects.unread = true;
                 let span = Span { file: file.path.clone(), line: 0, column: 0 };
                 let diagnostic =
                     Diagnostic::error("E1007", &span, "", format!("the file cannot be read: {why}"));
@@ -267,8 +280,7 @@ fn identify(
         diagnostics.push(Diagnostic::error("E1201", &span(&["kind"]), "kind", message).hint(hint));
         return None;
     };
-    let name = node.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Node::as_str);
-    match name.unwrap_or_default().parse::<Name>() {
+    match name_in(node).unwrap_or_default().parse::<Name>() {
         Ok(name) => {
             let object = ObjectRef { kind, name };
             let base = node.get("metadata").and_then(|metadata| metadata.get("baseDir"));
@@ -283,6 +295,10 @@ fn identify(
             None
         }
     }
+}
+
+fn name_in(node: &Node) -> Option<&str> {
+    node.get("metadata")?.get("name").and_then(Node::as_str)
 }
 
 fn duplicate(second: &Draft, first: &Draft) -> Diagnostic {
@@ -438,6 +454,8 @@ impl Objects {
             externals: of(&self.externals, &wanted),
             notifiers: of(&self.notifiers, &wanted),
             system: self.system.clone().filter(|object| wanted(&object.source)),
+            broken: self.broken.clone(),
+            unread: self.unread,
         }
     }
 
@@ -453,6 +471,11 @@ impl Objects {
             ObjectKind::Notifier => self.notifiers.get(name).map(|object| &object.meta),
             ObjectKind::System => self.system.as_ref().map(|object| &object.meta),
         }
+    }
+
+    /// Something of this name may be declared where it is not well: that it is missing cannot be said.
+    pub fn may_declare(&self, name: &Name) -> bool {
+        self.unread || self.broken.contains(name)
     }
 
     /// The source of an object, if it is declared.
@@ -483,6 +506,8 @@ impl Objects {
             join_kind(&mut all.secrets, set.secrets, diagnostics);
             join_kind(&mut all.externals, set.externals, diagnostics);
             join_kind(&mut all.notifiers, set.notifiers, diagnostics);
+            all.broken.extend(set.broken);
+            all.unread |= set.unread;
             match (&all.system, set.system) {
                 (Some(first), Some(second)) => diagnostics.push(owned_twice(&first.source, &second.source)),
                 (None, second) => all.system = second,

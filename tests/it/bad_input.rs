@@ -162,6 +162,26 @@ fn a_start_onto_a_port_that_somebody_else_holds_is_not_made() {
 }
 
 #[test]
+fn what_is_declared_where_it_is_not_well_is_not_said_to_be_missing() {
+    let user = sleeper("s", "  dependsOn: [api]\n  envFrom: [{config: c}]\n");
+    let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c}\nspec: {data: {A: [1]}}\n";
+    let broken = |rest: &str| format!("apiVersion: unisys.dev/v1\nkind: {rest}");
+    for (api, code) in [
+        (sleeper("api", "  replicas: two\n"), "E1204"),
+        (broken("Servise\nmetadata: {name: api}\nspec: {command: [x]}\n"), "E1201"),
+        (broken("Service\nmetadata: {name: api\n"), "E1001"),
+    ] {
+        let system = System::new(&[("s.yaml", &user), ("c.yaml", config), ("api.yaml", &api)]);
+        let (_, words) = system.fails(&["validate", "manifests"]);
+        assert!(words.contains(code), "{code}: {words}");
+        assert!(!words.contains("E1401") && !words.contains("E1405"), "{words}");
+    }
+    let system = System::new(&[("s.yaml", &user)]);
+    let (_, words) = system.fails(&["validate", "manifests"]);
+    assert!(words.contains("E1401") && words.contains("E1405"), "{words}");
+}
+
+#[test]
 fn unreadable_and_circular_links_in_a_watched_directory_change_nothing() {
     let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let a = system.pid("a");
