@@ -39,14 +39,16 @@ pub fn exposition(engine: &Engine) -> String {
     let world = &engine.world;
     for (name, unit) in world.units() {
         let label = Unit { unit: name.to_string() };
-        wanted.get_or_create(&label).set(i64::from(world.wanted_replicas(name)));
+        // What has ended well, a Job above all, is to run no more: nothing lacks.
+        let replicas = if unit.has_completed() { 0 } else { world.wanted_replicas(name) };
+        wanted.get_or_create(&label).set(i64::from(replicas));
         ready.get_or_create(&label).set(i64::from(ready_count(unit)));
         let count: u32 = unit.slots.values().map(|slot| slot.restart.restarts).sum();
         restarts.get_or_create(&label).set(i64::from(count));
     }
     revision.set(world.revision().0 as i64);
     epoch.set(engine.epoch.0 as i64);
-    registry.register("unit_replicas", "Instances wanted", wanted);
+    registry.register("unit_replicas", "Instances wanted; none of what has completed", wanted);
     registry.register("unit_ready_replicas", "Instances that are Ready", ready);
     registry.register("unit_restarts", "Automatic restarts of the present ordinals", restarts);
     registry.register("revision", "The accepted revision", revision);

@@ -296,6 +296,11 @@ fn get_graph_describe_changes_and_metrics_have_their_shapes() {
     assert_eq!(described["effectiveSpec"]["replicas"], 1);
     assert!(!system.json(&["changes"]).as_array().unwrap().is_empty());
     assert!(system.ok(&["metrics"]).contains("unisys_unit_ready_replicas{unit=\"a\"} 1"));
+    let job = "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: once}\nspec: {command: [\"true\"]}\n";
+    system.write("manifests/once.yaml", job);
+    until("nothing lacks of a Job that has run", || {
+        system.ok(&["metrics"]).contains("unisys_unit_replicas{unit=\"once\"} 0").then_some(())
+    });
     assert_eq!(system.fails(&["get", "pods"]).0, 4);
     assert_eq!(system.fails(&["get", "service", "zzz"]).0, 4);
     assert_eq!(system.fails(&["get", "-o", "sarif"]).0, 2);
