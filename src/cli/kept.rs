@@ -24,13 +24,17 @@ use super::client::{Client, STATE_DIR, refused};
 /// The state directory of a system that does not answer.
 pub struct Kept(StateDir);
 
-/// Asks the daemon; where none answers, what one has left, which is said.
+/// Asks the daemon, or the next one where that ends meanwhile; where none answers, what one has left, which is said.
 pub fn ask<T>(
     global: &Global,
-    daemon: impl FnOnce(&Client) -> Result<T, Failure>,
+    daemon: impl Fn(&Client) -> Result<T, Failure>,
     kept: impl FnOnce(&Kept) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    match Client::connect(global).and_then(|client| daemon(&client)) {
+    let answer = Client::connect(global).and_then(|client| match daemon(&client) {
+        Err(Failure::NoDaemon { .. }) => Client::connect(global).and_then(|client| daemon(&client)),
+        answer => answer,
+    });
+    match answer {
         Err(Failure::NoDaemon { message, hint }) => match Kept::find(global) {
             Some(found) => {
                 if !global.quiet {
@@ -74,10 +78,10 @@ impl Kept {
             let all = self.logged();
             let hint = match (nearest(unit, all.iter().map(String::as_str)), all.is_empty()) {
                 (Some(near), _) => format!("did you mean {near}?"),
-                (None, true) => "nothing was".into(),
-                (None, false) => format!("of these something was: {}", all.join(", ")),
+                (None, true) => "no unit has written anything".into(),
+                (None, false) => format!("these have written something: {}", all.join(", ")),
             };
-            return Err(Failure::NotFound { message: format!("no log of {unit} was kept"), hint });
+            return Err(Failure::NotFound { message: format!("no output of {unit} was kept"), hint });
         }
         if previous {
             let before = logs::previous_incarnation(&index, unit);
