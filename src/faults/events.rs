@@ -40,6 +40,8 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         | "Held"
         | "Stopped"
         | "Replaced" => return None,
+        // The machine is as it was before anything ran: nothing has failed.
+        "NotOnThisMachine" => return None,
         "CircuitOpen" => (latest.unwrap_or(Category::Crash), Severity::Fatal),
         // An edit that came to nothing is not tried again before it is changed: whoever made it wants to hear of that.
         "RolledBack" | "RolloutFailed" => (said().unwrap_or(Category::Config), Severity::Fatal),
@@ -52,7 +54,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "Survivors" => (Category::Resource, Severity::Recoverable),
         "CannotStart" => (said().unwrap_or(Category::Config), Severity::Recoverable),
         "NotWatching" | "NotEnforced" => (Category::Resource, Severity::Warning),
-        "CrashDumpFailed" => (Category::Filesystem, Severity::Warning),
+        "CrashDumpFailed" | "SocketRemoved" => (Category::Filesystem, Severity::Warning),
         "NotifierFailed" => (said().unwrap_or(Category::Network), Severity::Warning),
         _ => (said().unwrap_or(Category::Internal), Severity::Warning),
     };
@@ -108,6 +110,12 @@ mod tests {
             "RolledBack",
             "revision 2 is given up, what was good before it takes its place: instance 0 ended: exit code 1",
             Some((Category::Config, Severity::Fatal)),
+        );
+        check("NotOnThisMachine", "service/a runs without its limit of memory: no such file", None);
+        check(
+            "SocketRemoved",
+            "somebody removed the control socket; it is there again",
+            Some((Category::Filesystem, Severity::Warning)),
         );
         check("SomethingNew", "whatever", Some((Category::Internal, Severity::Warning)));
     }
