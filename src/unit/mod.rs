@@ -5,6 +5,7 @@ pub mod adopted;
 pub mod breaker;
 mod habits;
 pub mod lifecycle;
+pub mod look;
 pub mod policy;
 pub mod probes;
 pub mod restart;
