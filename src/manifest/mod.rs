@@ -22,6 +22,7 @@ mod layers;
 pub mod load;
 pub mod not_yet;
 pub mod notifiers;
+mod objects;
 pub mod overlay;
 mod printed;
 pub mod references;
