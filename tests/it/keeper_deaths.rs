@@ -1,8 +1,10 @@
-//! The keeper dies at a moment at which it has not written down all that it did.
+//! The keeper dies, also together with its daemon, and at moments at which it has not written down all that it did.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::process::Stdio;
 
-use crate::support::{System, alive, kill_both, signal, sleeper, until};
+use crate::support::{System, alive, kill_both, python, signal, sleeper, text, until};
 
 fn version(version: u32, rest: &str) -> String {
     sleeper("a", &format!("  env: {{VERSION: \"{version}\"}}\n  update: {{minReady: 100ms}}\n{rest}"))
@@ -88,5 +90,157 @@ fn a_keeper_that_is_killed_as_soon_as_a_new_version_runs_costs_no_rollout() {
             (of_version(pid, round) && system.instance_if_any("a")?["pid"] == pid).then_some(())
         });
         until("its rollout is complete", || (state(&system) == "Complete").then_some(()));
+    }
+}
+
+#[test]
+fn programs_stay_heard_over_the_socket_or_pipe_they_have_when_the_keeper_dies() {
+    // Connected once, as many libraries do; and a startup that is told by a newline when somebody wants it.
+    let beats = "import os,socket,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\ns.connect(os.environ['NOTIFY_SOCKET'])\n\
+                 n=0\nwhile True:\n  n+=1; s.send(b'READY=1\\nWATCHDOG=1\\nSTATUS=%d' % n); time.sleep(0.05)";
+    let told = "import os,time\nwhile not os.path.exists('go'): time.sleep(0.01)\nos.write(7, b'\\n'); time.sleep(1000)";
+    let probe = |how: &str| format!("  probes: {{startup: {{notify: '{how}', period: 1h}}}}\n");
+    let system = System::up(&[
+        ("a.yaml", &python("a", beats, &format!("{}  watchdog: {{heartbeat: 10s}}\n", probe("systemd")))),
+        ("b.yaml", &python("b", told, &probe("fd:7"))),
+    ]);
+    system.ready(&["a"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    for _ in 0..2 {
+        let daemon = system.daemon_pid().unwrap();
+        let keeper = system.json(&["get", "system"])["status"]["keeperPid"].as_u64().unwrap() as u32;
+        signal(keeper, "KILL");
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        until("a is heard by it", || system.instance("a")["statusText"].as_str().map(drop));
+    }
+    system.write("manifests/go", "");
+    system.ready(&["b"]);
+    assert_eq!((system.pid("a"), system.pid("b")), (a, b));
+}
+
+#[test]
+fn keeper_and_daemon_killed_at_once_and_the_next_up_adopts() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let daemon = system.daemon_pid().unwrap();
+    kill_both(system.keeper_pid(), daemon);
+    system.ended();
+    assert!(alive(a));
+    system.start(&[]);
+    assert_eq!(system.pid("a"), a);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert!(!alive(a));
+}
+
+#[test]
+fn who_asks_a_system_without_keeper_and_daemon_is_told_that_its_services_run() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    system.ready(&["a", "b"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    let (keeper, daemon) = (system.keeper_pid(), system.daemon_pid().unwrap());
+    // Stopped first: neither is to find the other dead.
+    kill_both(keeper, daemon);
+    system.ended();
+    until("the daemon is dead", || (!alive(daemon)).then_some(()));
+    for verb in [&["down"][..], &["get"], &["stop", "a"]] {
+        let (code, words) = system.fails(verb);
+        assert_eq!(code, 3, "{verb:?}: {words}");
+        for part in [
+            "its services still do",
+            &format!("a (pid {a})"),
+            &format!("b (pid {b})"),
+            "`unisys up` takes them up",
+        ] {
+            assert!(words.contains(part), "{verb:?}: {part} is not in {words}");
+        }
+    }
+    system.start(&[]);
+    assert_eq!((system.pid("a"), system.pid("b")), (a, b));
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    assert!(!alive(a) && !alive(b));
+    let (code, words) = system.fails(&["down"]);
+    assert!(code == 3 && !words.contains("still do"), "{code} {words}");
+}
+
+#[test]
+fn nobody_takes_the_place_of_a_keeper_that_ended_in_order() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let keeper = system.keeper_pid().to_string();
+    let words = fs::read_to_string(format!("/proc/{}/cmdline", system.daemon_pid().unwrap())).unwrap();
+    let options = words.split('\0').skip_while(|word| *word != "--options").nth(1).unwrap().to_owned();
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    let mut late = std::process::Command::new(crate::support::BINARY);
+    late.args(["keeper", "--heir-of", &keeper, "--options", &options]);
+    let output = late.output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+    assert!(system.processes().is_empty());
+}
+
+#[test]
+fn keepers_that_are_killed_as_soon_as_they_are_there_leave_one_that_takes_over() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    let a = system.pid("a");
+    let daemon = system.daemon_pid().unwrap();
+    let mut known: BTreeSet<u32> = system.processes().into_iter().collect();
+    signal(system.keeper_pid(), "KILL");
+    // An heir is killed as soon as it is seen: mostly before it has a daemon of its own.
+    for _ in 0..3 {
+        let heir = until("an heir", || {
+            let file =
+                |pid: &u32, name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            // What an heir has just forked is called like it until it becomes a daemon.
+            let of_heir = |pid: &u32| {
+                let stat = file(pid, "stat");
+                let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+                parent.is_some_and(|parent: u32| file(&parent, "cmdline").contains("--heir-of"))
+            };
+            let is_heir = |pid: &u32| file(pid, "cmdline").contains("--heir-of") && !of_heir(pid);
+            system.processes().into_iter().find(|pid| !known.contains(pid) && is_heir(pid))
+        });
+        known.insert(heir);
+        signal(heir, "KILL");
+    }
+    until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    assert_eq!(system.pid("a"), a);
+    signal(a, "KILL");
+    until("it is watched again", || {
+        (system.instance("a")["pid"] != a).then(|| system.instance("a")["pid"].as_u64())?
+    });
+}
+
+#[test]
+fn who_watches_or_waits_goes_on_when_the_keeper_dies() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.ready(&["a"]);
+    let watches: [&[&str]; 4] = [
+        &["events", "-w"],
+        &["get", "-w"],
+        &["logs", "-f", "a"],
+        &["wait", "--for=delete", "a", "--timeout", "60s"],
+    ];
+    let mut watchers: Vec<_> = watches
+        .iter()
+        .map(|args| system.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    let keeper = || system.json(&["get", "system"])["status"]["keeperPid"].as_u64().unwrap() as u32;
+    for _ in 0..3 {
+        let before = keeper();
+        signal(before, "KILL");
+        until("another keeper", || (keeper() != before).then_some(()));
+    }
+    for (watcher, args) in watchers.iter_mut().zip(watches) {
+        assert_eq!(watcher.try_wait().unwrap(), None, "{args:?}");
+    }
+    fs::remove_file(system.path("manifests/a.yaml")).unwrap();
+    system.write("manifests/b.yaml", &sleeper("b", ""));
+    let waits = watchers.pop().unwrap().wait_with_output().unwrap();
+    assert_eq!(waits.status.code(), Some(0), "{}", text(&waits.stderr));
+    system.ok(&["down"]);
+    for (watcher, args) in watchers.into_iter().zip(watches) {
+        let watched = watcher.wait_with_output().unwrap();
+        assert_eq!(watched.status.code(), Some(0), "{args:?}: {}", text(&watched.stderr));
     }
 }

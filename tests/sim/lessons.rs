@@ -83,40 +83,6 @@ fn a_circuit_closes_though_an_instance_was_ready_all_the_time() {
 }
 
 #[test]
-fn what_rests_for_a_version_that_was_given_up_runs_the_one_before() {
-    for code in [78, 0] {
-        let mut stage = Stage::new();
-        let v = |x: u32| {
-            vec![
-                versioned("a", PROBED, x),
-                versioned("b", ", dependsOn: [a], restart: {policy: OnFailure}", x),
-            ]
-        };
-        stage.accept(&v(1));
-        stage.ready("a");
-        stage.pass(Duration::from_secs(3));
-        stage.accept(&v(2));
-        stage.ready("a");
-        stage.pass(Duration::from_secs(10));
-        for i in 0..3 {
-            stage.exits("a", Exit::Code(1));
-            if i < 2 {
-                while stage.count("a") == 0 {
-                    stage.pass(Duration::from_millis(100));
-                }
-            }
-        }
-        if stage.count("b") == 1 {
-            stage.exits("b", Exit::Code(code));
-        }
-        stage.pass(Duration::from_secs(5));
-        stage.ready("a");
-        stage.pass(Duration::from_secs(3600));
-        assert_eq!(stage.count("b"), 1, "{code}");
-    }
-}
-
-#[test]
 fn an_external_in_the_place_of_a_service_is_asked() {
     let mut stage = Stage::new();
     stage.accept(&[service("db", ""), service("api", ", dependsOn: [db]")]);
@@ -167,61 +133,6 @@ fn an_end_of_nothing_is_no_change() {
 }
 
 #[test]
-fn who_went_back_for_another_unit_goes_on_when_that_is_mended() {
-    let mut stage = Stage::new();
-    let v = |a: u32, b: u32| vec![versioned("a", "", a), versioned("b", "", b)];
-    stage.accept(&v(1, 1));
-    stage.pass(Duration::from_secs(900));
-    stage.accept(&v(2, 2));
-    stage.pass(Duration::from_secs(1));
-    stage.exits("a", Exit::Code(78));
-    stage.pass(Duration::from_secs(30));
-    let back = |stage: &Stage, unit: &str| stage.unit(unit).is_rolled_back();
-    assert!(back(&stage, "a") && back(&stage, "b"));
-    stage.accept(&v(3, 2));
-    stage.pass(Duration::from_secs(30));
-    assert!(!back(&stage, "a") && !back(&stage, "b"), "nothing was wrong with b");
-    assert!(["a", "b"].iter().all(|name| stage.unit(name).rollout.word(false) == "Complete"));
-    // They are one revision again: what fails now takes both back.
-    stage.exits("b", Exit::Code(78));
-    stage.pass(Duration::from_secs(30));
-    assert!(back(&stage, "a") && back(&stage, "b"));
-    // Another change of who went along is that one's alone.
-    stage.accept(&v(4, 2));
-    stage.pass(Duration::from_secs(30));
-    assert!(!back(&stage, "a") && back(&stage, "b"), "b was found bad itself");
-}
-
-#[test]
-fn canaries_that_failed_are_followed_by_nobody() {
-    let mut stage = Stage::new();
-    let v = |x: u32| {
-        vec![versioned(
-            "a",
-            ", replicas: 3, update: {autoRollback: false, strategy: Canary, canary: {replicas: 1, hold: 1h, autoPromote: false}}",
-            x,
-        )]
-    };
-    stage.accept(&v(1));
-    stage.pass(Duration::from_secs(5));
-    stage.accept(&v(2));
-    for _ in 0..3 {
-        stage.exits("a", Exit::Code(1));
-        while stage.count("a") < 4 {
-            stage.pass(Duration::from_millis(100));
-        }
-    }
-    stage.pass(Duration::from_secs(60));
-    let new = stage
-        .unit("a")
-        .slots
-        .values()
-        .filter(|slot| slot.instance.as_ref().is_some_and(|instance| instance.generation.0 == 2))
-        .count();
-    assert!(new <= 1, "{new} of the failed version run");
-}
-
-#[test]
 fn an_edge_that_restarts_does_so_from_when_it_is_written() {
     let mut stage = Stage::new();
     stage.accept(&[service("db", ""), service("api", ", dependsOn: [db]")]);
@@ -230,44 +141,6 @@ fn an_edge_that_restarts_does_so_from_when_it_is_written() {
     stage.order(Order::Restart(names("db")));
     stage.pass(Duration::from_secs(60));
     assert_ne!(before, stage.id("api"));
-}
-
-#[test]
-fn a_switch_turns_off_what_was_rolled_back_too() {
-    let mut stage = Stage::new();
-    let v = |x: u32, on: bool| {
-        vec![
-            format!(
-                "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {{name: app}}\nspec: {{data: {{ON: \"{on}\"}}}}\n---\n"
-            ),
-            versioned("a", ", enabledWhen: {config: app, key: ON}", x),
-        ]
-    };
-    stage.accept(&v(1, true));
-    stage.pass(Duration::from_secs(5));
-    stage.accept(&v(2, true));
-    stage.exits("a", Exit::Code(78));
-    stage.pass(Duration::from_secs(60));
-    stage.accept(&v(2, false));
-    stage.pass(Duration::from_secs(60));
-    assert_eq!(stage.count("a"), 0);
-}
-
-#[test]
-fn units_that_need_each_other_by_what_they_went_back_to_stop() {
-    let mut stage = Stage::new();
-    stage.accept(&[system_of("rollbackScope: Unit"), service("u", ", dependsOn: [v]"), service("v", "")]);
-    stage.pass(Duration::from_secs(5));
-    stage.accept(&[
-        system_of("rollbackScope: Unit"),
-        versioned("u", "", 2),
-        service("v", ", dependsOn: [u]"),
-    ]);
-    stage.exits("u", Exit::Code(78));
-    stage.pass(Duration::from_secs(60));
-    stage.tell(Event::ShutDown { by: "x".into(), now: false });
-    stage.pass(Duration::from_secs(600));
-    assert!(stage.running.is_empty());
 }
 
 #[test]
@@ -344,56 +217,6 @@ fn an_answer_of_a_former_address_is_none_of_the_new_one() {
     assert_eq!(stage.count("api"), 0, "the answer of the former address counts for the new one");
 }
 
-/// `old` and the edge to it go in one edit, which is rolled back.
-fn went_back() -> Stage {
-    let mut stage = Stage::new();
-    stage.accept(&[service("old", ""), service("a", ", dependsOn: [old]")]);
-    stage.pass(Duration::from_secs(5));
-    stage.accept(&[versioned("a", "", 2)]);
-    stage.exits("a", Exit::Code(78));
-    stage.pass(Duration::from_secs(30));
-    stage
-}
-
-#[test]
-fn what_a_version_needs_that_was_gone_back_to_is_kept_until_nobody_needs_it() {
-    let mut stage = went_back();
-    assert_eq!((stage.count("a"), stage.count("old")), (1, 1));
-    stage.accept(&[versioned("a", "", 3)]);
-    stage.pass(Duration::from_secs(60));
-    assert_eq!((stage.count("a"), stage.count("old")), (1, 0));
-}
-
-#[test]
-fn what_a_rolled_back_version_needs_may_leave_the_manifests_and_runs_on() {
-    let mut stage = Stage::new();
-    stage.accept(&[service("old", ""), service("a", ", dependsOn: [old]")]);
-    stage.pass(Duration::from_secs(5));
-    stage.accept(&[service("old", ""), versioned("a", "", 2)]);
-    stage.exits("a", Exit::Code(78));
-    stage.pass(Duration::from_secs(30));
-    let before = (stage.id("a"), stage.id("old"));
-    stage.accept(&[versioned("a", "", 2)]);
-    stage.pass(Duration::from_secs(60));
-    assert_eq!((stage.id("a"), stage.id("old")), before);
-    stage.tell(Event::ShutDown { by: "ada".into(), now: false });
-    stage.pass(Duration::from_secs(60));
-    assert!(stage.running.is_empty());
-}
-
-#[test]
-fn a_version_that_cannot_be_met_is_known_before_anybody_goes_back_to_it() {
-    let mut stage = Stage::new();
-    stage.accept(&[service("b", ""), service("a", ", dependsOn: [b]")]);
-    let first = stage.unit("a").spec.clone();
-    stage.accept(&[service("b", ", dependsOn: [a]"), versioned("a", "", 2)]);
-    stage.pass(Duration::from_secs(30));
-    assert!(stage.world.unmet(&name("a"), &first).unwrap().contains("depends on it by now"));
-    stage.accept(&[versioned("a", "", 2)]);
-    stage.pass(Duration::from_secs(30));
-    assert!(stage.world.unmet(&name("a"), &first).unwrap().contains("no such unit"));
-}
-
 const PORT: &str = ", ports: [{name: http, port: 7}]";
 
 #[test]
@@ -420,25 +243,6 @@ fn who_takes_over_a_port_waits_until_the_other_has_let_go_of_it() {
 }
 
 #[test]
-fn a_job_goes_back_to_nothing_and_is_not_run_for_what_needs_no_run() {
-    let job = |spec: &str| service("a", spec).replace("kind: Service", "kind: Job");
-    let mut stage = Stage::new();
-    stage.accept(&[service("a", ""), service("s", "")]);
-    stage.pass(Duration::from_secs(5));
-    stage.accept(&[job(", backoffLimit: 0"), service("s", "")]);
-    stage.pass(Duration::from_secs(5));
-    stage.exits("a", Exit::Code(0));
-    stage.accept(&[job(", backoffLimit: 0, dependsOn: [s]"), service("s", "")]);
-    stage.pass(Duration::from_secs(30));
-    assert_eq!(stage.count("a"), 0, "another edge is no reason to run it");
-    stage.accept(&[job(", backoffLimit: 0, env: {X: \"2\"}"), service("s", "")]);
-    stage.exits("a", Exit::Code(1));
-    stage.pass(Duration::from_secs(600));
-    assert_eq!(stage.count("a"), 0, "it is no service any more");
-    assert_eq!(stage.condition("a", "Progressing"), "False");
-}
-
-#[test]
 fn of_what_is_not_to_run_nothing_is_proved_and_nothing_is_left_to_do() {
     let mut stage = Stage::new();
     stage.accept(&[service("a", PROBED)]);
@@ -458,19 +262,6 @@ fn an_optional_external_that_is_down_holds_nothing_up() {
     assert_eq!(stage.count("a"), 0, "not known yet");
     stage.external("mail", false, "connection refused");
     assert_eq!(stage.count("a"), 1);
-}
-
-#[test]
-fn what_was_gone_back_to_is_taken_along_by_what_it_needs_again() {
-    let mut stage = Stage::new();
-    stage.accept(&[service("x", ""), service("a", ", dependsOn: [x]")]);
-    stage.pass(Duration::from_secs(5));
-    stage.accept(&[service("x", ""), versioned("a", "", 2)]);
-    stage.order(Order::Stop(names("x")));
-    assert_eq!((stage.count("a"), stage.count("x")), (2, 1), "its former version still needs it");
-    stage.exits("a", Exit::Code(78));
-    stage.pass(Duration::from_secs(60));
-    assert!(stage.running.is_empty(), "{:?}", stage.running);
 }
 
 #[test]

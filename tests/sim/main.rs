@@ -5,6 +5,7 @@
 //! `SIM_SEEDS=10000 cargo test --release --test sim` runs more seeds, `SIM_SEED=17` replays one.
 
 mod edits;
+mod going_back;
 mod lessons;
 mod machine;
 mod next_daemon;
