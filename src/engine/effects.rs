@@ -123,7 +123,7 @@ impl Engine {
     /// Everything has stopped and is written: daemon and keeper end.
     pub(super) fn end_if_finished(&mut self) {
         // The end does not wait for room on the disk.
-        let waits = !self.closing.is_empty() && !self.logs_stuck;
+        let waits = !self.closing.is_empty() && self.logs_stuck.is_none();
         if !self.finished || self.ending || waits {
             return;
         }

@@ -89,16 +89,16 @@ impl Engine {
                 self.note_of(&id.unit, "LogReplaced", message);
             }
             Told::Stuck(Some(why)) => {
-                self.logs_stuck = true;
                 let message = format!(
                     "output cannot be written to {}: {why}; programs that write wait until it can",
                     self.state.logs().display()
                 );
+                self.logs_stuck = Some(message.clone());
                 self.note(true, "LogsBlocked", "system", message);
                 self.end_if_finished();
             }
             Told::Stuck(None) => {
-                self.logs_stuck = false;
+                self.logs_stuck = None;
                 self.note(false, "LogsUnblocked", "system", "output is written again".into())
             }
         }

@@ -165,8 +165,8 @@ pub struct Engine {
     console: console::Console,
     /// Instances whose last output is being written.
     closing: BTreeSet<InstanceId>,
-    /// It cannot be written just now.
-    logs_stuck: bool,
+    /// Why it cannot be written just now.
+    pub logs_stuck: Option<String>,
     /// To be answered when what was heard before has been acted upon.
     heard: Vec<tokio::sync::oneshot::Sender<()>>,
     /// Of these the last lines are wanted once they are written.
@@ -270,7 +270,7 @@ impl Engine {
             looked_at: (Arc::default(), false),
             console: console::Console::new(options.quiet, !greeting.held.is_empty()),
             closing: BTreeSet::new(),
-            logs_stuck: false,
+            logs_stuck: None,
             heard: Vec::new(),
             tails: BTreeMap::new(),
             finished: false,

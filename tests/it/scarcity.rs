@@ -36,6 +36,8 @@ fn a_full_disk_loses_no_line_and_stops_nobody() {
         serde_json::from_slice(&run(&["get", "service", "a", "-o", "json"]).stdout).unwrap();
     let pid = object["status"]["instances"][0]["pid"].as_u64().unwrap() as u32;
     assert!(alive(pid));
+    let said = crate::support::text(&run(&["get"]).stderr);
+    assert!(said.contains("note: output cannot be written to"), "{said}");
     // One that ends now has said its last words to nobody yet.
     std::fs::write(system.path("go"), "").unwrap();
     until("b has ended", || {
@@ -48,6 +50,7 @@ fn a_full_disk_loses_no_line_and_stops_nobody() {
     until("it goes on", || {
         crate::support::text(&run(&["events"]).stdout).contains("LogsUnblocked").then_some(())
     });
+    assert!(!crate::support::text(&run(&["get"]).stderr).contains("cannot be written"));
     assert!(run(&["down"]).status.success());
     let last = std::fs::read_to_string(state.join("logs/services/b.log")).unwrap();
     assert_eq!(last.lines().count(), 50, "{last}");

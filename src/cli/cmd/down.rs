@@ -21,6 +21,7 @@ pub fn run(global: &Global) -> Result<Outcome, Failure> {
     let system: Value = client.get("/v1/system", &[])?;
     let keeper =
         system["status"]["keeperPid"].as_u64().and_then(|pid| crate::os::process::open_any(pid as u32));
+    let blocked = super::get::logs_blocked(&system);
     let asked: Result<Value, Failure> = client.ask("/v1/down", &json!({}));
     match (asked, keeper) {
         (Ok(_), Some(keeper)) => {
@@ -32,6 +33,9 @@ pub fn run(global: &Global) -> Result<Outcome, Failure> {
         // Where nothing runs the daemon may be gone before it has answered.
         (Err(Failure::NoDaemon { .. }), Some(keeper)) if ended(&keeper, Some(ANSWERLESS)) => {}
         (asked, _) => drop(asked?),
+    }
+    if !blocked.is_empty() {
+        eprintln!("note: what services wrote meanwhile is not in their logs: {}", blocked.concat());
     }
     if !global.quiet {
         render::line("stopped");

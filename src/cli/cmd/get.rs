@@ -14,8 +14,14 @@ pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Table, Format::Wide, Format::Json, Format::Yaml, Format::Name])?;
     let client = Client::connect(global)?;
     let look = |client: &Client| -> Result<(Value, Vec<String>), Failure> {
-        let sets = if is_for_a_person(global.output, args) { sets(client)? } else { Vec::new() };
-        Ok((fetch(client, args)?, [not_accepted(&sets), ceded(&sets)].concat()))
+        let notes = match is_for_a_person(global.output, args) {
+            true => {
+                let sets = sets(client)?;
+                [not_accepted(&sets), ceded(&sets), logs_blocked(&client.get("/v1/system", &[])?)].concat()
+            }
+            false => Vec::new(),
+        };
+        Ok((fetch(client, args)?, notes))
     };
     let text = |value: &Value, at: Option<Stamp>| {
         render::structured_text(global.output, value)
@@ -142,6 +148,11 @@ pub fn not_accepted(sets: &[Value]) -> Vec<String> {
         )
     };
     invalid.map(note).collect()
+}
+
+/// Why output cannot be written, of what `get system` says.
+pub fn logs_blocked(system: &Value) -> Vec<String> {
+    system["status"]["logsBlocked"].as_str().map(render::neutral).into_iter().collect()
 }
 
 /// What sets declare in vain.
