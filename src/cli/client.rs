@@ -113,12 +113,7 @@ impl Client {
     pub fn connect(global: &Global) -> Result<Self, Failure> {
         let path = find_socket(global)
             .ok_or_else(|| no_daemon("there is no daemon here or in a directory above"))?;
-        Self::at(&path).map_err(|failure| match failure {
-            Failure::NoDaemon { message, hint } => {
-                orphaned(&path).unwrap_or(Failure::NoDaemon { message, hint })
-            }
-            other => other,
-        })
+        Self::at(&path).map_err(|failure| or_orphaned(failure, &path))
     }
 
     /// A daemon that was killed is back in a moment: it is waited for as long as there is a keeper.
@@ -178,7 +173,7 @@ impl Client {
                 message: "the daemon was replaced before it answered: this may have been done, or not".into(),
                 hint: "`unisys changes` tells".into(),
             }),
-            result => result,
+            result => result.map_err(|failure| or_orphaned(failure, &self.socket)),
         }
     }
 
@@ -208,7 +203,8 @@ impl Client {
             std::thread::sleep(LOOK);
             result = Self::at(&self.socket).and_then(|client| call(&client));
         }
-        result
+        // One that is being killed still accepts for a moment.
+        result.map_err(|failure| or_orphaned(failure, &self.socket))
     }
 
     fn get_once<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
@@ -321,6 +317,16 @@ fn silent(path: &Path) -> Failure {
          ends it"
     );
     Failure::NoDaemon { message, hint }
+}
+
+/// Where nobody answers, the services that run on, if some do.
+fn or_orphaned(failure: Failure, socket: &Path) -> Failure {
+    match failure {
+        Failure::NoDaemon { message, hint } => {
+            orphaned(socket).unwrap_or(Failure::NoDaemon { message, hint })
+        }
+        other => other,
+    }
 }
 
 /// Services of a state directory that run on though keeper and daemon were killed.
