@@ -293,6 +293,7 @@ mod tests {
         let sources = [
             include_str!("tree.rs"),
             include_str!("load.rs"),
+            include_str!("objects.rs"),
             include_str!("shape.rs"),
             include_str!("check.rs"),
             include_str!("check_ports.rs"),
