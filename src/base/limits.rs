@@ -61,7 +61,7 @@ pub const REVISIONS_KEPT: usize = 10;
 /// Of each unit, so many of the latest versions that were good can be gone back to: their revisions are kept beside the latest ones
 /// (Kubernetes' revisionHistoryLimit).
 pub const UNDO_KEPT: usize = 10;
-/// Bytes of the manifests of all revisions that are kept for that alone: those of the largest system measured, some ten times.
+/// Bytes of the manifests of all revisions that are kept for that alone: a hundred of a set of half a megabyte.
 pub const UNDO_BYTES: i64 = 64 << 20;
 /// Rollouts kept of each unit.
 pub const ROLLOUTS_KEPT: usize = 50;
