@@ -28,6 +28,8 @@ use super::table::{Instance, Table};
 pub(super) const KILL_POLL: Duration = Duration::from_millis(5);
 /// So long after the first signal to stop a SIGINT is a second one.
 const AGAIN: Duration = Duration::from_millis(500);
+/// So long a daemon is waited for when everything has stopped.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// After a second SIGINT the daemon has this long to kill everything; then the keeper does it.
 pub(super) const IMMEDIATE: Duration = Duration::from_secs(8);
 
@@ -399,10 +401,11 @@ impl Keeper {
 
     fn end_daemon(&self) {
         if let Some(handle) = self.daemon.pid.and_then(process::open_any) {
-            let mut fds = [PollFd::new(&handle, PollFlags::IN)];
-            let _ = poll(&mut fds, Some(&Timespec { tv_sec: 3, tv_nsec: 0 }));
+            process::readable_within(&handle, LAST_WORDS);
             if !process::has_ended(&handle) {
                 let _ = process::signal(&handle, libc::SIGKILL);
+                // What it asked with becomes ours once it is gone, and is then ended with the rest.
+                process::readable_within(&handle, LAST_WORDS);
             }
         }
     }
