@@ -13,6 +13,7 @@ use crate::plan::machine::PORT_HELD;
 use crate::world::{Cause, Event};
 
 use super::Engine;
+use super::sets::Busy;
 
 /// A machine fault (a missing program, a held port) is looked at again this often, while there is one.
 const MACHINE_AGAIN: Duration = Duration::from_secs(5);
@@ -49,14 +50,17 @@ impl Engine {
         if taken.iter().all(|place| ours.overlapping(place).is_some()) {
             return None;
         }
-        if let Some(desired) = self.sets.look_at_machine(&busy) {
-            let cause = Cause::new("MachineChanged", "this machine changed");
-            let detail = cause.detail.clone();
-            self.world.handle(clock::now(), Event::Desired { desired, cause });
-            self.remember_revision(&detail);
-        }
+        self.look_at_machine_as_accepted(&busy);
         let fault = self.world.desired().units.get(name)?.machine.clone();
         fault.filter(|fault| fault.contains(PORT_HELD))
+    }
+
+    fn look_at_machine_as_accepted(&mut self, busy: &Busy) {
+        let Some(desired) = self.sets.look_at_machine(busy) else { return };
+        let cause = Cause::new("MachineChanged", "this machine changed");
+        let detail = cause.detail.clone();
+        self.world.handle(clock::now(), Event::Desired { desired, cause });
+        self.remember_revision(&detail);
     }
 
     pub(super) fn look_at_machine_again(&mut self) {
@@ -69,5 +73,10 @@ impl Engine {
         }
         self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
         self.reload("MachineChanged");
+        if !self.sets.pending().is_empty() {
+            // What is on the disk is not well: what is accepted is not to wait for that.
+            let busy = self.busy();
+            self.look_at_machine_as_accepted(&busy);
+        }
     }
 }

@@ -157,6 +157,9 @@ fn a_start_onto_a_port_that_somebody_else_holds_is_not_made() {
     crate::support::signal(system.pid("db"), "KILL");
     let foreign = until("the port is ours", listen);
     until("it is not started", || (word() == "CannotStart").then_some(()));
+    // It does not wait for manifests that are not well.
+    system.write("manifests/bad.yaml", "{");
+    until("they are refused", || system.ok(&["events"]).contains("ManifestInvalid").then_some(()));
     drop(foreign);
     system.ready(&["db"]);
 }
