@@ -9,6 +9,7 @@ mod failures;
 mod frozen;
 mod hearing;
 pub mod history;
+mod inputs;
 pub mod launch;
 mod link;
 mod listening;
@@ -36,18 +37,18 @@ use tokio::sync::{mpsc, watch};
 use crate::base::{Debounce, Epoch, InstanceId, Instant, Name, Revision, limits};
 use crate::faults::notifier::deliver::Courier;
 use crate::keeper::protocol::{Down, Held, Request};
-use crate::logs::{Collector, Told};
+use crate::logs::Collector;
 use crate::manifest::diagnostic::is_conflict;
 use crate::os::cgroup::Tree;
 use crate::os::state_dir::StateDir;
-use crate::os::{clock, own, process};
+use crate::os::{clock, own};
 use crate::plan::UnitSpec;
-use crate::probe::{self, Answer};
+use crate::probe;
 use crate::store::{Restored, Store, StoreError};
-use crate::unit::ProbeKind;
 use crate::world::{Beginning, Cause, Event, InstanceFact, Slot, World};
 
 pub use failures::Faults;
+pub use inputs::{Input, Inputs};
 pub use link::{Heir, Left, Link};
 pub use owning::{Ceded, Claim};
 pub use reports::no_keeper;
@@ -73,49 +74,6 @@ pub struct Options {
     /// What is shown on the terminal: nothing, or lines.
     pub quiet: bool,
 }
-
-/// Something that reached the engine.
-pub enum Input {
-    Probe {
-        id: InstanceId,
-        kind: ProbeKind,
-        seq: u64,
-        answer: Answer,
-        /// It has waited for the end of the program that was ending when it came.
-        waited: bool,
-    },
-    External {
-        name: Name,
-        seq: u64,
-        answer: Answer,
-    },
-    Fact {
-        id: InstanceId,
-        fact: InstanceFact,
-    },
-    Log(Told),
-    /// Descriptors that a program gives to keep (`FDSTORE=1`), under a name.
-    Store {
-        id: InstanceId,
-        name: String,
-        fds: Vec<std::os::fd::OwnedFd>,
-    },
-    /// `FDSTOREREMOVE=1`.
-    Unstore {
-        id: InstanceId,
-        name: String,
-    },
-    /// A question or wish of the control API.
-    Call(Box<dyn FnOnce(&mut Engine) + Send>),
-    /// To be answered when everything before it has been acted upon.
-    Heard(tokio::sync::oneshot::Sender<()>),
-}
-
-/// Inputs that wait; who sends more waits.
-const INPUTS: usize = 4096;
-
-/// A way into the engine.
-pub type Inputs = mpsc::Sender<Input>;
 
 /// What is known of an instance beside the world: descriptors and tasks.
 pub(crate) struct Attached {
@@ -403,11 +361,6 @@ impl Engine {
         None
     }
 
-    /// A channel for inputs.
-    pub fn channel() -> (Inputs, mpsc::Receiver<Input>) {
-        mpsc::channel(INPUTS)
-    }
-
     fn next_deadline(&self) -> Option<Instant> {
         let files = self.files_due.as_ref().map(Debounce::due);
         let listening = self.listening.due();
@@ -471,87 +424,6 @@ impl Engine {
         }
     }
 
-    fn input(&mut self, input: Input) {
-        match input {
-            Input::Probe { id, kind, seq, answer, waited } => {
-                if !answer.ok && !waited && self.is_ending(&id) {
-                    return self.put_off(id, kind, seq, answer);
-                }
-                self.probe_answered(&id, kind, &answer);
-                let probe::Answer { ok, late, message } = answer;
-                let message = self.without_secrets(message);
-                self.fact(id, InstanceFact::Probe { kind, seq, ok, late, message });
-            }
-            Input::External { name, seq, answer } => {
-                let message = self.without_secrets(answer.message);
-                let event = Event::External { name, seq, ok: answer.ok, message };
-                self.world.handle(clock::now(), event);
-            }
-            Input::Fact { id, fact } => {
-                if let (InstanceFact::MainPid(pid), Some(attached)) = (&fact, self.attached.get_mut(&id)) {
-                    attached.main_pid = Some(*pid);
-                }
-                let fact = match fact {
-                    InstanceFact::ToldStatus(text) => {
-                        InstanceFact::ToldStatus(probe::notify::shown(&self.without_secrets(text)))
-                    }
-                    InstanceFact::Reloaded { ok, message } => {
-                        InstanceFact::Reloaded { ok, message: self.without_secrets(message) }
-                    }
-                    fact => fact,
-                };
-                if fact == InstanceFact::Heartbeat {
-                    self.heart_beat(&id);
-                }
-                self.fact(id, fact);
-            }
-            Input::Log(told) => self.log_told(told),
-            Input::Store { id, name, fds } => {
-                let epoch = self.epoch;
-                for fd in fds {
-                    let request = Request::Store { epoch, id: id.clone(), name: name.clone() };
-                    self.link.send_with(&request, vec![fd]);
-                }
-            }
-            Input::Unstore { id, name } => {
-                let epoch = self.epoch;
-                self.link.send(&Request::Unstore { epoch, id, name });
-            }
-            Input::Heard(heard) => self.heard.push(heard),
-            Input::Call(call) => {
-                self.trim.soon(clock::mono());
-                call(self);
-            }
-        }
-    }
-
-    /// What programs say may hold values that only they should know.
-    fn without_secrets(&self, text: String) -> String {
-        let redactor = self.faults.redactor();
-        if let Some(said) = text.strip_suffix(probe::CUT) {
-            let whole = said.get(..redactor.whole(said.as_bytes())).unwrap_or_default();
-            return format!("{}{}", redactor.text(whole), probe::CUT);
-        }
-        match redactor.text(&text) {
-            std::borrow::Cow::Borrowed(_) => text,
-            std::borrow::Cow::Owned(masked) => masked,
-        }
-    }
-
-    /// Its main program is ending: that is about to be told, and says more than that it does not answer.
-    fn is_ending(&self, id: &InstanceId) -> bool {
-        self.main_pid(id).is_some_and(process::is_ending)
-    }
-
-    /// Takes a failed answer for one only if the program has not ended meanwhile.
-    fn put_off(&self, id: InstanceId, kind: ProbeKind, seq: u64, answer: Answer) {
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(limits::END_TOLD).await;
-            let _ = inputs.send(Input::Probe { id, kind, seq, answer, waited: true }).await;
-        });
-    }
-
     fn main_pid(&self, id: &InstanceId) -> Option<u32> {
         self.slot_of(id)?.state.process().map(|process| process.pid)
     }
@@ -561,23 +433,6 @@ impl Engine {
             slot.instance.as_ref().is_some_and(|instance| instance.incarnation == id.incarnation)
         };
         self.world.units().get(&id.unit)?.slots.values().map(Box::as_ref).find(own)
-    }
-
-    /// A unit as a kept revision had it.
-    ///
-    /// # Errors
-    /// The revision is not kept, does not have the unit, or cannot be built any more: what is missing.
-    pub fn version_at(&mut self, revision: Revision, name: &Name) -> Result<Arc<UnitSpec>, String> {
-        let spec = self.desired_at(revision)?.units.get(name).cloned();
-        spec.ok_or_else(|| format!("{name} was not declared in it"))
-    }
-
-    fn desired_at(&mut self, revision: Revision) -> Result<crate::plan::Desired, String> {
-        let stored = self.store.revision(revision).ok_or_else(|| {
-            format!("revision {revision} is not kept (the last {} are)", limits::REVISIONS_KEPT)
-        })?;
-        let busy = self.busy();
-        self.sets.desired_from(&stored, &busy)
     }
 
     pub(crate) fn fact(&mut self, id: InstanceId, fact: InstanceFact) {

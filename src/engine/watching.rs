@@ -1,7 +1,11 @@
 //! Manifests and what they read: watched, read again, accepted.
 
+use std::sync::Arc;
+
+use crate::base::{Name, Revision, limits};
 use crate::manifest::spec::service::Port;
 use crate::os::clock;
+use crate::plan::UnitSpec;
 use crate::unit::Lifecycle;
 use crate::world::{Cause, Event, Slot};
 
@@ -113,6 +117,23 @@ impl Engine {
             let message = format!("it belongs to the set `{to}` from now on, before to `{from}`{rest}");
             self.note(declares, "OwnerChanged", &object.to_string(), message);
         }
+    }
+
+    /// A unit as a kept revision had it.
+    ///
+    /// # Errors
+    /// The revision is not kept, does not have the unit, or cannot be built any more: what is missing.
+    pub fn version_at(&mut self, revision: Revision, name: &Name) -> Result<Arc<UnitSpec>, String> {
+        let spec = self.desired_at(revision)?.units.get(name).cloned();
+        spec.ok_or_else(|| format!("{name} was not declared in it"))
+    }
+
+    pub(super) fn desired_at(&mut self, revision: Revision) -> Result<crate::plan::Desired, String> {
+        let stored = self.store.revision(revision).ok_or_else(|| {
+            format!("revision {revision} is not kept (the last {} are)", limits::REVISIONS_KEPT)
+        })?;
+        let busy = self.busy();
+        self.sets.desired_from(&stored, &busy)
     }
 
     pub(super) fn remember_revision(&mut self, detail: &str) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::limits;
 use crate::unit::policy::StopPolicy;
 
 const NOW: Instant = Instant(5_000_000_000);
