@@ -72,9 +72,6 @@ impl Strays {
             self.refresh(table, own);
             let roots: Vec<u32> =
                 self.known.iter().filter(|(_, (_, owner))| owner.is_some()).map(|(pid, _)| *pid).collect();
-            if roots.is_empty() {
-                break;
-            }
             for (pid, start) in process::tree(&roots) {
                 let Some(victim) = Victim::find(pid, start) else { continue };
                 victim.signal(pid, libc::SIGKILL);
@@ -82,7 +79,18 @@ impl Strays {
                     process::readable_within(&handle, DYING);
                 }
             }
-            process::reap();
+            // Who was dying when it was looked at could not be asked whose it was, and leaves us what it started: that was no child of
+            // ours yet.
+            let unknown = self.known.iter().filter(|(_, (_, owner))| owner.is_none());
+            let died = unknown.filter(|(pid, (start, _))| match Victim::find(**pid, *start) {
+                Some(Victim::Handle(handle)) => process::readable_within(&handle, DYING),
+                Some(_) => false,
+                None => true,
+            });
+            let died = died.count() > 0;
+            if process::reap().is_empty() && !died && roots.is_empty() {
+                break;
+            }
         }
         self.known.iter().filter(|(_, (_, owner))| owner.is_none()).map(|(pid, _)| *pid).collect()
     }
