@@ -13,7 +13,8 @@ use crate::os::{clock, process};
 use crate::plan::Drift;
 use crate::unit::Circuit as CircuitState;
 use crate::world::conditions::ready_count;
-use crate::world::state::{LastEnd, Slot, Unit, end_reason};
+use crate::world::state::{LastEnd, Slot, Unit};
+use crate::world::words::end_reason;
 use crate::world::{Record, Signature, World};
 
 use super::types::{

@@ -13,7 +13,7 @@ use crate::manifest::fields::changed_fields;
 use crate::os::{clock, files};
 use crate::plan::launch::effective;
 use crate::plan::machine::working_dir;
-use crate::world::state::end_reason;
+use crate::world::words::end_reason;
 
 use super::classify::Classified;
 use super::worker::Case;

@@ -13,7 +13,8 @@ use super::World;
 use super::chronicle::{CHANGED, CIRCUIT_OPEN, Entry, RecordId};
 use super::effect::Effect;
 use super::event::{Checkpoint, Rested};
-use super::state::{Slot, Unit, Version, end_reason};
+use super::state::{Slot, Unit, Version};
+use super::words::end_reason;
 
 impl World {
     /// The store learns what the next daemon will need of a unit.

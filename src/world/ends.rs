@@ -10,7 +10,8 @@ use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, ProbeBoard
 use super::World;
 use super::chronicle::{CIRCUIT_OPEN, Entry};
 use super::effect::{Effect, Failure};
-use super::state::{Completed, LastEnd, Slot, end_words, overrun_words};
+use super::state::{Completed, LastEnd, Slot};
+use super::words::{end_reason, end_words, overrun_words};
 
 /// What is said besides of a main program that has left the others to themselves.
 const FORKED: &str = ", while processes of it ran on: it goes into the background, and is watched only in the foreground (as nginx with -g 'daemon off;')";
@@ -245,7 +246,7 @@ impl World {
         if end.survivors > 0 {
             message.push_str(&format!("; {} of its processes could not be killed", end.survivors));
         }
-        let reason = super::state::end_reason(end);
+        let reason = end_reason(end);
         let reason = if reason == "ExitCode" || reason == "Signal" { "Exited" } else { reason };
         let entry = Entry { warning: failure, reason, object: &object, message, change, cause };
         let record = self.announce(now, entry);

@@ -32,6 +32,7 @@ pub mod state;
 mod steps;
 mod watchdog;
 pub mod why;
+pub mod words;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use crate::base::{
     Exit, Generation, Incarnation, InstanceId, Instant, Name, Ordinal, PortNumbers, Revision, Role, Seat,
-    Stamp, format_duration,
+    Stamp,
 };
 use crate::plan::{Drift, UnitSpec, Wish};
 use crate::rollout::Rollout;
-use crate::unit::{
-    Breaker, End, EndReason, Finding, Lifecycle, Policy, ProbeBoard, RestartState, StopReason, Vigil,
-};
+use crate::unit::{Breaker, End, EndReason, Finding, Lifecycle, ProbeBoard, RestartState, StopReason, Vigil};
 
 use super::chronicle::RecordId;
 use super::event::Overrides;
@@ -477,59 +475,5 @@ impl Slot {
 
     pub fn board(&mut self) -> Option<&mut ProbeBoard> {
         self.instance.as_mut()?.board.as_mut()
-    }
-}
-
-/// How an end reads in a sentence: "exited with exit code 1".
-pub fn end_words(end: &End) -> String {
-    let exit = end.exit.map(|exit| exit.to_string());
-    match (&end.reason, exit) {
-        (EndReason::Exited, Some(exit)) => format!("ended: {exit}"),
-        (EndReason::Exited, None) => "ended".into(),
-        (EndReason::SpawnFailed { stage, detail, .. }, _) => format!("could not {stage}: {detail}"),
-        (EndReason::HookFailed { hook, exit: Some(exit) }, _) => {
-            format!("preStart hook {hook} failed: {exit}")
-        }
-        (EndReason::HookFailed { hook, exit: None }, _) => format!("preStart hook {hook} ran out of time"),
-        (EndReason::Stopped(reason), exit) => {
-            let why = match reason {
-                StopReason::Unwanted => "was stopped",
-                StopReason::Replaced => "was replaced",
-                StopReason::StartupFailed => "was stopped because its startup probe failed",
-                StopReason::LivenessFailed => "was stopped because its liveness probe failed",
-                StopReason::DeadlineExceeded => "was stopped because it ran longer than activeDeadline",
-                StopReason::Watchdog => "was stopped by its watchdog",
-            };
-            exit.map_or_else(|| why.to_owned(), |exit| format!("{why} ({exit})"))
-        }
-    }
-}
-
-/// The same of one that had to be killed: it had as long as its manifest says.
-pub fn overrun_words(end: &End, policy: &Policy) -> Option<String> {
-    let EndReason::Stopped(reason) = end.reason else { return None };
-    let killed = matches!(end.exit, Some(Exit::Signal { signal: 9, .. } | Exit::Unknown));
-    let grace = format_duration(policy.stop.grace);
-    let (signal, command) = (reason.signal(policy), policy.stop.command && reason != StopReason::Watchdog);
-    let of = if command { "stop.command".to_owned() } else { signal.to_string() };
-    (end.overran && killed)
-        .then(|| format!("; it did not end within stop.grace ({grace}) of {of} and was killed"))
-}
-
-/// The word of an end in `lastExit.reason`.
-pub fn end_reason(end: &End) -> &'static str {
-    match (&end.reason, end.exit) {
-        (EndReason::SpawnFailed { .. }, _) => "SpawnFailed",
-        (EndReason::HookFailed { .. }, _) => "HookFailed",
-        (EndReason::Stopped(StopReason::Unwanted), _) => "Stopped",
-        (EndReason::Stopped(StopReason::Replaced), _) => "Replaced",
-        (EndReason::Stopped(StopReason::StartupFailed), _) => "StartupProbeFailed",
-        (EndReason::Stopped(StopReason::LivenessFailed), _) => "LivenessProbeFailed",
-        (EndReason::Stopped(StopReason::DeadlineExceeded), _) => "DeadlineExceeded",
-        (EndReason::Stopped(StopReason::Watchdog), _) => "Watchdog",
-        (EndReason::Exited, Some(Exit::Code(_))) => "ExitCode",
-        (EndReason::Exited, Some(Exit::Signal { .. })) => "Signal",
-        (EndReason::Exited, Some(Exit::OomKilled)) => "OOMKilled",
-        (EndReason::Exited, Some(Exit::Unknown) | None) => "Unknown",
     }
 }

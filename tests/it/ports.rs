@@ -200,3 +200,41 @@ fn a_port_that_is_not_held_for_it_is_not_told_as_if_it_were() {
     assert!(message.contains(&holder), "{message}");
     assert!(!system.ok(&["events"]).contains("what unisys holds for it"));
 }
+
+#[test]
+fn a_start_onto_a_port_that_somebody_else_holds_is_not_made() {
+    let port = free_port();
+    let serves =
+        format!("import socket,time\ns=socket.create_server(('127.0.0.1',{port}))\ntime.sleep(1000)");
+    let rest = format!(
+        "  ports: [{{name: h, port: {port}, address: 127.0.0.1}}]\n  restart: {{backoff: {{initial: 1s}}}}\n  \
+         probes: {{readiness: {{tcp: {{port: h}}, period: 100ms}}}}\n"
+    );
+    let app = sleeper("app", "  dependsOn: [db]\n");
+    let system = System::up(&[("db.yaml", &python("db", &serves, &rest)), ("app.yaml", &app)]);
+    system.ready(&["db", "app"]);
+    let pid = std::process::id();
+    let listen = || std::net::TcpListener::bind(("127.0.0.1", port)).ok();
+    let word = || system.json(&["get", "service", "db"])["status"]["summary"].clone();
+    // By a person's word …
+    system.ok(&["stop", "app", "db"]);
+    let foreign = listen().unwrap();
+    let (code, words) = system.fails(&["start", "db"]);
+    assert!(code == 1 && words.contains(&format!("port {port} is held by pid {pid}")), "{code} {words}");
+    assert!(words.contains("E2005"), "{words}");
+    assert_eq!(word(), "CannotStart");
+    assert!(system.ok(&["why", "db"]).contains(&format!("held by pid {pid}")));
+    system.run(&["start", "app"]);
+    assert!(system.instance("app")["pid"].is_null(), "nobody starts against somebody else's port");
+    drop(foreign);
+    system.ready(&["db", "app"]);
+    // … and after a crash.
+    signal(system.pid("db"), "KILL");
+    let foreign = until("the port is ours", listen);
+    until("it is not started", || (word() == "CannotStart").then_some(()));
+    // It does not wait for manifests that are not well.
+    system.write("manifests/bad.yaml", "{");
+    until("they are refused", || system.ok(&["events"]).contains("ManifestInvalid").then_some(()));
+    drop(foreign);
+    system.ready(&["db"]);
+}

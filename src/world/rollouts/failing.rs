@@ -11,7 +11,7 @@ use crate::world::World;
 use crate::world::chronicle::{ChangeAction, Entry};
 use crate::world::effect::Effect;
 use crate::world::event::{Cause, Rejection};
-use crate::world::state::end_words;
+use crate::world::words::end_words;
 
 use super::history::outcome;
 
