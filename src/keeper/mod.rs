@@ -14,13 +14,13 @@
 pub mod attention;
 mod cgroups;
 pub mod contain;
+mod crew;
 mod daemon;
 mod ends;
 pub mod fifos;
 pub mod journal;
 mod listeners;
 pub mod protocol;
-mod queue;
 mod requests;
 mod resume;
 mod run;

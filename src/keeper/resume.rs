@@ -193,15 +193,16 @@ impl Keeper {
         }
     }
 
-    /// Waits until no start is under way: the spawn threads end with this image, and with them who knows what they started.
+    /// Waits until no start is under way: the threads end with this image, and with them who knows what they started.
     fn finish_starts(&mut self) -> io::Result<()> {
+        self.spawner.crew.leave_to_others();
         let deadline = clock::mono() + STARTS;
         while self.spawner.in_flight > 0 {
             let left = deadline.since(clock::mono());
             if left.is_zero() {
                 return Err(io::Error::other("a program is still being started; try again later"));
             }
-            process::readable_within(&self.spawner.wake, left);
+            process::readable_within(self.spawner.wake(), left);
             self.take_outcomes();
         }
         Ok(())

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,12 +18,13 @@ use crate::os::{clock, inherit, own, process, signals};
 
 use super::cgroups::OomKills;
 use super::contain::{Kill, Strays};
+use super::crew::{Crew, Duty};
 use super::daemon::Daemon;
 use super::fifos::Fifos;
 use super::journal::{Entry, Journal};
 use super::listeners::Listeners;
 use super::protocol::{self, Down, Report};
-use super::spawner::{self, Spawner};
+use super::spawner::{self, Job, Spawner};
 use super::table::{Instance, Table};
 
 /// How often a kill that is under way is looked at: members that are not our children end without a signal to us.
@@ -32,6 +35,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// After a second SIGINT the daemon has this long to kill everything; then the keeper does it.
 pub(super) const IMMEDIATE: Duration = Duration::from_secs(8);
+
+/// Of each of its threads.
+const STACK: usize = 512 << 10;
 
 /// What a keeper is started with.
 pub struct Options {
@@ -135,6 +141,31 @@ pub const SIGNALS: [i32; 9] = [
     libc::SIGTTIN,
 ];
 
+/// What only the thread has that leads.
+pub(super) struct Lead {
+    keeper: Keeper,
+    over: Sender<io::Result<u8>>,
+}
+
+impl Lead {
+    /// Listens and answers until it has a program to start and another thread leads, or everything is over.
+    fn lead(mut self: Box<Self>, crew: &Crew<Box<Self>, Job>) -> Option<Job> {
+        loop {
+            let result = self.keeper.turn();
+            if let Some(result) = result.transpose() {
+                let Self { keeper, over } = *self;
+                drop(keeper);
+                let _ = over.send(result);
+                return None;
+            }
+            match crew.hand_over(self) {
+                Ok(job) => return Some(job),
+                Err(lead) => self = lead,
+            }
+        }
+    }
+}
+
 impl Keeper {
     /// Takes over what an earlier keeper left, if anything, and is ready to run.
     pub fn new(options: Options) -> io::Result<Self> {
@@ -212,45 +243,65 @@ impl Keeper {
     }
 
     /// Runs until everything has stopped; gives the exit code.
-    pub fn run(mut self) -> io::Result<u8> {
-        loop {
-            self.start_daemon_if_due();
-            self.wait()?;
-            let mut ended = self.heir;
-            for (signal, _) in signals::read(&self.signals) {
-                if signal == libc::SIGCHLD {
-                    ended = true;
-                    // The daemon may have been stopped (CLD_STOPPED, sigaction(2)).
-                    self.daemon.attention.stirred(clock::mono());
+    pub fn run(self) -> io::Result<u8> {
+        let crew = self.spawner.crew.clone();
+        for (index, mut hand) in self.spawner.hands()?.into_iter().enumerate() {
+            let crew = crew.clone();
+            let work = move || {
+                while let Some(duty) = crew.duty() {
+                    let job = match duty {
+                        Duty::Lead(lead) => lead.lead(&crew),
+                        Duty::Job(job) => Some(job),
+                    };
+                    job.into_iter().for_each(|job| hand.start(job));
                 }
-                self.signal(signal);
-            }
-            self.take_outcomes();
-            // Looking costs as much as there are children: only when one has ended.
-            if ended {
-                self.collect_ends();
-            }
-            self.look_who_left();
-            self.progress_kills();
-            // What has ended is written down, and told, before the daemon's wishes are seen to.
-            self.flush_journal();
-            self.flush_backlog();
-            self.read_requests();
-            self.look_at_daemon();
-            self.kill_everything_if_due();
-            self.flush_journal();
-            self.rewrite_journal_if_due();
-            self.flush_backlog();
-            if self.trim_at.is_some_and(|at| at <= clock::mono()) {
-                self.trim_at = None;
-                self.starts = 0;
-                own::trim_memory();
-            }
-            if let Some(code) = self.done {
-                self.leave();
-                return Ok(code);
-            }
+            };
+            thread::Builder::new().name(format!("keeper{index}")).stack_size(STACK).spawn(work)?;
         }
+        let (over, result) = channel();
+        crew.begin(Box::new(Lead { keeper: self, over }));
+        // A thread that starts a program may be waited for in vain: this one goes as soon as the leader says so.
+        result.recv().map_err(|_| io::Error::other("its leading thread has ended"))?
+    }
+
+    /// Waits for something to happen and does what follows; the exit code once it is over.
+    fn turn(&mut self) -> io::Result<Option<u8>> {
+        self.start_daemon_if_due();
+        self.wait()?;
+        let mut ended = self.heir;
+        for (signal, _) in signals::read(&self.signals) {
+            if signal == libc::SIGCHLD {
+                ended = true;
+                // The daemon may have been stopped (CLD_STOPPED, sigaction(2)).
+                self.daemon.attention.stirred(clock::mono());
+            }
+            self.signal(signal);
+        }
+        self.take_outcomes();
+        // Looking costs as much as there are children: only when one has ended.
+        if ended {
+            self.collect_ends();
+        }
+        self.look_who_left();
+        self.progress_kills();
+        // What has ended is written down, and told, before the daemon's wishes are seen to.
+        self.flush_journal();
+        self.flush_backlog();
+        self.read_requests();
+        self.look_at_daemon();
+        self.kill_everything_if_due();
+        self.flush_journal();
+        self.rewrite_journal_if_due();
+        self.flush_backlog();
+        if self.trim_at.is_some_and(|at| at <= clock::mono()) {
+            self.trim_at = None;
+            self.starts = 0;
+            own::trim_memory();
+        }
+        if self.done.is_some() {
+            self.leave();
+        }
+        Ok(self.done)
     }
 
     fn start_daemon_if_due(&mut self) {
@@ -280,7 +331,7 @@ impl Keeper {
         let timeout = timeout
             .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) });
         let mut fds =
-            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.spawner.wake, PollFlags::IN)];
+            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(self.spawner.wake(), PollFlags::IN)];
         if let Some(socket) = &self.daemon.socket {
             let waits = !self.backlog.is_empty() && !self.choked;
             let write = if waits { PollFlags::OUT } else { PollFlags::empty() };

@@ -1,5 +1,5 @@
-//! The spawn threads: two halve the time in which a large system starts (measured). Each takes a request, makes the FIFOs and
-//! the notify socket, and starts the process.
+//! Starts programs: makes the FIFOs and the notify socket of an instance, and its process. Two threads that do halve the time in
+//! which a large system starts (measured), while a third one leads.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -8,7 +8,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 
 use rustix::fs::OFlags;
 
@@ -17,12 +16,14 @@ use crate::os::cgroup::Tree;
 use crate::os::sandbox::Prepared;
 use crate::os::{clock, inherit, own, spawn};
 
+use super::crew::Crew;
 use super::fifos;
 use super::protocol::{Notify, Spawn};
-use super::queue::Queue;
+use super::run::Lead;
 use super::table::Pipes;
 
-const THREADS: usize = 2;
+/// One leads, the others start programs.
+const THREADS: usize = 3;
 /// In the environment of a unit's programs: the generation of what they were started with.
 pub const GENERATION: &str = "UNISYS_GENERATION";
 /// Variables of sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3), and the marks of unisys: true of one process only, so
@@ -61,7 +62,7 @@ pub struct Failed {
 }
 
 /// A request with what is already there for its instance.
-struct Job {
+pub(super) struct Job {
     request: Box<Spawn>,
     needs_pipes: bool,
     /// See [`PipeNames::of`].
@@ -110,49 +111,66 @@ impl Tools {
     }
 }
 
+/// One of the threads, with all it needs to start programs.
+pub(super) struct Hand {
+    common: Arc<Common>,
+    tools: Tools,
+}
+
+impl Hand {
+    pub fn start(&mut self, job: Job) {
+        let mut pipes = None;
+        let result = start(&self.common, &job, &mut self.tools, &mut pipes);
+        // Who leads next hears of it, unless everything is over.
+        let _ = self.common.done.send(Outcome { request: job.request, pipes, result });
+        let _ = rustix::io::write(&self.common.wake, &1u64.to_ne_bytes());
+    }
+}
+
 pub struct Spawner {
-    jobs: Arc<Queue<Job>>,
+    pub(super) crew: Arc<Crew<Box<Lead>, Job>>,
+    common: Arc<Common>,
     outcomes: Receiver<Outcome>,
-    /// Readable when there are outcomes.
-    pub wake: OwnedFd,
     pub in_flight: usize,
 }
 
 impl Spawner {
     /// `nofile`: the limits that children get unless they have their own. With `cgroups` each instance has one.
     pub fn new(run: &Path, state_id: &str, nofile: (u64, u64), cgroups: Option<&Tree>) -> io::Result<Self> {
-        let jobs = Arc::new(Queue::default());
         let (done, outcomes) = channel();
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
-        let wake = rustix::event::eventfd(0, flags)?;
-        for index in 0..THREADS {
-            let common = Common {
-                run: run.to_owned(),
-                marker: format!("UNISYS_INSTANCE={state_id}/"),
-                null: File::open("/dev/null")?,
-                nofile,
-                cgroups: cgroups.cloned(),
-                done: done.clone(),
-                wake: wake.try_clone()?,
-            };
-            let (queue, tools) = (jobs.clone(), Tools::new()?);
-            thread::Builder::new()
-                .name(format!("spawn{index}"))
-                .stack_size(128 << 10)
-                .spawn(move || work(&common, &queue, tools))?;
-        }
-        Ok(Self { jobs, outcomes, wake, in_flight: 0 })
+        let common = Common {
+            run: run.to_owned(),
+            marker: format!("UNISYS_INSTANCE={state_id}/"),
+            null: File::open("/dev/null")?,
+            nofile,
+            cgroups: cgroups.cloned(),
+            done,
+            wake: rustix::event::eventfd(0, flags)?,
+        };
+        Ok(Self { crew: Arc::default(), common: Arc::new(common), outcomes, in_flight: 0 })
+    }
+
+    /// What the threads start programs with.
+    pub(super) fn hands(&self) -> io::Result<Vec<Hand>> {
+        let hand = |_| Ok(Hand { common: self.common.clone(), tools: Tools::new()? });
+        (0..THREADS).map(hand).collect()
+    }
+
+    /// Readable when there are outcomes.
+    pub fn wake(&self) -> &OwnedFd {
+        &self.common.wake
     }
 
     pub fn start(&mut self, request: Box<Spawn>, needs_pipes: bool, fifos: Option<u64>, gifts: Gifts) {
         // A crash storm is a queue of starts that will fail again: whoever failed less often in a row is in front of it.
-        self.jobs.put(request.attempt, Job { request, needs_pipes, fifos, gifts });
+        self.crew.put(request.attempt, Job { request, needs_pipes, fifos, gifts });
         self.in_flight += 1;
     }
 
     pub fn outcomes(&mut self) -> Vec<Outcome> {
         let mut count = [0u8; 8];
-        let _ = rustix::io::read(&self.wake, &mut count);
+        let _ = rustix::io::read(self.wake(), &mut count);
         let found: Vec<Outcome> = self.outcomes.try_iter().collect();
         self.in_flight -= found.len();
         found
@@ -161,24 +179,8 @@ impl Spawner {
 
 impl Drop for Spawner {
     fn drop(&mut self) {
-        self.jobs.close();
+        self.crew.close();
     }
-}
-
-fn work(common: &Common, queue: &Queue<Job>, mut tools: Tools) {
-    while let Some(job) = queue.take() {
-        let outcome = one(common, job, &mut tools);
-        if common.done.send(outcome).is_err() {
-            return;
-        }
-        let _ = rustix::io::write(&common.wake, &1u64.to_ne_bytes());
-    }
-}
-
-fn one(common: &Common, job: Job, tools: &mut Tools) -> Outcome {
-    let mut pipes = None;
-    let result = start(common, &job, tools, &mut pipes);
-    Outcome { request: job.request, pipes, result }
 }
 
 fn start(
@@ -416,7 +418,7 @@ const PRIVATE: &str = "tmp";
 
 /// They may hold a lot: nobody waits for it.
 fn away(dirs: Vec<PathBuf>) {
-    thread::spawn(move || dirs.iter().for_each(|dir| drop(std::fs::remove_dir_all(dir))));
+    std::thread::spawn(move || dirs.iter().for_each(|dir| drop(std::fs::remove_dir_all(dir))));
 }
 
 /// Private directories of instances that nobody knows any more: a keeper was killed, or `unisys exec` made one.
