@@ -19,12 +19,9 @@ impl World {
     pub(super) fn index_dependents(&mut self) {
         let mut dependents = Dependents::new();
         for (name, unit) in &self.units {
-            let started = unit.slots.values().flat_map(|slot| {
-                let running = slot.instance.as_ref().map(|instance| &instance.spec);
-                // What it may be started with again.
-                running.into_iter().chain(slot.former.as_ref().map(|former| &former.spec))
-            });
-            for spec in std::iter::once(&unit.spec).chain(started) {
+            // What it may be started with again.
+            let former = unit.slots.values().filter_map(|slot| Some(&slot.former.as_ref()?.spec));
+            for spec in unit.versions().chain(former) {
                 for dependency in &spec.policy.depends_on {
                     dependents.entry(dependency.name.clone()).or_default().insert(name.clone());
                 }
@@ -104,9 +101,7 @@ impl World {
                 return true;
             }
             let Some(unit) = self.units.get(name) else { continue };
-            let running =
-                unit.slots.values().filter_map(|slot| slot.instance.as_ref()).map(|instance| &instance.spec);
-            for spec in std::iter::once(&unit.spec).chain(running) {
+            for spec in unit.versions() {
                 let on = spec.policy.depends_on.iter().map(|dependency| &dependency.name);
                 left.extend(on.filter(|on| seen.insert(on)));
             }

@@ -256,7 +256,9 @@ impl World {
             return;
         }
         let dependents = self.followers_of(name);
-        let dependencies = self.units.get(name).into_iter().flat_map(|unit| &unit.spec.policy.depends_on);
+        // What only its instances depend on looks whether it is still needed.
+        let versions = self.units.get(name).into_iter().flat_map(|unit| unit.versions());
+        let dependencies = versions.flat_map(|spec| &spec.policy.depends_on);
         let neighbours: Vec<Name> = dependents
             .into_iter()
             .cloned()

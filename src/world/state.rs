@@ -221,6 +221,12 @@ pub struct Completed {
 }
 
 impl Unit {
+    /// What is wanted to run, and what its instances were started with.
+    pub(super) fn versions(&self) -> impl Iterator<Item = &Arc<UnitSpec>> {
+        let instances = self.slots.values().filter_map(|slot| slot.instance.as_ref());
+        std::iter::once(&self.spec).chain(instances.map(|instance| &instance.spec))
+    }
+
     /// Earlier failures no longer count.
     pub(super) fn forgive(&mut self) {
         self.breaker.reset();

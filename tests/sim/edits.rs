@@ -102,6 +102,17 @@ fn a_liveness_probe_that_was_edited_and_passed_once_kills_as_before() {
     assert_eq!(stage.world.units()[&name("a")].overrides.rejected, None);
 }
 
+#[test]
+fn a_liveness_probe_that_was_edited_away_and_back_kills_as_before() {
+    let mut stage = well("");
+    let id = stage.id("a");
+    stage.accept(&probed("ready", "other", ""));
+    stage.accept(&probed("another", "alive", ""));
+    stage.not_alive("a", 3);
+    stage.pass(Duration::from_secs(1));
+    assert_ne!(stage.id("a"), id);
+}
+
 /// A job and a service that waits for it, each as a version of its own.
 fn migrated(job: u32, service: u32) -> Vec<String> {
     let job = format!(

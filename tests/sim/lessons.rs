@@ -111,6 +111,19 @@ fn who_can_go_on_without_it_keeps_nobody_from_stopping() {
 }
 
 #[test]
+fn who_needs_it_no_longer_by_what_is_written_keeps_nobody_from_stopping_though_it_still_ends() {
+    let mut stage = Stage::new();
+    let common = [service("db", ""), service("cache", ", dependsOn: [db]")];
+    let web = service("web", ", dependsOn: [db, {name: cache, optional: true}]");
+    stage.accept(&[common.concat(), web]);
+    stage.deaf.insert("web".into());
+    stage.order(Order::Stop(names("db")));
+    assert_eq!((stage.count("web"), stage.count("cache")), (1, 1));
+    stage.accept(&[common.concat(), service("web", "")]);
+    assert_eq!((stage.count("web"), stage.count("cache")), (1, 0));
+}
+
+#[test]
 fn a_change_of_what_is_stopped_ends() {
     let mut stage = Stage::new();
     let v = |x: u32| vec![versioned("a", PROBED, x)];

@@ -55,7 +55,8 @@ impl World {
     }
 
     /// A probe has failed as often as it may. One that was edited under a program that is well, and has never found it so, is
-    /// what is wrong: the edit has failed. True when it goes back, and nothing else is to be done about it.
+    /// what is wrong: the edit has failed. True when it goes back, and nothing else is to be done about it. The probe that was good
+    /// before, edited away and back again, is not what is wrong.
     pub(in crate::world) fn edited_probe_failed(
         &mut self,
         now: Now,
@@ -64,7 +65,12 @@ impl World {
         kind: ProbeKind,
         words: &str,
     ) -> bool {
-        let Some(unit) = self.units.get(name).filter(|unit| unit.before.is_some()) else { return false };
+        let Some(unit) = self.units.get(name) else { return false };
+        let Some(good) = &unit.before else { return false };
+        let same_question = !unit.spec.asks_anew(&good.spec)[kind.index()];
+        if same_question && unit.spec.policy.probe(kind) == good.spec.policy.probe(kind) {
+            return false;
+        }
         let edited = unit.slots.get(&seat).and_then(|slot| slot.instance.as_ref()).is_some_and(|instance| {
             let unproved = instance.board.as_ref().is_some_and(|board| board.is_unproved_edit(kind));
             unproved && instance.generation == unit.generation

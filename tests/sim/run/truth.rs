@@ -27,6 +27,7 @@ impl Sim {
         if self.desired.units.keys().any(|name| self.has_ended(name)) {
             return Ok(());
         }
+        self.come_to_rest()?;
         for number in 0..EDITS {
             let mut edited = self.units.clone();
             system::edit(&mut self.rng, &mut edited, number as u64);
@@ -41,14 +42,20 @@ impl Sim {
             self.accept(desired);
             self.done.clear();
             self.turn()?;
-            let until = self.now + Duration::from_secs(1200);
-            while let Some(unwell) = self.unsettled() {
-                if self.now >= until {
-                    return Err(format!("an edit does not come to its end: {unwell}; planned: {said:?}"));
-                }
-                self.step(until)?;
-            }
+            self.come_to_rest().map_err(|fault| format!("{fault}; planned: {said:?}"))?;
             self.compare(&said, &before, &jobs)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is on its way any more.
+    fn come_to_rest(&mut self) -> Result<(), String> {
+        let until = self.now + Duration::from_secs(1200);
+        while let Some(unwell) = self.unsettled() {
+            if self.now >= until {
+                return Err(format!("an edit does not come to its end: {unwell}"));
+            }
+            self.step(until)?;
         }
         Ok(())
     }
@@ -71,10 +78,17 @@ impl Sim {
     }
 
     fn unsettled(&self) -> Option<String> {
+        let mains = self.mains();
         let services = self.desired.units.values().filter(|spec| !spec.policy.job);
-        let wanted: usize = services.map(|spec| self.world.wanted_replicas(&spec.object.name) as usize).sum();
-        let alive = self.mains().len();
-        self.unwell().or_else(|| (alive != wanted).then(|| format!("{alive} alive, {wanted} wanted")))
+        let mut names = services.map(|spec| &spec.object.name).chain(mains.iter().map(|id| &id.unit));
+        let other_than_wanted = || {
+            names.find_map(|name| {
+                let wanted = self.world.wanted_replicas(name) as usize;
+                let alive = mains.iter().filter(|id| id.unit == *name).count();
+                (alive != wanted).then(|| format!("{alive} of {name} alive, {wanted} wanted"))
+            })
+        };
+        self.unwell().or_else(other_than_wanted)
     }
 
     fn compare(
