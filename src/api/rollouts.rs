@@ -60,7 +60,11 @@ fn running_revision(unit: &Unit) -> Revision {
         let instances = unit.serving().filter_map(|slot| slot.instance.as_ref());
         instances.into_iter().any(|instance| instance.generation == generation)
     };
+    // What runs has not read what came after it.
+    let unread =
+        matches!(unit.rollout.phase, Phase::Failed(_)) && unit.serving().any(|slot| slot.unread.is_some());
     match (&unit.before, &unit.overrides) {
+        (Some(before), _) if unread => before.revision,
         (Some(before), _) if before.generation != unit.generation && runs(before.generation) => {
             before.revision
         }

@@ -404,7 +404,7 @@ pub struct ExecContext {
 #[serde(rename_all = "camelCase")]
 pub struct WaitFor {
     pub names: Vec<String>,
-    /// `condition=Ready`, `delete`, `lifecycle=Done`, `stopped`, `started` (as an order asked for), `rollout=REVISION` (what that
+    /// `condition=Ready`, `delete`, `lifecycle=Done`, `stopped`, `started` and `reloaded` (as an order asked for), `rollout=REVISION` (what that
     /// revision wrote, and the named units).
     #[serde(rename = "for")]
     pub what: String,

@@ -10,6 +10,8 @@ use axum::http::StatusCode;
 use crate::base::{Name, Now};
 use crate::engine::Engine;
 use crate::os::clock;
+use crate::plan::Drift;
+use crate::rollout::{Failure, Phase};
 use crate::unit::Lifecycle;
 use crate::world::Unit;
 use crate::world::conditions::KINDS;
@@ -58,7 +60,7 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
 /// What is waited for can come to be: nobody waits for a word that means nothing.
 fn known(what: &str) -> Result<(), Refusal> {
     match what.split_once('=') {
-        None if matches!(what, "delete" | "stopped" | "started") => Ok(()),
+        None if matches!(what, "delete" | "stopped" | "started" | "reloaded") => Ok(()),
         Some(("lifecycle", word)) => among("lifecycle", word, &Lifecycle::WORDS).map(drop),
         Some(("condition", word)) => {
             let (kind, status) = word.split_once('=').unwrap_or((word, "True"));
@@ -100,10 +102,19 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
         };
         return names.iter().filter_map(lasting).collect();
     }
+    if what == "reloaded" {
+        let unread = |name: &Name| {
+            let unit = engine.world.units().get(name)?;
+            let failure = unit.slots.values().find_map(|slot| slot.unread.as_ref())?;
+            Some(format!("{name}: {}", failure.message))
+        };
+        return names.iter().filter_map(unread).collect();
+    }
     let Some(revision) = revision_of(what) else { return Vec::new() };
     let units = engine.world.units().iter();
     units
         .filter(|(_, unit)| unit.rollout.revision.0 >= revision)
+        .filter(|(_, unit)| !matches!(unit.rollout.phase, Phase::Failed(_)))
         .filter_map(|(name, unit)| Some((name, unit, unit.rollout.failure()?)))
         .map(|(name, unit, failure)| {
             format!("{name}: revision {} was rolled back: {}", unit.rollout.revision, failure.message)
@@ -157,8 +168,18 @@ fn notes(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
 fn told(engine: &Engine, unmet: Vec<(Name, String)>, what: &str) -> (Vec<String>, bool) {
     let stuck = (what.starts_with("condition=") || what.starts_with("rollout="))
         && !unmet.is_empty()
-        && unmet.iter().all(|(name, _)| is_stuck(engine, name));
+        && unmet.iter().all(|(name, _)| {
+            is_stuck(engine, name) || (what.starts_with("rollout=") && stays_failed(engine, name).is_some())
+        });
     (unmet.into_iter().map(|(_, words)| words).collect(), stuck)
+}
+
+/// The rollout of a unit has failed and goes no way.
+fn stays_failed<'a>(engine: &'a Engine, name: &Name) -> Option<&'a Failure> {
+    match &engine.world.units().get(name)?.rollout.phase {
+        Phase::Failed(failure) => Some(failure),
+        _ => None,
+    }
 }
 
 /// It has failed for good or cannot start, or waits for a unit of which that is so.
@@ -213,6 +234,17 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
         let words = |name: &Name| (name.clone(), format!("{name} is {}", world.status_word(name)));
         return Ok(all.iter().filter(occupied).map(words).collect());
     }
+    if what == "reloaded" {
+        let reads = |name: &&Name| {
+            let slots = world.units().get(*name).into_iter().flat_map(|unit| unit.slots.values());
+            slots.into_iter().any(|slot| {
+                let asked = matches!(slot.drift, Drift::Reload(_)) && matches!(slot.state, Lifecycle::Up(_));
+                slot.reloading.is_some() || asked
+            })
+        };
+        let words = |name: &Name| (name.clone(), format!("{name} reads its files again"));
+        return Ok(all.iter().filter(reads).map(words).collect());
+    }
     if what == "started" {
         let held = |name: &Name| Some((name.clone(), line(engine, name, world.held_back(now, name)?)));
         return Ok(all.iter().filter_map(held).collect());
@@ -224,9 +256,10 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
                 .conditions(name)
                 .into_iter()
                 .find(|condition| condition.kind.eq_ignore_ascii_case(kind));
-            let settled = world.units().get(name).is_some_and(|unit| {
-                unit.slots.values().all(|slot| !matches!(slot.drift, crate::plan::Drift::Replace(_)))
-            });
+            let settled = world
+                .units()
+                .get(name)
+                .is_some_and(|unit| unit.slots.values().all(|slot| !matches!(slot.drift, Drift::Replace(_))));
             let ready = kind.eq_ignore_ascii_case("Ready") && wanted.eq_ignore_ascii_case("True");
             let words = match found {
                 Some(_) if ready && settled && has_completed(engine, name) => return None,
@@ -257,6 +290,14 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
     if what.starts_with("rollout=") {
         let rolling = |name: &Name| {
             let unit = world.units().get(name)?;
+            if let Some(failure) = stays_failed(engine, name) {
+                let revision = unit.rollout.revision;
+                let words = format!(
+                    "{name}: the rollout of revision {revision} has failed and stays as it is: {}",
+                    failure.message
+                );
+                return Some((name.clone(), words));
+            }
             let rolls = match unit.spec.policy.job {
                 true => unit.rollout.is_active() && !has(engine, name, "Completed"),
                 false => {

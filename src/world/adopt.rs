@@ -70,6 +70,7 @@ impl World {
             }
         });
         let ready = board.as_ref().is_some_and(ProbeBoard::is_ready);
+        slot.unread.clone_from(&adopted.mark.unread);
         slot.ready_since = slot.state.process().filter(|_| ready).map(|process| process.executed_at);
         slot.instance = Some(Instance {
             incarnation: adopted.id.incarnation,

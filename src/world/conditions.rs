@@ -7,11 +7,12 @@ use crate::unit::{Circuit, Lifecycle};
 use super::World;
 use super::chronicle::UNENFORCED;
 use super::ends::TRIED_AGAIN;
+use super::reload::RELOAD_FAILED;
 use super::state::{Settled, Slot, Unit};
 
 /// All kinds of condition that a unit may have.
-pub const KINDS: [&str; 7] =
-    ["Ready", "Progressing", "Completed", "CircuitOpen", "RolledBack", "Degraded", "Enforced"];
+pub const KINDS: [&str; 8] =
+    ["Ready", "Progressing", "Completed", "CircuitOpen", "RolledBack", "Degraded", "Enforced", "Reloaded"];
 
 /// One condition of a unit (Kubernetes' shape).
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +87,7 @@ impl World {
         findings.extend(rolled_back_finding(unit));
         findings.extend(degraded_finding(unit));
         findings.extend(not_enforced_finding(unit));
+        findings.extend(not_reloaded_finding(unit));
         debug_assert!(findings.iter().all(|finding| KINDS.contains(&finding.kind)));
         findings
     }
@@ -325,6 +327,9 @@ fn degraded_finding(unit: &Unit) -> Option<Finding> {
 
 /// Of a unit all of whose instances are ready: what its watchdog finds is seen in the table as well.
 fn ready_word(unit: &Unit) -> &'static str {
+    if not_reloaded_finding(unit).is_some() {
+        return RELOAD_FAILED;
+    }
     match degraded_finding(unit).filter(|finding| finding.status) {
         Some(Finding { reason: "Suspected", .. }) => "Suspected",
         Some(_) => "Degraded",
@@ -343,6 +348,12 @@ fn not_enforced_finding(unit: &Unit) -> Option<Finding> {
         None => ("LeftOut", unit.slots.values().find_map(|slot| without(slot))?),
     };
     Some(Finding { kind: "Enforced", status: false, reason, message })
+}
+
+/// While an instance runs with what it read before its files were changed.
+fn not_reloaded_finding(unit: &Unit) -> Option<Finding> {
+    let unread = unit.slots.values().find_map(|slot| slot.unread.as_ref())?;
+    Some(Finding { kind: "Reloaded", status: false, reason: RELOAD_FAILED, message: unread.message.clone() })
 }
 
 fn held_finding(unit: &Unit) -> Option<Finding> {

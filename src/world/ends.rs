@@ -88,7 +88,8 @@ impl World {
         // One that went back without a new process rests for what it became.
         let went_back = started_with > generation && !matches!(slot.drift, Drift::Replace(_));
         slot.rested_at = if went_back { generation } else { started_with };
-        (slot.ready_since, slot.available, slot.reloading) = (None, false, None);
+        (slot.ready_since, slot.available) = (None, false);
+        (slot.reloading, slot.unread) = (None, None);
         let ran =
             super::Version { spec: spec.clone(), generation: started_with, revision: unit.rollout.revision };
         let former = Self::former_version(unit, &ran, seat, &end);

@@ -244,6 +244,9 @@ pub struct Mark {
     /// Until when its startup may take, if it has asked for more time (`EXTEND_TIMEOUT_USEC=`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extended: Option<Instant>,
+    /// The last time that it was told to read its files again came to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Box<Failure>>,
 }
 
 impl Mark {

@@ -379,7 +379,8 @@ impl World {
     fn stop_began(&mut self, name: &Name, seat: Seat) {
         self.stop_watching(name, seat);
         if let Some(slot) = self.units.get_mut(name).and_then(|unit| unit.slots.get_mut(&seat)) {
-            (slot.ready_since, slot.available, slot.reloading) = (None, false, None);
+            (slot.ready_since, slot.available) = (None, false);
+            (slot.reloading, slot.unread) = (None, None);
             if let Some(instance) = slot.instance.as_mut() {
                 (instance.board, instance.vigil) = (None, None);
             }

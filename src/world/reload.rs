@@ -2,11 +2,16 @@
 
 use crate::base::{Instant, Name, Now, Seat, Signal};
 use crate::plan::{Action, Drift};
+use crate::rollout::Phase;
 
 use super::World;
 use super::chronicle::Entry;
 use super::effect::Effect;
+use super::rollouts::failure;
 use super::state::Reloading;
+
+/// The word of a reload that came to nothing.
+pub(super) const RELOAD_FAILED: &str = "ReloadFailed";
 
 impl World {
     /// Tells a running program to read its files again; the spec is taken in place.
@@ -26,7 +31,7 @@ impl World {
         instance.sees(seen);
         instance.generation = generation;
         let ports = instance.ports.clone();
-        slot.drift = Drift::None;
+        (slot.drift, slot.unread) = (Drift::None, None);
         if let (Some(board), Some(at), true) = (instance.board.as_mut(), executed_at, probes_changed) {
             board.replace_policy(&spec.policy, at, now.mono, anew);
         }
@@ -94,18 +99,47 @@ impl World {
         if slot.reloading.take().is_none() {
             return;
         }
+        let pid = slot.state.process().map(|process| format!(" (pid {})", process.pid)).unwrap_or_default();
+        let (told, id) = (slot.cause, slot.id(name));
         let (reason, message) = match ok {
             true => ("Reloaded", format!("{seat} has read its files again ({message})")),
             false => (
-                "ReloadFailed",
-                format!("{seat} did not read its files again, what it read before is in force: {message}"),
+                RELOAD_FAILED,
+                format!(
+                    "{seat}{pid} did not read its files again, what it read before is in force: {message}"
+                ),
             ),
         };
+        if !ok {
+            let cure = format!("; another change of them, or `unisys reload {name}`, has it read them again");
+            slot.unread = Some(failure(RELOAD_FAILED, format!("{message}{cure}"), id, now.wall).into());
+        }
         let object = self.object(name);
         let change = self.units.get(name).and_then(|unit| unit.change);
-        let cause = self.units.get(name).and_then(|unit| unit.cause);
-        self.announce(now, Entry { warning: !ok, reason, object: &object, message, change, cause });
+        let cause = told.or_else(|| self.units.get(name).and_then(|unit| unit.cause));
+        let record =
+            self.announce(now, Entry { warning: !ok, reason, object: &object, message, change, cause });
+        if !ok {
+            self.set_cause(name, seat, record);
+            self.remember(name, seat);
+        }
         self.touch(name);
+    }
+
+    /// Who did not read its files again has not got what the rollout brings, and going back would have it read the same files: it
+    /// fails and stays as it is, until they are read after all.
+    pub(super) fn look_at_reloads(&mut self, now: Now, name: &Name) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let unread = unit.slots.values().find_map(|slot| slot.unread.as_deref());
+        match (&unit.rollout.phase, unread.cloned()) {
+            (Phase::Progressing, Some(failure)) if unit.before.is_some() => {
+                self.rollout_stays(now, name, failure, "");
+            }
+            (Phase::Failed(failed), None) if failed.reason == RELOAD_FAILED => {
+                (unit.rollout.phase, unit.rollout.ended) = (Phase::Progressing, None);
+            }
+            _ => {}
+        }
     }
 
     /// A reload whose time is over.

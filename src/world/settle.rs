@@ -300,6 +300,7 @@ impl World {
             heartbeat: instance.heartbeat,
             unheard: instance.unheard,
             extended: instance.extended,
+            unread: slot.unread.clone(),
         };
         let (spec, generation) = (instance.spec.clone(), instance.generation);
         self.effects.push_back(Effect::Remember { id, spec, generation, mark });

@@ -9,7 +9,7 @@ use crate::base::{
     Stamp,
 };
 use crate::plan::{Drift, UnitSpec, Wish};
-use crate::rollout::Rollout;
+use crate::rollout::{Failure, Rollout};
 use crate::unit::{Breaker, End, EndReason, Finding, Lifecycle, ProbeBoard, RestartState, StopReason, Vigil};
 
 use super::chronicle::RecordId;
@@ -142,6 +142,8 @@ pub struct Slot {
     pub former: Option<Version>,
     /// It was told to read its files again.
     pub reloading: Option<Reloading>,
+    /// The last time that it was told to came to nothing: it runs with what it read before.
+    pub unread: Option<Box<Failure>>,
 }
 
 /// A reload that is not over.
@@ -434,6 +436,7 @@ impl Slot {
             overdue: false,
             former: None,
             reloading: None,
+            unread: None,
         }
     }
 

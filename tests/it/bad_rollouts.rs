@@ -1,6 +1,6 @@
 //! Edits, orders and programs that a rollout or reload cannot carry out: what is healthy stays, and it is said why.
 
-use crate::support::{System, free_port, python, signal, sleeper, until};
+use crate::support::{System, free_port, python, signal, sleeper, text, until};
 
 const WELL: &str = "  update: {minReady: 100ms, progressDeadline: 5s}\n";
 
@@ -289,6 +289,34 @@ fn a_reload_command_that_hangs_or_fails_leaves_the_program_as_it_is_and_is_said(
         assert_eq!(system.pid("a"), pid);
         system.ready(&["a"]);
     }
+}
+
+#[test]
+fn a_change_that_was_not_read_has_failed_until_it_is_read_after_all() {
+    let system = reloading("{command: [test, -e, mended]}");
+    let (pid, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
+    system.write("conf", "other");
+    outcome(&system, "a", "Failed");
+    signal(daemon, "KILL");
+    until("the next daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+    let record = outcome(&system, "a", "Failed");
+    assert_eq!((record["revision"].as_u64(), record["outcome"].as_str()), (Some(2), Some("Failed")));
+    let status = system.run(&["rollout", "status", "a"]);
+    let told = text(&status.stdout);
+    let unread = format!("ReloadFailed: instance 0 (pid {pid}) did not read its files again");
+    assert!(told.contains("Failed: revision 2 (generation 1 to 2); revision 1 runs"), "{told}");
+    assert!(told.contains(&unread) && status.status.code() == Some(1), "{told}");
+    assert!(
+        system.ok(&["get"]).contains("ReloadFailed")
+            && system.ok(&["why", "a"]).contains(&format!("(pid {pid}) did not"))
+    );
+    system.ok(&["wait", "--for=condition=Reloaded=False", "a"]);
+    let (code, said) = system.fails(&["reload", "a"]);
+    assert!(code == 1 && said.contains("did not read its files again"), "{code}: {said}");
+    system.write("mended", "");
+    system.ok(&["reload", "a"]);
+    assert_eq!(outcome(&system, "a", "Complete")["outcome"], "Complete");
+    assert!(system.ok(&["get"]).contains("Ready ") && system.pid("a") == pid);
 }
 
 #[test]

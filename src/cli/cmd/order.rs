@@ -24,6 +24,10 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
     match verb {
         "stop" | "disable" => return reached(&client, global, names, &done, ("stopped", LONGEST_STOP)),
         "start" | "restart" => return started(&client, global, names, &done),
+        "reload" => {
+            let reached = reached(&client, global, names, &done, ("reloaded", LONGEST_STOP));
+            return reached.or_else(|error| given(error, &done));
+        }
         _ if !global.quiet => render::line(&done.message),
         _ => {}
     }
@@ -39,14 +43,20 @@ fn started(client: &Client, global: &Global, names: &[String], done: &Done) -> R
             LONGEST_START
         }
         Ok(_) => 0,
-        // A daemon of an earlier version cannot be asked that: it has the order.
-        Err(Failure::Usage { .. }) => {
-            render::line(&done.message);
-            return Ok(Outcome::Done);
-        }
-        Err(error) => return Err(error),
+        Err(error) => return given(error, done),
     };
     reached(client, global, names, done, ("started", longest))
+}
+
+/// A daemon of an earlier version cannot be asked what came of an order: it has it.
+fn given(error: Failure, done: &Done) -> Result<Outcome, Failure> {
+    match error {
+        Failure::Usage { .. } => {
+            render::line(&done.message);
+            Ok(Outcome::Done)
+        }
+        error => Err(error),
+    }
 }
 
 /// Success is said when nothing of the units is alive (architecture §2, containment).

@@ -138,22 +138,11 @@ impl World {
         if let Some(why) = &stuck {
             failure.message.push_str(&format!("; it cannot go back: {why}"));
         }
-        let Some(unit) = self.units.get_mut(name) else { return };
         if stuck.is_some() || !automatic {
-            unit.rollout.phase = Phase::Failed(failure.clone().into());
-            unit.rollout.deadline = None;
-            let message = format!(
-                "the rollout of revision {revision} has failed and stays as it is{}: {}",
-                if automatic { "" } else { " (autoRollback: false)" },
-                failure.message
-            );
-            self.tell_rollout(now, name, true, "RolloutFailed", message);
-            if let Some(id) = failure.instance {
-                self.effects.push_back(Effect::TailLog { id, revision });
-            }
-            self.save_rollout(now, name, "Failed");
-            return;
+            let why = if automatic { "" } else { " (autoRollback: false)" };
+            return self.rollout_stays(now, name, failure, why);
         }
+        let Some(unit) = self.units.get_mut(name) else { return };
         let object = unit.spec.object.clone();
         let together: Vec<Name> = match self.desired.rollback_scope_unit {
             true => vec![name.clone()],
@@ -195,6 +184,23 @@ impl World {
             record = record.or(id);
         }
         self.save_units(now, &order);
+    }
+
+    /// A rollout has failed, and nothing goes back.
+    pub(in crate::world) fn rollout_stays(&mut self, now: Now, name: &Name, failure: Failure, why: &str) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let revision = unit.rollout.revision;
+        unit.rollout.phase = Phase::Failed(failure.clone().into());
+        unit.rollout.deadline = None;
+        let message = format!(
+            "the rollout of revision {revision} has failed and stays as it is{why}: {}",
+            failure.message
+        );
+        self.tell_rollout(now, name, true, "RolloutFailed", message);
+        if let Some(id) = failure.instance {
+            self.effects.push_back(Effect::TailLog { id, revision });
+        }
+        self.save_rollout(now, name, "Failed");
     }
 
     /// One unit goes back to the version that was good.
@@ -288,7 +294,12 @@ impl World {
     }
 }
 
-pub(super) fn failure(reason: &str, message: String, instance: Option<InstanceId>, at: Stamp) -> Failure {
+pub(in crate::world) fn failure(
+    reason: &str,
+    message: String,
+    instance: Option<InstanceId>,
+    at: Stamp,
+) -> Failure {
     Failure { reason: reason.into(), message, instance, lines: Vec::new(), at }
 }
 

@@ -19,8 +19,7 @@ use super::state::{Slot, Unit, Version};
 
 pub use history::RolloutRecord;
 
-pub(super) use failing::SIBLING;
-use failing::failure;
+pub(super) use failing::{SIBLING, failure};
 use history::outcome;
 
 impl World {
@@ -58,6 +57,7 @@ impl World {
 
     /// Looks how far a unit has come: who is available, whether its rollout goes on, is over or has failed.
     pub(super) fn look_at_rollout(&mut self, now: Now, name: &Name) {
+        self.look_at_reloads(now, name);
         let Some(unit) = self.units.get(name) else { return };
         let wish = self.wish(name, unit);
         let running = matches!(wish, Wish::Up { .. }) && unit.overrides.paused.is_none();
@@ -222,18 +222,20 @@ fn counts(unit: &Unit, replicas: u32, running: bool) -> Counts {
             .any(|role| at(*ordinal, role).is_some_and(|slot| well(slot)))
     });
     let in_place = (0..replicas).all(|ordinal| at(ordinal, Role::Serving).is_some_and(|slot| well(slot)));
+    // It takes as long as its own time limit says.
+    let reloading = unit.slots.values().any(|slot| slot.reloading.is_some());
     let leftovers = unit.slots.values().any(|slot| {
         slot.state.is_occupied() && (slot.seat.role != Role::Serving || slot.seat.ordinal.0 >= replicas)
     });
     Counts {
         replicas,
         available: available.count() as u32,
-        settled: in_place && !leftovers,
+        settled: in_place && !leftovers && !reloading,
         started: unit
             .slots
             .values()
             .any(|slot| new(slot) || (slot.rested_at == unit.generation && slot.last_end.is_some())),
-        running,
+        running: running && !reloading,
     }
 }
 
