@@ -10,6 +10,7 @@ use crate::base::{Name, Revision, Stamp, limits};
 use crate::engine::Engine;
 use crate::os::clock;
 use crate::plan::UnitSpec;
+use crate::plan::launch::Lost;
 use crate::rollout::Phase;
 use crate::unit::Strategy;
 use crate::world::{Event, Order, Overrides, RolloutRecord, Unit, World};
@@ -152,20 +153,23 @@ pub async fn call(
             if !engine.world.units().contains_key(&unit) {
                 return Err(not_found(engine, &[name]));
             }
-            let order = order(engine, &unit, &call)?;
+            let (order, notes) = match call.verb.as_str() {
+                "undo" => undo(engine, &unit, call.to_revision)?,
+                _ => (order(engine, &unit, &call)?, Vec::new()),
+            };
             engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
             let message = match call.to_revision {
                 Some(revision) => format!("rollout {} {unit} to revision {revision}", call.verb),
                 None => format!("rollout {} {unit}", call.verb),
             };
-            Ok(Done { revision: engine.world.revision().0, message, ..Done::default() })
+            Ok(Done { revision: engine.world.revision().0, message, notes, ..Done::default() })
         })
         .await??;
     done.notes.extend(context.not_recorded().await?);
     Ok(Json(done))
 }
 
-fn order(engine: &mut Engine, name: &Name, call: &RolloutCall) -> Result<Order, Refusal> {
+fn order(engine: &Engine, name: &Name, call: &RolloutCall) -> Result<Order, Refusal> {
     let conflict = |error: String, hint: &str| Err(refuse(StatusCode::CONFLICT, error, hint));
     let Some(unit) = engine.world.units().get(name) else { return Err(not_found(engine, &[name])) };
     match call.verb.as_str() {
@@ -182,7 +186,6 @@ fn order(engine: &mut Engine, name: &Name, call: &RolloutCall) -> Result<Order, 
             Ok(Order::Promote(vec![name.clone()]))
         }
         "retry" => Ok(Order::Retry(vec![name.clone()])),
-        "undo" => undo(engine, name, call.to_revision),
         verb => Err(refuse(StatusCode::BAD_REQUEST, format!("a rollout has no verb `{verb}`"), "")),
     }
 }
@@ -202,45 +205,83 @@ fn former_version(engine: &mut Engine, name: &Name) -> Option<(Revision, Arc<Uni
     versions.find(|(_, spec)| spec.launch.digest() != wanted)
 }
 
-fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<Order, Refusal> {
+/// The order, and what is to be said of it.
+fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<(Order, Vec<String>), Refusal> {
     let conflict = |error: String, hint: &str| refuse(StatusCode::CONFLICT, error, hint);
-    let history = "see `unisys rollout history`";
-    let (revision, spec, asked) = match to {
-        Some(revision) => {
+    let hint = "name one with --to-revision; see `unisys rollout history`";
+    let unit = engine.world.units().get(name);
+    if let Some(unit) = unit.filter(|unit| to.is_none() && unit.is_rolled_back()) {
+        let runs = running_revision(unit);
+        let error = format!("{name} was rolled back by itself: revision {runs} runs already");
+        return Err(conflict(error, hint));
+    }
+    // What ran before is known with the values that it had, which no revision keeps.
+    let before = unit.and_then(|unit| unit.before.as_ref());
+    let before = before.filter(|before| to.is_none_or(|to| before.revision.0 == to));
+    let (revision, spec, asked) = match (before, to) {
+        (Some(before), _) => (before.revision, before.spec.clone(), None),
+        (None, Some(revision)) => {
             let revision = Revision(revision);
             let spec = engine.version_at(revision, name).map_err(|why| {
                 let error = format!("cannot go back to revision {revision} of {name}: {why}");
-                refuse(StatusCode::NOT_FOUND, error, history)
+                refuse(StatusCode::NOT_FOUND, error, "see `unisys rollout history`")
             })?;
             (revision, spec.clone(), Some((revision, spec)))
         }
-        None => {
-            let hint = "name one with --to-revision; see `unisys rollout history`";
-            let unit = engine.world.units().get(name);
-            if let Some(unit) = unit.filter(|unit| unit.is_rolled_back()) {
-                let runs = running_revision(unit);
-                return Err(conflict(
-                    format!("{name} was rolled back by itself: revision {runs} runs already"),
-                    hint,
-                ));
-            }
-            match unit.and_then(|unit| unit.before.as_ref()) {
-                Some(before) => (before.revision, before.spec.clone(), None),
-                None => {
-                    let (revision, spec) = former_version(engine, name).ok_or_else(|| {
-                        conflict(format!("{name} has no version before the one that runs"), hint)
-                    })?;
-                    (revision, spec.clone(), Some((revision, spec)))
-                }
-            }
+        (None, None) => {
+            let (revision, spec) = former_version(engine, name)
+                .ok_or_else(|| conflict(format!("{name} has no version before the one that runs"), hint))?;
+            (revision, spec.clone(), Some((revision, spec)))
         }
     };
-    if let Some(why) = &spec.machine {
+    // As it would be read now.
+    let anew = engine.version_at(revision, name).ok();
+    if let Some(why) = &anew.as_ref().unwrap_or(&spec).machine {
         return Err(conflict(format!("revision {revision} of {name} cannot run here: {why}"), ""));
     }
     if let Some(why) = engine.world.unmet(name, &spec) {
         let hint = "edit the manifests instead: both can be brought back there";
         return Err(conflict(format!("{name} cannot go back to revision {revision}: {why}"), hint));
     }
-    Ok(Order::Undo(name.clone(), asked))
+    let lost = anew.map(|anew| spec.launch.lost(&anew.launch)).unwrap_or_default();
+    let notes = not_kept(engine, (name, revision), &spec, lost)?;
+    Ok((Order::Undo(name.clone(), asked), notes))
+}
+
+/// A revision keeps manifests. What files held, and values that are read from them, cannot come back with it for good.
+fn not_kept(
+    engine: &Engine,
+    (name, revision): (&Name, Revision),
+    spec: &UnitSpec,
+    Lost { files, values }: Lost,
+) -> Result<Vec<String>, Refusal> {
+    let Some(unit) = engine.world.units().get(name) else { return Ok(Vec::new()) };
+    let wanted = &unit.spec.launch;
+    let why = match files.is_empty() {
+        false if wanted.differs_by_files(&spec.launch) => {
+            format!("what has changed since is {}", files.join(", "))
+        }
+        true if wanted.digest() == spec.launch.digest() && !unit.is_rolled_back() => {
+            "its manifest says what is wanted now".into()
+        }
+        _ => {
+            let file = files.iter().map(|file| {
+                format!("{file}: what it held in revision {revision} is not kept, {name} runs with what it holds now")
+            });
+            let names: Vec<&str> =
+                values.iter().map(|path| path.strip_prefix("spec.env.").unwrap_or(path)).collect();
+            let value = (!values.is_empty()).then(|| {
+                format!(
+                    "{name} runs with {} as in revision {revision} until `unisys down`; the next `unisys up` reads what the files say",
+                    names.join(", ")
+                )
+            });
+            return Ok(file.chain(value).collect());
+        }
+    };
+    let error = format!(
+        "{name} cannot go back to revision {revision}: {why}, and what files held is kept with no revision"
+    );
+    let hint = "write what they held into the files again: that is rolled out as any other change";
+    Err(refuse(StatusCode::CONFLICT, error, hint))
 }

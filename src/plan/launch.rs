@@ -226,6 +226,21 @@ impl Launch {
         })
     }
 
+    /// What this version had of values and of contents of files, and has not where it is built anew: they are kept with no revision.
+    pub fn lost(&self, anew: &Self) -> Lost {
+        let lost = self.changed_values(anew, &[]);
+        let (files, values) = lost.into_iter().partition(|path| is_of_file(path));
+        Lost { files, values }
+    }
+
+    /// It differs from another version by nothing but contents of files.
+    pub fn differs_by_files(&self, other: &Self) -> bool {
+        match self.drift_to(other) {
+            Drift::Replace(fields) | Drift::Reload(fields) => fields.iter().all(|path| is_of_file(path)),
+            Drift::None | Drift::InPlace(_) => false,
+        }
+    }
+
     /// Values that differ though their field may be as it was written before: a changed `.env`.
     fn changed_values(&self, desired: &Self, named: &[String]) -> Vec<String> {
         let find = |marks: &[ValueMark], name: &str| {
@@ -247,6 +262,20 @@ impl Launch {
         };
         changed.map(path).filter(|path| !named.iter().any(|known| known == path)).collect()
     }
+}
+
+/// Fields whose values differ from what they were.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// `spec.restartOn (program)`.
+    pub files: Vec<String>,
+    /// `spec.env.NAME`.
+    pub values: Vec<String>,
+}
+
+/// As [`Launch::changed_values`] writes it.
+fn is_of_file(path: &str) -> bool {
+    ["spec.reloadOn (", "spec.restartOn ("].iter().any(|field| path.starts_with(field))
 }
 
 fn parse(written: &str) -> Value {

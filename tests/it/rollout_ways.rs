@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::support::{System, python, signal, sleeper, until};
+use crate::support::{System, python, signal, sleeper, text, until};
 
 /// A service of so many instances, of one version.
 fn version(name: &str, version: &str, update: &str, rest: &str) -> String {
@@ -335,6 +335,47 @@ fn what_history_tells_can_be_undone_to_after_many_revisions_and_by_another_daemo
     let first = records[0]["revision"].to_string();
     system.ok(&["rollout", "undo", "a", "--to-revision", &first]);
     runs("1");
+}
+
+#[test]
+fn an_undo_of_what_a_file_held_is_refused_and_of_what_was_read_from_it_says_how_long_it_lasts() {
+    let mut system = System::new(&[(
+        "a.yaml",
+        &sleeper(
+            "a",
+            "  restartOn: [../f]\n  envFrom: [{file: ../a.env}]\n  update: {minReady: 100ms, progressDeadline: 5s}\n",
+        ),
+    )]);
+    system.write("f", "one");
+    system.write("a.env", "A=one");
+    system.start(&[]);
+    until_state(&system, "a", "Complete");
+    let arrived = |revision: u64| {
+        until("it is complete", || {
+            let rollout = system.rollout("a");
+            (rollout["state"] == "Complete" && rollout["revision"] == revision).then_some(())
+        });
+    };
+    system.write("f", "two");
+    arrived(2);
+    let pid = system.pid("a");
+    for to in [&[][..], &["--to-revision", "1"]] {
+        let (code, words) = system.fails(&[&["rollout", "undo", "a"], to].concat());
+        assert!(code == 5 && words.contains("spec.restartOn (../f), and what files held is kept"), "{words}");
+    }
+    assert_eq!(system.pid("a"), pid, "nothing was started for it");
+    system.write("a.env", "A=two");
+    arrived(3);
+    let undone = system.run(&["rollout", "undo", "a", "--to-revision", "2"]);
+    let words = text(&undone.stderr);
+    assert!(
+        undone.status.success() && words.contains("with A as in revision 2 until `unisys down`"),
+        "{words}"
+    );
+    until("what it was given before", || {
+        let environment = std::fs::read(format!("/proc/{}/environ", system.pid("a"))).ok()?;
+        environment.split(|byte| *byte == 0).any(|own| own == b"A=one").then_some(())
+    });
 }
 
 #[test]
