@@ -257,10 +257,8 @@ impl Engine {
         let mut read = BTreeMap::new();
         let another_boot = restored.boot != Some(clock::boot());
         for (unit, mut checkpoint) in restored.units {
-            // What failed before the machine was started again is tried again, and what is disabled is not started.
             if another_boot {
-                checkpoint.rests.clear();
-                checkpoint.overrides.started = None;
+                checkpoint.after_another_boot(now);
             }
             let kept = checkpoint.kept_revision(&rolling, now.mono).and_then(|revision| {
                 // Many units may go back to one revision: it is read once.

@@ -83,6 +83,11 @@ impl World {
                 (None, None) => None,
             },
             before: unit.before.as_ref().map(Version::known).zip(unit.rollout.probation()),
+            trial_until: unit
+                .before
+                .as_ref()
+                .and_then(|_| unit.rollout.probation())
+                .map(|until| now.wall_at(until)),
             // What an earlier daemon left stands until everything that runs is known.
             progress: match unit.known_good {
                 Some(_) => unit.progress.clone(),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{
-    Category, Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Ordinal, Part, PortNumbers,
-    Revision, Role, Signal, SpawnStage, Stamp,
+    Category, Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Name, Now, Ordinal, Part,
+    PortNumbers, Revision, Role, Signal, SpawnStage, Stamp,
 };
 use crate::plan::{Desired, UnitSpec};
 use crate::rollout::{Failure, Progress, Span};
@@ -300,6 +300,9 @@ pub struct Checkpoint {
     /// other units that the same revision changed for as long as they roll.
     #[serde(default)]
     pub before: Option<(Known, Instant)>,
+    /// That time on the wall clock: another boot has no other to count on.
+    #[serde(default)]
+    pub trial_until: Option<Stamp>,
     /// How far its rollout has got.
     #[serde(default)]
     pub progress: Option<Progress>,
@@ -322,6 +325,22 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The machine was started again since: what failed before is tried again, what is disabled is not started, and no point on
+    /// the clock of the former boot means anything. A trial ends when it would have, a rollout begins its time anew.
+    pub fn after_another_boot(&mut self, now: Now) {
+        self.rests.clear();
+        self.overrides.started = None;
+        self.failures.clear();
+        self.open_until = None;
+        if let Some((_, until)) = &mut self.before {
+            let left = self.trial_until.map_or(0, |until| until.0.saturating_sub(now.wall.0).max(0));
+            *until = now.mono + Duration::from_millis(left as u64);
+        }
+        if let Some(progress) = &mut self.progress {
+            (progress.deadline, progress.holding_since) = (None, None);
+        }
+    }
+
     /// The revision whose version of the unit is needed beside the declared one: what was good, while something else is wanted
     /// or tried; or what was good before it, while it may still come back. `rolling`: revisions that some unit is on its way to.
     pub fn kept_revision(&self, rolling: &BTreeSet<Revision>, now: Instant) -> Option<Revision> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use unisys::base::{Exit, Generation, Incarnation, InstanceId, Instant, Part, Revision};
+use unisys::base::{Exit, Generation, Incarnation, InstanceId, Instant, Now, Part, Revision, Stamp};
 use unisys::plan::Drift;
 use unisys::unit::{Circuit, PartState, ProbeKind};
 use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Mark, Order};
@@ -367,4 +367,30 @@ fn an_undo_that_is_under_way_goes_on_under_the_next_daemon() {
         next.unit("a").slots.values().next().unwrap().instance.as_ref().unwrap().spec.launch,
         good.launch
     );
+}
+
+#[test]
+fn a_trial_ends_when_it_would_have_though_the_machine_was_started_again_since() {
+    let mut stage = Stage::new();
+    // The machine had been up for a while.
+    stage.pass(Duration::from_secs(500));
+    for version in [1, 2] {
+        stage.accept(&[versioned("a", "", version)]);
+        stage.pass(Duration::from_secs(100 / u64::from(version * version)));
+    }
+    let (checkpoint, then) = (stage.checkpoints[&name("a")].clone(), stage.clock());
+    let (_, until) = checkpoint.before.as_ref().unwrap();
+    let left = until.since(then.mono);
+    assert!(left > Duration::from_secs(30), "{left:?}");
+    for (later, left) in [(10, left - Duration::from_secs(10)), (70, Duration::ZERO)] {
+        // Later and earlier than the clock was that it was told by.
+        for mono in [Instant(5_000_000_000), Instant(5_000_000_000_000)] {
+            let now = Now { mono, wall: Stamp(then.wall.0 + later * 1000) };
+            let mut next = checkpoint.clone();
+            next.after_another_boot(now);
+            let (_, until) = next.before.as_ref().unwrap();
+            assert_eq!(until.since(mono), left, "{later} s later, at {mono:?}");
+            assert_eq!(next.kept_revision(&Default::default(), mono).is_some(), !left.is_zero());
+        }
+    }
 }
