@@ -72,9 +72,11 @@ impl Engine {
             return;
         }
         self.machine_due = Some(clock::mono() + MACHINE_AGAIN);
-        self.reload("MachineChanged");
-        if !self.sets.pending().is_empty() {
-            // What is on the disk is not well: what is accepted is not to wait for that.
+        if self.options.watch {
+            self.reload("MachineChanged");
+        }
+        if !self.options.watch || !self.sets.pending().is_empty() {
+            // What is on the disk is not well, or nobody has applied it: what is accepted is not to wait for that.
             let busy = self.busy();
             self.look_at_machine_as_accepted(&busy);
         }

@@ -260,10 +260,14 @@ impl Sets {
         outcome
     }
 
-    /// What is accepted, on this machine as it is now; nothing if that makes no difference. Manifests are not read again.
+    /// What is accepted, on this machine as it is now; nothing if that makes no difference. Manifests are not read again; with
+    /// `--no-watch`, other files count only for those units that this machine lacks more or less for than before.
     pub fn look_at_machine(&mut self, busy: &Busy) -> Option<Arc<Desired>> {
         let candidates = self.sets.iter().map(Set::current).collect();
         let mut proposal = self.propose_all(candidates, None, busy, true);
+        if !self.options.watch {
+            keep_but_for_machine(&self.desired, &mut proposal.built.desired);
+        }
         share_equal(&self.desired, &mut proposal.built.desired);
         if proposal.rejected || same(&self.desired, &proposal.built.desired) {
             return None;
@@ -518,6 +522,16 @@ fn share_equal(old: &Desired, new: &mut Desired) {
             *spec = known.clone();
         }
     }
+}
+
+/// Who lacks what it lacked stays as it was accepted, whatever the files hold by now that its values came from.
+fn keep_but_for_machine(old: &Desired, new: &mut Desired) {
+    for (name, spec) in &mut new.units {
+        if let Some(known) = old.units.get(name).filter(|known| known.machine == spec.machine) {
+            *spec = known.clone();
+        }
+    }
+    new.externals.clone_from(&old.externals);
 }
 
 fn same(old: &Desired, new: &Desired) -> bool {

@@ -168,6 +168,31 @@ fn one_file_of_a_directory_is_applied_and_its_other_files_stay_as_they_were_acce
 }
 
 #[test]
+fn what_nobody_applied_is_not_taken_in_when_what_the_machine_lacked_is_there() {
+    let missing = sleeper("missing", "").replace("[sleep, \"1000\"]", "[./shell, -c, exec sleep 1000]");
+    let from_file = "  envFrom: [{file: ../.env}]\n";
+    let mut system = System::new(&[
+        ("a.yaml", &sleeper("a", "")),
+        ("b.yaml", &sleeper("b", from_file)),
+        ("missing.yaml", &missing),
+    ]);
+    system.write(".env", "X=1\n");
+    system.start(&["--no-watch"]);
+    system.ready(&["a", "b"]);
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    system.write("manifests/a.yaml", &sleeper("a", "  env: {X: \"1\"}\n"));
+    system.write(".env", "X=2\n");
+    std::os::unix::fs::symlink("/bin/sh", system.path("manifests/shell")).unwrap();
+    system.ready(&["missing"]);
+    for (name, pid) in [("a", a), ("b", b)] {
+        let unit = system.json(&["get", "service", name]);
+        assert_eq!((unit["metadata"]["generation"].as_u64(), system.pid(name)), (Some(1), pid), "{name}");
+    }
+    system.ok(&["apply", "-f", "manifests", "--wait=30s"]);
+    assert!(system.pid("a") != a && system.pid("b") != b);
+}
+
+#[test]
 fn directories_of_one_name_are_sets_of_their_own() {
     let mut system = System::new(&[]);
     for (project, name) in [("x", "first"), ("y", "second")] {
