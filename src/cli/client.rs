@@ -19,6 +19,7 @@ use crate::os::{identity, process};
 use super::args::Global;
 use super::progress::Progress;
 use super::{Failure, Outcome};
+use crate::cli::aside;
 
 pub struct Client {
     http: reqwest::Client,
@@ -257,13 +258,11 @@ impl Client {
     fn say_silent(&self) {
         let pid = self.daemon;
         if process::is_stopped(pid) {
-            eprintln!("unisys: the daemon (pid {pid}) was stopped by a signal: it answers once it goes on");
-            eprintln!("hint: kill -CONT {pid}");
+            aside!("unisys: the daemon (pid {pid}) was stopped by a signal: it answers once it goes on");
+            aside!("hint: kill -CONT {pid}");
         } else {
-            eprintln!(
-                "unisys: the daemon (pid {pid}) does not answer; still waiting, services are not touched"
-            );
-            eprintln!("hint: once it is killed (kill -9 {pid}), its keeper starts another one");
+            aside!("unisys: the daemon (pid {pid}) does not answer; still waiting, services are not touched");
+            aside!("hint: once it is killed (kill -9 {pid}), its keeper starts another one");
         }
     }
 
@@ -282,7 +281,7 @@ impl Client {
             }
             client = match Self::connect(global) {
                 Err(Failure::NoDaemon { .. }) if keeper_of(&client.socket) == Keeper::Ended => {
-                    eprintln!("unisys: the system has ended");
+                    aside!("unisys: the system has ended");
                     break;
                 }
                 result => result?,

@@ -20,6 +20,7 @@ use crate::store::{Left, StoredChange, left};
 use super::Failure;
 use super::args::Global;
 use super::client::{Client, STATE_DIR, refused};
+use crate::cli::aside;
 
 /// The state directory of a system that does not answer.
 pub struct Kept(StateDir);
@@ -38,7 +39,7 @@ pub fn ask<T>(
         Err(Failure::NoDaemon { message, hint }) => match Kept::find(global) {
             Some(found) => {
                 if !global.quiet {
-                    eprintln!("note: {message}; this is what was kept in {}", found.0.root.display());
+                    aside!("note: {message}; this is what was kept in {}", found.0.root.display());
                 }
                 kept(&found)
             }

@@ -11,6 +11,8 @@ mod resources;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::os::voice::{self, complain};
+
 pub use args::Cli;
 
 /// How a verb ended, as its exit code (cli.md).
@@ -82,13 +84,23 @@ impl Failure {
     }
 }
 
+/// A line on stderr. Nobody may read it, or nothing may take it: that changes nothing.
+macro_rules! aside {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+pub(crate) use aside;
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        eprintln!("unisys: a bug in unisys: {panic}");
-        eprintln!(
-            "hint: please report it, with what you did, at the project's issue tracker; services are not touched"
+        complain!(
+            "unisys: a bug in unisys: {panic}\n\
+             hint: please report it, with what you did, at the project's issue tracker; services are not touched"
         );
+        voice::finish();
     }));
     let result = std::panic::catch_unwind(|| {
         let cli = <Cli as clap::Parser>::parse();
@@ -102,15 +114,16 @@ pub fn main() -> ExitCode {
                 if let Failure::Invalid { diagnostics, sent, .. } = &failure {
                     render::diagnostics(diagnostics, sent);
                 }
-                eprintln!("unisys: {failure}");
+                aside!("unisys: {failure}");
                 if !failure.hint().is_empty() {
-                    eprintln!("hint: {}", failure.hint());
+                    aside!("hint: {}", failure.hint());
                 }
                 // `plan` and `diff`: 1 says that there is something to do, an error is above it.
                 if compares { failure.code().max(2) } else { failure.code() }
             }
         }
     });
+    voice::finish();
     ExitCode::from(result.unwrap_or(70))
 }
 

@@ -10,6 +10,7 @@ use crate::store::StoredFile;
 
 use super::Failure;
 use super::args::Format;
+use crate::cli::aside;
 
 pub fn colour_on_stderr() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
@@ -79,7 +80,7 @@ pub fn print(text: &str) {
         // Whoever read it has seen enough (`| head`).
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
-            eprintln!("unisys: cannot write what was asked for to the standard output: {error}");
+            aside!("unisys: cannot write what was asked for to the standard output: {error}");
             std::process::exit(1);
         }
     }
@@ -88,6 +89,11 @@ pub fn print(text: &str) {
 /// The same of a line.
 pub fn line(text: impl std::fmt::Display) {
     print(&format!("{text}\n"));
+}
+
+/// Nobody may read it, or nothing may take it: that changes nothing.
+pub fn to_stderr(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Text of a service without what a terminal would obey: colours are left out, whatever else it has is shown as U+FFFD.
@@ -136,7 +142,7 @@ pub fn diagnostics(diagnostics: &[Diagnostic], sent: &[StoredFile]) {
         let of_it = sent.iter().find(|sent| sent.path.as_os_str() == file);
         of_it.map(|sent| sent.text.clone()).or_else(|| std::fs::read_to_string(file).ok())
     };
-    eprint!("{}", crate::manifest::render::text(diagnostics, colour_on_stderr(), &source));
+    to_stderr(&crate::manifest::render::text(diagnostics, colour_on_stderr(), &source));
 }
 
 /// A format that a verb does not have.

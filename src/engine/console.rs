@@ -1,10 +1,11 @@
 //! What `up` shows: a line for every change, a table once everything has settled, and what to try next.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use crate::base::Name;
 use crate::manifest::Diagnostic;
 use crate::manifest::render;
+use crate::os::voice::{self, To};
 use crate::world::{Record, World};
 
 use super::Sets;
@@ -29,8 +30,7 @@ impl Console {
 
     fn say(&self, line: &str) {
         if !self.quiet {
-            // A terminal that is gone is no reason to stop anything.
-            let _ = writeln!(std::io::stdout(), "{line}");
+            voice::say(To::Stdout, line.to_owned());
         }
     }
 
@@ -85,7 +85,7 @@ impl Console {
     pub fn diagnostics(&self, diagnostics: &[Diagnostic]) {
         let source = |file: &str| std::fs::read_to_string(file).ok();
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        eprint!("{}", render::text(diagnostics, colour, &source));
+        voice::say(To::Stderr, render::text(diagnostics, colour, &source).trim_end().to_owned());
     }
 
     pub fn rejected(&mut self, diagnostics: &[Diagnostic], at_start: bool) {

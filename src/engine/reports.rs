@@ -7,6 +7,7 @@ use crate::base::{InstanceId, Part};
 use crate::keeper::attention::DEAF;
 use crate::keeper::fifos;
 use crate::keeper::protocol::{CANNOT_BECOME, Down, Report, Request, signal_words};
+use crate::os::voice::complain;
 use crate::os::{clock, process};
 use crate::unit::Process;
 use crate::world::{Event, InstanceFact};
@@ -133,14 +134,14 @@ impl Engine {
             return None;
         }
         tracing::error!("the keeper is gone; starting a new one");
-        eprintln!("unisys: the keeper is gone; services run on, a new keeper takes over");
+        complain!("unisys: the keeper is gone; services run on, a new keeper takes over");
         Heir::start(options, former, left).map_err(|error| no_keeper(&error)).ok()
     }
 }
 
 /// The next `up` finds what runs in the journal.
 pub fn no_keeper(error: &std::io::Error) {
-    eprintln!(
+    complain!(
         "unisys: cannot start a new keeper: {error}; services run on, the next `unisys up` adopts them"
     );
 }

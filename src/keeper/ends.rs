@@ -1,6 +1,7 @@
 //! Outcomes of spawns, ends of processes, and kills.
 
 use crate::base::{Exit, InstanceId, Part, Spent, limits};
+use crate::os::voice::complain;
 use crate::os::{clock, process};
 
 use super::contain::{Kill, Owner};
@@ -149,7 +150,7 @@ impl Keeper {
                 Some(at) if at > clock::mono() => "it is started again soon",
                 _ => "it is started again",
             };
-            eprintln!("unisys: the daemon ended ({exit}); {when}, services are not touched");
+            complain!("unisys: the daemon ended ({exit}); {when}, services are not touched");
         }
     }
 
@@ -185,7 +186,7 @@ impl Keeper {
         if !unknown.is_empty() {
             let words = unknown.iter().map(|pid| format!("{pid} ({})", process::command(*pid)));
             let words = words.collect::<Vec<_>>().join(", ");
-            eprintln!("unisys: left alone, as no service can be named for them: {words}");
+            complain!("unisys: left alone, as no service can be named for them: {words}");
         }
     }
 

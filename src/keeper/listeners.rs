@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::base::{InstanceId, Listen, Name, Ordinal, PortNeed, PortNumbers, Role, limits};
 use crate::os::sockets::{self, BindError};
+use crate::os::voice::complain;
 use crate::os::{clock, inherit};
 
 use super::journal::Entry;
@@ -279,7 +280,7 @@ impl Listeners {
                 .or_else(|| sockets::bind(&listen, owner).ok());
             match socket {
                 Some(socket) => drop(self.open.insert(listen, Listener { socket, owner })),
-                None => eprintln!("unisys: {listen} of {} is bound at its next start", listen.unit),
+                None => complain!("unisys: {listen} of {} is bound at its next start", listen.unit),
             }
         }
         for (key, numbers) in kept.into_iter().flatten() {

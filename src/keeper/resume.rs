@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::io::FdFlags;
 
 use crate::base::{Exit, Generation, InstanceId, Listen, Part};
+use crate::os::voice::{self, complain};
 use crate::os::{clock, files, process};
 
 use super::fifos;
@@ -53,7 +54,7 @@ impl Keeper {
             // One that cannot be had is no reason to leave the others without a keeper.
             let pipes = self.reopen(&id, &mut held).map_err(|error| {
                 let why = files::why(&error);
-                eprintln!("unisys: cannot open what {id} writes to: {why}; it runs on, and what it writes is not heard");
+                complain!("unisys: cannot open what {id} writes to: {why}; it runs on, and what it writes is not heard");
             });
             let parts: BTreeMap<Part, PartState> = held
                 .parts
@@ -252,6 +253,7 @@ impl Keeper {
         for argument in &self.options.own_arguments {
             argv.push(word(argument)?);
         }
+        voice::finish();
         // Signals stay blocked across it (execve(2)): none is lost, and if it fails they are still ours.
         let mut pointers: Vec<*const libc::c_char> = argv.iter().map(|word| word.as_ptr()).collect();
         pointers.push(std::ptr::null());

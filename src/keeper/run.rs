@@ -14,6 +14,7 @@ use crate::base::{Epoch, Exit, InstanceId, Instant, Spent, limits};
 use crate::os::cgroup::Tree;
 use crate::os::emptied::Emptied;
 use crate::os::state_dir::StateDir;
+use crate::os::voice::complain;
 use crate::os::{clock, inherit, own, process, signals};
 
 use super::cgroups::OomKills;
@@ -309,7 +310,7 @@ impl Keeper {
             self.greeted = false;
             self.backlog.clear();
             if let Err(error) = self.daemon.start() {
-                eprintln!("unisys: cannot start the daemon: {error}; trying again");
+                complain!("unisys: cannot start the daemon: {error}; trying again");
                 self.daemon.ended();
             }
         }
@@ -372,11 +373,11 @@ impl Keeper {
             // Without a daemon that could be asked, none may be what is to be mended.
             libc::SIGUSR2 if !self.greeted => {
                 if let Err(error) = self.upgrade() {
-                    eprintln!("unisys: cannot become {}: {error}", self.options.program.display());
+                    complain!("unisys: cannot become {}: {error}", self.options.program.display());
                 }
             }
             libc::SIGUSR2 => self.tell(&Report::UpgradeAsked),
-            libc::SIGTSTP => eprintln!(
+            libc::SIGTSTP => complain!(
                 "unisys: not stopped, since nobody would watch over the services; Ctrl-C ends everything, `unisys up --detach` \
                  leaves the terminal free"
             ),
@@ -392,7 +393,7 @@ impl Keeper {
 
     fn journal_blocked(&mut self, error: &io::Error) {
         let path = self.journal.path().display();
-        eprintln!("unisys: cannot write {path}: {error}; a restart of the keeper would not know everything");
+        complain!("unisys: cannot write {path}: {error}; a restart of the keeper would not know everything");
         self.journal_error = Some(error.to_string());
         self.tell_of_journal();
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::base::InstanceId;
+use crate::os::voice::complain;
 use crate::os::{clock, packet, process};
 
 use super::attention::{DEAF, LOOK};
@@ -38,7 +39,7 @@ impl Keeper {
 
     /// It does not read: a new daemon hears everything from the start.
     fn replace_daemon(&mut self, why: &str) {
-        eprintln!("unisys: the daemon {why}; it is started again");
+        complain!("unisys: the daemon {why}; it is started again");
         self.signal_daemon(libc::SIGKILL);
         self.daemon.socket = None;
         self.greeted = false;
@@ -60,7 +61,7 @@ impl Keeper {
         let unread = self.greeted && self.daemon.socket.as_ref().is_some_and(packet::is_unread);
         let amiss = self.daemon.attention.looked(now, stopped || unread);
         if stopped && amiss >= LOOK {
-            eprintln!("unisys: the daemon was stopped by a signal; it goes on");
+            complain!("unisys: the daemon was stopped by a signal; it goes on");
             self.signal_daemon(libc::SIGCONT);
         } else if unread && amiss >= DEAF {
             self.replace_daemon(&format!("has not listened for {} s", DEAF.as_secs()));

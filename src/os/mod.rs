@@ -22,4 +22,5 @@ pub mod spawn;
 pub mod state_dir;
 pub mod unlinked;
 pub mod usage;
+pub mod voice;
 pub mod watch;

@@ -1,8 +1,9 @@
 //! What commands print, whoever reads it, and what they say of what runs.
 
+use std::fs::File;
 use std::process::Stdio;
 
-use crate::support::{System, python, sleeper, text, until};
+use crate::support::{System, python, signal, sleeper, text, until};
 
 #[test]
 fn whoever_has_seen_enough_may_leave_and_a_full_disk_is_said() {
@@ -16,6 +17,36 @@ fn whoever_has_seen_enough_may_leave_and_a_full_disk_is_said() {
         let output = system.command(args).stdout(full).stderr(Stdio::piped()).output().unwrap();
         let words = text(&output.stderr);
         assert!(output.status.code() == Some(1) && words.contains("No space left"), "{args:?}: {words}");
+    }
+}
+
+#[test]
+fn whatever_becomes_of_what_up_says_goes_on() {
+    let loops = "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: loops}\n\
+                 spec: {command: [\"false\"], restart: {backoff: {initial: 20ms, max: 20ms}}, circuitBreaker: null}\n";
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let (reader, left) = rustix::pipe::pipe().unwrap();
+    drop(reader);
+    // As a pager that waits, and a terminal that was stopped with Ctrl-S: the pipe is full, and nobody reads.
+    let (_pager, waits) = rustix::pipe::pipe().unwrap();
+    let size = rustix::pipe::fcntl_setpipe_size(&waits, 4096).unwrap();
+    assert_eq!(rustix::io::write(&waits, &vec![b'x'; size]).unwrap(), size);
+    for (what, takes) in [("full", full()), ("left", left.into()), ("waits", waits.into())] {
+        let mut system = System::new(&[("a.yaml", &sleeper("a", "")), ("loops.yaml", loops)]);
+        system.start_saying(&[], &[], takes);
+        let restarts = || system.instance_if_any("loops")?["restarts"].as_u64();
+        until("it comes back", || restarts().filter(|count| *count >= 3));
+        let (program, daemon) = (system.pid("a"), system.daemon_pid().unwrap());
+        signal(daemon, "KILL");
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        until("it goes on", || system.run(&["get", "system"]).status.success().then_some(()));
+        assert_eq!(system.pid("a"), program, "{what}");
+        signal(program, "KILL");
+        until("it is started again", || {
+            (system.instance_if_any("a")?["pid"].as_u64()? != u64::from(program)).then_some(())
+        });
+        system.ok(&["down"]);
+        assert_eq!(system.ended(), 0, "{what}");
     }
 }
 

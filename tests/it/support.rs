@@ -92,6 +92,11 @@ impl System {
     /// The same with something in its own environment.
     pub fn start_in(&mut self, extra: &[&str], env: &[(&str, &Path)]) {
         let log = fs::File::create(self.path("up.log")).unwrap();
+        self.start_saying(extra, env, log);
+    }
+
+    /// The same, with what `up` says to something else than a file.
+    pub fn start_saying(&mut self, extra: &[&str], env: &[(&str, &Path)], log: fs::File) {
         let mut command = self.command(&["up"]);
         if let Some((program, words)) = self.within.split_first() {
             command = Command::new(program);

@@ -13,6 +13,7 @@ use crate::engine::{Engine, EngineError, Heir, Left, Link, Options, no_keeper};
 use crate::keeper::protocol;
 use crate::keeper::{Heritage, Resumed};
 use crate::os::state_dir::StateDir;
+use crate::os::voice::complain;
 use crate::os::{files, inherit, own};
 
 use super::super::args::{Daemon, Global, KeeperArgs};
@@ -51,7 +52,7 @@ pub fn run(args: &Daemon) -> Result<Outcome, Failure> {
             let state = state.clone();
             tokio::spawn(async move {
                 if let Err(error) = api::serve(&state, inputs, changed, grown).await {
-                    eprintln!(
+                    complain!(
                         "unisys: cannot listen on {}: {error}; services run, commands cannot reach them",
                         state.socket().display()
                     );
@@ -83,7 +84,7 @@ enum Ended {
 
 /// A start that cannot succeed is not tried again: the keeper, which knows these codes, ends with it.
 fn refuse_start(error: &EngineError) -> Result<Outcome, Failure> {
-    eprintln!("unisys: {error}");
+    complain!("unisys: {error}");
     Ok(Outcome::Code(match error {
         EngineError::Invalid => protocol::EXIT_INVALID,
         EngineError::UnknownUnits(_) => protocol::EXIT_NOT_FOUND,

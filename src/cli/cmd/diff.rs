@@ -4,6 +4,7 @@ use super::super::args::{Files, Format, Global};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
 use super::{plan, submit};
+use crate::cli::aside;
 
 /// `unisys diff`: 0 no difference, 1 differences.
 pub fn run(global: &Global, args: &Files) -> Result<Outcome, Failure> {
@@ -30,7 +31,7 @@ pub fn run(global: &Global, args: &Files) -> Result<Outcome, Failure> {
         render::print(&text);
         plan::overrides(&diff.overrides);
         for note in &diff.notes {
-            eprintln!("note: {}", render::neutral(note));
+            aside!("note: {}", render::neutral(note));
         }
     }
     Ok(if diff.objects.is_empty() { Outcome::Done } else { Outcome::No })

@@ -8,6 +8,7 @@ use crate::api::types::WaitFor;
 use super::super::args::Global;
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
+use crate::cli::aside;
 
 /// How long a keeper may take to end whose daemon went without an answer.
 const ANSWERLESS: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
@@ -35,7 +36,7 @@ pub fn run(global: &Global) -> Result<Outcome, Failure> {
         (asked, _) => drop(asked?),
     }
     if !blocked.is_empty() {
-        eprintln!("note: what services wrote meanwhile is not in their logs: {}", blocked.concat());
+        aside!("note: what services wrote meanwhile is not in their logs: {}", blocked.concat());
     }
     if !global.quiet {
         render::line("stopped");

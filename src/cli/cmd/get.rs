@@ -8,6 +8,7 @@ use crate::os::clock;
 use super::super::args::{Format, Get, Global};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
+use crate::cli::aside;
 
 /// `unisys get`: a list or one object, once or whenever something changes.
 pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
@@ -30,7 +31,7 @@ pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
     };
     let show = |(value, notes): &(Value, Vec<String>)| -> Result<(), Failure> {
         render::print(&text(value, Some(clock::wall()))?);
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().for_each(|note| aside!("note: {note}"));
         Ok(())
     };
     // What it looks like, but for how old it is.

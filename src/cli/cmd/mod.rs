@@ -30,6 +30,7 @@ mod why;
 use super::args::{Circuit, Cli, Format, Verb};
 use super::render::neutral;
 use super::{Failure, Outcome};
+use crate::cli::aside;
 
 /// What a verb prints that says no more than how it went, or that has one form; the others look for themselves.
 fn formats(verb: &Verb) -> Option<&'static [Format]> {
@@ -59,7 +60,7 @@ fn formats(verb: &Verb) -> Option<&'static [Format]> {
 /// What there is to know beside that it was done, on standard error.
 fn say_notes(notes: &[String], quiet: bool) {
     for note in notes.iter().filter(|_| !quiet) {
-        eprintln!("note: {}", neutral(note));
+        aside!("note: {}", neutral(note));
     }
 }
 

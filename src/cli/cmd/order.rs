@@ -4,6 +4,7 @@ use crate::base::limits;
 use super::super::args::Global;
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
+use crate::cli::aside;
 
 /// A stop is over before, by its grace and the kill after it, unless its dependents take long: milliseconds.
 const LONGEST_STOP: u64 = 24 * 3600 * 1000;
@@ -78,9 +79,9 @@ fn reached(
     let mut lines: Vec<&String> = waited.rolled_back.iter().chain(&waited.unmet).collect();
     lines.sort();
     lines.dedup();
-    lines.iter().for_each(|line| eprintln!("{}", render::neutral(line)));
+    lines.iter().for_each(|line| aside!("{}", render::neutral(line)));
     if what == "started" && waited.rolled_back.is_empty() {
-        eprintln!("hint: it goes on; `unisys wait --for=condition=Ready {}` waits for it", names.join(" "));
+        aside!("hint: it goes on; `unisys wait --for=condition=Ready {}` waits for it", names.join(" "));
     }
     Ok(Outcome::No)
 }

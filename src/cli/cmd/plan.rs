@@ -14,6 +14,7 @@ use super::super::args::{Format, Global, Plan};
 use super::super::client::{Client, find_socket};
 use super::super::{Failure, Outcome, render};
 use super::{get, submit, validate};
+use crate::cli::aside;
 
 /// `unisys plan`: 0 nothing to do, 1 something to do, 2 an error: what the manifests want cannot be had on this machine, or what is
 /// on the disk is not accepted.
@@ -59,7 +60,7 @@ fn from_nothing(submission: &Submission) -> Result<PlanShape, Failure> {
     let mut world = World::new(Beginning { epoch: Epoch(1), seed: 0, incarnation: Incarnation(1) });
     let cause = Cause::new("Plan", "plan");
     world.handle(clock::now(), Event::Desired { desired: Arc::new(built.desired), cause });
-    eprintln!("note: no daemon runs here: this is what `unisys up` would do");
+    aside!("note: no daemon runs here: this is what `unisys up` would do");
     Ok(PlanShape { diagnostics, ..status::plan(&world, &world.pending()) })
 }
 
@@ -79,7 +80,7 @@ fn show(
             render::line(format_args!("nothing to do{of}"));
         }
     }
-    refused.iter().for_each(|note| eprintln!("note: {note}"));
+    refused.iter().for_each(|note| aside!("note: {note}"));
     Ok(match nothing {
         _ if lacks(plan) || !refused.is_empty() => Outcome::Code(2),
         true => Outcome::Done,
@@ -133,6 +134,9 @@ pub fn print(plan: &PlanShape) {
     }
     if !plan.others.is_empty() {
         let others = plan.others.join(", ");
-        println!("beside it, in other sets: {} (`unisys plan` says what)", render::neutral(&others));
+        render::line(format_args!(
+            "beside it, in other sets: {} (`unisys plan` says what)",
+            render::neutral(&others)
+        ));
     }
 }

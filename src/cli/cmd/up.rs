@@ -16,6 +16,7 @@ use crate::os::{files, snapshot};
 use super::super::args::{Global, Up};
 use super::super::client::{Client, STATE_DIR};
 use super::super::{Failure, Outcome, own_program, render};
+use crate::cli::aside;
 
 pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
     let wait = args.wait.as_deref().map(wait_time).transpose()?;
@@ -151,7 +152,7 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
     let client = loop {
         if let Ok(Some(status)) = child.try_wait() {
             let text = std::fs::read_to_string(&log_path).unwrap_or_default();
-            eprint!("{text}");
+            render::to_stderr(&text);
             return Ok(Outcome::Code(status.code().unwrap_or(1) as u8));
         }
         match Client::at(&state.socket()) {
@@ -236,12 +237,12 @@ fn wait_for(
     }
     if !waited.rolled_back.is_empty() {
         for line in &waited.rolled_back {
-            eprintln!("{}", render::neutral(line));
+            aside!("{}", render::neutral(line));
         }
         return Ok(Outcome::RolledBack);
     }
     for line in &waited.unmet {
-        eprintln!("{line}");
+        aside!("{line}");
     }
     Ok(Outcome::No)
 }

@@ -20,6 +20,7 @@ use crate::store::StoredFile;
 use super::super::args::{Format, Global, Validate};
 use super::super::client::STATE_DIR;
 use super::super::{Failure, Outcome, render};
+use crate::cli::aside;
 
 /// `unisys validate`: everything that is wrong, at once; executes nothing.
 pub fn run(global: &Global, args: &Validate) -> Result<Outcome, Failure> {
@@ -35,14 +36,14 @@ pub fn run(global: &Global, args: &Validate) -> Result<Outcome, Failure> {
                 let bytes = files::read_bounded(Path::new(file), limits::MANIFEST_FILE_BYTES).ok()?;
                 String::from_utf8(bytes).ok()
             };
-            eprint!("{}", shapes::text(&diagnostics, render::colour_on_stderr(), &source));
+            render::to_stderr(&shapes::text(&diagnostics, render::colour_on_stderr(), &source));
             let errors =
                 diagnostics.iter().filter(|d| d.severity == crate::manifest::Severity::Error).count();
             match (valid, global.quiet) {
                 (true, false) => {
                     render::line(format_args!("valid: {count} object{}", if count == 1 { "" } else { "s" }))
                 }
-                (false, false) => eprintln!("invalid: {errors} error{}", if errors == 1 { "" } else { "s" }),
+                (false, false) => aside!("invalid: {errors} error{}", if errors == 1 { "" } else { "s" }),
                 _ => {}
             }
         }

@@ -4,6 +4,7 @@ use crate::base::parse_duration;
 use super::super::args::{Global, Wait};
 use super::super::client::Client;
 use super::super::{Failure, Outcome};
+use crate::cli::aside;
 
 /// `unisys wait`: 0 when it is so, 1 when the time is over.
 pub fn run(global: &Global, args: &Wait) -> Result<Outcome, Failure> {
@@ -20,7 +21,7 @@ pub fn run(global: &Global, args: &Wait) -> Result<Outcome, Failure> {
         return Ok(Outcome::Done);
     }
     for line in &waited.unmet {
-        eprintln!("{line}");
+        aside!("{line}");
     }
     Ok(Outcome::No)
 }
