@@ -244,7 +244,9 @@ fn undo(engine: &mut Engine, name: &Name, to: Option<u64>) -> Result<(Order, Vec
         return Err(conflict(format!("{name} cannot go back to revision {revision}: {why}"), hint));
     }
     let lost = anew.map(|anew| spec.launch.lost(&anew.launch)).unwrap_or_default();
-    let notes = not_kept(engine, (name, revision), &spec, lost)?;
+    let mut notes = not_kept(engine, (name, revision), &spec, lost)?;
+    let paused = engine.world.units().get(name).is_some_and(|unit| unit.overrides.paused.is_some());
+    notes.extend(paused.then(|| format!("{name} was paused: it is not any more")));
     Ok((Order::Undo(name.clone(), asked), notes))
 }
 

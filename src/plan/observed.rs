@@ -93,6 +93,8 @@ pub struct ObservedUnit<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedRollout {
     pub paused: bool,
+    /// It is paused on its way from a version that is good: what has to be started meanwhile is started as that.
+    pub stays: bool,
     /// Its canaries hold, waiting for their time or a word.
     pub holding: bool,
     pub promoted: bool,

@@ -87,14 +87,15 @@ fn serving_slot(
     match slot.state {
         _ if succeeded => None,
         Lifecycle::Idle | Lifecycle::Held => Some(start(unit, slot.seat, Some(slot), starts, around)),
-        Lifecycle::Backoff { .. } if slot.is_old() && !slot.former => {
+        Lifecycle::Backoff { .. } if slot.is_old() && !slot.former && !unit.rollout.stays => {
             Some(start(unit, slot.seat, Some(slot), starts, around))
         }
         // A former one that came to its end rests as long as the rollout does.
         Lifecycle::Failed(_) | Lifecycle::Done(_)
             if slot.restart.is_some()
                 || (!slot.rested_for_current
-                    && !(slot.former && (unit.rollout.paused || unit.rollout.holding))) =>
+                    && !unit.rollout.stays
+                    && !(slot.former && unit.rollout.holding)) =>
         {
             Some(start(unit, slot.seat, Some(slot), starts, around))
         }
@@ -173,15 +174,20 @@ pub(super) fn start(
     starts: &mut u32,
     around: &dyn Surroundings,
 ) -> Action {
-    let (verb, reason) = start_words(unit, seat, slot);
     let held = slot.is_some_and(|slot| matches!(slot.state, Lifecycle::Held));
     // What came to its end is not begun again as it was.
     let former = |slot: &ObservedSlot<'_>| {
         slot.former && !matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Done(_))
     };
     let added = slot.is_none() && seat.role == Role::Serving && is_before_promotion(unit);
-    let version = if added || slot.is_some_and(former) { Pick::Former } else { Pick::Wanted };
-    let again = version == Pick::Former || (unit.proven && slot.is_some_and(|slot| slot.last_end.is_some()));
+    let stays =
+        unit.rollout.stays && seat.role == Role::Serving && slot.is_none_or(|slot| !slot.rested_for_current);
+    let version = if added || stays || slot.is_some_and(former) { Pick::Former } else { Pick::Wanted };
+    let (verb, reason) = start_words(unit, seat, slot, version);
+    // After a `down`, or a boot, what is good begins anew too.
+    let anew = stays && slot.is_none_or(|slot| slot.last_end.is_none());
+    let again = (version == Pick::Former && !anew)
+        || (unit.proven && slot.is_some_and(|slot| slot.last_end.is_some()));
     if let Some(message) = unit.machine.filter(|_| version == Pick::Wanted) {
         let waiting = Some(Waiting::Machine { message: message.to_owned() });
         return Action { verb, reason, step: None, waiting };
@@ -209,10 +215,16 @@ pub(super) fn start(
     Action { verb, reason, step, waiting }
 }
 
-fn start_words(unit: &ObservedUnit<'_>, seat: Seat, slot: Option<&ObservedSlot<'_>>) -> (Verb, String) {
+fn start_words(
+    unit: &ObservedUnit<'_>,
+    seat: Seat,
+    slot: Option<&ObservedSlot<'_>>,
+    version: Pick,
+) -> (Verb, String) {
     let again = if unit.rollout.back { Verb::Rollback } else { Verb::Replace };
     if let Some(slot) = slot {
         if let Drift::Replace(fields) = slot.drift
+            && version == Pick::Wanted
             && !slot.former
         {
             return (again, Drift::words(fields));

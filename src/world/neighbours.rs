@@ -162,10 +162,9 @@ impl World {
                 false => None,
             },
             replacing: unit.slots.values().any(|slot| {
-                slot.state.is_occupied()
-                    && (slot.seat.role != Role::Serving
-                        || matches!(slot.drift, Drift::Replace(_))
-                        || slot.restart_asked.is_some())
+                // Nobody waits for the end of a pause.
+                let moves = slot.seat.role != Role::Serving || matches!(slot.drift, Drift::Replace(_));
+                slot.state.is_occupied() && ((moves && !unit.stays()) || slot.restart_asked.is_some())
             }),
             wanted: matches!(wish, Wish::Up { .. }),
         }
@@ -232,6 +231,7 @@ impl World {
             update: &unit.spec.policy.update,
             rollout: ObservedRollout {
                 paused: unit.overrides.paused.is_some(),
+                stays: unit.stays(),
                 holding: unit.rollout.holding_since.is_some() && !unit.rollout.promoted,
                 // What has failed and is not rolled back stays as it is: its canaries are no more than that.
                 promoted: unit.rollout.promoted

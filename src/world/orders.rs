@@ -125,7 +125,9 @@ impl World {
         let former = unit.before.as_ref().map(|before| (before.revision, before.spec.clone()));
         let Some((revision, spec)) = version.or(former) else { return };
         let what = format!("unisys rollout undo to revision {revision}");
-        self.each(now, std::slice::from_ref(name), by, Verb::Rollback, &what, |_| {});
+        // Who goes back is not to stay where it is.
+        let ends_pause = |unit: &mut Unit| unit.overrides.paused = None;
+        self.each(now, std::slice::from_ref(name), by, Verb::Rollback, &what, ends_pause);
         let cause = std::sync::Arc::new(Cause::new("Undo", format!("{what} by {by}")));
         let Some(unit) = self.units.get_mut(name) else { return };
         let record = unit.cause.unwrap_or_default();

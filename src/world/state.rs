@@ -229,6 +229,12 @@ impl Unit {
         std::iter::once(&self.spec).chain(instances.map(|instance| &instance.spec))
     }
 
+    /// Its rollout is paused, and something good ran before it.
+    pub(super) fn stays(&self) -> bool {
+        let rolls = self.overrides.paused.is_some() && !self.rollout.goes_back();
+        rolls && self.good.as_ref().is_some_and(|good| good.generation != self.generation)
+    }
+
     /// Earlier failures no longer count.
     pub(super) fn forgive(&mut self) {
         self.breaker.reset();

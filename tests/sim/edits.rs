@@ -197,6 +197,44 @@ fn a_service_and_what_it_needs_change_ports_with_each_other() {
 }
 
 #[test]
+fn what_starts_while_a_rollout_is_paused_starts_as_what_is_good_and_nobody_waits_for_its_end() {
+    let v = |x: u32| versioned("a", ", replicas: 2", x);
+    let runs = |stage: &Stage| -> Vec<u64> {
+        let instances = stage.unit("a").slots.values().filter_map(|slot| slot.instance.as_ref());
+        instances.map(|instance| instance.generation.0).collect()
+    };
+    let mut stage = Stage::new();
+    stage.accept(&[v(1)]);
+    stage.pass(Duration::from_secs(2));
+    stage.order(Order::Pause(names("a")));
+    stage.accept(&[v(2)]);
+    stage.order(Order::Stop(names("a")));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!(stage.count("a"), 0);
+    stage.order(Order::Start(names("a")));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((stage.count("a"), runs(&stage)), (2, vec![1, 1]));
+    stage.order(Order::Scale(vec![(name("a"), 3)]));
+    stage.exits("a", Exit::Code(1));
+    stage.accept(&[v(2), service("b", ", dependsOn: [a]")]);
+    stage.pass(Duration::from_secs(5));
+    assert_eq!((runs(&stage), stage.count("b")), (vec![1, 1, 1], 1), "{:?}", stage.unit("b").waiting);
+    stage.accept(&[v(3), service("b", ", dependsOn: [a]")]);
+    stage.order(Order::Resume(names("a")));
+    stage.pass(Duration::from_secs(30));
+    assert_eq!(runs(&stage), [3, 3, 3]);
+    let third = stage.unit("a").spec.launch.digest();
+    stage.accept(&[v(4), service("b", ", dependsOn: [a]")]);
+    stage.order(Order::Pause(names("a")));
+    stage.order(Order::Undo(name("a"), None));
+    stage.pass(Duration::from_secs(30));
+    let instances = stage.unit("a").slots.values().filter_map(|slot| slot.instance.as_ref());
+    let third = instances.map(|instance| instance.spec.launch.digest() == third);
+    assert_eq!(third.collect::<Vec<_>>(), [true; 3]);
+    assert!(stage.unit("a").overrides.paused.is_none());
+}
+
+#[test]
 fn nobody_goes_first_for_a_port_that_will_not_come_free() {
     let mut stage = Stage::new();
     stage.accept(&binding(&[("a", 1), ("b", 2)], ""));
