@@ -241,7 +241,10 @@ impl Sets {
         }
         for set in self.sets.iter_mut().filter(|set| !set.pending.is_empty()) {
             set.pending.clear();
-            outcome.notes.push((set.name.clone(), false, "its manifests are valid again".into()));
+            // One that cannot be read is not well for that: what was accepted of it stands in for it.
+            if set.unreadable.is_none() {
+                outcome.notes.push((set.name.clone(), false, "its manifests are valid again".into()));
+            }
         }
         share_equal(&self.desired, &mut proposal.built.desired);
         if same(&self.desired, &proposal.built.desired) {

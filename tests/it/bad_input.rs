@@ -322,8 +322,11 @@ fn an_overlay_that_vanishes_or_is_emptied_changes_nothing() {
     said("holds no manifests any more", 1);
     std::fs::rename(system.path("a.yaml"), system.path("over/a.yaml")).unwrap();
     said("can be read again", 2);
+    system.write("over/a.yaml", "<<<<<<< HEAD\n");
+    said("in the manifests, first", 1);
     system.write("over/a.yaml", "");
     said("a.yaml is empty now", 1);
+    assert!(!system.ok(&["events"]).contains("valid again"), "what is empty is not well");
     // It is meant as soon as there is something else.
     system.write("over/a.yaml", &patch.replace("debug", "info"));
     until("another one runs", || (system.pid("a") != a).then_some(()));
