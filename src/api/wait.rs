@@ -114,7 +114,7 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
     let units = engine.world.units().iter();
     units
         .filter(|(_, unit)| unit.rollout.revision.0 >= revision)
-        .filter(|(_, unit)| !matches!(unit.rollout.phase, Phase::Failed(_)))
+        .filter(|(_, unit)| matches!(unit.rollout.phase, Phase::RollingBack(_) | Phase::RolledBack(_)))
         .filter_map(|(name, unit)| Some((name, unit, unit.rollout.failure()?)))
         .map(|(name, unit, failure)| {
             format!("{name}: revision {} was rolled back: {}", unit.rollout.revision, failure.message)

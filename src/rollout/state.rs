@@ -33,6 +33,8 @@ pub struct Rollout {
     pub promoted: bool,
     /// It leads back to what was known to be good: nothing of that is on trial, and nothing takes its place.
     pub proved: bool,
+    /// Why a first deployment has failed. There is nothing to go back to: it goes on by its restart policy, and may get well.
+    pub unwell: Option<Box<Failure>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -134,6 +136,7 @@ impl Rollout {
             holding_since: None,
             promoted: !matches!(update.strategy, Strategy::Canary(_)) || from.is_none(),
             proved: false,
+            unwell: None,
         }
     }
 
@@ -153,6 +156,7 @@ impl Rollout {
             holding_since: None,
             promoted: true,
             proved: false,
+            unwell: None,
         }
     }
 
@@ -229,13 +233,14 @@ impl Rollout {
             Phase::RollingBack(failure) | Phase::RolledBack(failure) | Phase::Failed(failure) => {
                 Some(failure)
             }
-            _ => None,
+            Phase::Progressing | Phase::Complete { .. } => self.unwell.as_deref(),
         }
     }
 
     /// As in `rollout.state`.
     pub fn word(&self, paused: bool) -> &'static str {
         match self.phase {
+            Phase::Progressing | Phase::Complete { .. } if self.unwell.is_some() => "Failed",
             Phase::Progressing if paused => "Paused",
             Phase::Progressing if self.holding_since.is_some() && !self.promoted => "Holding",
             Phase::Progressing => "Progressing",
@@ -280,9 +285,8 @@ impl Rollout {
         }
         let further = counts.available > self.furthest;
         self.furthest = self.furthest.max(counts.available);
-        // A first deployment has nothing to go back to, what is known to be good need not: they follow their restart policy for as
-        // long as it takes.
-        if self.from.is_some() && !self.proved && counts.started && (further || self.deadline.is_none()) {
+        // What is known to be good follows its restart policy for as long as it takes.
+        if self.unwell.is_none() && !self.proved && counts.started && (further || self.deadline.is_none()) {
             self.deadline = Some(now + update.progress_deadline);
         }
         match self.deadline {

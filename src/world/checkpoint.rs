@@ -82,6 +82,7 @@ impl World {
                 (None, Some((known, _))) => Some(known.clone()),
                 (None, None) => None,
             },
+            unwell: unit.rollout.unwell.clone(),
             before: unit.before.as_ref().map(Version::known).zip(unit.rollout.probation()),
             trial_until: unit
                 .before
@@ -246,6 +247,7 @@ fn restored_unit(
         }
         good => unit.known_good = good.map(|good| (good, kept)),
     }
+    unit.rollout.unwell = checkpoint.unwell.filter(|_| same);
     unit.progress = checkpoint.progress;
     unit.span = checkpoint.rollout.map(|span| (span, checkpoint.rolled_by.map(Arc::new)));
     if unit.known_good.is_none() {

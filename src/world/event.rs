@@ -296,6 +296,9 @@ pub struct Checkpoint {
     /// The last version that was found well.
     #[serde(default)]
     pub good: Option<Known>,
+    /// Why its first deployment has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwell: Option<Box<Failure>>,
     /// The one before it, which comes back if it turns out bad after all; its own instances end that until this time, those of
     /// other units that the same revision changed for as long as they roll.
     #[serde(default)]

@@ -468,7 +468,7 @@ impl World {
 }
 
 fn rolls(unit: &Unit) -> bool {
-    unit.rollout.is_active() && unit.rollout.deadline.is_some()
+    unit.rollout.is_active() && unit.rollout.from.is_some() && unit.rollout.deadline.is_some()
 }
 
 /// Housekeeping that nobody needs to read of.

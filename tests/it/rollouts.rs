@@ -1,6 +1,6 @@
 //! A new version comes up beside the old one, and goes again when it does not get well.
 
-use crate::support::{System, alive, free_port, signal, sleeper, until};
+use crate::support::{System, alive, free_port, signal, sleeper, text, until};
 
 /// A server that says its version, on the listener that unisys holds. `fate`: what it does instead of getting well.
 fn server(version: &str, fate: &str) -> String {
@@ -213,4 +213,32 @@ fn a_file_that_is_saved_over_and_over_good_and_bad_ends_as_its_last_content_and_
     let most = began.elapsed().as_millis() as usize / 200 + 2;
     let made = system.json(&["rollout", "history", "web"]).as_array().unwrap().len();
     assert!((2..=most).contains(&made), "{made} rollouts of 101 saves, at most {most}");
+}
+
+#[test]
+fn the_status_of_a_first_version_says_by_1_that_it_failed_and_by_0_that_it_came_to_a_good_end() {
+    let update = "  update: {minReady: 100ms, progressDeadline: 500ms}\n";
+    let unready = "  probes: {readiness: {exec: {command: [\"false\"]}, period: 100ms}}\n";
+    let never = sleeper("never", &format!("{update}{unready}"));
+    let crashes = sleeper("crashes", update).replace("[sleep, \"1000\"]", "[\"false\"]");
+    let ends = sleeper("ends", "  restart: {policy: OnFailure}\n").replace("[sleep, \"1000\"]", "[\"true\"]");
+    let system = System::up(&[("a.yaml", &[never, crashes, ends].join("---\n"))]);
+    for (name, reason) in [
+        ("never", "ProgressDeadlineExceeded: it got no further for 500ms"),
+        ("crashes", "CrashLoop: instance 0 ended: exit code 1, the third time"),
+    ] {
+        until(&format!("{name} has failed"), || (system.rollout(name)["state"] == "Failed").then_some(()));
+        let status = system.run(&["rollout", "status", name]);
+        let told = text(&status.stdout);
+        assert!(status.status.code() == Some(1) && told.contains(reason), "{told}");
+        let record = system.json(&["rollout", "history", name])[0].clone();
+        assert_eq!(
+            (record["outcome"].as_str(), record["revision"].as_u64()),
+            (Some("Failed"), Some(1)),
+            "{record}"
+        );
+        assert!(system.ok(&["events", name]).contains("there is nothing to go back to"));
+    }
+    until("it has ended well", || system.ok(&["get", "service", "ends"]).contains("Completed").then_some(()));
+    assert!(system.ok(&["rollout", "status", "ends"]).contains("nothing of it runs"));
 }

@@ -352,3 +352,48 @@ fn a_restart_into_a_program_that_is_missing_is_given_up_and_what_runs_stays() {
     stage.pass(Duration::from_secs(60));
     assert_eq!(stage.id("a"), id);
 }
+
+#[test]
+fn a_first_version_that_never_comes_up_has_failed_at_its_deadline_until_it_gets_well_after_all() {
+    let v = vec![service("a", &format!("{PROBED}, update: {{progressDeadline: 30s}}"))];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    let word = |stage: &Stage| stage.unit("a").rollout.word(false);
+    let began = stage.clock().mono;
+    while stage.clock().mono.since(began) < Duration::from_secs(30) {
+        assert_eq!(word(&stage), "Progressing");
+        stage.answer("a", ProbeKind::Readiness, false, "not yet");
+        stage.pass(Duration::from_secs(1));
+    }
+    assert_eq!(word(&stage), "Failed");
+    let failure = stage.unit("a").rollout.failure().expect("it has failed");
+    assert!(
+        failure.reason == "ProgressDeadlineExceeded" && failure.message.contains("not yet"),
+        "{failure:?}"
+    );
+    let id = stage.id("a");
+    stage.ready("a");
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((word(&stage), stage.id("a")), ("Complete", id));
+}
+
+#[test]
+fn a_first_version_that_crashes_at_once_has_failed_though_it_was_ready_for_a_moment() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("a", ", circuitBreaker: null")]);
+    let word = |stage: &Stage| stage.unit("a").rollout.word(false);
+    for _ in 0..3 {
+        assert_eq!(word(&stage), "Complete");
+        stage.exits("a", Exit::Code(1));
+        stage.pass(Duration::from_millis(600));
+    }
+    assert_eq!(word(&stage), "Failed");
+    assert_eq!(
+        stage.checkpoints[&name("a")].unwell,
+        stage.unit("a").rollout.unwell,
+        "the next daemon knows it"
+    );
+    assert!(stage.unit("a").rollout.unwell.is_some());
+    stage.pass(Duration::from_secs(5));
+    assert_eq!(word(&stage), "Complete");
+}

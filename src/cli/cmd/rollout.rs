@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use crate::api::types::{Done, PastRollout, RolloutCall, RolloutStatus};
+use crate::api::types::{Done, PastRollout, RolloutCall, RolloutStatus, RolloutStep};
 
 use super::super::args::{Format, Global, Rollout};
 use super::super::client::{Client, encoded};
@@ -30,8 +30,8 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
 fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failure> {
     let found: RolloutStatus = client.get(&format!("/v1/rollouts/{}", encoded(name)), &[])?;
     // What has come to its end, and what became of it since.
-    let ready: BTreeSet<u32> =
-        found.steps.iter().filter(|step| step.ready).map(|step| step.instance).collect();
+    let done = |step: &&RolloutStep| step.ready || step.lifecycle == "Done";
+    let ready: BTreeSet<u32> = found.steps.iter().filter(done).map(|step| step.instance).collect();
     let lacking = found.replicas.saturating_sub(ready.len() as u32);
     let outcome = match found.rollout.state.as_str() {
         "RollingBack" | "RolledBack" => Outcome::RolledBack,
@@ -43,13 +43,13 @@ fn status(global: &Global, client: &Client, name: &str) -> Result<Outcome, Failu
         return Ok(outcome);
     }
     let rollout = &found.rollout;
+    let runs = match found.steps.iter().any(|step| step.generation.is_some()) {
+        true => format!("revision {} runs", rollout.running_revision),
+        false => "nothing of it runs".into(),
+    };
     let mut out = format!(
-        "{}: revision {} (generation {} to {}); revision {} runs\n",
-        rollout.state,
-        rollout.revision,
-        rollout.from_generation,
-        rollout.to_generation,
-        rollout.running_revision
+        "{}: revision {} (generation {} to {}); {runs}\n",
+        rollout.state, rollout.revision, rollout.from_generation, rollout.to_generation,
     );
     if let Some(message) = &rollout.message {
         let reason = rollout.reason.as_deref().unwrap_or("Failed");

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::base::{Generation, InstanceId, Name, Now, ObjectRef, Revision, Role, Seat, Stamp};
+use crate::base::{Generation, InstanceId, Name, Now, ObjectRef, Ordinal, Revision, Role, Seat, Stamp};
 use crate::plan::Verb;
 use crate::rollout::{Failure, Phase};
 use crate::unit::{AfterEnd, End, ProbeKind};
@@ -11,6 +11,7 @@ use crate::world::World;
 use crate::world::chronicle::{ChangeAction, Entry};
 use crate::world::effect::Effect;
 use crate::world::event::{Cause, Rejection};
+use crate::world::state::Slot;
 use crate::world::words::end_words;
 
 use super::history::outcome;
@@ -130,8 +131,7 @@ impl World {
         let Some(unit) = self.units.get_mut(name) else { return };
         let revision = unit.rollout.revision;
         let Some(before) = unit.before.clone() else {
-            // Nothing to go back to: the unit follows its restart policy.
-            return;
+            return self.first_failed(now, name, failure);
         };
         let automatic = unit.spec.policy.update.auto_rollback;
         let stuck = self.lacks(&before.spec).filter(|_| automatic);
@@ -184,6 +184,41 @@ impl World {
             record = record.or(id);
         }
         self.save_units(now, &order);
+    }
+
+    /// A first deployment has failed: there is nothing to go back to, and the unit follows its restart policy.
+    fn first_failed(&mut self, now: Now, name: &Name, failure: Failure) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        if unit.spec.policy.job || unit.rollout.unwell.is_some() {
+            return;
+        }
+        let message = format!(
+            "the rollout of revision {} has failed, and there is nothing to go back to: {}",
+            unit.rollout.revision, failure.message
+        );
+        (unit.rollout.unwell, unit.rollout.deadline) = (Some(failure.into()), None);
+        // What its instances do explains it better.
+        let (object, change, cause) = (unit.spec.object.clone(), unit.change, self.telling_record(name));
+        let entry = Entry { warning: true, reason: "RolloutFailed", object: &object, message, change, cause };
+        self.announce(now, entry);
+        self.save_rollout(now, name, "Failed");
+        self.save_unit(now, name);
+    }
+
+    /// One that has got well after all is a rollout like any other.
+    pub(super) fn look_at_first(&mut self, now: Now, name: &Name, replicas: u32) {
+        let Some(unit) = self.units.get_mut(name).filter(|unit| unit.rollout.unwell.is_some()) else {
+            return;
+        };
+        let (generation, serving) = (unit.generation, |ordinal| Seat::serving(Ordinal(ordinal)));
+        let well = |slot: &Slot| slot.is_done(generation) || (slot.available && slot.is_proved());
+        if !(0..replicas).all(|ordinal| unit.slots.get(&serving(ordinal)).is_some_and(|slot| well(slot))) {
+            return;
+        }
+        unit.rollout.unwell = None;
+        if unit.rollout.is_complete() {
+            self.rollout_complete(now, name);
+        }
     }
 
     /// A rollout has failed, and nothing goes back.

@@ -72,6 +72,7 @@ impl World {
 
 pub(super) fn outcome(rollout: &Rollout) -> &'static str {
     match rollout.phase {
+        _ if rollout.word(false) == "Failed" => "Failed",
         Phase::Progressing => "Active",
         Phase::Complete { .. } => "Complete",
         Phase::RollingBack(_) | Phase::RolledBack(_) => "RolledBack",

@@ -68,6 +68,10 @@ impl World {
             slot.overdue = !job && slot.overdue_at(limit).is_some_and(|at| at <= now.mono);
             slot.available = slot.ready_since.is_some_and(|since| now.mono.since(since) >= min_ready);
         }
+        if let Wish::Up { replicas: replicas @ 1.. } = wish {
+            self.look_at_first(now, name, replicas);
+        }
+        let Some(unit) = self.units.get_mut(name) else { return };
         if !unit.rollout.is_active() || unit.spec.policy.job {
             return;
         }
@@ -133,7 +137,7 @@ impl World {
         unit.good = Some(unit.wanted());
         unit.rollout.ended = Some(now.wall);
         let tried = unit.overrides.rejected.take().is_some();
-        if first && !tried {
+        if first && !tried && !unit.rollout.recorded {
             // The first deployment is told by its instances. What is good outlives the daemon: an edit that comes while none is
             // there must have something to go back to.
             return self.save_unit(now, name);
@@ -209,7 +213,7 @@ fn counts(unit: &Unit, replicas: u32, running: bool) -> Counts {
             && !matches!(slot.drift, Drift::Replace(_) | Drift::Reload(_))
     };
     // The first deployment is over when its instances are Ready: nothing old waits to be replaced.
-    let first = unit.good.is_none();
+    let first = unit.good.is_none() && unit.rollout.unwell.is_none();
     // What came to its end as it should is as available as it will be.
     let well = |slot: &Slot| {
         slot.is_done(unit.generation)
