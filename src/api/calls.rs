@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use futures_util::StreamExt;
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::base::{Name, ObjectKind, limits};
 use crate::engine::{Engine, Input, Inputs};
@@ -71,6 +72,25 @@ impl Context {
              it again then",
             self.state.database().display()
         )))
+    }
+
+    /// What was saved before a question counts for its answer: waits until the watched files are as the engine knows them, or the time
+    /// is over.
+    pub(super) async fn catches_up(&self, until: Instant) -> Result<(), Refusal> {
+        let until = until.min(Instant::now() + limits::WATCH_CAUGHT_UP);
+        let mut changed = self.changed.clone();
+        let Some((mark, mut passed)) = self.ask(Engine::mark_files).await? else { return Ok(()) };
+        let _ = timeout_at(until, passed.wait_for(|last| *last >= mark)).await;
+        loop {
+            changed.mark_unchanged();
+            if !self.ask(Engine::files_wait).await? {
+                return Ok(());
+            }
+            match timeout_at(until, changed.changed()).await {
+                Ok(Ok(())) => {}
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// The name in `NAME` or `KIND/NAME`. Who writes the kind means nothing of another one.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use tokio::time::Instant;
 
 use crate::base::{Name, Revision, Stamp, limits};
 use crate::engine::Engine;
@@ -93,6 +94,7 @@ async fn rolls_out(context: &Context, name: &str) -> Result<Name, Refusal> {
 
 pub async fn status(State(context): State<Context>, Path(name): Path<String>) -> Answer<RolloutStatus> {
     let unit = rolls_out(&context, &name).await?;
+    context.catches_up(Instant::now() + limits::WATCH_CAUGHT_UP).await?;
     let found = context
         .ask(move |engine| {
             let replicas = engine.world.wanted_replicas(&unit);

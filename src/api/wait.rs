@@ -25,6 +25,9 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
     let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms.min(86_400_000));
     let mut changed = context.changed.clone();
     known(&wanted.what)?;
+    if wanted.what.contains('=') {
+        context.catches_up(deadline).await?;
+    }
     let names = context.unit_names(&wanted.names).await?;
     let wanted_names = names.clone();
     loop {

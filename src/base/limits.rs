@@ -105,6 +105,8 @@ pub const PROBE_BODY_BYTES: usize = 4 << 10;
 pub const WATCH_QUIET: Duration = Duration::from_millis(200);
 /// At most this long after the first file event, quiet or not.
 pub const WATCH_MAX: Duration = Duration::from_secs(2);
+/// A question about what was just saved waits at most so long until that is known: what is still being written then is not saved.
+pub const WATCH_CAUGHT_UP: Duration = Duration::from_secs(5);
 /// Two equal snapshots this far apart are needed before anything is pruned.
 pub const PRUNE_CONFIRM: Duration = Duration::from_secs(1);
 

@@ -116,6 +116,8 @@ pub struct Engine {
     /// Something happened to what the sets are read from.
     touched: Arc<tokio::sync::Notify>,
     files_due: Option<Debounce>,
+    /// The latest mark of which everything before it has been told.
+    passed: watch::Sender<u64>,
     /// When units that this machine lacks something for are looked at again.
     machine_due: Option<Instant>,
     /// A desired state and whether this machine lacks something for it.
@@ -224,6 +226,7 @@ impl Engine {
             files: None,
             touched: Arc::default(),
             files_due: None,
+            passed: watch::channel(0).0,
             machine_due: None,
             looked_at: (Arc::default(), false),
             console: console::Console::new(options.quiet, !greeting.held.is_empty()),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+
 use crate::base::{Name, Revision, limits};
 use crate::manifest::spec::service::Port;
 use crate::os::clock;
@@ -31,9 +33,11 @@ impl Engine {
             return;
         }
         if self.files.is_none() {
-            let touched = self.touched.clone();
+            let (touched, passed) = (self.touched.clone(), self.passed.clone());
+            let passed = move |mark: u64| _ = passed.send_replace(mark);
             // Never waits: this thread is waited for whenever other directories are to be watched.
-            match crate::os::watch::Watch::new(move || touched.notify_one()) {
+            let marks = self.state.marks();
+            match crate::os::watch::Watch::new(marks, move || touched.notify_one(), passed) {
                 Ok(watch) => self.files = Some(watch),
                 Err(error) => {
                     let message =
@@ -47,6 +51,21 @@ impl Engine {
         for (dir, why) in failed.into_iter().filter(|(dir, _)| dir.exists()) {
             self.note(true, "NotWatching", "system", format!("{} is not watched: {why}", dir.display()));
         }
+    }
+
+    /// Marks what has happened to files until now; nothing where they are not watched. Once the mark has passed, [`Self::files_wait`]
+    /// knows of all of it.
+    pub fn mark_files(&mut self) -> Option<(u64, tokio::sync::watch::Receiver<u64>)> {
+        let mark = self.files.as_mut()?.mark().ok()?;
+        Some((mark, self.passed.subscribe()))
+    }
+
+    /// Files were touched, and have not been read again yet.
+    pub fn files_wait(&mut self) -> bool {
+        if self.touched.notified().now_or_never().is_some() {
+            self.files_touched();
+        }
+        self.files_due.is_some()
     }
 
     /// Reads the sets again; what is well is accepted, what is not is told and changes nothing.

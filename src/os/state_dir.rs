@@ -90,6 +90,11 @@ impl StateDir {
         self.root.join("run")
     }
 
+    /// Where files come and go that only tell the order of what happened to others.
+    pub fn marks(&self) -> PathBuf {
+        self.run().join("marks")
+    }
+
     /// What the keeper writes for the next one.
     pub fn journal(&self) -> PathBuf {
         self.run().join("journal")

@@ -92,18 +92,33 @@ pub struct Watch {
     watcher: RecommendedWatcher,
     dirs: BTreeSet<PathBuf>,
     interest: Arc<RwLock<Interest>>,
+    marks: PathBuf,
+    marked: u64,
 }
 
 impl Watch {
+    /// `passed` is called with the number of a mark once everything has been told that happened before it ([`Self::mark`]); `marks`
+    /// is the directory for them.
+    ///
     /// `touched` is called when something has happened to what is of interest, on a thread of the watcher. What else happens in
     /// these directories (a log that is written beside the manifests) wakes nobody but that thread.
-    pub fn new(touched: impl Fn() + Send + 'static) -> notify::Result<Self> {
+    pub fn new(
+        marks: PathBuf,
+        touched: impl Fn() + Send + 'static,
+        passed: impl Fn(u64) + Send + 'static,
+    ) -> notify::Result<Self> {
+        let own = marks.clone();
+        let number = move |path: &Path| {
+            let name = path.strip_prefix(&own).ok()?.to_str()?;
+            name.parse::<u64>().ok()
+        };
         let interest = Arc::new(RwLock::new(Interest::default()));
         let known = interest.clone();
         let concerns = move |path: &Path| known.read().unwrap_or_else(PoisonError::into_inner).concerns(path);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
             // Reading tells too; only what may have changed something is of interest.
             Ok(event) => {
+                event.paths.iter().filter_map(|path| number(path)).for_each(&passed);
                 let quiet = matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write));
                 if !quiet && event.paths.iter().any(|path| concerns(path)) {
                     touched();
@@ -112,7 +127,26 @@ impl Watch {
             // The queue overflowed: anything may have happened.
             Err(_) => touched(),
         })?;
-        Ok(Self { watcher, dirs: BTreeSet::new(), interest })
+        Ok(Self { watcher, dirs: BTreeSet::new(), interest, marks, marked: 0 })
+    }
+
+    /// Marks what has happened until now: events of one queue come in their order (inotify(7)), so that whoever is told of the mark
+    /// has been told of everything before it.
+    ///
+    /// # Errors
+    /// The mark cannot be made, or would not be seen.
+    pub fn mark(&mut self) -> std::io::Result<u64> {
+        // The first time, and when somebody removed it.
+        if self.marked == 0 || !self.marks.is_dir() {
+            std::fs::create_dir_all(&self.marks)?;
+            let _ = self.watcher.unwatch(&self.marks);
+            self.watcher.watch(&self.marks, RecursiveMode::NonRecursive).map_err(std::io::Error::other)?;
+        }
+        self.marked += 1;
+        let mark = self.marks.join(self.marked.to_string());
+        std::fs::File::create(&mark)?;
+        std::fs::remove_file(&mark)?;
+        Ok(self.marked)
     }
 
     /// Watches exactly this from now on. Directories that cannot be watched are given back.

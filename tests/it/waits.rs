@@ -125,3 +125,23 @@ fn what_a_job_failed_for_is_said_as_of_a_service() {
         assert!(words.ends_with(&line), "{words}");
     }
 }
+
+#[test]
+fn what_was_saved_before_a_question_counts_for_its_answer() {
+    let of = |version: u64| {
+        sleeper(
+            "a",
+            &format!("  env: {{V: \"{version}\"}}\n  update: {{minReady: 50ms, progressDeadline: 5s}}\n"),
+        )
+    };
+    let system = System::up(&[("a.yaml", &of(1))]);
+    for version in 2..6 {
+        system.write("manifests/a.yaml", &of(version));
+        if version % 2 == 0 {
+            assert_eq!(system.rollout("a")["toGeneration"], version);
+        }
+        system.ok(&["wait", "--for=condition=Progressing=False", "a"]);
+        let generation = system.instance("a")["generation"].as_u64();
+        assert_eq!(generation, Some(version), "the wait was for what had been saved");
+    }
+}
