@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::base::{Name, ObjectKind, limits};
 use crate::engine::{Engine, Input, Inputs};
 use crate::manifest::diagnostic::nearest;
+use crate::os::caller::Caller;
 use crate::os::state_dir::StateDir;
 
 use super::crowd::Place;
@@ -190,6 +191,15 @@ async fn bounded(
         Err(_) => {
             refuse(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time", "").into_response()
         }
+    }
+}
+
+/// Who has called. Names may come from a directory service that does not answer: then the number has to do.
+pub(super) async fn named(caller: Caller) -> String {
+    let words = tokio::task::spawn_blocking(move || caller.words());
+    match tokio::time::timeout(limits::NAMED_WITHIN, words).await {
+        Ok(Ok(words)) => words,
+        _ => format!("user {}", caller.uid),
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use crate::base::{Name, ObjectKind, ObjectRef};
@@ -15,11 +15,12 @@ use crate::manifest::diagnostic::is_conflict;
 use crate::manifest::fields::changed_fields;
 use crate::manifest::split::{objects_in, split, written_in};
 use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
+use crate::os::caller::Caller;
 use crate::os::{clock, snapshot};
 use crate::store::StoredFile;
 use crate::world::{Cause, Event, Order};
 
-use super::calls::{Answer, Context, Refusal, refuse};
+use super::calls::{Answer, Context, Refusal, named, refuse};
 use super::status;
 use super::types::{Diff, Done, FieldDiff, ObjectDiff, Overlay, Problem, Submission};
 
@@ -275,9 +276,10 @@ pub(super) async fn plan(
 
 pub(super) async fn apply(
     State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
     Json(submission): Json<Submission>,
 ) -> Answer<Done> {
-    let dry_run = submission.dry_run;
+    let (dry_run, by) = (submission.dry_run, named(caller).await);
     let mut done = context
         .ask(move |engine| {
             // It is read again from there.
@@ -307,7 +309,7 @@ pub(super) async fn apply(
             let again: Vec<Name> = again.map(|(name, _)| name.clone()).collect();
             let forced = !submission.dry_run && !again.is_empty();
             if forced {
-                let event = Event::Order { order: Order::Retry(again), by: "you".into() };
+                let event = Event::Order { order: Order::Retry(again), by };
                 engine.world.handle(clock::now(), event);
             }
             let message = match (unchanged, submission.dry_run) {

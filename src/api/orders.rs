@@ -2,19 +2,25 @@
 
 use std::collections::BTreeSet;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 
 use crate::base::{Name, limits};
 use crate::engine::Engine;
+use crate::os::caller::Caller;
 use crate::os::clock;
 use crate::world::{Event, Order};
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse};
+use super::calls::{Answer, Context, Refusal, named, not_found, refuse};
 use super::types::{Done, Order as OrderCall};
 
-pub(super) async fn order(State(context): State<Context>, Json(call): Json<OrderCall>) -> Answer<Done> {
+pub(super) async fn order(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Json(call): Json<OrderCall>,
+) -> Answer<Done> {
+    let by = named(caller).await;
     let names = context.unit_names(&call.names).await?;
     // That one leaves nothing to be known.
     let lasts = call.verb != "reload";
@@ -31,7 +37,7 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
             if let Some(why) = engine.world.going_down() {
                 return Err(refuse(StatusCode::CONFLICT, format!("everything is being stopped: {why}"), ""));
             }
-            let list = call.names.join(" ");
+            let list = listed(engine, &call, &names);
             let asked = names.clone();
             let order = match call.verb.as_str() {
                 "start" => Order::Start(names),
@@ -58,7 +64,7 @@ pub(super) async fn order(State(context): State<Context>, Json(call): Json<Order
                 "stop" | "disable" => wanted_up(engine),
                 _ => BTreeSet::new(),
             };
-            engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
+            engine.world.handle(clock::now(), Event::Order { order, by });
             let notes = match call.verb.as_str() {
                 "stop" | "disable" => taken_along(&call.verb, &ups, &wanted_up(engine), &asked),
                 "enable" | "scale" | "resetCircuit" | "reload" => without_effect(engine, &asked),
@@ -151,10 +157,25 @@ fn scale(engine: &Engine, names: Vec<Name>, replicas: &[u32]) -> Result<Order, R
     Ok(Order::Scale(names.into_iter().zip(replicas.iter().copied()).collect()))
 }
 
-pub(super) async fn down(State(context): State<Context>) -> Answer<Done> {
+/// The units as the answer names them, of a scale with how many there were and will be.
+fn listed(engine: &Engine, call: &OrderCall, names: &[Name]) -> String {
+    if call.verb != "scale" {
+        return call.names.join(" ");
+    }
+    let from = |name: &Name| engine.world.units().get(name).map_or(0, |unit| unit.replicas());
+    let pairs = names.iter().zip(&call.replicas);
+    let words: Vec<String> = pairs.map(|(name, to)| format!("{name} from {} to {to}", from(name))).collect();
+    words.join(", ")
+}
+
+pub(super) async fn down(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+) -> Answer<Done> {
+    let by = format!("unisys down by {}", named(caller).await);
     context
         .ask(|engine| {
-            engine.world.handle(clock::now(), Event::ShutDown { by: "unisys down".into(), now: false });
+            engine.world.handle(clock::now(), Event::ShutDown { by, now: false });
         })
         .await?;
     Ok(Json(Done { message: "stopping everything".into(), ..Done::default() }))

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use tokio::time::Instant;
 
 use crate::base::{Name, Revision, Stamp, limits};
 use crate::engine::Engine;
+use crate::os::caller::Caller;
 use crate::os::clock;
 use crate::plan::UnitSpec;
 use crate::plan::launch::Lost;
@@ -16,7 +17,7 @@ use crate::rollout::Phase;
 use crate::unit::Strategy;
 use crate::world::{Event, Order, Overrides, RolloutRecord, Unit, World};
 
-use super::calls::{Answer, Context, Refusal, not_found, refuse};
+use super::calls::{Answer, Context, Refusal, named, not_found, refuse};
 use super::types::{Done, PastRollout, Rollout, RolloutCall, RolloutStatus, RolloutStep};
 
 /// `rollout` of a unit's status.
@@ -146,10 +147,12 @@ pub async fn history(State(context): State<Context>, Path(name): Path<String>) -
 /// `pause`, `resume`, `promote`, `undo`, `retry`.
 pub async fn call(
     State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     Json(call): Json<RolloutCall>,
 ) -> Answer<Done> {
     let unit = rolls_out(&context, &name).await?;
+    let by = named(caller).await;
     let mut done = context
         .ask(move |engine| {
             if !engine.world.units().contains_key(&unit) {
@@ -159,7 +162,7 @@ pub async fn call(
                 "undo" => undo(engine, &unit, call.to_revision)?,
                 _ => (order(engine, &unit, &call)?, Vec::new()),
             };
-            engine.world.handle(clock::now(), Event::Order { order, by: "you".into() });
+            engine.world.handle(clock::now(), Event::Order { order, by });
             let message = match call.to_revision {
                 Some(revision) => format!("rollout {} {unit} to revision {revision}", call.verb),
                 None => format!("rollout {} {unit}", call.verb),

@@ -13,6 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::base::limits;
 use crate::engine::Inputs;
+use crate::os::caller::Caller;
 use crate::os::process;
 use crate::os::state_dir::{StateDir, short_socket};
 use crate::os::unlinked::Unlinked;
@@ -69,15 +70,16 @@ pub async fn serve(
                 continue;
             }
         };
-        if !allowed(&stream) {
-            continue;
-        }
+        let Some(caller) = allowed(&stream) else { continue };
         let Some(place) = crowd.enter().await else {
             turn_away(&stream);
             continue;
         };
         // What it asks is asked in its place.
-        let router = Router::new().fallback_service(router.clone()).layer(Extension(place.clone()));
+        let router = Router::new()
+            .fallback_service(router.clone())
+            .layer(Extension(place.clone()))
+            .layer(Extension(caller));
         let served = {
             let place = place.clone();
             async move {
@@ -124,9 +126,10 @@ fn turn_away(stream: &UnixStream) {
 }
 
 /// The owner of the daemon, and root.
-fn allowed(stream: &UnixStream) -> bool {
+fn allowed(stream: &UnixStream) -> Option<Caller> {
     let own = rustix::process::geteuid().as_raw();
-    process::peer(stream).is_some_and(|(_, uid)| uid == own || uid == 0)
+    let (pid, uid) = process::peer(stream)?;
+    (uid == own || uid == 0).then_some(Caller { pid, uid })
 }
 
 async fn connection(stream: UnixStream, router: Router) {

@@ -101,6 +101,8 @@ pub const PROBE_COMMANDS_OF_UNIT: usize = 4;
 /// Body read of an http probe: only the status counts.
 pub const PROBE_BODY_BYTES: usize = 4 << 10;
 
+/// The name of whoever gave an order may take so long to find; the order does not wait longer for it.
+pub const NAMED_WITHIN: Duration = Duration::from_secs(1);
 /// Quiet time after the last file event before a set is read again.
 pub const WATCH_QUIET: Duration = Duration::from_millis(200);
 /// At most this long after the first file event, quiet or not.

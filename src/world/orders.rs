@@ -154,15 +154,20 @@ impl World {
         mut change: impl FnMut(&mut Unit),
     ) {
         let along = self.standing().along.clone();
-        let (mut rows, mut idle) = (Vec::new(), BTreeSet::new());
+        let (mut rows, mut told, mut idle) = (Vec::new(), Vec::new(), BTreeSet::new());
         for name in names {
             let Some(unit) = self.units.get_mut(name) else { continue };
-            let before = (verb == Verb::Start).then(|| as_ordered(unit));
+            let (before, replicas) = ((verb == Verb::Start).then(|| as_ordered(unit)), unit.replicas());
             change(unit);
+            let what = match verb {
+                Verb::Scale => format!("{what} from {replicas} to {}", unit.replicas()),
+                _ => what.to_owned(),
+            };
             if before.is_some_and(|before| before == as_ordered(unit)) {
                 idle.insert(name.clone());
             }
-            rows.push((name.clone(), row(&unit.spec.object, verb, what)));
+            rows.push((name.clone(), row(&unit.spec.object, verb, &what)));
+            told.push((name.clone(), what));
         }
         self.wishes_turned();
         if rows.is_empty() {
@@ -170,10 +175,9 @@ impl World {
         }
         let list = rows.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ");
         let cause = Cause::new("Order", format!("{what} {list} by {by}"));
-        let touched: Vec<Name> = rows.iter().map(|(name, _)| name.clone()).collect();
         rows.extend(self.followers(&along));
         let change = self.open_change(now, cause, rows);
-        for name in touched {
+        for (name, what) in told {
             let object = self.object(&name);
             let message = format!("{what} by {by}");
             let entry = Entry {

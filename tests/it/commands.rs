@@ -187,7 +187,7 @@ fn who_follows_a_log_or_the_events_follows_the_next_daemon_too() {
     until("it goes on", || (lines() > before + 100).then_some(()));
     system.ok(&["stop", "a"]);
     until("the end of it is told", || {
-        std::fs::read_to_string(system.path("events")).unwrap().contains("unisys stop by you").then_some(())
+        std::fs::read_to_string(system.path("events")).unwrap().contains("unisys stop by ").then_some(())
     });
     system.ok(&["down"]);
     for follower in &mut followers {

@@ -69,11 +69,7 @@ fn who_does_not_come_to_run_is_told_with_what_holds_it_and_what_to_do() {
     system.ready(&["a", "b"]);
     system.ok(&["stop", "a"]);
     for (verb, name, words) in [
-        (
-            "start",
-            "b",
-            &["b is not started", "it depends on service/a: stopped by you", "`unisys start a`"][..],
-        ),
+        ("start", "b", &["b is not started", "it depends on service/a: stopped by ", "`unisys start a`"][..]),
         ("restart", "b", &["b is not started", "`unisys start a`"]),
         ("start", "never", &["never has failed", "exit code 3", "`unisys logs never`"]),
         ("restart", "never", &["never has failed"]),
@@ -99,7 +95,7 @@ fn who_does_not_come_to_run_is_told_with_what_holds_it_and_what_to_do() {
         }
     }
     let (code, said) = system.fails(&["scale", "a=2"]);
-    assert!(code == 0 && said.contains("note: a is not started: stopped by you"), "{code} {said}");
+    assert!(code == 0 && said.contains("note: a is not started: stopped by "), "{code} {said}");
     system.ok(&["start", "a", "b"]);
     system.ready(&["a", "b"]);
     assert_eq!(system.json(&["get", "service", "a"])["status"]["readyReplicas"], 2);
@@ -165,9 +161,9 @@ fn plan_and_diff_show_what_is_in_force_though_no_manifest_says_it() {
             assert!(found, "{args:?}: {start:?} {end:?} is not in\n{shown}");
         };
         row(&["OVERRIDE", "FIELD", "MANIFEST", "NOW", "BY", "AT"], &["ENDS", "WITH"]);
-        row(&["a", "spec.replicas", "1", "3", "you"], &["unisys", "scale", "a=1"]);
-        row(&["b", "disabled", "false", "true", "you"], &["unisys", "enable", "b"]);
-        row(&["b", "started", "false", "true", "you"], &["the", "next", "up"]);
+        row(&["a", "spec.replicas", "1", "3"], &["unisys", "scale", "a=1"]);
+        row(&["b", "disabled", "false", "true"], &["unisys", "enable", "b"]);
+        row(&["b", "started", "false", "true"], &["the", "next", "up"]);
         let json = system.json(args);
         let fields: Vec<_> =
             json["overrides"].as_array().unwrap().iter().map(|over| &over["field"]).collect();
@@ -279,4 +275,22 @@ fn up_of_some_units_knows_the_others_and_leaves_alone_what_runs() {
     }
     system.ok(&["stop", "b"]);
     assert!(!crate::support::alive(b));
+}
+
+#[test]
+fn an_order_tells_who_gave_it_and_a_scale_from_how_many_to_how_many() {
+    let system = System::up(&[("a.yaml", &sleeper("a", "  replicas: 2\n"))]);
+    let own = std::process::Command::new("id").arg("-un").output().unwrap();
+    let own = text(&own.stdout).trim().to_owned();
+    assert_eq!(system.ok(&["scale", "a=3"]), "scale a from 2 to 3\n");
+    system.ok(&["rollout", "pause", "a"]);
+    let events = system.ok(&["events", "a"]);
+    for order in ["unisys scale from 2 to 3 by ", "unisys rollout pause by "] {
+        let (_, by) = events.split_once(order).unwrap_or_else(|| panic!("{order}: {events}"));
+        // As whom somebody logged in, if that is known; and the terminal or the pid.
+        let by = by.lines().next().unwrap();
+        assert!(by.contains(&format!("{own} (")) && by.ends_with(')'), "{by}");
+    }
+    let changes = system.ok(&["changes"]);
+    assert!(changes.contains("unisys scale a by "), "{changes}");
 }
