@@ -143,8 +143,13 @@ pub fn environ(pid: u32) -> Vec<(String, String)> {
 
 /// It holds a file of this name open.
 pub fn holds_open(pid: u32, path: &std::path::Path) -> bool {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path))
+    holds(pid, |target| target == path)
+}
+
+/// It holds a file open whose name is such, as the kernel tells it.
+pub fn holds(pid: u32, is: impl Fn(&Path) -> bool) -> bool {
+    let mut entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.any(|entry| fs::read_link(entry.path()).is_ok_and(|target| is(&target)))
 }
 
 /// One of these files that a process which can be looked at has open for writing (proc_pid_fdinfo(5)).

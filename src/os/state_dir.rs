@@ -226,12 +226,29 @@ impl StateDir {
     }
 }
 
-/// The keeper that holds the lock that was at this path before somebody removed it (`rm -rf`, `git clean`).
+/// The keeper that holds the lock that was at this path before somebody removed it (`rm -rf`, `git clean`), be it after the
+/// directory was moved elsewhere.
 fn holder_of_removed(lock: &Path) -> Option<u32> {
-    let own = process::stat(std::process::id())?;
+    let (own, root) = (process::stat(std::process::id())?, lock.parent()?);
     let removed = PathBuf::from(format!("{} (deleted)", lock.display()));
-    let mut all = process::all().into_iter().filter(|stat| stat.name == own.name && stat.pid != own.pid);
-    all.find(|stat| process::holds_open(stat.pid, &removed)).map(|stat| stat.pid)
+    let all: Vec<_> = process::all().into_iter().filter(|stat| stat.name == own.name).collect();
+    let others = || all.iter().filter(|stat| stat.pid != own.pid);
+    // Of what was moved the kernel tells the last name; who serves it was told the first.
+    let was_here = |keeper: u32| {
+        let mut served = all.iter().filter(|stat| stat.pid == keeper || stat.ppid == keeper);
+        served.any(|stat| told_of(stat.pid).is_some_and(|told| told == root))
+    };
+    let moved = |pid| process::holds(pid, |path| path.ends_with("lock (deleted)")) && was_here(pid);
+    let holder = others().find(|stat| process::holds_open(stat.pid, &removed));
+    holder.or_else(|| others().find(|stat| moved(stat.pid))).map(|stat| stat.pid)
+}
+
+/// The state directory that a keeper in the background, or a daemon, was told to serve.
+fn told_of(pid: u32) -> Option<PathBuf> {
+    let command = process::command(pid);
+    let options = command.get(command.find('{')?..=command.rfind('}')?)?;
+    let options: serde_json::Value = serde_json::from_str(options).ok()?;
+    fs::canonicalize(options["stateDir"].as_str()?).ok()
 }
 
 /// A path to a unix socket that fits into an address (107 bytes), however long the real one is: through an open directory.

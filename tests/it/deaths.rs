@@ -462,3 +462,25 @@ fn a_database_that_is_lost_costs_no_service_no_order_and_no_set() {
         assert_eq!(system.log_of("once").lines().count(), 1, "{lose}");
     }
 }
+
+#[test]
+fn a_system_whose_directory_was_moved_and_then_removed_is_not_started_a_second_time() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.ready(&["a"]);
+    let (keeper, pid) = (system.keeper_pid(), system.pid("a"));
+    let other = system.path("other");
+    fs::rename(system.path(".unified-system"), &other).unwrap();
+    // The daemon may be writing there.
+    until("it is removed", || fs::remove_dir_all(&other).ok());
+    for time in ["at first", "again"] {
+        let (code, words) = system.fails(&["up"]);
+        assert!(
+            code == 5 && words.contains(&format!("still runs (keeper, pid {keeper})")),
+            "{time}: {words}"
+        );
+    }
+    assert!(alive(pid));
+    signal(keeper, "TERM");
+    assert_eq!(system.ended(), 0);
+    until("a was stopped", || (!alive(pid)).then_some(()));
+}
