@@ -193,6 +193,20 @@ fn a_full_disk_takes_nothing_that_was_promised() {
 }
 
 #[test]
+fn down_on_a_full_disk_ends_and_says_whose_words_are_not_in_the_logs() {
+    let floods = "import time\nwhile True:\n  print('x' * 1000); time.sleep(0.0005)";
+    let mut system = System::new(&[("a.yaml", &python("a", floods, ""))]);
+    let Some(_disk) = Small::mount(&system.path(".unified-system"), "3m") else { return };
+    system.start(&[]);
+    said(&system, "LogsBlocked");
+    let down = system.run(&["down"]);
+    let words = text(&down.stderr);
+    let note = "note: what services wrote meanwhile is not in their logs: ";
+    assert!(down.status.success() && words.contains(note) && words.contains("No space left"), "{words}");
+    assert_eq!((text(&down.stdout).as_str(), system.ended()), ("stopped\n", 0));
+}
+
+#[test]
 fn crash_dumps_on_a_full_disk_are_left_out_and_said() {
     let crash = "import signal\nprint('here')\nsignal.pause()";
     let mut system = System::new(&[("a.yaml", &python("a", crash, STEADY))]);
