@@ -172,18 +172,22 @@ impl Store {
         let spare = restored.spare.take().filter(|_| holds || restored.warning.is_some());
         let known = spare.is_some();
         if let Some(spare) = spare {
-            restored.sets = spare.sets();
+            (restored.revision, restored.sets) = (spare.revision, spare.sets());
+            let earlier: Vec<_> = spare.earlier().collect();
             restored.units = spare.units.into_iter().collect();
             let units = restored.units.iter().cloned();
             self.save_units(units.map(|(name, checkpoint)| (name, Box::new(checkpoint))).collect());
+            for (revision, sets) in earlier {
+                self.accept(revision, "known from a copy".into(), sets);
+            }
             restored.warning.get_or_insert_with(|| "state.db is missing, though services run".into());
         }
         if let Some(lost) = &mut restored.warning {
             lost.push_str(match known {
-                true => "; sets, orders (stop, disable, scale, pause) and Jobs that have run are known from a copy",
-                false => "; sets that were given to `apply`, orders (stop, disable, scale, pause) and what Jobs have run are lost",
+                true => "; sets, orders (stop, disable, scale, pause, undo), rollbacks and Jobs that have run are known from a copy",
+                false => "; sets that were given to `apply`, orders (stop, disable, scale, pause, undo), rollbacks (what was found bad is tried again) and what Jobs have run are lost",
             });
-            lost.push_str("; earlier revisions, changes, errors and circuits are lost");
+            lost.push_str("; other revisions, changes, errors, circuits and what a rollout that was under way or on trial could go back to are lost");
         }
     }
 

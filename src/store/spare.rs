@@ -1,14 +1,14 @@
 //! A copy, in a file of its own, of what neither the keeper nor the manifests on the disk could tell again if the database were
-//! lost: which sets there are, what people ordered, which Jobs have run, and the key of the digests (without it everything that
-//! runs would look changed).
+//! lost: which sets there are, what people ordered, what was rolled back and to what, which Jobs have run, and the key of the digests
+//! (without it everything that runs would look changed).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
-use crate::base::Name;
+use crate::base::{Instant, Name, Revision};
 use crate::os::files::{read_bounded, write_atomically};
 use crate::world::Checkpoint;
 
@@ -21,8 +21,14 @@ const BYTES: u64 = 1 << 30;
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Contents {
     pub key: String,
-    /// The latest revision's, as the database has them: a JSON text.
+    /// The latest one. Absent from older copies.
+    #[serde(default)]
+    pub revision: Revision,
+    /// Its sets, as the database has them: a JSON text.
     sets: String,
+    /// The same of earlier revisions, of which a unit runs, or is to run, what it does not declare any more.
+    #[serde(default)]
+    earlier: BTreeMap<Revision, String>,
     pub units: BTreeMap<Name, Checkpoint>,
 }
 
@@ -34,6 +40,10 @@ impl Contents {
 
     pub fn sets(&self) -> Vec<StoredSet> {
         serde_json::from_str(&self.sets).unwrap_or_default()
+    }
+
+    pub fn earlier(&self) -> impl Iterator<Item = (Revision, Vec<StoredSet>)> {
+        self.earlier.iter().filter_map(|(revision, sets)| Some((*revision, serde_json::from_str(sets).ok()?)))
     }
 }
 
@@ -79,12 +89,22 @@ impl Spare {
             return Ok(());
         }
         let key = connection.query_row("SELECT value FROM meta WHERE name = 'key'", [], |row| row.get(0))?;
-        let latest = "SELECT sets FROM revision ORDER BY id DESC LIMIT 1";
+        let latest = "SELECT id, sets FROM revision ORDER BY id DESC LIMIT 1";
         let mut statement = connection.prepare_cached(latest)?;
-        let Some(sets) = statement.query_map([], |row| row.get(0))?.next().transpose()? else {
+        let latest = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.next().transpose()?;
+        let Some((revision, sets)) = latest.map(|(id, sets): (i64, String)| (Revision(id as u64), sets))
+        else {
             return Ok(());
         };
-        let contents = Contents { key, sets, units: std::mem::take(&mut self.units) };
+        let needed = self.units.values().filter_map(|unit| unit.kept_revision(&BTreeSet::new(), Instant(0)));
+        let mut statement = connection.prepare_cached("SELECT sets FROM revision WHERE id = ?1")?;
+        let mut earlier = BTreeMap::new();
+        for needed in needed.filter(|needed| *needed != revision).collect::<BTreeSet<_>>() {
+            if let Some(sets) = statement.query_map([needed.0 as i64], |row| row.get(0))?.next() {
+                earlier.insert(needed, sets?);
+            }
+        }
+        let contents = Contents { key, revision, sets, earlier, units: std::mem::take(&mut self.units) };
         let text = serde_json::to_vec(&contents);
         self.units = contents.units;
         write_atomically(&self.path, &text?, 0o600)?;
@@ -93,21 +113,31 @@ impl Spare {
     }
 }
 
-/// What is kept of a unit: orders that stand on their own, and that a Job has run. Orders that speak of earlier revisions are
-/// lost with those.
+/// What is kept of a unit: what was ordered, or found bad, beside its manifest, and that a Job has run.
 fn told(checkpoint: &Checkpoint) -> Option<Checkpoint> {
-    let mut overrides = checkpoint.overrides.clone();
-    (overrides.pinned, overrides.rejected) = (None, None);
-    let says = checkpoint.done.is_some() || overrides != Default::default();
-    says.then(|| Checkpoint {
+    let overrides = &checkpoint.overrides;
+    if checkpoint.done.is_none() && *overrides == Default::default() {
+        return None;
+    }
+    let mut told = Checkpoint {
         generation: checkpoint.generation,
         digest: checkpoint.digest.clone(),
         done: checkpoint.done,
         // Which ordinals it is done for.
         restarts: checkpoint.done.map_or_else(Vec::new, |_| checkpoint.restarts.clone()),
-        overrides,
+        overrides: overrides.clone(),
         ..Checkpoint::default()
-    })
+    };
+    if overrides.rejected.is_some() || overrides.pinned.is_some() {
+        // What is declared, what stands in its place, and how that came about.
+        told.written_generation = checkpoint.written_generation;
+        told.written_revision = checkpoint.written_revision;
+        told.written_digest.clone_from(&checkpoint.written_digest);
+        told.good.clone_from(&checkpoint.good);
+        told.rollout = checkpoint.rollout;
+        told.rolled_by.clone_from(&checkpoint.rolled_by);
+    }
+    Some(told)
 }
 
 #[cfg(test)]

@@ -456,3 +456,61 @@ fn an_edited_probe_that_a_daemon_was_about_to_prove_is_proved_by_the_next_one() 
         assert_eq!(pids(&system, "a"), before, "{edited}");
     }
 }
+
+#[test]
+fn a_rollback_and_an_undo_stand_though_the_database_is_lost() {
+    let v = |name, number| version(name, number, "", "");
+    let mut system = System::up(&[("a.yaml", &v("a", "1")), ("u.yaml", &v("u", "1"))]);
+    for name in ["a", "u"] {
+        until_state(&system, name, "Complete");
+    }
+    system.write("manifests/a.yaml", &bad("a", "", ""));
+    until_state(&system, "a", "RolledBack");
+    system.write("manifests/u.yaml", &v("u", "2"));
+    until("the next version", || (system.rollout("u")["toGeneration"] == 2).then_some(()));
+    until_state(&system, "u", "Complete");
+    system.ok(&["rollout", "undo", "u"]);
+    until("the former one", || {
+        let status = system.rollout("u");
+        (status["state"] == "Complete" && status["toGeneration"].as_u64() > Some(2)).then_some(())
+    });
+    let running = [pids(&system, "a"), pids(&system, "u")];
+    let tried = history(&system, "a").len();
+    let state_dir = system.path(".unified-system");
+    let damage = || std::fs::write(state_dir.join("state.db"), [b'x'; 9000]).unwrap();
+    let kept = || {
+        until("the copy is there", || {
+            let copy = std::fs::read_to_string(state_dir.join("spare.json")).ok()?;
+            let whole = ["\"rejected\":{", "\"pinned\":[", "\"earlier\":{\"1\""];
+            whole.iter().all(|part| copy.contains(part)).then_some(())
+        });
+    };
+    let stands = |system: &System| {
+        let told = "rollbacks and Jobs that have run are known from a copy";
+        until("it is said", || system.ok(&["events"]).contains(told).then_some(()));
+        system.ready(&["a", "u"]);
+        until_state(system, "a", "RolledBack");
+        for name in ["a", "u"] {
+            let environment = std::fs::read(format!("/proc/{}/environ", system.pid(name))).unwrap();
+            let mut lines = environment.split(|byte| *byte == 0);
+            assert!(lines.any(|line| line == b"VERSION=1"), "{name} runs what was found bad or undone");
+        }
+    };
+    kept();
+    let daemon = system.daemon_pid().unwrap();
+    // It holds the file open, and must not write to it any more.
+    signal(daemon, "STOP");
+    let _ = std::fs::remove_file(state_dir.join("state.db-wal"));
+    damage();
+    another_daemon(&system);
+    stands(&system);
+    assert_eq!([pids(&system, "a"), pids(&system, "u")], running);
+    kept();
+    system.ok(&["down"]);
+    system.ended();
+    let _ = std::fs::remove_file(state_dir.join("state.db-wal"));
+    damage();
+    system.start(&[]);
+    stands(&system);
+    assert!(history(&system, "a").len() <= tried, "it was not tried again");
+}
