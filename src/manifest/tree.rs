@@ -273,10 +273,7 @@ pub fn parse(file: &Path, bytes: &[u8], diagnostics: &mut Vec<Diagnostic>) -> Ve
     let text = match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains('\0') => text,
         _ => {
-            let diagnostic = Diagnostic::error("E1002", &whole, "", "the file is not text (UTF-8)");
-            diagnostics.push(
-                diagnostic.hint("a manifest is UTF-8 text; a name that starts with `.` or `_` is ignored"),
-            );
+            diagnostics.push(not_text(&whole, bytes));
             return Vec::new();
         }
     };
@@ -330,10 +327,39 @@ fn report_flaws(file: &Path, document: &Node, diagnostics: &mut Vec<Diagnostic>)
     }
 }
 
+fn not_text(whole: &Span, bytes: &[u8]) -> Diagnostic {
+    let utf_16 = match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [a, b, c, d, ..] => [*a == 0, *b == 0] == [*c == 0, *d == 0] && (*a == 0) != (*b == 0),
+        _ => false,
+    };
+    match utf_16 {
+        true => Diagnostic::error("E1002", whole, "", "the file is UTF-16, and a manifest is UTF-8")
+            .hint("save it as UTF-8 (`iconv -f UTF-16 -t UTF-8`)"),
+        false => Diagnostic::error("E1002", whole, "", "the file is not text (UTF-8)")
+            .hint("a manifest is UTF-8 text; a name that starts with `.` or `_` is ignored"),
+    }
+}
+
+/// The first line that a merge left for somebody to decide (gitattributes(5), `conflict-marker-size`).
+fn conflict(text: &str) -> Option<u32> {
+    let marks = |line: &str| {
+        line == "=======" || ["<<<<<<< ", "||||||| ", ">>>>>>> "].iter().any(|mark| line.starts_with(mark))
+    };
+    text.lines().position(marks).map(|index| index as u32 + 1)
+}
+
 /// In place of what would show a value.
 const IN_SECRET: &str = "what is wrong is not shown, for it may be a Secret's value";
 
 fn syntax_error(file: &Path, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
+    if let Some(line) = conflict(text) {
+        let span = Span { file: file.to_owned(), line, column: 1 };
+        let message = "a merge has left here what somebody has to decide (conflict markers)";
+        return Diagnostic::error("E1001", &span, "", message).hint(
+            "keep one of the versions, or both as one, and remove the lines `<<<<<<<`, `=======` and `>>>>>>>`",
+        );
+    }
     let (line, column) = error.location().map_or((0, 0), |at| (at.line() as u32, at.column() as u32));
     let span = Span { file: file.to_owned(), line, column };
     let words = error.without_snippet().to_string();
@@ -365,5 +391,40 @@ pub fn parse_to_values(text: &str) -> Result<Vec<Value>, String> {
     match diagnostics.first() {
         Some(first) => Err(first.message.clone()),
         None => Ok(documents.iter().map(Node::to_value).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_manifest_is_told_as_what_it_is() {
+        let whole = "kind: Service\nspec: {}\n";
+        let wide = |bytes: fn(u16) -> [u8; 2]| whole.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        let conflict = |before: &str, label: &str| {
+            format!("{before}<<<<<<< {label}\n{whole}=======\r\n{whole}>>>>>>> topic\n").into_bytes()
+        };
+        for (bytes, expected, line) in [
+            (wide(u16::to_le_bytes), "is UTF-16", 0),
+            (wide(u16::to_be_bytes), "is UTF-16", 0),
+            (b"\xff\xfek\0".to_vec(), "is UTF-16", 0),
+            (b"kind: caf\xe9".to_vec(), "is not text", 0),
+            (b"\0\0\0\0".to_vec(), "is not text", 0),
+            (conflict("", "HEAD"), "conflict markers", 1),
+            (conflict("a: 1\n", "Updated upstream"), "conflict markers", 2),
+            (b"a: 1\n=======\nb: 1\n".to_vec(), "conflict markers", 2),
+            (b"a: 1\n=====\n".to_vec(), "this is not YAML", 2),
+        ] {
+            let mut found = Vec::new();
+            parse(Path::new("a.yaml"), &bytes, &mut found);
+            let [found] = &found[..] else { panic!("{expected}: {found:?}") };
+            assert!(found.message.contains(expected), "{expected}: {}", found.message);
+            assert_eq!(found.line, line, "{expected}");
+        }
+        for bytes in [format!("\u{feff}{whole}"), whole.replace('\n', "\r\n"), "a: |\n  <<<<<<< x\n".into()] {
+            let mut found = Vec::new();
+            assert_eq!((parse(Path::new("a.yaml"), bytes.as_bytes(), &mut found).len(), found.len()), (1, 0));
+        }
     }
 }

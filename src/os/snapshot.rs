@@ -81,7 +81,9 @@ pub fn snapshot_knowing(path: &Path, known: &mut Known) -> io::Result<Snapshot> 
     let mut listing = list(path)?;
     listing.found.sort_by(|a, b| a.0.cmp(&b.0));
     let files = listing.found.into_iter().map(|(path, found)| {
-        let content = found.and_then(|identity| known.read(&path, &identity)).map_err(|error| why(&error));
+        let content = found
+            .and_then(|identity| known.read(&path, &identity))
+            .map_err(|error| unreadable(&path, &error));
         SourceFile { path, content }
     });
     listing.snapshot.files = files.collect();
@@ -91,6 +93,15 @@ pub fn snapshot_knowing(path: &Path, known: &mut Known) -> io::Result<Snapshot> 
 /// [`Snapshot::distrusted`] alone.
 pub fn distrusted(path: &Path) -> Option<String> {
     list(path).ok().filter(|_| is_root())?.snapshot.distrusted
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    match fs::read_link(path) {
+        Ok(target) if error.kind() == io::ErrorKind::NotFound => {
+            format!("it is a link to {}, which does not exist", target.display())
+        }
+        _ => why(error),
+    }
 }
 
 /// What is there, before files are read.
@@ -229,7 +240,9 @@ mod tests {
         let found = snapshot(&set).unwrap();
         let contents: Vec<_> = found.files.iter().map(|file| file.content.as_deref()).collect();
         assert_eq!(contents[..2], [Ok(&b"far"[..]), Ok(&b"near"[..])]);
-        assert_eq!(contents[2..], [Err(&"it does not exist".to_owned())]);
+        let nothing = dir.path().join("nothing");
+        let why = format!("it is a link to {}, which does not exist", nothing.display());
+        assert_eq!(contents[2..], [Err(&why)]);
         assert_eq!(found.links.len(), 2);
         assert!(found.links.contains(&link));
         assert_eq!(found.dirs, [set]);

@@ -80,6 +80,22 @@ fn text_that_is_no_manifest_is_refused_with_its_code() {
 }
 
 #[test]
+fn what_editors_leave_beside_a_manifest_is_not_read_and_a_dead_link_is_told_as_one() {
+    let system = System::new(&[("a.yaml", &sleeper("a", ""))]);
+    for name in ["a.yaml~", "#a.yaml#", ".a.yaml.swp", "4913", "a.yaml.orig", "a.yaml.bak"] {
+        std::fs::write(system.path("manifests").join(name), sleeper("a", "")).unwrap();
+    }
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, system.path("manifests").join(name)).unwrap();
+    };
+    link("ada@host.4711:1", ".#a.yaml");
+    assert_eq!(system.ok(&["validate", "manifests"]).trim(), "valid: 1 object");
+    link("nowhere", "b.yaml");
+    let (code, words) = system.fails(&["validate", "manifests"]);
+    assert!(code == 1 && words.contains("it is a link to nowhere, which does not exist"), "{words}");
+}
+
+#[test]
 fn what_the_machine_lacks_fails_that_unit_only() {
     let system = System::new(&[]);
     std::fs::write(system.path("plain"), "no program").unwrap();
