@@ -106,6 +106,10 @@ impl Engine {
             Effect::SaveChange(change) => self.store.save_change(&change),
             Effect::SaveUnit { name, checkpoint } => self.store.save_units(vec![(name, checkpoint)]),
             Effect::SaveUnits { units } => self.store.save_units(units),
+            Effect::LookAtMachine => {
+                self.look_at_machine_as_accepted();
+                return true;
+            }
             Effect::DropUnit { name } => {
                 self.programs.remove(&name);
                 self.faults.forget_unit(&name);
@@ -147,11 +151,9 @@ impl Engine {
         generation: crate::base::Generation,
         attempt: u32,
     ) -> bool {
-        let clash = (part == Part::Main).then(|| self.port_clash(&id.unit, spec)).flatten();
+        let clash = (part == Part::Main).then(|| self.port_clash(spec)).flatten();
         if let Some(detail) = clash {
-            let (stage, errno) = (SpawnStage::Listeners, libc::EADDRINUSE);
-            let fact = InstanceFact::SpawnFailed { part, stage, errno, detail };
-            self.world.handle(clock::now(), Event::Instance { id, fact });
+            self.fact(id, InstanceFact::PortHeld { detail });
             return true;
         }
         match launch::request(&id, part, spec, generation, self.epoch) {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::Name;
-use crate::base::ports::{Place, Places};
 use crate::manifest::spec::service::{Port, Protocol};
+use crate::os::files::ThisMachine;
 use crate::os::{clock, sockets};
 use crate::plan::UnitSpec;
-use crate::plan::machine::PORT_HELD;
+use crate::plan::machine::port_held;
 use crate::world::{Cause, Event};
 
 use super::Engine;
-use super::sets::Busy;
 
 /// A machine fault (a missing program, a held port) is looked at again this often, while there is one.
 const MACHINE_AGAIN: Duration = Duration::from_secs(5);
@@ -34,29 +33,27 @@ impl Engine {
         }
     }
 
-    /// Somebody else listens where this program is to: a probe would take the one for the other, so it is not started. It waits as what
-    /// this machine lacks something for, in these words.
-    pub(super) fn port_clash(&mut self, name: &Name, spec: &UnitSpec) -> Option<String> {
+    /// Somebody else listens where this program is to: a probe would take the one for the other, so it is not started. In the
+    /// words in which what this machine lacks is told.
+    pub(super) fn port_clash(&self, spec: &UnitSpec) -> Option<String> {
         let own = |port: &&Port| !port.listen && port.protocol == Protocol::Tcp;
-        let places = spec.launch.service.ports.iter().filter(own).filter_map(Port::place);
+        let ports = spec.launch.service.ports.iter().filter(own);
         // By far the most are free, which is known at once; who holds one takes a look at every process.
-        let taken: Vec<Place> = places.filter(sockets::is_taken).collect();
+        let taken = |port: &&Port| port.place().is_some_and(|place| sockets::is_taken(&place));
+        let taken: Vec<&Port> = ports.filter(taken).collect();
         if taken.is_empty() {
             return None;
         }
-        // Another instance of ours may share it (`update.overlap`).
-        let busy = self.busy();
-        let ours: Places = busy.places.iter().collect();
-        if taken.iter().all(|place| ours.overlapping(place).is_some()) {
-            return None;
-        }
-        self.look_at_machine_as_accepted(&busy);
-        let fault = self.world.desired().units.get(name)?.machine.clone();
-        fault.filter(|fault| fault.contains(PORT_HELD))
+        // Another instance of ours may share it (`update.overlap`): who holds one beside it is not asked for.
+        let places = taken.iter().filter_map(|port| port.place()).collect();
+        let machine = ThisMachine::new(self.sets.holders(places, &self.busy()));
+        taken.into_iter().find_map(|port| port_held(spec, port, &machine))
     }
 
-    fn look_at_machine_as_accepted(&mut self, busy: &Busy) {
-        let Some(desired) = self.sets.look_at_machine(busy) else { return };
+    /// What is accepted, on this machine as it is now.
+    pub(super) fn look_at_machine_as_accepted(&mut self) {
+        let busy = self.busy();
+        let Some(desired) = self.sets.look_at_machine(&busy) else { return };
         let cause = Cause::new("MachineChanged", "this machine changed");
         let detail = cause.detail.clone();
         self.world.handle(clock::now(), Event::Desired { desired, cause });
@@ -77,8 +74,7 @@ impl Engine {
         }
         if !self.options.watch || !self.sets.pending().is_empty() {
             // What is on the disk is not well, or nobody has applied it: what is accepted is not to wait for that.
-            let busy = self.busy();
-            self.look_at_machine_as_accepted(&busy);
+            self.look_at_machine_as_accepted();
         }
     }
 }

@@ -100,9 +100,11 @@ impl Engine {
     pub fn busy(&self) -> Busy {
         let slots = self.world.units().values().flat_map(|unit| unit.slots.values()).map(Box::as_ref);
         let mut busy = Busy::default();
-        // Of one that is not executed yet nobody listens.
-        let begun =
-            |slot: &&Slot| !matches!(slot.state, Lifecycle::Starting(_)) || slot.state.process().is_some();
+        // Of one that is not executed yet, or never was, nobody listens.
+        let begun = |slot: &&Slot| match &slot.state {
+            Lifecycle::Stopping(stopping) => stopping.process.is_some() || stopping.exit.is_some(),
+            state => state.process().is_some(),
+        };
         for slot in slots.filter(|slot| slot.state.is_occupied()).filter(begun) {
             let ports = slot.instance.iter().flat_map(|instance| &instance.spec.launch.service.ports);
             busy.places.extend(ports.filter_map(Port::place));

@@ -12,6 +12,7 @@ use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::load::Source;
 use crate::manifest::spec::service::{Port, PortNumber, Protocol};
 
+use super::UnitSpec;
 use super::launch::Launch;
 
 /// What a machine can be asked. Implemented with real syscalls elsewhere, and by a table in tests.
@@ -260,7 +261,13 @@ fn field_of(access: PathAccess) -> &'static str {
 type PortFault = (&'static str, &'static str, String, &'static str);
 
 /// The code of a port that somebody else holds.
-pub const PORT_HELD: &str = "E2005";
+const PORT_HELD: &str = "E2005";
+
+/// A port of a unit is held by somebody else: in the words in which it waits for that.
+pub fn port_held(spec: &UnitSpec, port: &Port, machine: &dyn Machine) -> Option<String> {
+    let (_, code, why, _) = port_fault(port, machine).filter(|(_, code, ..)| *code == PORT_HELD)?;
+    Some(format!("cannot start {}: {why} [{code}]", spec.object))
+}
 
 fn port_fault(port: &Port, machine: &dyn Machine) -> Option<PortFault> {
     let number = if let PortNumber::Number(number) = port.port { number } else { 0 };

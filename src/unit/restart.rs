@@ -7,6 +7,9 @@ use crate::base::{Exit, Instant, Rng, SpawnStage, limits};
 use super::lifecycle::{End, EndReason, StopReason};
 use super::policy::{Policy, RestartWhen};
 
+/// Somebody else has the address (bind(2)).
+pub const EADDRINUSE: i32 = 98;
+
 /// What one ordinal remembers from start to start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RestartState {
@@ -59,7 +62,6 @@ impl End {
         const ENOMEM: i32 = 12;
         const ENFILE: i32 = 23;
         const EMFILE: i32 = 24;
-        const EADDRINUSE: i32 = 98;
         match self.reason {
             EndReason::SpawnFailed { stage: SpawnStage::Listeners, errno: EADDRINUSE, .. } => true,
             EndReason::SpawnFailed { errno, .. } => matches!(errno, EAGAIN | ENOMEM | ENFILE | EMFILE),

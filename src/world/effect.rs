@@ -100,6 +100,9 @@ pub enum Effect {
     UnwatchProgram {
         name: Name,
     },
+    /// What this machine lacks may be something else now: build the accepted manifests again, answered by
+    /// [`super::Event::Desired`] if that makes a difference.
+    LookAtMachine,
     /// The program is to read its files again, by a command of its own.
     RunReload {
         id: InstanceId,

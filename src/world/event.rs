@@ -106,6 +106,10 @@ pub enum InstanceFact {
         errno: i32,
         detail: String,
     },
+    /// A port that its program is to listen at is held by somebody else: it was not started.
+    PortHeld {
+        detail: String,
+    },
     Exited {
         part: Part,
         exit: Exit,

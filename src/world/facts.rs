@@ -1,7 +1,8 @@
 //! Facts about instances, and what follows from them at once: one function a family.
 
-use crate::base::{Exit, InstanceId, Name, Now, Part, Role, Seat, limits};
+use crate::base::{Exit, InstanceId, Name, Now, Part, Role, Seat, SpawnStage, limits};
 use crate::plan::Wish;
+use crate::unit::restart::EADDRINUSE;
 use crate::unit::{Fact, Lifecycle, ProbeBoard, ProbeKind, Request, StopReason, Verdict};
 
 use super::World;
@@ -31,6 +32,15 @@ impl World {
             InstanceFact::Spawned { .. } => {}
             InstanceFact::SpawnFailed { stage, errno, detail, .. } => {
                 self.apply(now, name, seat, Fact::SpawnFailed { stage, errno, detail });
+            }
+            InstanceFact::PortHeld { detail } => {
+                let stage = SpawnStage::Listeners;
+                self.apply(now, name, seat, Fact::SpawnFailed { stage, errno: EADDRINUSE, detail });
+                // The unit waits for what the look finds, and its waiting ends as any other for this machine.
+                // One look finds what all wait for that are to be started now.
+                if !self.effects.iter().any(|effect| matches!(effect, Effect::LookAtMachine)) {
+                    self.effects.push_back(Effect::LookAtMachine);
+                }
             }
             InstanceFact::Exited { part: Part::Main, exit, remains } => {
                 if let Some(instance) = self.instance_mut(name, seat) {

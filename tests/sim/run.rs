@@ -408,6 +408,7 @@ impl Sim {
             | Effect::WatchLog { .. }
             | Effect::UnwatchLog { .. }
             | Effect::UnwatchProgram { .. }
+            | Effect::LookAtMachine
             | Effect::RunReload { .. }
             | Effect::TailLog { .. }
             | Effect::SaveRollout { .. }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use unisys::base::{Epoch, Exit, Incarnation, InstanceId, Instant, Name, Now, Revision, SpawnStage, Stamp};
 use unisys::manifest::load::ParseCache;
+use unisys::plan::UnitSpec;
 use unisys::unit::ProbeKind;
 use unisys::world::{
     Beginning, Cause, Change, Checkpoint, Effect, Event, InstanceFact, Mark, Order, Unit, World,
@@ -34,6 +35,10 @@ pub struct Stage {
     pub asked_externals: BTreeMap<Name, u64>,
     /// Units whose start fails: where, with which errno, in which words.
     pub unstartable: BTreeMap<String, (SpawnStage, i32, &'static str)>,
+    /// Units whose port somebody else holds, in these words.
+    pub ports_held: BTreeMap<String, &'static str>,
+    /// So often the machine was looked at.
+    pub looks: u32,
 }
 
 /// A service as a scenario writes it.
@@ -83,6 +88,8 @@ impl Stage {
             asked: BTreeMap::new(),
             asked_externals: BTreeMap::new(),
             unstartable: BTreeMap::new(),
+            ports_held: BTreeMap::new(),
+            looks: 0,
         }
     }
 
@@ -119,6 +126,11 @@ impl Stage {
             self.world.settle(self.clock());
             let Some(effect) = self.world.poll_effect() else { return };
             match effect {
+                Effect::Spawn { id, .. } if self.ports_held.contains_key(id.unit.as_str()) => {
+                    let detail = self.ports_held[id.unit.as_str()].to_owned();
+                    self.fact(&id, InstanceFact::PortHeld { detail });
+                }
+                Effect::LookAtMachine => self.look_at_machine(),
                 Effect::Spawn { id, part, .. } => match self.unstartable.get(id.unit.as_str()).copied() {
                     Some((stage, errno, detail)) => {
                         self.fact(
@@ -155,6 +167,18 @@ impl Stage {
                 _ => {}
             }
         }
+    }
+
+    /// What is accepted, on the machine as it is now.
+    pub fn look_at_machine(&mut self) {
+        self.looks += 1;
+        let mut desired = (**self.world.desired()).clone();
+        for (name, spec) in &mut desired.units {
+            let lacks = self.ports_held.get(name.as_str()).map(|words| (*words).to_owned());
+            *spec = Arc::new(UnitSpec { machine: lacks, ..(**spec).clone() });
+        }
+        let cause = Cause::new("MachineChanged", "this machine changed");
+        self.world.handle(self.clock(), Event::Desired { desired: Arc::new(desired), cause });
     }
 
     pub fn ended(&mut self, id: &InstanceId, exit: Exit) {

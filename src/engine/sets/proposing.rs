@@ -137,7 +137,7 @@ impl Sets {
             machine: true,
             lenient,
         };
-        let machine = ThisMachine::new(self.holders(&objects, busy));
+        let machine = ThisMachine::new(self.holders(fixed_places(&objects), busy));
         let mut built = build(&context, self.revision.next(), &self.key, Some(&machine));
         diagnostics.append(&mut built.diagnostics);
         self.leave_out(&mut built.desired);
@@ -147,8 +147,11 @@ impl Sets {
     }
 
     /// Foreign processes on ports that are wanted and that nothing of ours holds.
-    fn holders(&self, objects: &Objects, busy: &Busy) -> BTreeMap<Place, String> {
-        let mut wanted = fixed_places(objects);
+    pub(in crate::engine) fn holders(
+        &self,
+        mut wanted: BTreeSet<Place>,
+        busy: &Busy,
+    ) -> BTreeMap<Place, String> {
         let places: Places = busy.places.iter().collect();
         wanted.retain(|place| places.overlapping(place).is_none());
         if wanted.is_empty() {
