@@ -93,9 +93,9 @@ fn serving_slot(
         // A former one that came to its end rests as long as the rollout does.
         Lifecycle::Failed(_) | Lifecycle::Done(_)
             if slot.restart.is_some()
-                || (!slot.rested_for_current
-                    && !unit.rollout.stays
-                    && !(slot.former && unit.rollout.holding)) =>
+                || !(slot.rested_for_current
+                    || unit.rollout.stays
+                    || (slot.former && unit.rollout.holding)) =>
         {
             Some(start(unit, slot.seat, Some(slot), starts, around))
         }

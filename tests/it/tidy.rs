@@ -70,3 +70,16 @@ fn unsafe_code_is_only_in_os_and_keeper_and_each_says_why() {
         assert!(reasons >= blocks, "{}: {blocks} unsafe blocks, {reasons} reasons", path.display());
     }
 }
+
+#[test]
+fn nothing_is_said_by_macros_that_panic_where_the_output_takes_nothing() {
+    for (path, text) in sources(&root().join("src")) {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for word in ["eprint", "eprintln", "print", "println"] {
+            let found = code
+                .split_whitespace()
+                .find(|part| part.trim_start_matches('{').starts_with(&format!("{word}!(")));
+            assert!(found.is_none(), "{}: `{word}!`; see os/voice.rs and `cli::aside!`", path.display());
+        }
+    }
+}

@@ -396,10 +396,15 @@ fn a_first_version_that_crashes_at_once_has_failed_though_it_was_ready_for_a_mom
     assert!(stage.unit("a").rollout.unwell.is_some());
     stage.pass(Duration::from_secs(5));
     assert_eq!(word(&stage), "Complete");
+}
+
+#[test]
 fn a_port_that_is_found_held_at_a_start_is_waited_for_until_the_machine_has_it() {
     let held = "cannot start service/a: port 80 is held by pid 4 (nginx) [E2005]";
+    let mut stage = Stage::new();
     for name in ["a", "b", "c"] {
         stage.ports_held.insert(name.into(), held);
+    }
     stage.accept(&[service("a", ""), service("b", ""), service("c", "")]);
     let unit = stage.unit("a");
     assert_eq!((unit.spec.machine.as_deref(), stage.count("a")), (Some(held), 0));
