@@ -114,8 +114,17 @@ impl Context {
 
     /// The same of several.
     pub(super) async fn unit_names(&self, texts: &[String]) -> Result<Vec<Name>, Refusal> {
+        let texts = texts.to_vec();
+        let texts = self
+            .ask(move |engine| {
+                let units = engine.world.units();
+                ObjectKind::joined(&texts, |word| {
+                    word.parse().is_ok_and(|name: Name| units.contains_key(&name))
+                })
+            })
+            .await?;
         let mut names = Vec::with_capacity(texts.len());
-        for text in texts {
+        for text in &texts {
             names.push(self.unit_name(text).await?);
         }
         Ok(names)

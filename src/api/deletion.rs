@@ -39,7 +39,9 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
                 taken.set_of(engine, path)?;
             }
             let mut gone = Vec::new();
-            for text in &deletion.objects {
+            let sources = engine.sets.objects().sources();
+            let called = |word: &str| sources.iter().any(|source| source.object.name.as_str() == word);
+            for text in &ObjectKind::joined(&deletion.objects, called) {
                 let object = named(engine, text)?;
                 if !taken.object(engine, &object)? {
                     gone.push(object);
@@ -83,10 +85,9 @@ fn named(engine: &Engine, text: &str) -> Result<ObjectRef, Refusal> {
         [one] => Ok(one.object.clone()),
         [] => {
             let names = sources.iter().map(|source| source.object.name.as_str());
-            let hint = match (ObjectKind::from_word(text), nearest(text, names)) {
-                (Some(kind), _) => format!("write kind and name as one word: {}/NAME", kind.singular()),
-                (None, Some(near)) => format!("did you mean {near}? See `unisys get`"),
-                (None, None) => "see `unisys get`".into(),
+            let hint = match nearest(text, names) {
+                Some(near) => format!("did you mean {near}? See `unisys get`"),
+                None => "see `unisys get`".into(),
             };
             Err(refuse(StatusCode::NOT_FOUND, format!("there is nothing called {text}"), hint))
         }

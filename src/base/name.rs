@@ -148,6 +148,22 @@ impl ObjectKind {
         }
     }
 
+    /// `KIND NAME NAME` as `KIND/NAME KIND/NAME`, for whoever writes as for kubectl. `called`: what goes by the name of a kind; then
+    /// the words are names.
+    pub fn joined(words: &[String], called: impl Fn(&str) -> bool) -> Vec<String> {
+        match words {
+            [kind, names @ ..]
+                if !names.is_empty()
+                    && names.iter().all(|name| !name.contains('/'))
+                    && Self::from_word(kind).is_some()
+                    && !called(kind) =>
+            {
+                names.iter().map(|name| format!("{kind}/{name}")).collect()
+            }
+            words => words.to_vec(),
+        }
+    }
+
     /// Services and Jobs run processes; they are units and share one name space.
     pub fn is_unit(self) -> bool {
         matches!(self, Self::Service | Self::Job)
@@ -211,5 +227,18 @@ mod tests {
             assert_eq!(ObjectKind::from_word(word), Some(ObjectKind::Service), "{word}");
         }
         assert_eq!(ObjectKind::from_word("pod"), None);
+        let joined = |words: &str, called: &str| {
+            let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+            ObjectKind::joined(&words, |word| word == called).join(" ")
+        };
+        for (words, called, expected) in [
+            ("service api web", "", "service/api service/web"),
+            ("service api", "service", "service api"),
+            ("service", "", "service"),
+            ("api service", "", "api service"),
+            ("service job/a", "", "service job/a"),
+        ] {
+            assert_eq!(joined(words, called), expected);
+        }
     }
 }

@@ -127,8 +127,8 @@ pub enum Verb {
     Wait(Wait),
     /// Run a command in a unit's environment, directory and as its user
     Exec {
-        /// A unit
-        name: String,
+        #[command(flatten)]
+        name: Object,
         /// The command and its arguments
         #[arg(required = true, last = true, value_name = "CMD")]
         command: Vec<String>,
@@ -231,7 +231,7 @@ pub struct Plan {
 
 #[derive(Clone, Debug, Args)]
 pub struct Delete {
-    /// NAME, or KIND/NAME
+    /// NAME, KIND/NAME or KIND NAME
     #[arg(required_unless_present = "file")]
     pub objects: Vec<String>,
     /// Everything that these manifests declare
@@ -285,7 +285,15 @@ pub struct Events {
     #[arg(short, long)]
     pub watch: bool,
     /// Only of this unit or object
-    pub name: Option<String>,
+    #[arg(num_args = 0..=2, value_name = "NAME")]
+    words: Vec<String>,
+}
+
+impl Events {
+    /// `KIND/NAME`, or a name alone.
+    pub fn name(&self) -> Option<String> {
+        (!self.words.is_empty()).then(|| self.words.join("/"))
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -383,36 +391,36 @@ pub enum Rollout {
     /// How far a rollout is, or how it ended: exit code 6 when it was rolled back, 1 when it failed or what it brought is not
     /// Ready
     Status {
-        /// A unit
-        name: String,
+        #[command(flatten)]
+        name: Object,
     },
     /// The rollouts of a unit: revision, cause, files, duration, outcome
     History {
-        /// A unit
-        name: String,
+        #[command(flatten)]
+        name: Object,
     },
     /// Go back to the version before, or to that of a kept revision
     Undo {
-        /// A unit
-        name: String,
+        #[command(flatten)]
+        name: Object,
         /// The revision to go back to
         #[arg(long, value_name = "N")]
         to_revision: Option<u64>,
     },
     /// Take no further step
     Pause {
-        /// A unit
-        name: String,
+        #[command(flatten)]
+        name: Object,
     },
     /// Go on
     Resume {
-        /// A unit
-        name: String,
+        #[command(flatten)]
+        name: Object,
     },
     /// The canaries are well: the rest follows
     Promote {
-        /// A unit
-        name: String,
+        #[command(flatten)]
+        name: Object,
     },
 }
 

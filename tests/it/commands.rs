@@ -420,3 +420,37 @@ fn who_writes_the_kind_means_nothing_of_another_one() {
     let (code, words) = system.fails(&["restart", "mail"]);
     assert!(code == 4 && words.contains("mail is an External"), "{words}");
 }
+
+#[test]
+fn kind_and_name_may_be_two_words_wherever_they_may_be_one() {
+    // One is called as a kind is.
+    let system = System::up(&[("a.yaml", &sleeper("a", "")), ("job.yaml", &sleeper("job", ""))]);
+    system.ready(&["a", "job"]);
+    for args in [
+        &["get", "service", "a"][..],
+        &["describe", "service", "a"],
+        &["why", "service", "a"],
+        &["events", "service", "a"],
+        &["logs", "service", "a"],
+        &["logs", "job", "a"],
+        &["wait", "--for=condition=Ready", "service", "a", "job"],
+        &["scale", "service", "a=2"],
+        &["rollout", "status", "service", "a"],
+        &["exec", "service", "a", "--", "true"],
+        &["stop", "svc", "a", "job"],
+        &["start", "job", "a"],
+        &["stop", "job"],
+    ] {
+        system.ok(args);
+    }
+    let summary = |name: &str| system.json(&["get", "service", name])["status"]["summary"].clone();
+    assert_eq!((summary("a"), summary("job")), ("Ready".into(), "Stopped".into()));
+    for wrong in [&["stop", "externals", "a"][..], &["rollout", "status", "external", "a"]] {
+        let (code, words) = system.fails(wrong);
+        assert!(code == 4 && words.contains("did you mean service/a?"), "{words}");
+    }
+    system.write("b.yaml", &["b", "c", "d"].map(|name| sleeper(name, "")).join("---\n"));
+    system.ok(&["apply", "-f", "b.yaml"]);
+    assert!(system.ok(&["delete", "service", "b", "c"]).contains("deleted service/b, service/c"));
+    assert!(system.ok(&["delete", "service/d"]).contains("deleted service/d"));
+}

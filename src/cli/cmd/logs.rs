@@ -1,6 +1,6 @@
 use regex::Regex;
 
-use crate::base::{Stamp, parse_duration};
+use crate::base::{ObjectKind, Stamp, parse_duration};
 use crate::logs::read::{Line, Query};
 use crate::os::clock;
 
@@ -20,6 +20,13 @@ pub fn run(global: &Global, args: &Logs) -> Result<Outcome, Failure> {
             "look for it in the text: --grep 'WARN|ERROR'",
         ));
     }
+    let unit = |client: &Client, word: &str| {
+        ["service", "job"].iter().any(|kind| {
+            client.get::<serde_json::Value>(&format!("/v1/objects/{kind}/{}", encoded(word)), &[]).is_ok()
+        })
+    };
+    let called = |word: &str| Client::connect(global).is_ok_and(|client| unit(&client, word));
+    let args = &Logs { names: ObjectKind::joined(&args.names, called), ..args.clone() };
     let grep = args.grep.as_deref().map(Regex::new).transpose();
     let grep =
         grep.map_err(|error| Failure::usage(format!("--grep: {error}"), "write a regular expression"))?;

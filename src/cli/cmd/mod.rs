@@ -98,7 +98,7 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Rollout(args) => rollout::run(global, &args),
         Verb::Circuit(Circuit::Reset(names)) => order::run(global, "resetCircuit", &names.names, &[]),
         Verb::Wait(args) => wait::run(global, &args),
-        Verb::Exec { name, command } => exec::run(global, &name, &command),
+        Verb::Exec { name, command } => exec::run(global, &name.text(), &command),
         Verb::Graph => graph::run(global),
         Verb::Doctor => doctor::run(global),
         Verb::Upgrade => daemon::upgrade(global),

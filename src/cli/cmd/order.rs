@@ -1,5 +1,5 @@
 use crate::api::types::{Done, Order, WaitFor};
-use crate::base::limits;
+use crate::base::{ObjectKind, limits};
 
 use super::super::args::Global;
 use super::super::client::Client;
@@ -92,7 +92,8 @@ pub fn scale(global: &Global, targets: &[String]) -> Result<Outcome, Failure> {
         |target: &str| Failure::usage(format!("`{target}` is not NAME=N"), "write `unisys scale api=3`");
     let mut names = Vec::new();
     let mut replicas = Vec::new();
-    for target in targets {
+    // What has no `=` is a kind, or wrong.
+    for target in &ObjectKind::joined(targets, |_| false) {
         let (name, count) = target.split_once('=').ok_or_else(|| bad(target))?;
         names.push(name.to_owned());
         replicas.push(count.parse().map_err(|_| bad(target))?);

@@ -11,15 +11,15 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
     let client = Client::connect(global)?;
     let (name, verb, to_revision) = match args {
-        Rollout::Status { name } => return status(global, &client, name),
-        Rollout::History { name } => return history(global, &client, name),
+        Rollout::Status { name } => return status(global, &client, &name.text()),
+        Rollout::History { name } => return history(global, &client, &name.text()),
         Rollout::Undo { name, to_revision } => (name, "undo", *to_revision),
         Rollout::Pause { name } => (name, "pause", None),
         Rollout::Resume { name } => (name, "resume", None),
         Rollout::Promote { name } => (name, "promote", None),
     };
     let call = RolloutCall { verb: verb.into(), to_revision };
-    let done: Done = client.post(&format!("/v1/rollouts/{}", encoded(name)), &call)?;
+    let done: Done = client.post(&format!("/v1/rollouts/{}", encoded(&name.text())), &call)?;
     super::say_notes(&done.notes, false);
     if !global.quiet {
         render::line(&done.message);
