@@ -124,7 +124,13 @@ impl World {
                     None if reason.is_of_program() => TRIED_AGAIN,
                     None => "",
                 };
-                (Rest::Failed(reason), Some(("Failed", format!("is not started again: it {last}{why}"))))
+                // What a Job lacked is mostly elsewhere: nothing tells that it is there now.
+                let again =
+                    if policy.job { format!("; `unisys start {name}` runs it again") } else { String::new() };
+                (
+                    Rest::Failed(reason),
+                    Some(("Failed", format!("is not started again: it {last}{why}{again}"))),
+                )
             }
         };
         if let Some(unit) = self.units.get_mut(name) {
