@@ -18,6 +18,7 @@ mod lives;
 mod notifiers;
 mod orders;
 mod output;
+mod overlays;
 mod owners;
 mod ports;
 mod readme;
