@@ -55,6 +55,8 @@ pub struct Restored {
     pub errors: Vec<String>,
     /// Something that a person should know: a damaged database was set aside.
     pub warning: Option<String>,
+    /// The same of some units alone.
+    partly: Option<String>,
     /// There was no database that could be read, but a copy of what is needed most.
     spare: Option<spare::Contents>,
 }
@@ -188,6 +190,9 @@ impl Store {
                 false => "; sets that were given to `apply`, orders (stop, disable, scale, pause, undo), rollbacks (what was found bad is tried again) and what Jobs have run are lost",
             });
             lost.push_str("; other revisions, changes, errors, circuits and what a rollout that was under way or on trial could go back to are lost");
+        }
+        if restored.warning.is_none() {
+            restored.warning = restored.partly.take();
         }
     }
 

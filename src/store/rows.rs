@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rusqlite::types::Type;
 use rusqlite::{Connection, params};
 
-use crate::base::{Epoch, Incarnation, Revision, limits};
+use crate::base::{Epoch, Incarnation, Name, Revision, limits};
 use crate::os::clock;
 use crate::world::{Checkpoint, RolloutRecord};
 
@@ -146,7 +147,11 @@ pub fn set_meta(connection: &Connection, name: &str, value: u64) -> rusqlite::Re
 }
 
 /// What earlier daemons left; of a database that is new, the copy that there may be.
-pub fn load(connection: &Connection, spare: impl FnOnce() -> Option<Contents>) -> rusqlite::Result<Restored> {
+/// What of a unit cannot be read is taken from that as well.
+///
+/// # Errors
+/// The database cannot be read, or not what sets there are.
+pub fn load(connection: &Connection, copy: impl Fn() -> Option<Contents>) -> rusqlite::Result<Restored> {
     let mut statement = connection.prepare("SELECT name, value FROM meta")?;
     let meta: BTreeMap<String, String> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
@@ -154,7 +159,7 @@ pub fn load(connection: &Connection, spare: impl FnOnce() -> Option<Contents>) -
     let (key, spare) = match meta.get("key").and_then(|text| unhex(text)) {
         Some(key) => (key, None),
         None => {
-            let spare = spare();
+            let spare = copy();
             let known = spare.as_ref().and_then(|spare| unhex(&spare.key));
             let key = known.unwrap_or_else(|| clock::random::<32>().to_vec());
             let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -162,19 +167,28 @@ pub fn load(connection: &Connection, spare: impl FnOnce() -> Option<Contents>) -
             (key, spare)
         }
     };
-    let mut statement = connection.prepare("SELECT name, checkpoint FROM unit")?;
-    let units = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    let units = units
-        .filter_map(|row| {
-            let (name, text) = row.ok()?;
-            Some((name.parse().ok()?, serde_json::from_str(&text).ok()?))
-        })
-        .collect();
+    let (mut units, unread) = load_units(connection)?;
+    let partly = (!unread.is_empty()).then(|| {
+        let copy = copy().map(|copy| copy.units).unwrap_or_default();
+        units.extend(unread.iter().flatten().filter_map(|name| Some((name.clone(), copy.get(name)?.clone()))));
+        let name = |name: &Option<Name>| name.as_ref().map_or_else(|| "a unit".to_owned(), Name::to_string);
+        let names: Vec<String> = unread.iter().map(name).collect();
+        format!(
+            "state.db is damaged where it tells of {}; orders, rollbacks and whether a Job has run are known from a copy if they \
+             are in it, restarts and circuits are forgotten",
+            names.join(", ")
+        )
+    });
     let latest = connection.query_row("SELECT id, sets FROM revision ORDER BY id DESC LIMIT 1", [], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        let sets = serde_json::from_str(&row.get::<_, String>(1)?);
+        // Without them what was given to `apply` would be stopped.
+        Ok((
+            row.get::<_, i64>(0)?,
+            sets.map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, error.into()))?,
+        ))
     });
     let (revision, sets) = match latest {
-        Ok((id, sets)) => (Revision(id as u64), serde_json::from_str(&sets).unwrap_or_default()),
+        Ok((id, sets)) => (Revision(id as u64), sets),
         Err(rusqlite::Error::QueryReturnedNoRows) => (Revision(0), Vec::new()),
         Err(error) => return Err(error),
     };
@@ -193,8 +207,27 @@ pub fn load(connection: &Connection, spare: impl FnOnce() -> Option<Contents>) -
         sets,
         errors,
         warning: None,
+        partly,
         spare,
     })
+}
+
+/// What is known of each unit, and those of which that cannot be read; `None`: nor which one it is.
+#[allow(clippy::type_complexity)] // two lists
+fn load_units(connection: &Connection) -> rusqlite::Result<(Vec<(Name, Checkpoint)>, Vec<Option<Name>>)> {
+    let (mut units, mut unread) = (Vec::new(), Vec::new());
+    let mut statement = connection.prepare("SELECT name, checkpoint FROM unit")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let text = |column| row.get::<_, String>(column).ok();
+        let name = text(0).and_then(|name| name.parse().ok());
+        let checkpoint = text(1).and_then(|text| serde_json::from_str(&text).ok());
+        match (name, checkpoint) {
+            (Some(name), Some(checkpoint)) => units.push((name, checkpoint)),
+            (name, _) => unread.push(name),
+        }
+    }
+    Ok((units, unread))
 }
 
 /// Forgets the revisions that are older than those that are kept, but for those that a unit runs in place of the declared one, or

@@ -236,6 +236,48 @@ fn what_neither_keeper_nor_manifests_know_outlives_the_database() {
 }
 
 #[test]
+fn what_cannot_be_read_of_a_unit_or_of_the_sets_is_told_and_known_from_the_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let name = |text: &str| -> Name { text.parse().unwrap() };
+    let set = StoredSet {
+        name: "given".into(),
+        path: None,
+        applied: true,
+        overlays: vec![],
+        files: vec![],
+        overlay_files: vec![],
+        ceded: Default::default(),
+    };
+    let signature = crate::world::Signature { by: "ada".into(), at: Stamp(1) };
+    let overrides = crate::world::Overrides { disabled: Some(signature), ..Default::default() };
+    let disabled = Checkpoint { overrides, ..Checkpoint::default() };
+    let (store, _) = open(&path).unwrap();
+    store.accept(Revision(4), "test".into(), vec![set.clone()]);
+    store.save_units(vec![(name("a"), Box::new(disabled.clone())), (name("b"), Box::default())]);
+    drop(store);
+    let damage = |statement: &str| {
+        let connection = Connection::open(&path).unwrap();
+        connection.execute(statement, []).unwrap();
+    };
+    damage("UPDATE unit SET checkpoint = CAST(x'7b226765ff00' AS TEXT) WHERE name = 'a'");
+    let (store, mut restored) = open(&path).unwrap();
+    store.recover(&mut restored, true);
+    let warning = restored.warning.unwrap();
+    assert!(warning.starts_with("state.db is damaged where it tells of a;"), "{warning}");
+    assert_eq!(restored.sets, std::slice::from_ref(&set));
+    assert_eq!(restored.units, [(name("b"), Checkpoint::default()), (name("a"), disabled.clone())]);
+    store.save_units(restored.units.into_iter().map(|(name, unit)| (name, Box::new(unit))).collect());
+    drop(store);
+    damage("UPDATE revision SET sets = '[{\"na'");
+    let (store, mut restored) = open(&path).unwrap();
+    store.recover(&mut restored, true);
+    let warning = restored.warning.unwrap();
+    assert!(warning.contains("set aside") && warning.contains("known from a copy"), "{warning}");
+    assert_eq!((restored.sets, restored.units), (vec![set], vec![(name("a"), disabled)]));
+}
+
+#[test]
 fn who_removes_the_database_while_nothing_runs_begins_anew() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
