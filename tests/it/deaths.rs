@@ -216,7 +216,9 @@ fn a_system_whose_directory_was_removed_is_not_started_a_second_time() {
 
 #[test]
 fn a_directory_that_was_moved_away_is_not_begun_anew_and_another_system_in_its_place_is_left_alone() {
-    let mut system = System::up(&[("a.yaml", &sleeper("a", "  restart: {backoff: {initial: 0s}}\n"))]);
+    // It is tried again for as long as the directory is away.
+    let again = "  circuitBreaker: null\n  restart: {backoff: {initial: 10ms, max: 20ms}}\n";
+    let mut system = System::up(&[("a.yaml", &sleeper("a", again))]);
     system.ready(&["a"]);
     let (a, keeper, state) = (system.pid("a"), system.keeper_pid(), system.path(".unified-system"));
     let gone = system.path("gone");
