@@ -36,6 +36,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         | "LivenessProbeFailed"
         | "DeadlineExceeded"
         | "Failed"
+        | "FailedAtFirst"
         | "BackOff"
         | "Held"
         | "Stopped"
@@ -98,6 +99,7 @@ mod tests {
         check("OOMKilled", "instance 0 ended: SIGKILL, out of memory", None);
         check("Watchdog", "instance 0 was stopped by its watchdog (SIGABRT)", None);
         check("BackOff", "instance 0 is started again in 1s", None);
+        check("FailedAtFirst", "the rollout of revision 1 has failed: instance 0 ended: exit code 1", None);
         check("CircuitOpen", "instance 0 failed too often", Some((Category::Oom, Severity::Fatal)));
         check(
             "Unready",

@@ -196,10 +196,13 @@ impl World {
             "the rollout of revision {} has failed, and there is nothing to go back to: {}",
             unit.rollout.revision, failure.message
         );
+        // Ends are failures of their own: this one only follows from them.
+        let late = failure.reason == "ProgressDeadlineExceeded";
+        let reason = if late { "RolloutFailed" } else { "FailedAtFirst" };
         (unit.rollout.unwell, unit.rollout.deadline) = (Some(failure.into()), None);
         // What its instances do explains it better.
         let (object, change, cause) = (unit.spec.object.clone(), unit.change, self.telling_record(name));
-        let entry = Entry { warning: true, reason: "RolloutFailed", object: &object, message, change, cause };
+        let entry = Entry { warning: true, reason, object: &object, message, change, cause };
         self.announce(now, entry);
         self.save_rollout(now, name, "Failed");
         self.save_unit(now, name);
