@@ -257,13 +257,17 @@ impl Engine {
         let now = clock::now();
         let first = held.is_empty() && restored.revision.0 == 0;
         let rolling = restored.units.iter().filter_map(|(_, checkpoint)| checkpoint.rolling()).collect();
+        let outcome = self.sets.begin(&restored.sets, &adoption::busy(&held));
         let mut read = BTreeMap::new();
         let another_boot = restored.boot != Some(clock::boot());
         for (unit, mut checkpoint) in restored.units {
             if another_boot {
                 checkpoint.after_another_boot(now);
             }
-            let kept = checkpoint.kept_revision(&rolling, now.mono).and_then(|revision| {
+            let declared = outcome.desired.as_ref().and_then(|desired| desired.units.get(&unit));
+            let revision = checkpoint.before_edit(declared);
+            let revision = revision.or_else(|| checkpoint.kept_revision(&rolling, now.mono));
+            let kept = revision.and_then(|revision| {
                 // Many units may go back to one revision: it is read once.
                 let desired = read.entry(revision).or_insert_with(|| self.desired_at(revision).ok());
                 desired.as_ref()?.units.get(&unit).cloned()
@@ -275,7 +279,6 @@ impl Engine {
         }
         let cause =
             Cause::new("Up", if held.is_empty() { "unisys up" } else { "taken up by another daemon" });
-        let outcome = self.sets.begin(&restored.sets, &adoption::busy(&held));
         if outcome.rejected && (first || outcome.desired.is_none()) && held.is_empty() {
             self.console.diagnostics(&outcome.diagnostics);
             return Err(match is_conflict(&outcome.diagnostics) {

@@ -362,6 +362,12 @@ impl Checkpoint {
         (now < *trial || rolling.contains(&good.revision)).then_some(before.revision)
     }
 
+    /// The revision of what was good, where the manifests have been edited since this was saved: what the edit may go back to.
+    pub fn before_edit(&self, declared: Option<&Arc<UnitSpec>>) -> Option<Revision> {
+        let good = self.good.as_ref()?;
+        declared.is_some_and(|spec| spec.launch.digest() != self.digest).then_some(good.revision)
+    }
+
     /// Somebody has asked for an earlier version, and what was good is still another one.
     pub(super) fn is_on_way_to_pinned(&self) -> bool {
         let elsewhere = self.good.as_ref().is_some_and(|good| good.generation != self.generation);

@@ -432,3 +432,30 @@ fn a_file_that_goes_and_comes_back_as_it_was_changes_nothing() {
         });
     }
 }
+
+#[test]
+fn what_was_edited_while_nothing_ran_goes_back_as_any_other_edit() {
+    let version = |command: &str, version: u32| {
+        let rest = format!(
+            "  env: {{VERSION: \"{version}\"}}\n  update: {{minReady: 100ms, progressDeadline: 5s}}\n"
+        );
+        sleeper("a", &rest).replace("[sleep, \"1000\"]", command)
+    };
+    let mut system = System::up(&[("a.yaml", &version("[sleep, \"1000\"]", 1))]);
+    let until_state = |system: &System, state: &str| {
+        until(state, || (system.rollout("a")["state"] == state).then_some(()));
+    };
+    until_state(&system, "Complete");
+    for paused in [false, true] {
+        if paused {
+            system.ok(&["rollout", "pause", "a"]);
+        }
+        system.ok(&["down"]);
+        system.ended();
+        system.write("manifests/a.yaml", &version("[\"false\"]", if paused { 3 } else { 2 }));
+        system.start(&[]);
+        until_state(&system, if paused { "Paused" } else { "RolledBack" });
+        let environment = std::fs::read(format!("/proc/{}/environ", system.pid("a"))).unwrap();
+        assert!(environment.split(|byte| *byte == 0).any(|own| own == b"VERSION=1"), "{paused}");
+    }
+}

@@ -157,7 +157,8 @@ impl Sim {
         let rolling = self.store.values().filter_map(Checkpoint::rolling).collect();
         for (unit, checkpoint) in self.store.clone() {
             let kept = checkpoint
-                .kept_revision(&rolling, self.now)
+                .before_edit(self.desired.units.get(&unit))
+                .or_else(|| checkpoint.kept_revision(&rolling, self.now))
                 .and_then(|revision| self.history.get(&revision)?.units.get(&unit).cloned());
             self.world.handle(now, Event::Restore { unit, checkpoint, kept });
         }
