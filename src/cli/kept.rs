@@ -1,21 +1,26 @@
 //! What a system that does not answer has left in its state directory, for those verbs that look back: logs, events, crashes,
 //! errors, changes. Nothing is written, locked or mended here: that is for the next daemon.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::api::faults::{ErrorsQuery, names};
 use crate::api::status;
 use crate::api::types::Event;
 use crate::base::Name;
-use crate::engine::history;
+use crate::engine::foretold::{Foretold, foretell};
+use crate::engine::sets::Busy;
+use crate::engine::{Options, history};
 use crate::faults::Book;
 use crate::faults::book::{ErrorRecord, ErrorStats};
 use crate::faults::crashes::{self, Crash, CrashDetail};
+use crate::keeper::left_running;
 use crate::logs::read::{self as logs, Line, Query};
+use crate::manifest::LoadInput;
 use crate::manifest::diagnostic::nearest;
 use crate::os::state_dir::StateDir;
-use crate::store::{Left, StoredChange, left};
+use crate::store::{Left, StoredChange, left, legacy};
 
 use super::Failure;
 use super::args::Global;
@@ -49,6 +54,33 @@ pub fn ask<T>(
     }
 }
 
+/// What `up` will find that nobody has given yet. What was kept and cannot be read is left out, which is said.
+pub fn foretold(options: &Options, given: Option<LoadInput>) -> Foretold {
+    let dir = &options.state_dir;
+    let kept = Kept::at(dir.clone()).map(|kept| legacy(&kept.0.database()));
+    let note = match &kept {
+        Some(Ok(_)) => format!(", with what was kept in {}", dir.display()),
+        Some(Err(error)) => {
+            format!(" if nothing had been kept in {}: that was left out ({error})", dir.display())
+        }
+        None => String::new(),
+    };
+    eprintln!("note: no daemon runs here: this is what `unisys up` would do{note}");
+    let (state_id, keeper, processes) = ours();
+    let busy = Busy { processes, ..Busy::default() };
+    let legacy = kept.and_then(Result::ok).unwrap_or_default();
+    foretell(options, given, legacy, (&state_id, keeper, &busy))
+}
+
+/// What marks the processes of the system here, its keeper, and those of them that run without it.
+pub fn ours() -> (String, u32, BTreeSet<u32>) {
+    let run = Path::new(STATE_DIR).join("run");
+    let state_id = std::fs::read_to_string(run.join("id")).unwrap_or_else(|_| "none".into());
+    let lock = std::fs::read_to_string(run.with_file_name("lock")).unwrap_or_default();
+    let left = left_running(&StateDir { root: STATE_DIR.into() }).into_values().collect();
+    (state_id.trim().to_owned(), lock.trim().parse().unwrap_or(0), left)
+}
+
 impl Kept {
     /// The directory that was named, or the first here and upwards. As with a socket, it has to be the caller's own, or root's.
     fn find(global: &Global) -> Option<Self> {
@@ -58,6 +90,10 @@ impl Kept {
             let here = std::env::current_dir().ok()?;
             here.ancestors().map(|dir| dir.join(STATE_DIR)).find(|dir| dir.is_dir())
         })?;
+        Self::at(root)
+    }
+
+    fn at(root: PathBuf) -> Option<Self> {
         let state = StateDir { root: std::path::absolute(root).ok()? };
         let meta = state.root.symlink_metadata().ok()?;
         let trusted = [0, rustix::process::geteuid().as_raw()].contains(&meta.uid());

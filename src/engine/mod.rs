@@ -6,6 +6,7 @@ mod adoption;
 mod console;
 mod effects;
 mod failures;
+pub mod foretold;
 mod frozen;
 mod hearing;
 pub mod history;
@@ -273,6 +274,9 @@ impl Engine {
                 desired.as_ref()?.units.get(&unit).cloned()
             });
             self.world.handle(now, Event::Restore { unit, checkpoint, kept });
+        let at = |revision| self.desired_at(revision).ok();
+        for event in foretold::restorations(restored.units, restored.boot, now, at) {
+            self.world.handle(now, event);
         }
         if let Some(warning) = &restored.warning {
             self.note(true, "StateSetAside", "system", warning.clone());

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::base::limits;
+use crate::base::{Revision, limits};
 use crate::os::clock;
 
-use super::rows::changes;
-use super::{StoreError, StoredChange, schema};
+use super::rows::{changes, load, sets_at};
+use super::{Restored, StoreError, StoredChange, StoredSet, schema};
 
 /// What is looked for in it.
 #[derive(Debug, Default)]
@@ -40,10 +40,7 @@ pub fn left(path: &Path) -> Result<Left, StoreError> {
         return Ok(Left::default());
     }
     let fail = |source| StoreError::Open { path: path.to_owned(), source };
-    let copied = copy(path).map_err(|error| fail(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(copied.0.join(NAME), flags).map_err(fail)?;
-    schema::check_version(&connection, path)?;
+    let (connection, _copied) = open(path)?;
     let read = || -> rusqlite::Result<Left> {
         let mut statement = connection.prepare("SELECT body FROM error ORDER BY id")?;
         let errors = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
@@ -53,6 +50,44 @@ pub fn left(path: &Path) -> Result<Left, StoreError> {
         Ok(Left { errors, changes })
     };
     read().map_err(fail)
+}
+
+/// What the next daemon will be given.
+#[derive(Default)]
+pub struct Legacy {
+    pub restored: Restored,
+    database: Option<(Connection, Copy)>,
+}
+
+impl Legacy {
+    /// The manifests of a revision, if they are kept.
+    pub fn revision(&self, revision: Revision) -> Option<Vec<StoredSet>> {
+        sets_at(&self.database.as_ref()?.0, revision).ok()?
+    }
+}
+
+/// Reads a copy, as [`left`] does. None is one with nothing in it.
+///
+/// # Errors
+/// It cannot be read, or was written by a newer unisys.
+pub fn legacy(path: &Path) -> Result<Legacy, StoreError> {
+    if !path.exists() {
+        return Ok(Legacy::default());
+    }
+    let (connection, copied) = open(path)?;
+    let fail = |source| StoreError::Open { path: path.to_owned(), source };
+    let restored = load(&connection, || None).map_err(fail)?;
+    Ok(Legacy { restored, database: Some((connection, copied)) })
+}
+
+/// A copy of it, which goes once it is dropped.
+fn open(path: &Path) -> Result<(Connection, Copy), StoreError> {
+    let fail = |source| StoreError::Open { path: path.to_owned(), source };
+    let copied = copy(path).map_err(|error| fail(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(copied.0.join(NAME), flags).map_err(fail)?;
+    schema::check_version(&connection, path)?;
+    Ok((connection, copied))
 }
 
 const NAME: &str = "state.db";

@@ -26,7 +26,7 @@ use pending::{Accepted, Pending};
 use rows::{INCARNATION, answer, is_full, load, set_meta, write};
 use spare::Spare;
 
-pub use left::{Left, left};
+pub use left::{Left, Legacy, left, legacy};
 pub use stored::{StoredAction, StoredCause, StoredChange, StoredFile, StoredSet};
 
 /// A disk that could not be written to is tried again after this long.

@@ -11,7 +11,7 @@ use crate::world::{Checkpoint, RolloutRecord};
 
 use super::pending::Pending;
 use super::spare::Contents;
-use super::{Question, Restored, StoredChange};
+use super::{Question, Restored, StoredChange, StoredSet};
 
 pub const INCARNATION: &str = "incarnation";
 
@@ -102,9 +102,7 @@ pub fn answer(connection: &Connection, question: &Question) -> rusqlite::Result<
             Box::new(move || drop(answer.send(found)))
         }
         Question::Revision(revision, answer) => {
-            let mut statement = connection.prepare_cached("SELECT sets FROM revision WHERE id = ?1")?;
-            let mut rows = statement.query_map([revision.0 as i64], |row| row.get::<_, String>(0))?;
-            let found = rows.next().and_then(|text| serde_json::from_str(&text.ok()?).ok());
+            let found = sets_at(connection, *revision)?;
             let answer = answer.clone();
             Box::new(move || drop(answer.send(found)))
         }
@@ -122,6 +120,13 @@ pub fn answer(connection: &Connection, question: &Question) -> rusqlite::Result<
         // It is about whether this is written.
         Question::Recorded(_) => Box::new(|| ()),
     })
+}
+
+/// The manifests of a revision, if they are kept.
+pub fn sets_at(connection: &Connection, revision: Revision) -> rusqlite::Result<Option<Vec<StoredSet>>> {
+    let mut statement = connection.prepare_cached("SELECT sets FROM revision WHERE id = ?1")?;
+    let mut rows = statement.query_map([revision.0 as i64], |row| row.get::<_, String>(0))?;
+    Ok(rows.next().and_then(|text| serde_json::from_str(&text.ok()?).ok()))
 }
 
 /// The latest changes, newest first.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{System, kill_both, python, text, until};
+use crate::support::{System, kill_both, python, sleeper, text, until};
 
 /// Writes two lines and fails, for good.
 fn failing() -> String {
@@ -95,4 +95,50 @@ fn where_nothing_was_kept_there_is_no_daemon() {
     }
     let (code, words) = system.fails(&["logs", "a", "--level", "warn"]);
     assert!(code == 2 && words.contains("not carried out yet") && words.contains("--grep"), "{words}");
+}
+
+#[test]
+fn before_up_a_plan_knows_what_was_kept_and_up_does_what_it_says() {
+    let job = "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: once}\nspec: {command: [\"true\"]}\n";
+    let units = ["q", "r", "s"].map(|name| (format!("{name}.yaml"), sleeper(name, "")));
+    let mut manifests: Vec<(&str, &str)> = units.iter().map(|(file, text)| (&**file, &**text)).collect();
+    manifests.push(("once.yaml", job));
+    let mut system = System::new(&manifests);
+    let plan = |system: &System| system.run(&["plan", "-f", "manifests"]);
+    let before = text(&plan(&system).stdout);
+    for unit in ["service/q", "service/r", "service/s", "job/once"] {
+        assert!(before.contains(unit), "{unit}: {before}");
+    }
+    system.start(&[]);
+    system.ready(&["q", "r", "s"]);
+    system.write("extra.yaml", &sleeper("given", ""));
+    system.ok(&["apply", "-f", "extra.yaml", "--wait"]);
+    system.ok(&["wait", "--for=condition=Completed", "once"]);
+    system.ok(&["disable", "q"]);
+    system.ok(&["stop", "r"]);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    let database = system.path(".unified-system/state.db");
+    let kept = fs::read(&database).unwrap();
+    let output = plan(&system);
+    let (table, words) = (text(&output.stdout), text(&output.stderr));
+    assert!(words.contains("with what was kept in"), "{words}");
+    let (actions, overrides) = table.split_once("OVERRIDE").unwrap();
+    assert!(actions.contains("service/s") && actions.contains("service/given"), "{table}");
+    for unit in ["service/q", "service/r", "job/once"] {
+        assert!(!actions.contains(unit), "{unit}: {table}");
+    }
+    assert!(overrides.contains("unisys enable q") && overrides.contains("unisys start r"), "{table}");
+    assert_eq!(fs::read(&database).unwrap(), kept, "nothing is written");
+    system.start(&[]);
+    system.ready(&["s", "given"]);
+    for name in ["q", "r"] {
+        assert!(system.instance(name)["pid"].is_null(), "{name}");
+    }
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    fs::write(&database, "no database at all, and longer than nothing").unwrap();
+    let output = plan(&system);
+    let (table, words) = (text(&output.stdout), text(&output.stderr));
+    assert!(words.contains("that was left out") && table.contains("service/q"), "{words}{table}");
 }

@@ -1,19 +1,16 @@
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use crate::api::status;
 use crate::api::types::{Override, Plan as PlanShape, Submission};
-use crate::base::{Epoch, Incarnation};
-use crate::manifest::Diagnostic;
+use crate::engine::Options;
 use crate::manifest::diagnostic::Severity;
-use crate::os::clock;
+use crate::manifest::{Diagnostic, LoadInput, SourceFile};
 use crate::store::StoredFile;
-use crate::world::{Beginning, Cause, Event, World};
 
 use super::super::args::{Format, Global, Plan};
-use super::super::client::{Client, find_socket};
-use super::super::{Failure, Outcome, render};
-use super::{get, submit, validate};
+use super::super::client::{Client, STATE_DIR, find_socket};
+use super::super::{Failure, Outcome, kept, render};
+use super::{get, submit};
 use crate::cli::aside;
 
 /// `unisys plan`: 0 nothing to do, 1 something to do, 2 an error: what the manifests want cannot be had on this machine, or what is
@@ -24,7 +21,7 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     let submission = args.file.as_ref().map(read).transpose()?;
     let client = match (Client::connect(global), &submission) {
         (Err(Failure::NoDaemon { .. }), Some(submission)) if is_before_up(global) => {
-            return show(global, &from_nothing(submission)?, submission.files.clone(), &[]);
+            return show(global, &before_up(args, submission)?, submission.files.clone(), &[]);
         }
         (client, _) => client?,
     };
@@ -46,9 +43,34 @@ fn is_before_up(global: &Global) -> bool {
     global.socket.is_none() && global.state_dir.is_none() && find_socket(global).is_none()
 }
 
-/// What `up` would do with it where nothing runs yet.
-fn from_nothing(submission: &Submission) -> Result<PlanShape, Failure> {
-    let (built, diagnostics) = validate::built(submission);
+/// What `up` would do with it, and with what was kept of a system that was here before.
+fn before_up(args: &Plan, submission: &Submission) -> Result<PlanShape, Failure> {
+    let source =
+        |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
+    let sources = |files: &[StoredFile]| files.iter().map(source).collect();
+    let stdin = args.file.as_deref() == Some(Path::new("-"));
+    let given = stdin.then(|| LoadInput {
+        set: args.set.clone().unwrap_or_else(|| "default".into()),
+        files: sources(&submission.files),
+        overlays: submission.overlays.iter().map(|overlay| sources(&overlay.files)).collect(),
+    });
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let options = Options {
+        state_dir: absolute(&STATE_DIR.into()),
+        paths: args.file.iter().filter(|_| !stdin).map(absolute).collect(),
+        overlays: args.overlay.iter().map(absolute).collect(),
+        set: args.set.clone(),
+        profile: None,
+        watch: false,
+        units: Vec::new(),
+        nofile: (0, 0),
+        quiet: true,
+    };
+    let foretold = kept::foretold(&options, given);
+    if let Some(why) = foretold.unreadable {
+        return Err(Failure::usage(why, "`unisys up` would not take it either"));
+    }
+    let diagnostics = foretold.diagnostics;
     if diagnostics.iter().any(Diagnostic::rejects) {
         return Err(Failure::Invalid {
             message: "the manifests are not valid".into(),
@@ -57,10 +79,7 @@ fn from_nothing(submission: &Submission) -> Result<PlanShape, Failure> {
             conflict: false,
         });
     }
-    let mut world = World::new(Beginning { epoch: Epoch(1), seed: 0, incarnation: Incarnation(1) });
-    let cause = Cause::new("Plan", "plan");
-    world.handle(clock::now(), Event::Desired { desired: Arc::new(built.desired), cause });
-    aside!("note: no daemon runs here: this is what `unisys up` would do");
+    let world = foretold.world;
     Ok(PlanShape { diagnostics, ..status::plan(&world, &world.pending()) })
 }
 

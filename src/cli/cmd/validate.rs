@@ -2,24 +2,19 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-use crate::api::types::Submission;
 use crate::base::ports::Place;
 use crate::base::{Revision, limits};
-use crate::keeper::left_running;
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load, render as shapes};
 use crate::os::files::{self, Disk, ThisMachine};
 use crate::os::listeners;
 use crate::os::snapshot::snapshot;
-use crate::os::state_dir::StateDir;
 use crate::plan::build::{Built, build};
 use crate::plan::machine::{Machine, fixed_places};
-use crate::store::StoredFile;
 
 use super::super::args::{Format, Global, Validate};
-use super::super::client::STATE_DIR;
-use super::super::{Failure, Outcome, render};
+use super::super::{Failure, Outcome, kept, render};
 use crate::cli::aside;
 
 /// `unisys validate`: everything that is wrong, at once; executes nothing.
@@ -72,25 +67,6 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
     Ok((diagnostics, objects.sources().len()))
 }
 
-/// What a submission comes to on this machine, and everything that is wrong with it.
-pub fn built(submission: &Submission) -> (Built, Vec<Diagnostic>) {
-    let source =
-        |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
-    let set = match (&submission.set, &submission.path) {
-        (Some(set), _) => set.clone(),
-        (None, Some(path)) => crate::engine::sets::set_name(path),
-        (None, None) => "default".into(),
-    };
-    let overlays = submission.overlays.iter().map(|overlay| overlay.files.iter().map(source).collect());
-    let input =
-        LoadInput { set, files: submission.files.iter().map(source).collect(), overlays: overlays.collect() };
-    let (objects, mut diagnostics) = load(&input, &mut ParseCache::default());
-    let mut built = build_of(&objects, true);
-    diagnostics.append(&mut built.diagnostics);
-    diagnostics.truncate(limits::DIAGNOSTICS);
-    (built, diagnostics)
-}
-
 /// `machine`: what only this machine has is looked at too.
 fn build_of(objects: &Objects, machine: bool) -> Built {
     let environment: BTreeMap<String, String> = std::env::vars_os()
@@ -105,12 +81,9 @@ fn build_of(objects: &Objects, machine: bool) -> Built {
 
 /// Every holder of a wanted port, a running system's own processes left out.
 fn holders(objects: &Objects) -> BTreeMap<Place, String> {
-    let run = Path::new(STATE_DIR).join("run");
-    let state_id = std::fs::read_to_string(run.join("id")).unwrap_or_else(|_| "none".into());
-    let lock = std::fs::read_to_string(run.with_file_name("lock")).unwrap_or_default();
-    let keeper = lock.trim().parse().into_iter();
-    let own = keeper.chain(left_running(&StateDir { root: STATE_DIR.into() }).into_values()).collect();
-    listeners::foreign_holders(&fixed_places(objects), state_id.trim(), &own)
+    let (state_id, keeper, mut own) = kept::ours();
+    own.insert(keeper);
+    listeners::foreign_holders(&fixed_places(objects), &state_id, &own)
 }
 
 fn read(path: &Path) -> Result<Vec<SourceFile>, Failure> {
