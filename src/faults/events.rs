@@ -56,7 +56,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "CannotStart" => (said().unwrap_or(Category::Config), Severity::Recoverable),
         "NotWatching" | "NotEnforced" => (Category::Resource, Severity::Warning),
         "CrashDumpFailed" | "SocketRemoved" => (Category::Filesystem, Severity::Warning),
-        "NotifierFailed" => (said().unwrap_or(Category::Network), Severity::Warning),
+        "NotifierFailed" | "NotifierGaveUp" => (said().unwrap_or(Category::Network), Severity::Warning),
         _ => (said().unwrap_or(Category::Internal), Severity::Warning),
     };
     let mut message = event.message.to_owned();

@@ -139,8 +139,13 @@ fn a_webhook_that_fails_is_tried_again_and_one_that_hangs_delays_nothing() {
     broken.answer.store(200, Ordering::SeqCst);
     until("what was held back follows", || broken.found("service/c"));
     until("that is said too", || system.ok(&["events"]).contains("delivers again").then_some(()));
-    // At the end what was not delivered is a dead letter.
-    system.ok(&["down"]);
+    // Whoever is gone tells nobody any more, which is said.
+    fs::remove_file(system.path("manifests/h.yaml")).unwrap();
+    until("it is said", || {
+        let events = system.ok(&["events"]);
+        events.contains("gave up telling of service/a: the notifier is in no manifest any more").then_some(())
+    });
+    until("it is an error", || system.ok(&["errors", "ls"]).contains("gave up").then_some(()));
     let letters = until("a dead letter", || {
         std::fs::read_to_string(system.path(".unified-system/logs/notifier-dead-letters.jsonl")).ok()
     });
@@ -173,7 +178,34 @@ fn what_a_killed_daemon_had_not_told_the_next_one_tells_and_nothing_else() {
     assert!(!letter.contains("service/a"), "{letter}");
     system.ok(&["down"]);
     assert!(hook.found("service/a").is_none(), "told by the one before");
-    assert!(!kept.exists(), "an end in order owes nothing");
+}
+
+#[test]
+fn what_waits_is_told_by_the_notifier_as_it_was_corrected_and_by_the_next_daemon() {
+    let (wrong, right) = (Hook::new(500), Hook::new(200));
+    let mut system = System::up(&[
+        ("s.yaml", HOOK_SECRET),
+        ("h.yaml", &wrong.notifier("h", "")),
+        ("a.yaml", &python("a", "raise SystemExit(3)", NEVER)),
+    ]);
+    until("it is tried in vain", || (wrong.count() > 0).then_some(()));
+    until("that is said", || system.ok(&["events"]).contains("cannot deliver").then_some(()));
+    system.write("manifests/h.yaml", &right.notifier("h", "  on: {severity: [recoverable, fatal]}\n"));
+    until("a's failure is told", || right.found("service/a"));
+    until("that is said too", || system.ok(&["events"]).contains("delivers again").then_some(()));
+    right.answer.store(500, Ordering::SeqCst);
+    let told = right.count();
+    system.write("manifests/c.yaml", &python("c", "raise SystemExit(4)", NEVER));
+    until("c's is tried", || (right.count() > told).then_some(()));
+    error(&system, "c", "c's error", |_| true);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    right.bodies.lock().unwrap().clear();
+    right.answer.store(200, Ordering::SeqCst);
+    system.start(&[]);
+    let letter = until("the next daemon tells c's", || right.found("service/c"));
+    assert!(!letter.contains("service/a"), "{letter}");
+    assert!(!system.path(".unified-system/logs/notifier-dead-letters.jsonl").exists());
 }
 
 /// An https server on localhost and the certificate of the authority that vouches for it.

@@ -51,6 +51,22 @@ impl Letter {
     fn tried(&self, now: Instant) -> Duration {
         self.tried_before + self.first_try.map_or(Duration::ZERO, |first| now.since(first))
     }
+
+    /// Whom it is about, in few words.
+    pub fn subject(&self) -> String {
+        let mut units: Vec<&str> = Vec::new();
+        for (record, _) in &self.errors {
+            if !units.contains(&record.unit.as_str()) {
+                units.push(&record.unit);
+            }
+        }
+        match units[..] {
+            [] => format!("{} failures", self.omitted),
+            [one] => one.to_owned(),
+            [one, other] => format!("{one} and {other}"),
+            [one, ref more @ ..] => format!("{one} and {} more", more.len()),
+        }
+    }
 }
 
 /// What is to be done now.
@@ -90,6 +106,8 @@ pub struct Desk {
     again_at: Option<Instant>,
     /// For so long an earlier daemon tried what comes first.
     tried: Duration,
+    /// It was another one when what is in flight was sent.
+    edited_since: bool,
 }
 
 impl Desk {
@@ -106,7 +124,24 @@ impl Desk {
             in_flight: false,
             again_at: None,
             tried: Duration::ZERO,
+            edited_since: false,
         }
+    }
+
+    /// From now on it is this one: what waits is tried at once, and has waited since when it did.
+    pub fn edited(&mut self, filter: Filter, rate: u32) {
+        (self.filter, self.rate) = (filter, rate.max(1) as usize);
+        (self.again_at, self.edited_since) = (None, self.in_flight);
+        if let Some(letter) = self.waiting.front_mut() {
+            letter.tries = 0;
+        }
+    }
+
+    /// What is not delivered, each with how often it happened.
+    pub fn waiting(&self) -> impl Iterator<Item = (&ErrorRecord, u64)> {
+        let letters = self.waiting.iter().flat_map(|letter| &letter.errors);
+        let group = self.group.values().map(|(_, record, count)| (record, *count));
+        letters.map(|(record, count)| (record, *count)).chain(group)
     }
 
     /// An earlier daemon tried for so long to tell what is owed: that counts.
@@ -210,13 +245,16 @@ impl Desk {
 
     /// The letter that was.
     pub fn delivered(&mut self) -> Option<Letter> {
-        self.in_flight = false;
+        (self.in_flight, self.edited_since) = (false, false);
         self.waiting.pop_front()
     }
 
     /// The attempt failed: again later, or never once an hour has passed.
     pub fn failed(&mut self, now: Instant) -> Failed {
         self.in_flight = false;
+        if std::mem::take(&mut self.edited_since) {
+            return Failed::Again;
+        }
         let Some(letter) = self.waiting.front() else { return Failed::Again };
         let at = now + RETRY.delay(letter.tries.saturating_sub(1), &mut self.rng);
         if letter.tried(at) > limits::NOTIFIER_PATIENCE

@@ -155,3 +155,32 @@ fn the_hour_of_what_an_earlier_daemon_owes_goes_on() {
         assert_eq!(matches!(desk.failed(START), Failed::Dead(_)), last, "{tried}");
     }
 }
+
+#[test]
+fn what_waits_is_tried_at_once_by_an_edited_notifier_and_has_waited_since_it_did() {
+    let mut desk = desk(10);
+    desk.offer(START, record("a"));
+    sent(desk.next(START));
+    assert_eq!(desk.failed(after(5)), Failed::Again);
+    sent(desk.next(after(10)));
+    assert_eq!(desk.failed(after(10)), Failed::Again);
+    assert!(matches!(desk.next(after(10)), Next::Wait(Some(_))));
+    let only = Filter { services: vec!["web".into()], ..Filter::default() };
+    desk.edited(only.clone(), 10);
+    assert_eq!(
+        desk.waiting().map(|(record, times)| (&*record.fingerprint, times)).collect::<Vec<_>>(),
+        [("a", 1)]
+    );
+    let letter = sent(desk.next(after(10)));
+    assert_eq!(
+        (letter.subject().as_str(), letter.tried(after(10))),
+        ("service/api", Duration::from_secs(10))
+    );
+    // The answer to what was sent before says nothing of what it is now.
+    desk.edited(only, 10);
+    assert_eq!(desk.failed(after(4000)), Failed::Again);
+    sent(desk.next(after(4000)));
+    assert!(matches!(desk.failed(after(4000)), Failed::Dead(_)), "its hour is over");
+    desk.offer(after(4000), record("b"));
+    assert_eq!(desk.next(after(4000)), Next::Wait(None), "it is not told of the others any more");
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::base::{Instant, Name, Redactor, limits};
@@ -45,7 +45,8 @@ pub struct Notifiers {
 }
 
 struct Running {
-    plan: NotifierPlan,
+    /// How it is now; `None`: the daemon ends.
+    plans: watch::Sender<Option<Arc<NotifierPlan>>>,
     offers: mpsc::Sender<ErrorRecord>,
     counts: Arc<Counts>,
     task: JoinHandle<()>,
@@ -56,15 +57,19 @@ impl Notifiers {
         Self { running: BTreeMap::new(), courier, tell, revised: false }
     }
 
-    /// Those that changed begin anew; what an old one had not delivered is a dead letter. The first ones of a daemon go on where
-    /// those of an earlier one were killed, by the book of failures.
+    /// Those that changed go on with what waits; what one that is gone had not delivered is a dead letter. The first ones of a
+    /// daemon go on where those of an earlier one ended, by the book of failures.
     pub fn revise(&mut self, plans: &[NotifierPlan], book: &Book) {
         let first = !std::mem::replace(&mut self.revised, true);
-        self.running.retain(|_, running| plans.contains(&running.plan));
+        self.running.retain(|name, _| plans.iter().any(|plan| plan.name == *name));
         for plan in plans {
-            if !self.running.contains_key(&plan.name) {
-                let kept = if first { self.courier.kept(&plan.name) } else { None };
-                self.running.insert(plan.name.clone(), self.begin(plan.clone(), kept.as_deref(), book));
+            match self.running.get(&plan.name) {
+                Some(running) if running.plans.borrow().as_deref() == Some(plan) => {}
+                Some(running) => drop(running.plans.send(Some(Arc::new(plan.clone())))),
+                None => {
+                    let kept = if first { self.courier.kept(&plan.name) } else { None };
+                    self.running.insert(plan.name.clone(), self.begin(plan.clone(), kept.as_deref(), book));
+                }
             }
         }
         self.courier.forget_others(|name| plans.iter().any(|plan| plan.name.as_str() == name));
@@ -73,15 +78,8 @@ impl Notifiers {
     fn begin(&self, plan: NotifierPlan, kept: Option<&str>, book: &Book) -> Running {
         let (offers, queue) = mpsc::channel(limits::NOTICES_OFFERED);
         let counts = Arc::new(Counts::default());
-        let on = &plan.spec.on;
-        let filter = Filter {
-            severity: on.severity.clone(),
-            categories: on.categories.clone(),
-            services: on.services.iter().map(Name::to_string).collect(),
-        };
-        let rate = plan.spec.rate_limit.unwrap_or(limits::NOTIFIER_RATE);
-        let mut desk = Desk::new(filter, rate, u64::from_ne_bytes(clock::random()));
-        let on = serde_json::to_string(&plan.spec.on).unwrap_or_default();
+        let mut desk = Desk::new(filter_of(&plan), rate_of(&plan), u64::from_ne_bytes(clock::random()));
+        let on = words_of_filter(&plan);
         let mut told =
             kept.and_then(|text| Told::read(text, &on)).unwrap_or_else(|| Told::new(on, clock::wall()));
         told.keep(book.iter());
@@ -90,16 +88,19 @@ impl Notifiers {
             desk.has_tried(told.tried());
         }
         records.into_iter().rev().for_each(|record| desk.owe(record.clone(), told.owed(record)));
+        let plan = Arc::new(plan);
+        let (plans, edits) = watch::channel(Some(plan.clone()));
         let work = Work {
-            redactor: Redactor::new(plan.secrets.iter().map(String::as_str)),
-            plan: Arc::new(plan.clone()),
+            redactor: redactor_of(&plan),
+            plan,
             courier: self.courier.clone(),
             counts: counts.clone(),
             tell: self.tell.clone(),
             told,
             failing: false,
+            said: false,
         };
-        Running { plan, offers, counts, task: tokio::spawn(work.run(desk, queue)) }
+        Running { plans, offers, counts, task: tokio::spawn(work.run(desk, queue, edits)) }
     }
 
     /// A failure was recorded. Never waits.
@@ -115,31 +116,57 @@ impl Notifiers {
         self.running.iter().map(|(name, running)| (name, &*running.counts))
     }
 
-    /// The daemon ends: what is not delivered becomes dead letters, which takes one write each.
+    /// The daemon ends: what is not delivered is left to the next one.
     pub async fn end(&mut self) {
-        for (_, Running { offers, task, .. }) in std::mem::take(&mut self.running) {
-            drop(offers);
+        for (_, Running { plans, task, .. }) in std::mem::take(&mut self.running) {
+            let _ = plans.send(None);
             let _ = tokio::time::timeout(limits::NOTIFIER_TIMEOUT, task).await;
         }
-        // Nothing is owed to anybody.
-        self.courier.forget_others(|_| false);
     }
+}
+
+fn filter_of(plan: &NotifierPlan) -> Filter {
+    let on = &plan.spec.on;
+    Filter {
+        severity: on.severity.clone(),
+        categories: on.categories.clone(),
+        services: on.services.iter().map(Name::to_string).collect(),
+    }
+}
+
+fn words_of_filter(plan: &NotifierPlan) -> String {
+    serde_json::to_string(&plan.spec.on).unwrap_or_default()
+}
+
+fn rate_of(plan: &NotifierPlan) -> u32 {
+    plan.spec.rate_limit.unwrap_or(limits::NOTIFIER_RATE)
+}
+
+fn redactor_of(plan: &NotifierPlan) -> Arc<Redactor> {
+    Arc::new(Redactor::new(plan.secrets.iter().map(String::as_str)))
 }
 
 struct Work {
     plan: Arc<NotifierPlan>,
     courier: Courier,
-    redactor: Redactor,
+    redactor: Arc<Redactor>,
     counts: Arc<Counts>,
     tell: Tell,
     told: Told,
     failing: bool,
+    /// That it fails was said since it was last edited.
+    said: bool,
 }
 
 type Flight = std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 impl Work {
-    async fn run(mut self, mut desk: Desk, mut queue: mpsc::Receiver<ErrorRecord>) {
+    async fn run(
+        mut self,
+        mut desk: Desk,
+        mut queue: mpsc::Receiver<ErrorRecord>,
+        mut edits: watch::Receiver<Option<Arc<NotifierPlan>>>,
+    ) {
         let mut flight: Option<Flight> = None;
         self.keep().await;
         loop {
@@ -152,39 +179,62 @@ impl Work {
                 }
             }
             tokio::select! {
-                offered = queue.recv() => match offered {
-                    Some(record) => desk.offer(clock::mono(), record),
-                    None => break,
-                },
+                // Whether the daemon ends is heard before that nothing is offered any more.
+                biased;
+                Ok(()) = edits.changed() => {
+                    let plan = edits.borrow_and_update().clone();
+                    match plan {
+                        Some(plan) => self.edited(&mut desk, plan).await,
+                        None => return self.keep().await,
+                    }
+                }
                 result = landing(&mut flight) => {
                     flight = None;
                     self.landed(&mut desk, result).await;
                 }
+                offered = queue.recv() => match offered {
+                    Some(record) => desk.offer(clock::mono(), record),
+                    None => break,
+                },
                 () = sleep_until(until) => {}
             }
         }
         for letter in desk.close(clock::mono()) {
-            self.bury(&letter, "the notifier or the daemon ended").await;
+            self.bury(&letter, "the notifier is in no manifest any more").await;
         }
+    }
+
+    /// What waits is delivered as it is now.
+    async fn edited(&mut self, desk: &mut Desk, plan: Arc<NotifierPlan>) {
+        desk.edited(filter_of(&plan), rate_of(&plan));
+        if plan.spec.on != self.plan.spec.on {
+            self.told = Told::of_waiting(words_of_filter(&plan), clock::wall(), desk.waiting());
+        }
+        (self.redactor, self.plan, self.said) = (redactor_of(&plan), plan, false);
+        self.keep().await;
     }
 
     fn send(&self, letter: &Letter) -> Flight {
         let message = template::message(self.plan.name.as_str(), letter);
-        Box::pin(deliver::deliver(self.courier.clone(), self.plan.clone(), message))
+        let sent = deliver::deliver(self.courier.clone(), self.plan.clone(), message);
+        // By the secrets of then: it may be edited before an answer comes.
+        let redactor = self.redactor.clone();
+        Box::pin(async move { sent.await.map_err(|why| redactor.text(&why).into_owned()) })
     }
 
     async fn landed(&mut self, desk: &mut Desk, result: Result<(), String>) {
         let Err(why) = result else {
             self.has_told(desk.delivered()).await;
             self.counts.sent.fetch_add(1, Ordering::Relaxed);
+            self.said = false;
             if std::mem::take(&mut self.failing) {
                 (self.tell)(&self.plan.name, false, "NotifierWorks", "delivers again".into());
             }
             return;
         };
-        let why = self.redactor.text(&why).into_owned();
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
-        if !std::mem::replace(&mut self.failing, true) {
+        self.failing = true;
+        if !std::mem::replace(&mut self.said, true) {
             let message = format!("cannot deliver: {why}; it is tried again for an hour");
             (self.tell)(&self.plan.name, true, "NotifierFailed", message);
         }
@@ -219,9 +269,12 @@ impl Work {
         self.counts.dead.fetch_add(1, Ordering::Relaxed);
         let mut message = template::message(self.plan.name.as_str(), letter);
         message["undelivered"] = why.into();
-        if let Err(why) = self.courier.bury(message).await {
-            (self.tell)(&self.plan.name, true, "NotifierFailed", format!("a dead letter is lost: {why}"));
-        }
+        let of = letter.subject();
+        let message = match self.courier.bury(message).await {
+            Ok(()) => format!("gave up telling of {of}: {why}; see logs/notifier-dead-letters.jsonl"),
+            Err(lost) => format!("gave up telling of {of}: {why}; a dead letter is lost: {lost}"),
+        };
+        (self.tell)(&self.plan.name, true, "NotifierGaveUp", message);
     }
 }
 

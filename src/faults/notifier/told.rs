@@ -33,6 +33,21 @@ impl Told {
         Self { version: VERSION, on, since: now, counts: BTreeMap::new(), tried_ms: 0 }
     }
 
+    /// For another filter all begins anew, but for what waits, each with how often it happened.
+    pub fn of_waiting<'a>(
+        on: String,
+        now: Stamp,
+        waiting: impl Iterator<Item = (&'a ErrorRecord, u64)>,
+    ) -> Self {
+        let mut told = Self::new(on, now);
+        for (record, times) in waiting {
+            let before = record.count.saturating_sub(times);
+            let known = told.counts.entry(record.fingerprint.clone()).or_insert(before);
+            *known = before.min(*known);
+        }
+        told
+    }
+
     /// What an earlier daemon kept of the same notifier; `None`: it cannot be used.
     pub fn read(text: &str, on: &str) -> Option<Self> {
         serde_json::from_str(text).ok().filter(|told: &Self| told.version == VERSION && told.on == on)
@@ -97,6 +112,14 @@ mod tests {
         assert_eq!(told.owed(&seen("told", 5, 110, 140)), 2, "a letter may be overtaken by a later one");
         told.keep([&seen("other", 1, 1, 1)].into_iter());
         assert!(told.counts.is_empty());
+    }
+
+    #[test]
+    fn for_another_filter_only_what_waits_is_owed() {
+        let (waits, told) = (seen("waits", 5, 10, 20), seen("told", 3, 10, 20));
+        let waiting = [(&waits, 1), (&seen("waits", 4, 10, 15), 2)];
+        let told_then = Told::of_waiting("{}".into(), Stamp(100), waiting.into_iter());
+        assert_eq!((told_then.owed(&waits), told_then.owed(&told)), (3, 0));
     }
 
     #[test]
