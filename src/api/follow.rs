@@ -10,9 +10,10 @@ use axum::response::sse::{Event as SseEvent, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use crate::base::{Name, Stamp};
+use crate::base::{Incarnation, Name, Stamp};
 use crate::engine::Engine;
 use crate::logs::read as logs;
+use crate::world::{Slot, Unit};
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::faults::names;
@@ -120,17 +121,45 @@ pub(super) struct LogsQuery {
     from: Option<u64>,
 }
 
-/// Lines as JSON, one a line; with `follow` until the client leaves.
+fn ndjson<'l>(lines: impl Iterator<Item = &'l logs::Line>) -> Vec<u8> {
+    let mut text = Vec::new();
+    for line in lines {
+        let _ = serde_json::to_writer(&mut text, line);
+        text.push(b'\n');
+    }
+    text
+}
+
+/// The incarnations that run, or were the last to.
+fn incarnations(unit: &Unit) -> Vec<Incarnation> {
+    let of = |slot: &Slot| match (&slot.instance, &slot.last_end) {
+        (Some(instance), _) => Some(instance.incarnation),
+        (None, last) => last.as_ref().map(|last| last.incarnation),
+    };
+    unit.slots.values().filter_map(|slot| of(slot)).collect()
+}
+
+/// What a unit has begun to write without a newline so far: a program that asks and waits has said what for.
+async fn unfinished(context: &Context, unit: &Name) -> Vec<logs::Line> {
+    let unit = unit.clone();
+    match context.ask(move |engine| engine.collector.unfinished(unit)).await {
+        Ok(answer) => answer.await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Lines as JSON, one a line, without `follow` with what is begun of the next one; with it until the client leaves.
 pub(super) async fn read_logs(
     State(context): State<Context>,
     Path(name): Path<String>,
     Query(query): Query<LogsQuery>,
 ) -> Result<Response, Refusal> {
     let unit = context.unit_name(&name).await?;
-    let known = {
+    let present = {
         let unit = unit.clone();
-        context.ask(move |engine| engine.world.units().contains_key(&unit)).await?
+        context.ask(move |engine| Some(incarnations(engine.world.units().get(&unit)?))).await?
     };
+    let known = present.is_some();
     let service = unit.to_string();
     let (logs, index) = (context.state.services_logs(), context.state.index());
     if !known && !logs.join(format!("{service}.log")).exists() {
@@ -139,7 +168,9 @@ pub(super) async fn read_logs(
     let incarnation = match query.previous {
         true => {
             let (index, of) = (index.clone(), service.clone());
-            let looked = tokio::task::spawn_blocking(move || logs::previous_incarnation(&index, &of)).await;
+            let present = present.unwrap_or_default();
+            let look = move || logs::previous_incarnation(&index, &of, &present);
+            let looked = tokio::task::spawn_blocking(look).await;
             let none = format!("{service} has no earlier instance that wrote anything");
             Some(looked.ok().flatten().ok_or_else(|| refuse(StatusCode::NOT_FOUND, none, ""))?)
         }
@@ -162,11 +193,7 @@ pub(super) async fn read_logs(
                 (logs.clone(), index.clone(), service.clone(), wanted.clone());
             let read = tokio::task::spawn_blocking(move || logs::read(&path, &index, &service, &asked)).await;
             let Ok(Ok((lines, reached))) = read else { return };
-            let mut text = Vec::new();
-            for line in lines.iter().skip(skip) {
-                let _ = serde_json::to_writer(&mut text, line);
-                text.push(b'\n');
-            }
+            let text = ndjson(lines.iter().skip(skip));
             skip = skip.saturating_sub(lines.len());
             if !text.is_empty() && send.send(Ok(text.into())).await.is_err() {
                 return;
@@ -175,6 +202,15 @@ pub(super) async fn read_logs(
             position = reached;
             let done = !went_on || position >= end;
             if done && !query.follow {
+                let begun = match query.tail {
+                    Some(0) => Vec::new(),
+                    _ => unfinished(&context, &unit).await,
+                };
+                let wanted = |line: &&logs::Line| incarnation.is_none_or(|of| of.0 == line.incarnation);
+                let text = ndjson(begun.iter().filter(wanted));
+                if !text.is_empty() {
+                    let _ = send.send(Ok(text.into())).await;
+                }
                 return;
             }
             if done {

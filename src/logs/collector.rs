@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use crate::base::{InstanceId, Redactor};
+use tokio::sync::oneshot;
+
+use crate::base::{InstanceId, Name, Redactor};
 use crate::os::state_dir::StateDir;
 
+use super::read::Line;
 use super::work::Work;
 
 /// What the collector tells the engine.
@@ -43,6 +46,11 @@ pub(super) enum Command {
         pattern: String,
     },
     Unwatch(InstanceId),
+    /// What instances of this unit have begun to write and not ended with a newline.
+    Unfinished {
+        unit: Name,
+        answer: oneshot::Sender<Vec<Line>>,
+    },
 }
 
 /// Sends to the engine; `None` once it is gone.
@@ -109,6 +117,13 @@ impl Collector {
 
     pub fn unwatch(&self, id: InstanceId) {
         self.send(Command::Unwatch(id));
+    }
+
+    /// What instances of a unit have begun to write and not ended with a newline: it is in no log yet.
+    pub fn unfinished(&self, unit: Name) -> oneshot::Receiver<Vec<Line>> {
+        let (answer, receive) = oneshot::channel();
+        self.send(Command::Unfinished { unit, answer });
+        receive
     }
 
     /// Once it returns, pipes, spools and logs are another's: two who derive lines would write them twice. Whoever keeps the

@@ -35,6 +35,9 @@ pub struct Line {
     pub message: String,
     pub trace_id: Option<String>,
     pub fields: serde_json::Map<String, serde_json::Value>,
+    /// Its end has not been written yet; it is in no log.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
 }
 
 /// What is wanted of a log.
@@ -208,11 +211,11 @@ pub fn start(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Res
     Ok(Start { from: from.unwrap_or(end), skip, end })
 }
 
-fn lines_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn lines_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n')
 }
 
-fn to_line(service: &str, record: &Record, line: &[u8]) -> Line {
+pub(super) fn to_line(service: &str, record: &Record, line: &[u8]) -> Line {
     Line {
         ts: record.at,
         service: service.to_owned(),
@@ -223,6 +226,7 @@ fn to_line(service: &str, record: &Record, line: &[u8]) -> Line {
         message: String::from_utf8_lossy(line).into_owned(),
         trace_id: None,
         fields: serde_json::Map::new(),
+        unfinished: false,
     }
 }
 
@@ -257,16 +261,19 @@ pub fn tail_of_instance(logs: &Path, index: &Path, id: &InstanceId, count: usize
     lines.into_iter().map(|line| line.message.into_bytes()).collect()
 }
 
-/// The incarnation before the latest one that wrote anything.
-pub fn previous_incarnation(index: &Path, service: &str) -> Option<Incarnation> {
+/// The latest incarnation that wrote anything and is none of the `present` ones; where it is not known which those are, the one
+/// before the latest.
+pub fn previous_incarnation(index: &Path, service: &str, present: &[Incarnation]) -> Option<Incarnation> {
     let index = existing_own_file(&index.join(service)).ok()?;
     let mut latest = None;
     let mut previous = None;
     for_each_backwards(&index, |record| {
         let latest = *latest.get_or_insert(record.incarnation);
-        if record.incarnation < latest {
-            previous = Some(record.incarnation);
-        }
+        let is_earlier = match present {
+            [] => record.incarnation < latest,
+            present => !present.contains(&record.incarnation),
+        };
+        previous = is_earlier.then_some(record.incarnation);
         previous.is_none()
     })
     .ok()?;
@@ -311,6 +318,29 @@ mod tests {
             (1, 0),
             "a piece ends where the one before it does"
         );
+    }
+
+    #[test]
+    fn the_instance_before_is_the_latest_that_wrote_and_is_not_there_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::new(dir.path(), dir.path(), "a");
+        for number in [3, 4, 3, 5, 4] {
+            let record = Record { incarnation: Incarnation(number), ..record() };
+            log.append(b"x\n", record).unwrap();
+        }
+        for (present, previous) in [
+            (&[][..], Some(3)),
+            (&[5][..], Some(4)),
+            (&[4, 5], Some(3)),
+            (&[3, 4, 5], None),
+            // It has written nothing so far.
+            (&[6], Some(4)),
+        ] {
+            let present: Vec<_> = present.iter().copied().map(Incarnation).collect();
+            let found = previous_incarnation(dir.path(), "a", &present);
+            assert_eq!(found, previous.map(Incarnation), "{present:?}");
+        }
+        assert_eq!(previous_incarnation(dir.path(), "b", &[]), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::os::{clock, own};
 use super::collector::{Command, Tell, Told};
 use super::derived::{Log, Record, Stream};
 use super::lines::Lines;
+use super::read::{Line, lines_of, to_line};
 use super::room::Room;
 use super::spool::{Moved, Spool, is_readable};
 
@@ -183,7 +184,38 @@ impl Work {
                     captured.pattern = None;
                 }
             }
+            // Who asked may have left meanwhile.
+            Command::Unfinished { unit, answer } => drop(answer.send(self.unfinished(&unit))),
         }
+    }
+
+    /// What a unit has begun to write, as it would be shown now: a line is derived once all of it is there.
+    fn unfinished(&self, unit: &Name) -> Vec<Line> {
+        let mut buffer = Vec::new();
+        let mut found = Vec::new();
+        for (id, captured) in self.instances.iter().filter(|(id, _)| id.unit == *unit) {
+            let secrets = captured.secrets.as_deref();
+            for stream in Stream::BOTH {
+                let Ok(bytes) = captured.streams[stream as usize].unread(&mut buffer) else { continue };
+                // Of a secret that is not all there nothing is shown.
+                let whole = secrets.map_or(bytes.len(), |secrets| secrets.whole(bytes));
+                if whole == 0 {
+                    continue;
+                }
+                let text = Lines::of(&bytes[..whole], true, secrets).text;
+                let record = Record {
+                    log_end: 0,
+                    spool_end: 0,
+                    at: clock::wall(),
+                    incarnation: id.incarnation,
+                    ordinal: id.ordinal,
+                    stream,
+                };
+                let line = |line| Line { unfinished: true, ..to_line(unit.as_str(), &record, line) };
+                found.extend(lines_of(&text).map(line));
+            }
+        }
+        found
     }
 
     fn open(&mut self, id: InstanceId, pipes: [OwnedFd; 2], secrets: Option<Arc<Redactor>>) {

@@ -67,6 +67,35 @@ fn a_log_of_any_length_is_read_from_its_first_line_on() {
 }
 
 #[test]
+fn what_a_program_has_begun_to_say_is_shown_before_it_ends_the_line() {
+    let ask = "import os,signal,sys\nprint('hello')\nsys.stdout.write(os.environ.get('T','')+'Password: '+os.environ.get('T','')[:9])\nsys.stdout.flush()\nsignal.pause()";
+    let secret =
+        "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: t}\nspec: {data: {k: hunter22hunter}}\n";
+    let masked = python("m", ask, "  env: {T: {secret: t, key: k}}\n");
+    let system = System::up(&[("a.yaml", &python("a", ask, "")), ("m.yaml", &masked), ("t.yaml", secret)]);
+    let asks = |name: &str| {
+        until("it asks", || Some(system.ok(&["logs", name])).filter(|text| text.contains("word")))
+    };
+    assert_eq!(asks("a"), "hello\nPassword: \n");
+    assert_eq!(asks("m"), "hello\n***Password: \n", "no part of a secret is shown");
+    assert_eq!(system.ok(&["logs", "a", "--tail", "0"]), "");
+    let lines = system.ok(&["logs", "a", "-o", "json"]);
+    let unfinished =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["unfinished"] == true;
+    assert_eq!(lines.lines().map(unfinished).collect::<Vec<_>>(), [false, true]);
+    // It is in the log once, when its end has come; and the one before is known though this one has ended no line.
+    assert_eq!(system.log_of("a"), "hello\n");
+    let (code, words) = system.fails(&["logs", "a", "--previous"]);
+    assert!(code == 4 && words.contains("no earlier instance"), "{words}");
+    system.write("manifests/a.yaml", &python("a", "import signal\nsignal.pause()", ""));
+    until("the next one runs", || {
+        let wrote = system.run(&["logs", "a", "--previous"]);
+        (text(&wrote.stdout) == "hello\nPassword: \n").then_some(())
+    });
+    assert_eq!(system.log_of("a"), "hello\nPassword: \n");
+}
+
+#[test]
 fn a_command_beside_a_program_has_the_environment_that_runs() {
     let system = System::up(&[("a.yaml", &sleeper("a", "  env: {X: first}\n"))]);
     system.ready(&["a"]);
