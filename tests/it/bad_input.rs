@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 
 use crate::support::{BINARY, NOBODY, System, copy_program, is_root, root, sleeper, text, until};
 
@@ -432,4 +433,24 @@ fn root_follows_no_manifest_that_others_have_come_to_be_able_to_write() {
     assert_eq!(system.pid("a"), pid);
     mode(0o644);
     until("it is followed again", || (system.instance("a")["pid"] != pid).then_some(()));
+}
+
+#[test]
+fn nothing_is_not_valid() {
+    let system = System::new(&[]);
+    for args in [&["validate", "manifests"][..], &["validate", "-"]] {
+        let validate =
+            |format: &[&str]| system.command(&[args, format].concat()).stdin(Stdio::null()).output();
+        let output = validate(&[]).unwrap();
+        let words = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(1) && words.contains("E1010") && words.contains("no manifest"),
+            "{words}"
+        );
+        for format in ["json", "sarif", "github"] {
+            let output = validate(&["-o", format]).unwrap();
+            let words = text(&output.stdout);
+            assert!(output.status.code() == Some(1) && words.contains("E1010"), "{format}: {words}");
+        }
+    }
 }

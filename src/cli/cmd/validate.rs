@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::base::ports::Place;
 use crate::base::{Revision, limits};
+use crate::manifest::diagnostic::Span;
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, SourceFile, load, render as shapes};
@@ -57,6 +58,9 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
         let set = crate::engine::sets::set_name(path);
         let input = LoadInput { set, files: read(path)?, overlays: overlays.clone() };
         let (objects, found) = load(&input, &mut ParseCache::default());
+        if objects.sources().is_empty() && found.is_empty() {
+            diagnostics.push(nothing_in(path));
+        }
         parts.push(objects);
         diagnostics.extend(found);
     }
@@ -65,6 +69,24 @@ fn check(args: &Validate) -> Result<(Vec<Diagnostic>, usize), Failure> {
     diagnostics.extend(built.diagnostics);
     diagnostics.truncate(limits::DIAGNOSTICS);
     Ok((diagnostics, objects.sources().len()))
+}
+
+/// What writes the manifests may have failed, or others be meant: that nothing is wrong with nothing helps nobody.
+fn nothing_in(path: &Path) -> Diagnostic {
+    let (file, what, hint) = match path == Path::new("-") {
+        true => (
+            Path::new("stdin.yaml"),
+            "standard input holds no manifest",
+            "what writes them may have failed (`set -o pipefail` tells a shell to say so)",
+        ),
+        false => (
+            path,
+            "there is no manifest in it",
+            "manifests end in .yaml, .yml or .json; name their directory or file",
+        ),
+    };
+    let span = Span { file: file.to_owned(), line: 0, column: 0 };
+    Diagnostic::error("E1010", &span, "", what).hint(hint)
 }
 
 /// `machine`: what only this machine has is looked at too.
