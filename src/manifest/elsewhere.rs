@@ -2,17 +2,28 @@
 
 use serde_json::Value;
 
+use crate::base::{ByteSize, Signal, parse_duration};
+
+/// Keys that have another name here and the same value: what comes before and after it, and one that stands for what is none.
+const VALUED: [(&str, &str, &str, &str); 14] = [
+    ("periodSeconds", "period: ", "10s", ""),
+    ("timeoutSeconds", "timeout: ", "1s", ""),
+    ("initialDelaySeconds", "initialDelay: ", "5s", ""),
+    ("terminationGracePeriodSeconds", "stop: {grace: ", "30s", "}"),
+    ("stop_grace_period", "stop: {grace: ", "10s", "}"),
+    ("stopwaitsecs", "stop: {grace: ", "10s", "}"),
+    ("stop_signal", "stop: {signal: ", "SIGTERM", "}"),
+    ("stopsignal", "stop: {signal: ", "SIGTERM", "}"),
+    ("minReadySeconds", "update: {minReady: ", "1s", "}"),
+    ("progressDeadlineSeconds", "update: {progressDeadline: ", "60s", "}"),
+    ("activeDeadlineSeconds", "activeDeadline: ", "60s", ""),
+    ("mem_limit", "resources: {memory: {max: ", "512Mi", "}}"),
+    ("max_memory_restart", "resources: {memory: {max: ", "512Mi", "}}"),
+    ("cpus", "resources: {cpu: {max: ", "0.5", "}}"),
+];
+
 /// Keys that have another name here, or none.
-const KEYS: [(&str, &str); 49] = [
-    ("periodSeconds", "write `period: 10s`"),
-    ("timeoutSeconds", "write `timeout: 1s`"),
-    ("initialDelaySeconds", "write `initialDelay: 5s`"),
-    ("terminationGracePeriodSeconds", "write `stop: {grace: 30s}`"),
-    ("stop_grace_period", "write `stop: {grace: 30s}`"),
-    ("stop_signal", "write `stop: {signal: SIGTERM}`"),
-    ("minReadySeconds", "write `update: {minReady: 1s}`"),
-    ("progressDeadlineSeconds", "write `update: {progressDeadline: 60s}`"),
-    ("activeDeadlineSeconds", "write `activeDeadline: 60s`"),
+const KEYS: [(&str, &str); 45] = [
     ("httpGet", "write `http: {path: …, port: …}`"),
     ("tcpSocket", "write `tcp: {port: …}`"),
     ("livenessProbe", "write `probes: {liveness: …}`"),
@@ -39,6 +50,17 @@ const KEYS: [(&str, &str); 49] = [
     ("containers", "one Service is one program: write `command` under `spec`"),
     ("template", "one Service is one program: write its fields under `spec`"),
     ("selector", "units are referred to by name: remove it"),
+    (
+        "profiles",
+        "patches over the manifests (`--overlay PATH`), `profiles` of a Config (`--profile NAME`) or `enabledWhen` do it",
+    ),
+    (
+        "deploy",
+        "write `replicas`, `update` and `resources: {memory: {max: 512Mi}, cpu: {max: 0.5}}` under `spec`",
+    ),
+    ("ulimits", "write `resources: {nofile: 65536}`"),
+    ("numprocs", "write `replicas`"),
+    ("directory", "write `workingDir`"),
     ("volumes", "a program sees this machine's files: remove it"),
     ("networks", "a program uses this machine's network: remove it"),
     ("restartPolicy", "write `restart: {policy: …}`"),
@@ -55,13 +77,63 @@ const KEYS: [(&str, &str); 49] = [
     ("instances", "write `replicas`"),
 ];
 
-pub fn of_key(key: &str) -> Option<&'static str> {
-    KEYS.iter().find(|(word, _)| *word == key).map(|(_, hint)| *hint)
+/// `value`: what was written for it.
+pub fn of_key(key: &str, value: &Value) -> Option<String> {
+    if let Some((_, before, sample, after)) = VALUED.iter().find(|(word, ..)| *word == key) {
+        let value = in_form_of(sample, value).unwrap_or_else(|| (*sample).to_owned());
+        return Some(format!("write `{before}{value}{after}`"));
+    }
+    KEYS.iter().find(|(word, _)| *word == key).map(|(_, hint)| (*hint).to_owned())
+}
+
+/// A value of another tool in the form that this one has here: seconds, bytes, a signal or a number.
+fn in_form_of(sample: &str, value: &Value) -> Option<String> {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    if sample.starts_with("SIG") {
+        return signal(&text);
+    }
+    if sample.ends_with("Mi") {
+        return bytes(&text);
+    }
+    let is_number = text.parse::<f64>().is_ok_and(|number| number > 0.0);
+    match sample.ends_with('s') {
+        true if is_number => Some(format!("{text}s")),
+        true => parse_duration(&text).is_ok().then_some(text),
+        false => is_number.then_some(text),
+    }
+}
+
+/// `512m`, `512M` or `512MB` of compose and pm2, by powers of 1024.
+fn bytes(text: &str) -> Option<String> {
+    if text.parse::<ByteSize>().is_ok() && text.ends_with('i') {
+        return Some(text.to_owned());
+    }
+    let at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = (text[..at].trim(), &text[at..]);
+    number.parse::<f64>().ok()?;
+    let unit = match unit.to_ascii_lowercase().trim_end_matches('b') {
+        "" => "B",
+        "k" => "Ki",
+        "m" => "Mi",
+        "g" => "Gi",
+        _ => return None,
+    };
+    Some(format!("{number}{unit}"))
+}
+
+/// `TERM` is `SIGTERM`.
+fn signal(text: &str) -> Option<String> {
+    let word = text.to_ascii_uppercase();
+    Signal::names().find(|name| *name == word || name.strip_prefix("SIG") == Some(&word)).map(str::to_owned)
 }
 
 /// What is meant by a value that has another form here; `*` is any key or index.
 type Meaning = fn(&str, &Value) -> Option<String>;
-const VALUES: [(&str, Meaning); 7] = [
+const VALUES: [(&str, Meaning); 11] = [
+    ("spec.stop.signal", |_, value| Some(format!("did you mean `{}`?", signal(value.as_str()?)?))),
+    ("spec.reload.signal", |_, value| Some(format!("did you mean `{}`?", signal(value.as_str()?)?))),
+    ("spec.resources.*", resource),
+    ("spec.resources", |_, _| Some("write `resources: {memory: {max: 512Mi}, cpu: {max: 0.5}}`".into())),
     ("spec.restart", restart),
     ("spec.ports.*", port),
     ("spec.env", variables),
@@ -131,7 +203,25 @@ fn variables(_: &str, value: &Value) -> Option<String> {
     Some(format!("write a map: `env: {{{names}}}`"))
 }
 
+/// A limit as it stands: what is limited is a map.
+fn resource(name: &str, value: &Value) -> Option<String> {
+    let sample = match name {
+        "memory" => "512Mi",
+        "cpu" => "0.5",
+        "pids" => "100",
+        "nofile" => {
+            return value.is_object().then(|| "write one number for both limits: `nofile: 65536`".into());
+        }
+        _ => return None,
+    };
+    let value = in_form_of(sample, value).unwrap_or_else(|| sample.into());
+    Some(format!("write `{name}: {{max: {value}}}`"))
+}
+
 fn variable(name: &str, value: &Value) -> Option<String> {
+    if value.is_null() {
+        return Some(format!("write `{name}: \"\"` if it is to be empty; else leave it out"));
+    }
     if value.get("value").is_some() {
         return Some(format!("write the value itself: `{name}: \"…\"`"));
     }
@@ -203,6 +293,27 @@ mod tests {
             ("healthcheck: {test: x}", "write `probes: {"),
             ("ExecStart: node server.js", "write `command`"),
             ("exec_mode: cluster", "write `replicas: N`"),
+            ("profiles: [dev]", "`--profile NAME`"),
+            ("stop_grace_period: 10s", "write `stop: {grace: 10s}`"),
+            ("stop_grace_period: 1m30s", "write `stop: {grace: 1m30s}`"),
+            ("stop_grace_period: [x]", "write `stop: {grace: 10s}`"),
+            ("terminationGracePeriodSeconds: 45", "write `stop: {grace: 45s}`"),
+            ("stop_signal: INT", "write `stop: {signal: SIGINT}`"),
+            ("mem_limit: 256m", "write `resources: {memory: {max: 256Mi}}`"),
+            ("max_memory_restart: 1G", "write `resources: {memory: {max: 1Gi}}`"),
+            ("cpus: 1.5", "write `resources: {cpu: {max: 1.5}}`"),
+            ("deploy: {replicas: 2}", "write `replicas`, `update` and `resources: {"),
+            ("ulimits: {nofile: 1024}", "write `resources: {nofile: 65536}`"),
+            ("numprocs: 2", "write `replicas`"),
+            ("directory: /srv", "write `workingDir`"),
+            ("resources: {memory: 512M}", "write `memory: {max: 512Mi}`"),
+            ("resources: {memory: 100}", "write `memory: {max: 100B}`"),
+            ("resources: {cpu: 0.5}", "write `cpu: {max: 0.5}`"),
+            ("resources: {nofile: {soft: 1, hard: 2}}", "one number for both limits"),
+            ("resources: small", "write `resources: {memory: {max: 512Mi}, cpu: {max: 0.5}}`"),
+            ("env: {C: null}", "write `C: \"\"` if it is to be empty"),
+            ("stop: {signal: TERM}", "did you mean `SIGTERM`?"),
+            ("reload: {signal: hup}", "did you mean `SIGHUP`?"),
         ] {
             let command = if line.starts_with("command") { "" } else { "command: [x]\n  " };
             let text = format!(

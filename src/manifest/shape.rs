@@ -92,7 +92,7 @@ fn explain(root: &Value, error: &ValidationError<'_>, written: &Written<'_>, fou
             for key in unexpected {
                 found.push(match written.may_be_value(key, error.instance()) {
                     true => Diagnostic::error("E1203", &span, path.as_str(), "unknown key"),
-                    false => unknown_key(root, &path, key, written),
+                    false => unknown_key(root, &path, key, error.instance(), written),
                 });
             }
         }
@@ -130,18 +130,19 @@ fn exclusive_keys<'s>(root: &'s Value, path: &str) -> Option<Vec<&'s str>> {
     branches.iter().map(|branch| branch.get("required")?.get(0)?.as_str()).collect()
 }
 
-fn unknown_key(root: &Value, path: &str, key: &str, written: &Written<'_>) -> Diagnostic {
+fn unknown_key(root: &Value, path: &str, key: &str, object: &Value, written: &Written<'_>) -> Diagnostic {
     let full = super::tree::join(path, key);
     let span = written.span(&full);
     let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
     let allowed =
         schema::at(root, root, &steps).map(|schema| schema::property_names(root, schema)).unwrap_or_default();
-    let hint = match (elsewhere::of_key(key), nearest(key, allowed.iter().copied())) {
+    let value = object.get(key).unwrap_or(&Value::Null);
+    let hint = match (elsewhere::of_key(key, value), nearest(key, allowed.iter().copied())) {
         // Beside `spec`, where it belongs.
         _ if path.is_empty() && schema::at(root, root, &["spec", key]).is_some() => {
             format!("write it under `spec`: `spec: {{{key}: …}}`")
         }
-        (Some(hint), _) => hint.to_owned(),
+        (Some(hint), _) => hint,
         (None, Some(near)) => format!("did you mean `{near}`?"),
         (None, None) => format!("allowed here: {}", allowed.join(", ")),
     };
