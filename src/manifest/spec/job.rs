@@ -13,6 +13,7 @@ use super::{HumanDuration, is_default};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct JobSpec {
     /// Program and arguments. There is no shell. `${NAME}` is replaced from the resolved environment, `$$` is a dollar.
+    /// Its standard input is `/dev/null` and there is no terminal: a program that asks for something reads the end of it.
     #[schemars(length(min = 1))]
     pub command: Vec<String>,
     /// Relative to the manifest's file.
