@@ -65,7 +65,7 @@ pub fn foretold(options: &Options, given: Option<LoadInput>) -> Foretold {
         }
         None => String::new(),
     };
-    eprintln!("note: no daemon runs here: this is what `unisys up` would do{note}");
+    aside!("note: no daemon runs here: this is what `unisys up` would do{note}");
     let (state_id, keeper, processes) = ours();
     let busy = Busy { processes, ..Busy::default() };
     let legacy = kept.and_then(Result::ok).unwrap_or_default();

@@ -34,10 +34,6 @@ pub fn foretell(
     let (units, boot) = (std::mem::take(&mut legacy.restored.units), legacy.restored.boot);
     let incarnation = legacy.restored.incarnation;
     let mut world = World::new(Beginning { epoch: Epoch(1), seed: 0, incarnation });
-    let at = |revision| sets.desired_from(&legacy.revision(revision)?, busy).ok();
-    for event in restorations(units, boot, now, at) {
-        world.handle(now, event);
-    }
     let begun = sets.begin(&legacy.restored.sets, busy);
     let named = |path: &PathBuf| options.paths.contains(path);
     let of_path = sets.iter().find(|set| set.path.as_ref().is_some_and(named));
@@ -49,6 +45,10 @@ pub fn foretell(
         }
         None => (begun.desired.unwrap_or_default(), begun.diagnostics),
     };
+    let at = |revision| sets.desired_from(&legacy.revision(revision)?, busy).ok();
+    for event in restorations(units, boot, Some(&desired), now, at) {
+        world.handle(now, event);
+    }
     let cause = Cause::new("Plan", "plan");
     world.handle(now, Event::Desired { desired, cause });
     world.handle(now, Event::Begin);
@@ -56,10 +56,11 @@ pub fn foretell(
 }
 
 /// Units as earlier daemons left them, each with the version that it may have to go back to. `boot`: that of the last daemon.
-/// `desired_at`: everything as a revision had it, if that is kept and can still be read.
+/// `declared`: what the manifests say now. `desired_at`: everything as a revision had it, if that is kept and can still be read.
 pub(super) fn restorations(
     units: Vec<(Name, Checkpoint)>,
     boot: Option<u64>,
+    declared: Option<&Desired>,
     now: Now,
     mut desired_at: impl FnMut(Revision) -> Option<Desired>,
 ) -> Vec<Event> {
@@ -72,7 +73,10 @@ pub(super) fn restorations(
         if another_boot {
             checkpoint.after_another_boot(now);
         }
-        let kept = checkpoint.kept_revision(&rolling, now.mono).and_then(|revision| {
+        let declared = declared.and_then(|declared| declared.units.get(&unit));
+        let revision = checkpoint.before_edit(declared);
+        let revision = revision.or_else(|| checkpoint.kept_revision(&rolling, now.mono));
+        let kept = revision.and_then(|revision| {
             let desired = read.entry(revision).or_insert_with(|| desired_at(revision));
             desired.as_ref()?.units.get(&unit).map(Arc::clone)
         });

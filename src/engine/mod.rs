@@ -257,25 +257,11 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let now = clock::now();
         let first = held.is_empty() && restored.revision.0 == 0;
-        let rolling = restored.units.iter().filter_map(|(_, checkpoint)| checkpoint.rolling()).collect();
         let outcome = self.sets.begin(&restored.sets, &adoption::busy(&held));
-        let mut read = BTreeMap::new();
-        let another_boot = restored.boot != Some(clock::boot());
-        for (unit, mut checkpoint) in restored.units {
-            if another_boot {
-                checkpoint.after_another_boot(now);
-            }
-            let declared = outcome.desired.as_ref().and_then(|desired| desired.units.get(&unit));
-            let revision = checkpoint.before_edit(declared);
-            let revision = revision.or_else(|| checkpoint.kept_revision(&rolling, now.mono));
-            let kept = revision.and_then(|revision| {
-                // Many units may go back to one revision: it is read once.
-                let desired = read.entry(revision).or_insert_with(|| self.desired_at(revision).ok());
-                desired.as_ref()?.units.get(&unit).cloned()
-            });
-            self.world.handle(now, Event::Restore { unit, checkpoint, kept });
         let at = |revision| self.desired_at(revision).ok();
-        for event in foretold::restorations(restored.units, restored.boot, now, at) {
+        for event in
+            foretold::restorations(restored.units, restored.boot, outcome.desired.as_deref(), now, at)
+        {
             self.world.handle(now, event);
         }
         if let Some(warning) = &restored.warning {
