@@ -101,6 +101,10 @@ impl Liveness {
         self.failing.remove(id);
     }
 
+    pub fn forget_unit(&mut self, name: &str) {
+        self.failing.retain(|id, _| id.unit.as_str() != name);
+    }
+
     /// Who has failed often enough is being stopped. Answers that were on their way when its probes began anew do not count.
     pub fn holds(&self, keeper: &Keeper, world: &World) -> Result<(), String> {
         for (id, (_, count)) in &self.failing {

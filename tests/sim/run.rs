@@ -383,6 +383,10 @@ impl Sim {
             Effect::GoingDown { by } => self.keeper.down = Some(by),
             Effect::Finished { .. } => self.finished = true,
             Effect::Announce(record) => {
+                // It goes back for what its probe said: what serves meanwhile is asked anew.
+                if record.reason == "RolledBack" {
+                    self.liveness.forget_unit(record.object.trim_start_matches("service/"));
+                }
                 self.say(|| format!("  {} {}: {}", record.object, record.reason, record.message))
             }
             // Somebody puts it back.
