@@ -30,7 +30,8 @@ pub const OPEN_LOGS: u64 = 512;
 /// Lines for a terminal, or whatever takes the output of `up`, that takes nothing: a table of a thousand units is one of them.
 pub const UNSAID_LINES: usize = 1_000;
 /// So long an ending process waits for its last lines to be taken.
-pub const LAST_WORDS: Duration = Duration::from_millis(500);
+pub const SAID_WITHIN: Duration = Duration::from_millis(500);
+
 /// One log line; longer ones are split, as `docker logs` and journald do.
 pub const LOG_LINE_BYTES: usize = 1 << 20;
 /// Facts handled in one turn of the engine before effects are carried out: keeps the control API answering in an event storm.

@@ -48,7 +48,7 @@ pub fn finish() {
     let Some(Some(mouth)) = MOUTH.get() else { return };
     let (last, said) = sync_channel(0);
     if mouth.try_send(Word::Last(last)).is_ok() {
-        let _ = said.recv_timeout(limits::LAST_WORDS);
+        let _ = said.recv_timeout(limits::SAID_WITHIN);
     }
 }
 

@@ -175,19 +175,14 @@ pub(super) fn start(
     around: &dyn Surroundings,
 ) -> Action {
     let held = slot.is_some_and(|slot| matches!(slot.state, Lifecycle::Held));
-    // What came to its end is not begun again as it was.
-    let former = |slot: &ObservedSlot<'_>| {
-        slot.former && !matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Done(_))
-    };
-    let added = slot.is_none() && seat.role == Role::Serving && is_before_promotion(unit);
-    let stays =
-        unit.rollout.stays && seat.role == Role::Serving && slot.is_none_or(|slot| !slot.rested_for_current);
-    let version = if added || stays || slot.is_some_and(former) { Pick::Former } else { Pick::Wanted };
+    let version = pick(unit, seat, slot);
     let (verb, reason) = start_words(unit, seat, slot, version);
-    // After a `down`, or a boot, what is good begins anew too.
-    let anew = stays && slot.is_none_or(|slot| slot.last_end.is_none());
-    let again = (version == Pick::Former && !anew)
-        || (unit.proven && slot.is_some_and(|slot| slot.last_end.is_some()));
+    // After a `down`, or a boot, what a pause keeps in place begins anew too.
+    let ended = slot.is_some_and(|slot| slot.last_end.is_some());
+    let again = match version {
+        Pick::Former => ended || !unit.rollout.stays,
+        Pick::Wanted => ended && unit.proven,
+    };
     if let Some(message) = unit.machine.filter(|_| version == Pick::Wanted) {
         let waiting = Some(Waiting::Machine { message: message.to_owned() });
         return Action { verb, reason, step: None, waiting };
@@ -213,6 +208,17 @@ pub(super) fn start(
         Some(_) => held.then_some(Step::Rest { seat }),
     };
     Action { verb, reason, step, waiting }
+}
+
+/// What a seat is started as while a rollout has not come to it.
+fn pick(unit: &ObservedUnit<'_>, seat: Seat, slot: Option<&ObservedSlot<'_>>) -> Pick {
+    let added = slot.is_none() && seat.role == Role::Serving && is_before_promotion(unit);
+    let stays =
+        unit.rollout.stays && seat.role == Role::Serving && slot.is_none_or(|slot| !slot.rested_for_current);
+    // What came to its end is not begun again as it was.
+    let former = slot
+        .is_some_and(|slot| slot.former && !matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Done(_)));
+    if added || stays || former { Pick::Former } else { Pick::Wanted }
 }
 
 fn start_words(

@@ -30,4 +30,5 @@ mod secrets;
 mod storms;
 mod support;
 mod tidy;
+mod undo;
 mod waits;

@@ -4,6 +4,7 @@
 //!
 //! `SIM_SEEDS=10000 cargo test --release --test sim` runs more seeds, `SIM_SEED=17` replays one.
 
+mod edited_probes;
 mod edits;
 mod going_back;
 mod lessons;

@@ -291,3 +291,8 @@ pub fn name(text: &str) -> Name {
 pub fn names(text: &str) -> Vec<Name> {
     vec![name(text)]
 }
+
+/// The state of the rollout of `a`.
+pub fn rollout(stage: &Stage) -> &'static str {
+    stage.unit("a").rollout.word(false)
+}

@@ -1,0 +1,141 @@
+//! Going back to an earlier version because somebody says so, and what stands of that.
+
+use crate::rollout_ways::{another_daemon, bad, history, pids, until_state, version};
+use crate::support::{System, signal, sleeper, text, until};
+
+#[test]
+fn what_history_tells_can_be_undone_to_after_many_revisions_and_by_another_daemon() {
+    let update = "progressDeadline: 200ms";
+    let system = System::up(&[("a.yaml", &version("a", "1", update, ""))]);
+    until_state(&system, "a", "Complete");
+    for edit in ["2", "3"] {
+        system.write("manifests/a.yaml", &version("a", edit, update, ""));
+        until(&format!("edit {edit} is complete"), || {
+            let told = history(&system, "a");
+            (told.len().to_string() == edit && told.last()?.1 == "Complete").then_some(())
+        });
+    }
+    let revision = |system: &System| system.json(&["get", "system"])["status"]["revision"].as_u64().unwrap();
+    let told = revision(&system);
+    for edit in 0..12 {
+        system.write("b.yaml", &version("b", &edit.to_string(), "", ""));
+        system.ok(&["apply", "-f", "b.yaml"]);
+    }
+    assert!(revision(&system) >= told + 12);
+    until("it is on trial no longer", || system.rollout("a")["onTrialUntil"].is_null().then_some(()));
+    another_daemon(&system);
+    let runs = |wanted: &str| {
+        let line = format!("VERSION={wanted}").into_bytes();
+        until(&format!("version {wanted} runs"), || {
+            let pid = system.instance("a")["pid"].as_u64()?;
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+            environment.split(|byte| *byte == 0).any(|own| own == line).then_some(())
+        });
+    };
+    let records = system.json(&["rollout", "history", "a"]);
+    assert!(records.as_array().unwrap().iter().all(|record| record["kept"] == true), "{records}");
+    system.ok(&["rollout", "undo", "a"]);
+    runs("2");
+    let first = records[0]["revision"].to_string();
+    system.ok(&["rollout", "undo", "a", "--to-revision", &first]);
+    runs("1");
+}
+
+#[test]
+fn an_undo_of_what_a_file_held_is_refused_and_of_what_was_read_from_it_says_how_long_it_lasts() {
+    let mut system = System::new(&[(
+        "a.yaml",
+        &sleeper(
+            "a",
+            "  restartOn: [../f]\n  envFrom: [{file: ../a.env}]\n  update: {minReady: 100ms, progressDeadline: 5s}\n",
+        ),
+    )]);
+    system.write("f", "one");
+    system.write("a.env", "A=one");
+    system.start(&[]);
+    until_state(&system, "a", "Complete");
+    let arrived = |revision: u64| {
+        until("it is complete", || {
+            let rollout = system.rollout("a");
+            (rollout["state"] == "Complete" && rollout["revision"] == revision).then_some(())
+        });
+    };
+    system.write("f", "two");
+    arrived(2);
+    let pid = system.pid("a");
+    for to in [&[][..], &["--to-revision", "1"]] {
+        let (code, words) = system.fails(&[&["rollout", "undo", "a"], to].concat());
+        assert!(code == 5 && words.contains("spec.restartOn (../f), and what files held is kept"), "{words}");
+    }
+    assert_eq!(system.pid("a"), pid, "nothing was started for it");
+    system.write("a.env", "A=two");
+    arrived(3);
+    let undone = system.run(&["rollout", "undo", "a", "--to-revision", "2"]);
+    let words = text(&undone.stderr);
+    assert!(
+        undone.status.success() && words.contains("with A as in revision 2 until `unisys down`"),
+        "{words}"
+    );
+    until("what it was given before", || {
+        let environment = std::fs::read(format!("/proc/{}/environ", system.pid("a"))).ok()?;
+        environment.split(|byte| *byte == 0).any(|own| own == b"A=one").then_some(())
+    });
+}
+
+#[test]
+fn a_rollback_and_an_undo_stand_though_the_database_is_lost() {
+    let v = |name, number| version(name, number, "", "");
+    let mut system = System::up(&[("a.yaml", &v("a", "1")), ("u.yaml", &v("u", "1"))]);
+    for name in ["a", "u"] {
+        until_state(&system, name, "Complete");
+    }
+    system.write("manifests/a.yaml", &bad("a", "", ""));
+    until_state(&system, "a", "RolledBack");
+    system.write("manifests/u.yaml", &v("u", "2"));
+    until("the next version", || (system.rollout("u")["toGeneration"] == 2).then_some(()));
+    until_state(&system, "u", "Complete");
+    system.ok(&["rollout", "undo", "u"]);
+    until("the former one", || {
+        let status = system.rollout("u");
+        (status["state"] == "Complete" && status["toGeneration"].as_u64() > Some(2)).then_some(())
+    });
+    let running = [pids(&system, "a"), pids(&system, "u")];
+    let tried = history(&system, "a").len();
+    let state_dir = system.path(".unified-system");
+    let damage = || std::fs::write(state_dir.join("state.db"), [b'x'; 9000]).unwrap();
+    let kept = || {
+        until("the copy is there", || {
+            let copy = std::fs::read_to_string(state_dir.join("spare.json")).ok()?;
+            let whole = ["\"rejected\":{", "\"pinned\":[", "\"earlier\":{\"1\""];
+            whole.iter().all(|part| copy.contains(part)).then_some(())
+        });
+    };
+    let stands = |system: &System| {
+        let told = "rollbacks and Jobs that have run are known from a copy";
+        until("it is said", || system.ok(&["events"]).contains(told).then_some(()));
+        system.ready(&["a", "u"]);
+        until_state(system, "a", "RolledBack");
+        for name in ["a", "u"] {
+            let environment = std::fs::read(format!("/proc/{}/environ", system.pid(name))).unwrap();
+            let mut lines = environment.split(|byte| *byte == 0);
+            assert!(lines.any(|line| line == b"VERSION=1"), "{name} runs what was found bad or undone");
+        }
+    };
+    kept();
+    let daemon = system.daemon_pid().unwrap();
+    // It holds the file open, and must not write to it any more.
+    signal(daemon, "STOP");
+    let _ = std::fs::remove_file(state_dir.join("state.db-wal"));
+    damage();
+    another_daemon(&system);
+    stands(&system);
+    assert_eq!([pids(&system, "a"), pids(&system, "u")], running);
+    kept();
+    system.ok(&["down"]);
+    system.ended();
+    let _ = std::fs::remove_file(state_dir.join("state.db-wal"));
+    damage();
+    system.start(&[]);
+    stands(&system);
+    assert!(history(&system, "a").len() <= tried, "it was not tried again");
+}
