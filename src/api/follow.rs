@@ -139,13 +139,24 @@ fn incarnations(unit: &Unit) -> Vec<Incarnation> {
     unit.slots.values().filter_map(|slot| of(slot)).collect()
 }
 
-/// What a unit has begun to write without a newline so far: a program that asks and waits has said what for.
-async fn unfinished(context: &Context, unit: &Name) -> Vec<logs::Line> {
-    let unit = unit.clone();
-    match context.ask(move |engine| engine.collector.unfinished(unit)).await {
-        Ok(answer) => answer.await.unwrap_or_default(),
-        Err(_) => Vec::new(),
+/// What a unit has begun to write without a newline so far: a program that asks and waits has said what for. Nothing of an instance
+/// that has ended lines since the log was read up to `shown`: it does not follow on them.
+async fn unfinished(context: &Context, unit: &Name, shown: u64) -> Vec<logs::Line> {
+    let of = unit.clone();
+    let Ok(answer) = context.ask(move |engine| engine.collector.unfinished(of)).await else {
+        return Vec::new();
+    };
+    let mut begun = answer.await.unwrap_or_default();
+    if begun.is_empty() {
+        return begun;
     }
+    let (logs, index, service) = (context.state.services_logs(), context.state.index(), unit.to_string());
+    let since = logs::Query { from: Some(shown), ..logs::Query::default() };
+    let read = tokio::task::spawn_blocking(move || logs::read(&logs, &index, &service, &since)).await;
+    // Where no line has ended so far there is no log.
+    let later = read.ok().and_then(Result::ok).map(|(lines, _)| lines).unwrap_or_default();
+    begun.retain(|line| later.iter().all(|later| later.incarnation != line.incarnation));
+    begun
 }
 
 /// Lines as JSON, one a line, without `follow` with what is begun of the next one; with it until the client leaves.
@@ -204,7 +215,7 @@ pub(super) async fn read_logs(
             if done && !query.follow {
                 let begun = match query.tail {
                     Some(0) => Vec::new(),
-                    _ => unfinished(&context, &unit).await,
+                    _ => unfinished(&context, &unit, position).await,
                 };
                 let wanted = |line: &&logs::Line| incarnation.is_none_or(|of| of.0 == line.incarnation);
                 let text = ndjson(begun.iter().filter(wanted));

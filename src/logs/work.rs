@@ -11,7 +11,7 @@ use regex::bytes::Regex;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use crate::base::{InstanceId, Name, Redactor};
+use crate::base::{InstanceId, Name, Redactor, limits};
 use crate::os::state_dir::StateDir;
 use crate::os::{clock, own};
 
@@ -197,9 +197,10 @@ impl Work {
             let secrets = captured.secrets.as_deref();
             for stream in Stream::BOTH {
                 let Ok(bytes) = captured.streams[stream as usize].unread(&mut buffer) else { continue };
-                // Of a secret that is not all there nothing is shown.
+                // Of a secret that is not all there nothing is shown. What has its end is a line in a moment.
                 let whole = secrets.map_or(bytes.len(), |secrets| secrets.whole(bytes));
-                if whole == 0 {
+                let begun = bytes[..whole].last().is_some_and(|byte| *byte != b'\n');
+                if !begun || bytes.len() >= limits::LOG_LINE_BYTES {
                     continue;
                 }
                 let text = Lines::of(&bytes[..whole], true, secrets).text;
@@ -212,7 +213,7 @@ impl Work {
                     stream,
                 };
                 let line = |line| Line { unfinished: true, ..to_line(unit.as_str(), &record, line) };
-                found.extend(lines_of(&text).map(line));
+                found.extend(lines_of(&text).last().map(line));
             }
         }
         found

@@ -72,12 +72,19 @@ fn what_a_program_has_begun_to_say_is_shown_before_it_ends_the_line() {
     let secret =
         "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: t}\nspec: {data: {k: hunter22hunter}}\n";
     let masked = python("m", ask, "  env: {T: {secret: t, key: k}}\n");
-    let system = System::up(&[("a.yaml", &python("a", ask, "")), ("m.yaml", &masked), ("t.yaml", secret)]);
+    let only = python("only", "import signal\nprint('Password: ', end='', flush=True)\nsignal.pause()", "");
+    let system = System::up(&[
+        ("a.yaml", &python("a", ask, "")),
+        ("m.yaml", &masked),
+        ("only.yaml", &only),
+        ("t.yaml", secret),
+    ]);
     let asks = |name: &str| {
         until("it asks", || Some(system.ok(&["logs", name])).filter(|text| text.contains("word")))
     };
     assert_eq!(asks("a"), "hello\nPassword: \n");
     assert_eq!(asks("m"), "hello\n***Password: \n", "no part of a secret is shown");
+    assert_eq!(asks("only"), "Password: \n");
     assert_eq!(system.ok(&["logs", "a", "--tail", "0"]), "");
     let lines = system.ok(&["logs", "a", "-o", "json"]);
     let unfinished =
