@@ -64,6 +64,12 @@ fn has_keeper(socket: &Path) -> bool {
     lock.is_some_and(|lock| rustix::fs::flock(&lock, shared) == Err(rustix::io::Errno::WOULDBLOCK))
 }
 
+/// The keeper that has the lock beside this socket. One that has ended is not asked for: its number may be another's by now.
+pub fn keeper_pid(socket: &Path) -> Option<u32> {
+    let lock = has_keeper(socket).then(|| socket.with_file_name("lock"))?;
+    std::fs::read_to_string(lock).ok()?.trim().parse().ok()
+}
+
 /// What became of the keeper that has, or had, the lock beside this socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keeper {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::api::faults::{ErrorsQuery, names};
 use crate::api::status;
@@ -24,7 +24,7 @@ use crate::store::{Left, StoredChange, left, legacy};
 
 use super::Failure;
 use super::args::Global;
-use super::client::{Client, STATE_DIR, refused};
+use super::client::{Client, STATE_DIR, keeper_pid, refused};
 use crate::cli::aside;
 
 /// The state directory of a system that does not answer.
@@ -72,13 +72,12 @@ pub fn foretold(options: &Options, given: Option<LoadInput>) -> Foretold {
     foretell(options, given, legacy, (&state_id, keeper, &busy))
 }
 
-/// What marks the processes of the system here, its keeper, and those of them that run without it.
-pub fn ours() -> (String, u32, BTreeSet<u32>) {
-    let run = Path::new(STATE_DIR).join("run");
-    let state_id = std::fs::read_to_string(run.join("id")).unwrap_or_else(|_| "none".into());
-    let lock = std::fs::read_to_string(run.with_file_name("lock")).unwrap_or_default();
-    let left = left_running(&StateDir { root: STATE_DIR.into() }).into_values().collect();
-    (state_id.trim().to_owned(), lock.trim().parse().unwrap_or(0), left)
+/// What marks the processes of the system here, its keeper if one is there, and those of them that run without it.
+pub fn ours() -> (String, Option<u32>, BTreeSet<u32>) {
+    let state = StateDir { root: STATE_DIR.into() };
+    let state_id = std::fs::read_to_string(state.root.join("run/id")).unwrap_or_else(|_| "none".into());
+    let left = left_running(&state).into_values().collect();
+    (state_id.trim().to_owned(), keeper_pid(&state.socket()), left)
 }
 
 impl Kept {

@@ -27,7 +27,7 @@ pub fn foretell(
     options: &Options,
     given: Option<LoadInput>,
     mut legacy: Legacy,
-    (state_id, keeper, busy): (&str, u32, &Busy),
+    (state_id, keeper, busy): (&str, Option<u32>, &Busy),
 ) -> Foretold {
     let now = clock::now();
     let mut sets = Sets::new(options, &legacy.restored, state_id, keeper);

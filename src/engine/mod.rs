@@ -201,7 +201,7 @@ impl Engine {
         let faults = Faults::start(&state, &greeting.state_id, &restored.errors, &inputs, courier)
             .map_err(EngineError::Faults)?;
         let cgroups = Tree::of_this_process(&greeting.state_id);
-        let sets = Sets::new(&options, &restored, &greeting.state_id, greeting.keeper);
+        let sets = Sets::new(&options, &restored, &greeting.state_id, Some(greeting.keeper));
         let mut engine = Self {
             world,
             sets,

@@ -41,8 +41,8 @@ pub struct Sets {
     options: Options,
     key: Vec<u8>,
     state_id: String,
-    /// It holds listeners for services.
-    keeper: u32,
+    /// It holds listeners for services; `None` where none is there.
+    keeper: Option<u32>,
     revision: Revision,
     desired: Arc<Desired>,
     /// Objects whose owner is another since it was last asked.
@@ -83,7 +83,7 @@ pub struct Reloaded {
 }
 
 impl Sets {
-    pub fn new(options: &Options, restored: &Restored, state_id: &str, keeper: u32) -> Self {
+    pub fn new(options: &Options, restored: &Restored, state_id: &str, keeper: Option<u32>) -> Self {
         let set_of = |path: &PathBuf| {
             let name = options.set.clone().unwrap_or_else(|| set_name_among(path, &options.paths));
             Set {

@@ -2,9 +2,9 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use crate::support::{BINARY, NOBODY, System, copy_program, is_root, root, sleeper, text, until};
+use crate::support::{BINARY, NOBODY, System, copy_program, free_port, is_root, root, sleeper, text, until};
 
 /// What `validate` says of one file.
 fn validate(name: &str, content: &[u8]) -> (i32, String) {
@@ -139,6 +139,37 @@ fn what_the_machine_lacks_fails_that_unit_only() {
     until("the port is free for it", || {
         (system.json(&["get", "service", "port"])["status"]["summary"] != "CannotStart").then_some(())
     });
+}
+
+/// Sessions of such a process have no number (proc_pid_stat(5) says 0): a container's first process, or a child of it.
+#[test]
+fn a_port_is_held_by_a_process_whose_session_is_not_seen_from_here() {
+    let unshare = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let works = Command::new(unshare[0]).args(&unshare[1..]).arg("true").status();
+    if !works.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no pid namespace for this user");
+        return;
+    }
+    let port = free_port();
+    let spec = format!("spec: {{command: [sleep, \"1\"], ports: [{{name: p, port: {port}}}]}}");
+    let system = System::new(&[(
+        "a.yaml",
+        &format!("apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\n{spec}\n"),
+    )]);
+    let holder = format!(
+        "import socket, subprocess, sys\n\
+         listener = socket.create_server((\"127.0.0.1\", {port}))\n\
+         sys.exit(subprocess.call(sys.argv[1:]))"
+    );
+    let output = Command::new(unshare[0])
+        .args(&unshare[1..])
+        .args(["python3", "-c", &holder, BINARY, "validate", "--machine", "manifests"])
+        .current_dir(system.path(""))
+        .output()
+        .unwrap();
+    let words = text(&output.stderr) + &text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains(&format!("port {port} is held by pid 1 (python3")), "{words}");
 }
 
 #[test]
@@ -283,7 +314,7 @@ fn an_unreadable_file_is_named_and_changes_nothing() {
         }
         let binary = system.path("unisys");
         copy_program(&binary);
-        let mut command = std::process::Command::new(binary);
+        let mut command = Command::new(binary);
         command.args(["validate", "manifests"]).current_dir(system.dir.path());
         command.uid(NOBODY).gid(NOBODY).output().unwrap()
     } else {
@@ -364,7 +395,7 @@ fn check_jsonschema_agrees_on_good_and_bad_files() {
     let Some(checker) = judge("CHECK_JSONSCHEMA") else { return };
     let schema = root().join("schemas/unisys.schema.json");
     // All at once: most of the time of each run is Python's start.
-    let mut command = std::process::Command::new(&checker);
+    let mut command = Command::new(&checker);
     command.args(["-o", "json", "--schemafile"]).arg(&schema);
     let output = command.args(manifests_and_verdicts().iter().map(|(path, _)| path)).output().unwrap();
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -380,7 +411,7 @@ fn check_jsonschema_agrees_on_good_and_bad_files() {
 #[test]
 fn an_editors_yaml_server_agrees_on_good_and_bad_files() {
     let Some(server) = judge("YAML_LANGUAGE_SERVER") else { return };
-    let mut command = std::process::Command::new("python3");
+    let mut command = Command::new("python3");
     command.arg(root().join("tests/it/yaml_server.py")).arg(server);
     command.arg(root().join("schemas/unisys.schema.json"));
     let output = command.args(manifests_and_verdicts().iter().map(|(path, _)| path)).output().unwrap();
@@ -397,7 +428,7 @@ fn good_and_bad_files_are_told_apart() {
     for (dir, code) in [("good", 0), ("bad", 1)] {
         for entry in std::fs::read_dir(root().join("tests/it/fixtures").join(dir)).unwrap() {
             let path = entry.unwrap().path();
-            let output = std::process::Command::new(BINARY).arg("validate").arg(&path).output().unwrap();
+            let output = Command::new(BINARY).arg("validate").arg(&path).output().unwrap();
             assert_eq!(output.status.code(), Some(code), "{}: {}", path.display(), text(&output.stderr));
         }
     }

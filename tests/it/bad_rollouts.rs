@@ -455,6 +455,8 @@ fn what_was_edited_while_nothing_ran_goes_back_as_any_other_edit() {
         system.write("manifests/a.yaml", &version("[\"false\"]", if paused { 3 } else { 2 }));
         system.start(&[]);
         until_state(&system, if paused { "Paused" } else { "RolledBack" });
+        // It says what it goes back to before that runs.
+        system.ready(&["a"]);
         let environment = std::fs::read(format!("/proc/{}/environ", system.pid("a"))).unwrap();
         assert!(environment.split(|byte| *byte == 0).any(|own| own == b"VERSION=1"), "{paused}");
     }

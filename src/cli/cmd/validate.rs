@@ -104,7 +104,7 @@ fn build_of(objects: &Objects, machine: bool) -> Built {
 /// Every holder of a wanted port, a running system's own processes left out.
 fn holders(objects: &Objects) -> BTreeMap<Place, String> {
     let (state_id, keeper, mut own) = kept::ours();
-    own.insert(keeper);
+    own.extend(keeper);
     listeners::foreign_holders(&fixed_places(objects), &state_id, &own)
 }
 

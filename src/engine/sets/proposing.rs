@@ -157,7 +157,7 @@ impl Sets {
         if wanted.is_empty() {
             return BTreeMap::new();
         }
-        let own = busy.processes.iter().copied().chain([self.keeper]).collect();
+        let own = busy.processes.iter().copied().chain(self.keeper).collect();
         listeners::foreign_holders(&wanted, &self.state_id, &own)
     }
 }
