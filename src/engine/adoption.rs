@@ -93,8 +93,12 @@ impl Engine {
                 own.into_iter().filter(|(name, _)| !held.secrets.iter().any(|(known, _)| known == name));
             own.chain(held.secrets.iter().cloned()).collect()
         };
-        let desired = self.world.desired().clone();
-        let spec = StartedWith::decode(&held.spec, name, &desired, self.sets.objects(), &environ);
+        let desired = self.world.desired().units.get(name);
+        let unit = self.world.units().get(name);
+        let known = unit.into_iter().flat_map(|unit| unit.known_versions()).map(|(_, spec)| spec);
+        let known = desired.into_iter().chain(known);
+        let spec =
+            StartedWith::decode(&held.spec, name, known, self.sets.objects(), environ, self.sets.key());
         let lost = spec.as_deref().is_some_and(|spec| StartedWith::lost_secrets(&held.spec, spec));
         self.attach_pipes(&id, pid, fds, spec.as_deref(), lost && pid.is_none());
         if let Some(spec) = &spec {

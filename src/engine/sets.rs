@@ -316,6 +316,11 @@ impl Sets {
         self.get(name).map(|set| set.input.clone()).unwrap_or_default()
     }
 
+    /// Of the digests of values.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// What a Config gives as its files are now: see [`resolve::config_values`].
     pub fn config_values(&self, name: &Name) -> Vec<(String, String, Origin)> {
         let context = Context {

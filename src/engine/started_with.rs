@@ -13,9 +13,9 @@ use crate::manifest::Objects;
 use crate::manifest::resolve::{EnvVar, Origin};
 use crate::manifest::spec::service::Port;
 use crate::manifest::spec::{JobSpec, ServiceSpec};
+use crate::plan::UnitSpec;
 use crate::plan::build::{job_policy, service_policy};
-use crate::plan::launch::{Launch, ValueMark};
-use crate::plan::{Desired, UnitSpec};
+use crate::plan::launch::{Launch, ValueMark, unmatched};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -82,22 +82,24 @@ impl StartedWith {
         ports.iter().filter_map(Port::place).collect()
     }
 
-    /// The spec again. One that is still wanted as it is shares memory with the desired state; of another one the
-    /// environment is read from the process itself (`environ`).
-    pub fn decode(
+    /// The spec again: one of those that are `known`, which are shared, or else what can be read of the process (`environ`). That
+    /// may be nothing, where the process has ended, or has written over its environment: such a spec is [`Launch::lost`].
+    pub fn decode<'a>(
         text: &str,
         name: &Name,
-        desired: &Desired,
+        mut known: impl Iterator<Item = &'a Arc<UnitSpec>>,
         objects: &Objects,
-        environ: &dyn Fn() -> Vec<(String, String)>,
+        environ: impl Fn() -> Vec<(String, String)>,
+        key: &[u8],
     ) -> Option<Arc<UnitSpec>> {
         let started: Self = serde_json::from_str(text).ok()?;
-        if let Some(wanted) = desired.units.get(name)
-            && *wanted.launch.written == *started.written
-            && wanted.launch.marks == started.marks
-            && wanted.object.kind == started.kind
-        {
-            return Some(wanted.clone());
+        let is_this = |spec: &&Arc<UnitSpec>| {
+            *spec.launch.written == *started.written
+                && spec.launch.marks == started.marks
+                && spec.object.kind == started.kind
+        };
+        if let Some(same) = known.find(is_this) {
+            return Some(same.clone());
         }
         let (service, policy) = match started.kind {
             ObjectKind::Job => {
@@ -122,7 +124,10 @@ impl StartedWith {
                 && !started.marks.iter().any(|mark| mark.name == name)
                 && !service.inherit_env.iter().any(|inherited| inherited == name)
         };
-        let own: Vec<_> = environ().into_iter().filter(|(name, _)| !is_number(name)).collect();
+        let environ = environ();
+        // What is inherited has no mark: the one that every process of ours is given stands for it.
+        let readable = environ.iter().any(|(name, _)| name == "UNISYS_INSTANCE");
+        let own: Vec<_> = environ.into_iter().filter(|(name, _)| !is_number(name)).collect();
         let env = own.into_iter().map(|(name, value)| EnvVar {
             secret: is_secret(&name),
             value: started.numbered.get(&name).cloned().unwrap_or(value),
@@ -130,14 +135,17 @@ impl StartedWith {
             origin: Origin::default(),
             shadowed: Vec::new(),
         });
+        let env: Vec<_> = env.map(Arc::new).collect();
+        let lost = !readable || unmatched(&started.marks, &env, key).next().is_some();
         let launch = Launch {
             argv: if started.argv.is_empty() { service.command.clone() } else { started.argv.clone() },
             service: Arc::new(service),
             written: started.written.into(),
             base_dir: started.base_dir,
-            env: env.map(Arc::new).collect(),
+            env,
             marks: started.marks,
             awaits_log: false,
+            lost,
         };
         Some(Arc::new(UnitSpec {
             object: ObjectRef { kind: started.kind, name: name.clone() },
@@ -145,12 +153,15 @@ impl StartedWith {
             labels: started.labels,
             policy: policy.into(),
             launch: Arc::new(launch),
-            machine: None,
+            machine: lost.then(|| LOST.to_owned()),
             unenforced: None,
             switched_off: None,
         }))
     }
 }
+
+/// Why nothing is started from a spec that is [`Launch::lost`].
+const LOST: &str = "not all of the environment that it had is known any more; `unisys apply` its manifest";
 
 #[cfg(test)]
 mod tests {
@@ -181,6 +192,43 @@ mod tests {
         }
     }
 
+    fn marker() -> (String, String) {
+        ("UNISYS_INSTANCE".into(), "me/a.0.1".into())
+    }
+
+    fn environ(env: &[EnvVar]) -> Vec<(String, String)> {
+        env.iter().map(|var| (var.name.clone(), var.value.clone())).chain([marker()]).collect()
+    }
+
+    /// With nothing known but the process.
+    fn read(text: &str, environ: &[(String, String)]) -> Arc<UnitSpec> {
+        let (name, known) = ("a".parse().unwrap(), std::iter::empty());
+        StartedWith::decode(text, &name, known, &Objects::default(), || environ.to_vec(), b"key").unwrap()
+    }
+
+    #[test]
+    fn nothing_is_started_from_what_is_not_known_to_be_all_of_it() {
+        let env = [var("PATH", "inheritEnv", false), var("LEVEL", "env", false)];
+        let spec = Arc::new(unit(&env));
+        let text = StartedWith::encode(&spec);
+        let whole = read(&text, &environ(&env));
+        assert!(!whole.launch.lost && whole.machine.is_none());
+        let other = [EnvVar { value: "another".into(), ..env[1].clone() }];
+        for (what, environ) in [
+            ("it has ended", Vec::new()),
+            ("a program that writes its title there", vec![("nginx: master".into(), String::new())]),
+            ("one variable is left", environ(&env[..1])),
+            ("one is another", environ(&other)),
+        ] {
+            let found = read(&text, &environ);
+            assert!(found.launch.lost && found.machine.is_some(), "{what}");
+            let (name, objects) = ("a".parse().unwrap(), Objects::default());
+            let known =
+                StartedWith::decode(&text, &name, [&spec].into_iter(), &objects, || environ.clone(), b"");
+            assert!(Arc::ptr_eq(&known.unwrap(), &spec), "{what}, and it is known what it was");
+        }
+    }
+
     #[test]
     fn what_is_not_wanted_any_more_starts_again_as_it_first_did() {
         let port = crate::base::ports::stand_in("PORT");
@@ -191,16 +239,12 @@ mod tests {
         let argv = launch.argv.clone();
         let text = StartedWith::encode(&unit);
         // As /proc has it.
-        let environ = || {
-            let pairs = [("URL", "http://x:1234"), ("PORT", "1234"), ("PORT_HTTP", "1234"), ("PATH", "/bin")];
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-        };
-        let name = "a".parse().unwrap();
-        let found =
-            StartedWith::decode(&text, &name, &Desired::default(), &Objects::default(), &environ).unwrap();
+        let pairs = [("URL", "http://x:1234"), ("PORT", "1234"), ("PORT_HTTP", "1234"), ("PATH", "/bin")];
+        let environ = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter();
+        let found = read(&text, &environ.chain([marker()]).collect::<Vec<_>>());
         let env: Vec<(&str, &str)> =
             found.launch.env.iter().map(|var| (var.name.as_str(), var.value.as_str())).collect();
-        assert_eq!(env, [("URL", url.value.as_str()), ("PATH", "/bin")]);
+        assert_eq!(env, [("URL", url.value.as_str()), ("PATH", "/bin"), ("UNISYS_INSTANCE", "me/a.0.1")]);
         assert_eq!(found.launch.argv, argv);
     }
 
@@ -210,11 +254,8 @@ mod tests {
             [var("PATH", "inheritEnv", false), var("LEVEL", "env", false), var("TOKEN", "data.token", true)];
         let text = StartedWith::encode(&unit(&env));
         assert!(!text.contains("value-of"), "no value is in it: {text}");
-        let environ = || env.iter().map(|var| (var.name.clone(), var.value.clone())).collect();
         let secrets = |text: &str| -> Vec<String> {
-            let name = "a".parse().unwrap();
-            let found =
-                StartedWith::decode(text, &name, &Desired::default(), &Objects::default(), &environ).unwrap();
+            let found = read(text, &environ(&env));
             found.launch.secrets().map(|var| var.name.clone()).collect()
         };
         assert_eq!(secrets(&text), ["TOKEN"]);

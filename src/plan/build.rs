@@ -156,6 +156,7 @@ fn unit(
     marks.extend(contents);
     let launch = Launch {
         awaits_log: awaits_log(&service),
+        lost: false,
         marks,
         written: source.written.clone(),
         base_dir: source.base_dir.clone(),

@@ -33,6 +33,9 @@ pub struct Launch {
     pub marks: Vec<ValueMark>,
     /// Its readiness or startup is told by a line in its log.
     pub awaits_log: bool,
+    /// It is what a process was started with, read again after that, and not all of its values are known any more: what runs
+    /// goes on, and nothing is started from it.
+    pub lost: bool,
 }
 
 /// A port that two versions, or two units, cannot have at once.
@@ -99,6 +102,20 @@ pub fn marks(env: &[EnvVar], argv: &[String], key: &[u8]) -> Vec<ValueMark> {
         .collect()
 }
 
+/// The marks of declared variables that these are not the values of, or that have none here.
+pub fn unmatched<'a>(
+    marks: &'a [ValueMark],
+    env: &'a [Arc<EnvVar>],
+    key: &'a [u8],
+) -> impl Iterator<Item = &'a ValueMark> {
+    let is_variable = |mark: &&ValueMark| mark.name != ARGV && !mark.name.contains(':');
+    let matches = move |mark: &ValueMark| {
+        let value = env.iter().find(|var| var.name == mark.name).map(|var| &var.value);
+        value.is_some_and(|value| keyed_digest(key, &mark.name, value) == mark.digest)
+    };
+    marks.iter().filter(is_variable).filter(move |mark| !matches(mark))
+}
+
 /// HMAC-SHA-256 (RFC 2104), its first 64 bits.
 fn keyed_digest(key: &[u8], name: &str, value: &str) -> u64 {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return 0 };
@@ -136,6 +153,7 @@ impl Launch {
             argv,
             env: Vec::new(),
             awaits_log: false,
+            lost: false,
         }
     }
 

@@ -349,14 +349,18 @@ impl Unit {
 
     /// What was started as this generation, if it is known what that is.
     pub fn version_of(&self, generation: Generation) -> Option<Arc<UnitSpec>> {
+        self.known_versions().find(|(known, _)| *known == generation).map(|(_, spec)| spec.clone())
+    }
+
+    /// What may be started, or was good and may come back.
+    pub fn known_versions(&self) -> impl Iterator<Item = (Generation, &Arc<UnitSpec>)> {
         let known = [&self.good, &self.before, &self.asked_for]
             .into_iter()
             .flatten()
             .map(|it| (it.generation, &it.spec));
         let restored =
             self.known_good.iter().filter_map(|(known, spec)| Some((known.generation, spec.as_ref()?)));
-        let mut all = std::iter::once((self.generation, &self.spec)).chain(known).chain(restored);
-        all.find(|(known, _)| *known == generation).map(|(_, spec)| spec.clone())
+        std::iter::once((self.generation, &self.spec)).chain(known).chain(restored)
     }
 
     /// It does not run what its manifest says, because that was found bad.

@@ -1,7 +1,7 @@
 //! Going back to an earlier version because somebody says so, and what stands of that.
 
 use crate::rollout_ways::{another_daemon, bad, history, pids, until_state, version};
-use crate::support::{System, signal, sleeper, text, until};
+use crate::support::{System, alive, kill_both, signal, sleeper, text, until};
 
 #[test]
 fn what_history_tells_can_be_undone_to_after_many_revisions_and_by_another_daemon() {
@@ -138,4 +138,60 @@ fn a_rollback_and_an_undo_stand_though_the_database_is_lost() {
     system.start(&[]);
     stands(&system);
     assert!(history(&system, "a").len() <= tried, "it was not tried again");
+}
+
+/// As a power failure leaves it: no process from which an environment could be read.
+#[test]
+fn what_stands_in_for_the_declared_version_is_whole_after_everything_was_killed() {
+    let version = |command: &str, version: u32| {
+        let rest = format!(
+            "  env: {{VERSION: \"{version}\"}}\n  envFrom: [{{secret: s}}]\n  update: {{minReady: 100ms, progressDeadline: 5s}}\n"
+        );
+        sleeper("a", &rest).replace("[sleep, \"1000\"]", command)
+    };
+    let secret = "apiVersion: unisys.dev/v1\nkind: Secret\nmetadata: {name: s}\nspec: {data: {TOKEN: {file: ../token}}}\n";
+    let (good, other, bad) = ("[sleep, \"1000\"]", "[sleep, \"2000\"]", "[\"false\"]");
+    for way in ["rolled back", "undone", "paused"] {
+        let mut system = System::new(&[("a.yaml", &version(good, 1)), ("s.yaml", secret)]);
+        system.write("token", "t");
+        system.start(&[]);
+        until_state(&system, "a", "Complete");
+        match way {
+            "rolled back" => {
+                system.write("manifests/a.yaml", &version(bad, 2));
+                until_state(&system, "a", "RolledBack");
+            }
+            "undone" => {
+                system.write("manifests/a.yaml", &version(other, 2));
+                until("it is there", || (system.rollout("a")["revision"] == 2).then_some(()));
+                until_state(&system, "a", "Complete");
+                system.ok(&["rollout", "undo", "a"]);
+                until("it is back", || system.ok(&["why", "a"]).contains("undo").then_some(()));
+                until_state(&system, "a", "Complete");
+            }
+            _ => {
+                system.ok(&["rollout", "pause", "a"]);
+                system.write("manifests/a.yaml", &version(other, 2));
+                until_state(&system, "a", "Paused");
+            }
+        }
+        system.ready(&["a"]);
+        let before = system.pid("a");
+        let (keeper, daemon) = (system.keeper_pid(), system.daemon_pid().unwrap());
+        kill_both(keeper, daemon);
+        signal(before, "KILL");
+        system.ended();
+        until("nothing of it is left", || (!alive(daemon) && !alive(before)).then_some(()));
+        system.start(&[]);
+        let pid = until("another one runs", || {
+            let pid = system.instance("a")["pid"].as_u64()? as u32;
+            (pid != before && alive(pid)).then_some(pid)
+        });
+        system.ready(&["a"]);
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let environment = text(&environment);
+        for wanted in ["VERSION=1\0", "TOKEN=t\0", "PATH="] {
+            assert!(environment.contains(wanted), "{way}: {wanted} is not in {environment:?}");
+        }
+    }
 }

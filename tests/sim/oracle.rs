@@ -21,6 +21,9 @@ pub fn before_spawn(
     now: Instant,
 ) -> Result<(), String> {
     if part == Part::Main {
+        if spec.launch.lost {
+            return Err(format!("{id} is started from what is not known to be all of it"));
+        }
         seats(keeper, world, id, spec)?;
     }
     let first = match spec.policy.pre_start.is_empty() {

@@ -8,7 +8,8 @@ use unisys::base::{
     Category, Epoch, Exit, Incarnation, InstanceId, Instant, Name, Now, Part, Revision, Rng, Signal, Stamp,
 };
 use unisys::manifest::load::ParseCache;
-use unisys::plan::Desired;
+use unisys::plan::launch::Launch;
+use unisys::plan::{Desired, UnitSpec};
 use unisys::unit::{PartState, ProbeKind};
 use unisys::world::{Adopted, Beginning, Cause, Checkpoint, Effect, Event, Failure, InstanceFact, World};
 
@@ -129,6 +130,12 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
     sim.go_down()
 }
 
+/// What is left of a spec where the environment cannot be read any more.
+fn lost(spec: &UnitSpec) -> Arc<UnitSpec> {
+    let launch = Launch { lost: true, ..spec.launch.as_ref().clone() };
+    Arc::new(UnitSpec { launch: Arc::new(launch), machine: Some("it is lost".into()), ..spec.clone() })
+}
+
 fn world(epoch: u64, rng: &mut Rng, incarnation: Incarnation) -> World {
     World::new(Beginning { epoch: Epoch(epoch), seed: rng.next_u64(), incarnation })
 }
@@ -180,9 +187,15 @@ impl Sim {
             Some(exit) => PartState::Ended { pid: process.pid, at: process.at, exit },
             None => PartState::Running { pid: process.pid, at: process.at },
         };
+        // Of one that has ended, nobody can read what it was started with.
+        let runs = held.parts.get(&Part::Main).is_some_and(|main| main.exit.is_none());
+        let unit = self.world.units().get(&id.unit);
+        let is_known =
+            unit.is_some_and(|unit| unit.known_versions().any(|(_, spec)| *spec.launch == *held.spec.launch));
+        let spec = if runs || is_known { held.spec.clone() } else { lost(&held.spec) };
         let adopted = Adopted {
             id: id.clone(),
-            spec: Some(held.spec.clone()),
+            spec: Some(spec),
             generation: held.generation,
             started_wall: Stamp(0),
             parts: held.parts.iter().map(|(part, process)| (*part, state(process))).collect(),

@@ -1,6 +1,7 @@
 //! Where an earlier daemon left the rollouts.
 
 use crate::base::{Name, Now};
+use crate::plan::UnitSpec;
 use crate::rollout::{Phase, Rollout};
 
 use crate::world::World;
@@ -25,10 +26,11 @@ impl World {
         let Some((known, kept)) = unit.known_good.take() else { return };
         let running = unit.slots.values().filter_map(|slot| slot.instance.as_ref());
         let spec = running
-            .filter(|instance| instance.generation == known.generation)
+            .filter(|instance| instance.generation == known.generation && !instance.spec.launch.lost)
             .map(|instance| instance.spec.clone())
             .next()
-            .or(kept);
+            // What it had of files is what they hold now: where that is what was rejected, there is nothing else.
+            .or(kept.filter(|kept| !is_rejected(unit, kept)));
         let asked_for = unit.asked_for.take();
         if let Some(version) = &asked_for {
             let from = spec.as_ref().map(|_| known.generation);
@@ -77,6 +79,11 @@ impl World {
         self.refresh_drift(name);
         self.save_unit(now, name);
     }
+}
+
+/// It would be what was rejected once more.
+fn is_rejected(unit: &Unit, kept: &UnitSpec) -> bool {
+    unit.overrides.rejected.as_ref().is_some_and(|rejected| rejected.digest == kept.launch.digest())
 }
 
 impl Unit {
