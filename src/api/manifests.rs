@@ -21,6 +21,7 @@ use crate::store::StoredFile;
 use crate::world::{Cause, Event, Order};
 
 use super::calls::{Answer, Context, Refusal, named, refuse};
+use super::orders::stays_up;
 use super::status;
 use super::types::{Diff, Done, FieldDiff, ObjectDiff, Overlay, Problem, Submission};
 
@@ -282,6 +283,7 @@ pub(super) async fn apply(
     let (dry_run, by) = (submission.dry_run, named(caller).await);
     let mut done = context
         .ask(move |engine| {
+            stays_up(engine)?;
             // It is read again from there.
             if let Some(why) = submission.path.as_deref().and_then(snapshot::distrusted) {
                 let hint =

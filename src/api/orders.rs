@@ -34,9 +34,7 @@ pub(super) async fn order(
             if !unknown.is_empty() {
                 return Err(not_found(engine, &unknown));
             }
-            if let Some(why) = engine.world.going_down() {
-                return Err(refuse(StatusCode::CONFLICT, format!("everything is being stopped: {why}"), ""));
-            }
+            stays_up(engine)?;
             let list = listed(engine, &call, &names);
             let asked = names.clone();
             let order = match call.verb.as_str() {
@@ -155,6 +153,14 @@ fn scale(engine: &Engine, names: Vec<Name>, replicas: &[u32]) -> Result<Order, R
         return Err(refuse(StatusCode::CONFLICT, message, "one instance can have a fixed port"));
     }
     Ok(Order::Scale(names.into_iter().zip(replicas.iter().copied()).collect()))
+}
+
+/// Nothing is asked of a system that is on its way down.
+pub(super) fn stays_up(engine: &Engine) -> Result<(), Refusal> {
+    match engine.world.going_down() {
+        Some(why) => Err(refuse(StatusCode::CONFLICT, format!("everything is being stopped: {why}"), "")),
+        None => Ok(()),
+    }
 }
 
 /// The units as the answer names them, of a scale with how many there were and will be.

@@ -79,7 +79,7 @@ fn known(what: &str) -> Result<(), Refusal> {
 }
 
 /// What nobody need wait for any longer. `rollout=REVISION`: units whose rollout of that revision, or a later one, was given
-/// up. `stopped`: processes that cannot be killed. `started`: what keeps units from running for longer than a moment.
+/// up, and of those that were handed in with it any that stands for what was given up before. `stopped`: processes that cannot be killed. `started`: what keeps units from running for longer than a moment.
 fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
     if what == "stopped" {
         let again = |name: &Name| {
@@ -116,7 +116,7 @@ fn given_up(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
     let Some(revision) = revision_of(what) else { return Vec::new() };
     let units = engine.world.units().iter();
     units
-        .filter(|(_, unit)| unit.rollout.revision.0 >= revision)
+        .filter(|(name, unit)| unit.rollout.revision.0 >= revision || names.contains(name))
         .filter(|(_, unit)| matches!(unit.rollout.phase, Phase::RollingBack(_) | Phase::RolledBack(_)))
         .filter_map(|(name, unit)| Some((name, unit, unit.rollout.failure()?)))
         .map(|(name, unit, failure)| {
@@ -142,11 +142,16 @@ fn brought_by(engine: &Engine, revision: Option<u64>, names: &[Name]) -> Vec<Nam
     units.map(|(name, _)| name.clone()).collect()
 }
 
+/// What is waited for is that units are up.
+fn is_of_running(what: &str) -> bool {
+    let ready = ["condition=ready", "condition=ready=true"].contains(&what.to_ascii_lowercase().as_str());
+    ready || what.starts_with("rollout=")
+}
+
 /// Those of which nothing runs though they are as wanted: nothing is to run, or it has ended well and is not started again
 /// (compose waits no longer for such a one either).
 fn notes(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
-    let ready = ["condition=ready", "condition=ready=true"].contains(&what.to_ascii_lowercase().as_str());
-    if !ready && !what.starts_with("rollout=") {
+    if !is_of_running(what) {
         return Vec::new();
     }
     let units = engine.world.units().iter().filter(|(name, _)| names.is_empty() || names.contains(name));
@@ -169,6 +174,9 @@ fn notes(engine: &Engine, names: &[Name], what: &str) -> Vec<String> {
 
 /// What is said of those that are not as wanted, and whether they stay so until somebody does something.
 fn told(engine: &Engine, unmet: Vec<(Name, String)>, what: &str) -> (Vec<String>, bool) {
+    if let Some(why) = engine.world.going_down().filter(|_| is_of_running(what)) {
+        return (vec![format!("everything is being stopped: {why}")], true);
+    }
     let stuck = (what.starts_with("condition=") || what.starts_with("rollout="))
         && !unmet.is_empty()
         && unmet.iter().all(|(name, _)| {
@@ -270,6 +278,13 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
                     let ready = condition.kind == "Ready" && condition.status == "True";
                     let (_, words) = world.unsettled(now, name).filter(|_| ready)?;
                     format!("{name} is Ready for a moment: {words}")
+                }
+                Some(condition) if condition.status.eq_ignore_ascii_case(wanted) => {
+                    let word = world.status_word(name);
+                    format!(
+                        "{name}: {kind} is {}, and it is {word}: it does not run all of its version yet",
+                        condition.status
+                    )
                 }
                 Some(condition) => {
                     let failed =

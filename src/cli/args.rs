@@ -432,8 +432,8 @@ pub enum Circuit {
 
 #[derive(Clone, Debug, Args)]
 pub struct Wait {
-    /// condition=Ready, delete, lifecycle=Done. While a rollout is under way the condition Ready is met by what served before;
-    /// condition=Progressing=False waits for the rollout's end
+    /// condition=Ready, delete, lifecycle=Done. A condition counts once no instance is to be replaced any more;
+    /// condition=Progressing=False waits for the rollout's end, minReady and all
     #[arg(long = "for", value_name = "WHAT")]
     pub what: String,
     /// Units; without any: all that are to run

@@ -44,13 +44,15 @@ pub fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> 
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
-/// The command starts in a session of its own, away from this terminal.
+/// The command starts in a session of its own, away from this terminal, and with the three standard streams alone: of whatever
+/// else its caller has open (the lock of a script, say) nothing is held on to.
 pub fn detached(command: &mut std::process::Command) -> &mut std::process::Command {
     use std::os::unix::process::CommandExt;
-    // SAFETY: one system call between fork and exec.
+    // SAFETY: two system calls between fork and exec.
     unsafe {
         command.pre_exec(|| {
             let _ = rustix::process::setsid();
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             Ok(())
         })
     }

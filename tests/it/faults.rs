@@ -270,7 +270,7 @@ fn a_systems_own_patterns_say_what_an_error_is() {
 #[test]
 fn an_error_of_the_configuration_is_tried_once_more_and_then_waits_for_a_change() {
     let code = "import os\nos.environ['DB_URL']\nimport time\ntime.sleep(9999)";
-    let rest = "  restart: {backoff: {initial: 50ms}}\n";
+    let rest = "  restart: {backoff: {initial: 1s}}\n";
     let system = System::up(&[
         ("a.yaml", &python("a", code, rest)),
         ("b.yaml", &python("b", "import os\nos._exit(78)", rest)),
