@@ -1,7 +1,7 @@
 //! Manifests that are handed in: plan, diff, apply.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -22,6 +22,7 @@ use crate::world::{Cause, Event, Order};
 
 use super::calls::{Answer, Context, Refusal, named, refuse};
 use super::orders::stays_up;
+use super::elsewhere::{self, Elsewhere};
 use super::status;
 use super::types::{Diff, Done, FieldDiff, ObjectDiff, Overlay, Problem, Submission};
 
@@ -69,6 +70,17 @@ fn has_overlays(engine: &Engine, submission: &Submission) -> Result<(), Refusal>
     Err(refuse(StatusCode::BAD_REQUEST, message, hint))
 }
 
+/// What lies `here` is not what a set is read from.
+fn read_elsewhere(name: &str, there: Option<&Path>, here: &Path) -> Refusal {
+    let there = there.unwrap_or(Path::new("")).display();
+    let message = format!("the set `{name}` is read from {there}, and {} is no part of it", here.display());
+    let hint = format!(
+        "to apply it, put it there; what that would change is shown by `unisys plan` and `diff`, given all of it \
+         (-f PATH --set {name}). For a set of its own, give it a name that no set has: --set NAME"
+    );
+    refuse(StatusCode::CONFLICT, message, hint)
+}
+
 fn target_files(
     engine: &Engine,
     submission: &Submission,
@@ -84,9 +96,13 @@ fn target_files(
     if let (Some(path), Some(known)) = (&submission.path, engine.sets.get(&name))
         && known.path.as_ref().is_some_and(|known| known != path)
     {
-        let message =
-            format!("the set `{name}` is read from {}", known.path.clone().unwrap_or_default().display());
-        return Err(refuse(StatusCode::CONFLICT, message, "give this one another name with --set"));
+        return Err(read_elsewhere(&name, known.path.as_deref(), path));
+    }
+    if submission.path.is_none()
+        && let Some(there) = engine.sets.get(&name).and_then(|set| set.path.as_deref())
+    {
+        let here = submission.files.first().map(|file| file.path.clone()).unwrap_or_default();
+        return Err(read_elsewhere(&name, Some(there), &here));
     }
     let mut input = engine.sets.input_of(&name);
     input.set.clone_from(&name);
@@ -124,7 +140,7 @@ fn target_files(
 }
 
 /// Files of a directory that a set is read from, whose other files stay as they were accepted. Nothing if they are none.
-fn files_of_a_set(
+pub(super) fn files_of_a_set(
     engine: &Engine,
     submission: &Submission,
 ) -> Result<Option<(String, Option<PathBuf>, LoadInput)>, Refusal> {
@@ -258,18 +274,38 @@ fn planned(engine: &Engine, set: &str, proposal: &Proposal) -> super::types::Pla
     plan
 }
 
+/// What is to be compared, with where it lies if that is not where its set is read from.
+fn compared(engine: &Engine, submission: Submission) -> (Submission, Option<Elsewhere>) {
+    match elsewhere::as_there(engine, &submission) {
+        Some((moved, elsewhere)) => (moved, Some(elsewhere)),
+        None => (submission, None),
+    }
+}
+
+/// What it would be, unless that is rejected.
+fn proposed(
+    engine: &mut Engine,
+    submission: &Submission,
+    elsewhere: Option<&Elsewhere>,
+) -> Result<Proposal, Refusal> {
+    let mut proposal = propose(engine, submission)?;
+    if let Some(elsewhere) = elsewhere {
+        elsewhere.told_here(&mut proposal.diagnostics);
+    }
+    if proposal.rejected { Err(rejected(proposal.diagnostics)) } else { Ok(proposal) }
+}
+
 pub(super) async fn plan(
     State(context): State<Context>,
     Json(submission): Json<Submission>,
 ) -> Answer<super::types::Plan> {
     let plan = context
         .ask(move |engine| {
-            let proposal = propose(engine, &submission)?;
-            if proposal.rejected {
-                Err(rejected(proposal.diagnostics))
-            } else {
-                Ok(planned(engine, &target(engine, &submission)?.0, &proposal))
-            }
+            let (submission, elsewhere) = compared(engine, submission);
+            let proposal = proposed(engine, &submission, elsewhere.as_ref())?;
+            let mut plan = planned(engine, &target(engine, &submission)?.0, &proposal);
+            plan.notes.extend(elsewhere.as_ref().map(Elsewhere::note));
+            Ok(plan)
         })
         .await??;
     Ok(Json(plan))
@@ -332,11 +368,10 @@ pub(super) async fn apply(
 pub(super) async fn diff(State(context): State<Context>, Json(submission): Json<Submission>) -> Answer<Diff> {
     let diff = context
         .ask(move |engine| {
-            let proposal = propose(engine, &submission)?;
-            if proposal.rejected {
-                return Err(rejected(proposal.diagnostics));
-            }
-            let notes = status::not_as_written(&engine.world);
+            let (submission, elsewhere) = compared(engine, submission);
+            let proposal = proposed(engine, &submission, elsewhere.as_ref())?;
+            let mut notes = status::not_as_written(&engine.world);
+            notes.splice(0..0, elsewhere.as_ref().map(Elsewhere::note));
             Ok(Diff {
                 objects: differences(engine, &proposal),
                 diagnostics: proposal.diagnostics,

@@ -4,6 +4,7 @@
 mod calls;
 mod crowd;
 mod deletion;
+mod elsewhere;
 pub(crate) mod faults;
 mod follow;
 mod look;

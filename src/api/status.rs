@@ -352,6 +352,7 @@ pub fn plan(world: &World, plan: &crate::plan::Plan) -> Plan {
         diagnostics: Vec::new(),
         others: Vec::new(),
         overrides: all_overrides(world),
+        notes: Vec::new(),
     }
 }
 

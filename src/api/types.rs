@@ -259,6 +259,9 @@ pub struct Plan {
     /// What is in force though no manifest says it.
     #[serde(default)]
     pub overrides: Vec<Override>,
+    /// What it was compared with, if that is not what lies in the place of the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -60,7 +60,7 @@ pub enum Verb {
     /// Accept manifests and converge to them
     Apply(Apply),
     /// Show what differs from what is accepted, field by field
-    Diff(Files),
+    Diff(Diff),
     /// Show what `apply` would do, or without -f what is still to be done
     Plan(Plan),
     /// Take objects away that `apply` made
@@ -211,9 +211,18 @@ pub struct Files {
     /// Patches over the manifests, in order; without it those that `up` was given
     #[arg(long, value_name = "PATH")]
     pub overlay: Vec<PathBuf>,
-    /// Name of the set
+    /// Name of the set. `plan` and `diff` take files from elsewhere than where it is read from as its content
     #[arg(long)]
     pub set: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Diff {
+    #[command(flatten)]
+    pub files: Files,
+    /// As `apply --force-conflicts` would have it: objects of other sets are taken over
+    #[arg(long)]
+    pub force_conflicts: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -224,9 +233,12 @@ pub struct Plan {
     /// Patches over the manifests, in order; without it those that `up` was given
     #[arg(long, value_name = "PATH", requires = "file")]
     pub overlay: Vec<PathBuf>,
-    /// Name of the set
+    /// Name of the set; of one that is read from elsewhere, these files are taken as its content
     #[arg(long)]
     pub set: Option<String>,
+    /// As `apply --force-conflicts` would have it: objects of other sets are taken over
+    #[arg(long, requires = "file")]
+    pub force_conflicts: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -54,6 +54,14 @@ impl Set {
         }
     }
 
+    /// It is read from one file, not from a directory.
+    pub fn is_of_one_file(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| match &self.input.files[..] {
+            [] => path.is_file(),
+            files => files.iter().any(|file| file.path == *path),
+        })
+    }
+
     /// As it is on the disk now. `accepted`: as it was when it was last found well.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::ObjectKind;
+use crate::base::{ObjectKind, limits};
 
 use super::split::written_in;
 
@@ -81,11 +81,23 @@ impl Diagnostic {
     }
 }
 
-/// All that rejects is that objects belong to other sets (E1304): a conflict, not a mistake.
+/// Objects belong to other sets (E1304): a conflict, whatever else is wrong.
 pub fn is_conflict(diagnostics: &[Diagnostic]) -> bool {
-    let mut rejecting = diagnostics.iter().filter(|diagnostic| diagnostic.rejects()).peekable();
-    rejecting.peek().is_some() && rejecting.all(|diagnostic| diagnostic.code == "E1304")
+    diagnostics.iter().any(|diagnostic| diagnostic.code == CONFLICT)
 }
+
+/// Keeps no more than are told; a conflict is among those that stay.
+pub fn keep_told(diagnostics: &mut Vec<Diagnostic>) {
+    if let Some(at) = diagnostics.iter().position(|found| found.code == CONFLICT)
+        && at >= limits::DIAGNOSTICS
+    {
+        diagnostics.swap(at, limits::DIAGNOSTICS - 1);
+    }
+    diagnostics.truncate(limits::DIAGNOSTICS);
+}
+
+/// An object belongs to another set.
+const CONFLICT: &str = "E1304";
 
 /// The nearest of `allowed` to what was written, if it is near enough to be what was meant.
 pub fn nearest<'a>(written: &str, allowed: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -103,4 +115,19 @@ pub fn kinds_like(word: &str) -> String {
     let kinds = ObjectKind::ALL.map(ObjectKind::singular);
     let meant = nearest(word, kinds).map(|kind| format!("did you mean {kind}? ")).unwrap_or_default();
     format!("{meant}kinds: {}", kinds.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_is_one_whatever_else_is_wrong_and_is_told() {
+        let found = |code: &str| Diagnostic::error(code, &Span::default(), "", "");
+        let mut diagnostics = vec![found("E1203"); limits::DIAGNOSTICS + 1];
+        assert!(!is_conflict(&diagnostics));
+        diagnostics.push(found("E1304"));
+        keep_told(&mut diagnostics);
+        assert!(is_conflict(&diagnostics) && diagnostics.len() == limits::DIAGNOSTICS);
+    }
 }

@@ -199,6 +199,10 @@ pub fn owned_twice(first: &Source, second: &Source) -> Diagnostic {
         first.set,
         written_in(&first.file).display()
     );
-    Diagnostic::error("E1304", &second.span("metadata.name"), "metadata.name", message)
-        .hint("remove it from one of the two sets, or take it over with `unisys apply --force-conflicts`")
+    let hint = format!(
+        "remove it from one of the two sets, or take it over with `unisys apply --force-conflicts`; what these files would \
+         change in the other set: `unisys plan` and `diff` with --set {}",
+        first.set
+    );
+    Diagnostic::error("E1304", &second.span("metadata.name"), "metadata.name", message).hint(hint)
 }

@@ -36,12 +36,22 @@ fn an_object_of_another_set_is_a_conflict_and_is_taken_over_for_good_by_force() 
         }
     }
     assert_eq!((set_of(&system, "a"), replicas(&system, "a")), ("manifests".into(), 1));
-    // Another mistake beside it is one of the manifests.
+    // It is one whatever else is wrong.
     system.write(
         "wrong.yaml",
         &format!("{}---\n{}", sleeper("a", ""), sleeper("c", "  dependsOn: [nobody]\n")),
     );
-    assert_eq!(system.fails(&["apply", "-f", "wrong.yaml"]).0, 1);
+    for verb in ["apply", "plan", "diff"] {
+        let (code, words) = system.fails(&[verb, "-f", "wrong.yaml"]);
+        assert!(code == 5 && words.contains("nobody"), "{verb}: {code} {words}");
+    }
+    // What a take-over would come to is asked for as it is done.
+    for verb in ["plan", "diff"] {
+        let output = system.run(&[verb, "-f", "mine.yaml", "--force-conflicts"]);
+        let told = crate::support::text(&[output.stdout, output.stderr].concat());
+        assert!(output.status.code() == Some(1) && told.contains("service/a"), "{verb}: {told}");
+    }
+    assert_eq!((set_of(&system, "a"), replicas(&system, "a")), ("manifests".into(), 1));
 
     system.ok(&["apply", "-f", "mine.yaml", "--force-conflicts", "--wait"]);
     assert_eq!((set_of(&system, "a"), replicas(&system, "a")), ("default".into(), 2));
@@ -94,4 +104,85 @@ fn an_object_of_another_set_is_a_conflict_and_is_taken_over_for_good_by_force() 
     assert!(
         system.json(&["get", "sets"])["items"][0]["status"]["ceded"].as_array().is_some_and(Vec::is_empty)
     );
+}
+
+#[test]
+fn a_checkout_is_compared_with_the_set_that_runs_and_is_not_applied_in_its_place() {
+    let api = |x: &str| sleeper("api", &format!("  workingDir: ..\n  env: {{X: '{x}'}}\n"));
+    let system = System::up(&[("api.yaml", &api("1")), ("web.yaml", &sleeper("web", ""))]);
+    system.ready(&["api", "web"]);
+    let pids = (system.pid("api"), system.pid("web"));
+    for dir in ["checkout/manifests", "checkout/deploy"] {
+        std::fs::create_dir_all(system.path(dir)).unwrap();
+        system.write(&format!("{dir}/api.yaml"), &api("1"));
+        system.write(&format!("{dir}/web.yaml"), &sleeper("web", ""));
+    }
+    let told = |args: &[&str]| {
+        let output = system.run(args);
+        (output.status.code().unwrap(), crate::support::text(&[output.stdout, output.stderr].concat()))
+    };
+    // By the directory's name, or by that of the set.
+    let ways: [&[&str]; 2] =
+        [&["-f", "checkout/manifests"], &["-f", "checkout/deploy", "--set", "manifests"]];
+    for way in ways {
+        for verb in ["plan", "diff"] {
+            let (code, words) = told(&[&[verb], way].concat());
+            let note = "taken as the content of the set `manifests`, which is read from";
+            assert!(code == 0 && words.contains(note), "where it lies is no difference: {code} {words}");
+        }
+    }
+    for dir in ["checkout/manifests", "checkout/deploy"] {
+        system.write(&format!("{dir}/api.yaml"), &api("2"));
+        std::fs::remove_file(system.path(&format!("{dir}/web.yaml"))).unwrap();
+        system.write(&format!("{dir}/new.yaml"), &sleeper("new", ""));
+    }
+    for way in ways {
+        let (code, words) = told(&[&["diff"], way].concat());
+        for part in ["~ service/api", "spec.env.X: \"1\" → \"2\"", "+ service/new", "- service/web"] {
+            assert!(code == 1 && words.contains(part), "{part}: {words}");
+        }
+        assert!(!words.contains("workingDir"), "{words}");
+        let plan = crate::support::text(&system.run(&[&["plan", "-o", "json"], way].concat()).stdout);
+        let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+        let mut verbs: Vec<String> = plan["actions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|action| format!("{} {}", action["verb"], action["unit"]).replace('"', ""))
+            .collect();
+        verbs.sort();
+        assert_eq!(verbs, ["Delete service/web", "Replace service/api", "Start service/new"], "{plan}");
+        // It is no part of what is applied.
+        let (code, words) = told(&[&["apply"], way].concat());
+        assert!(code == 5 && words.contains("is no part of it"), "{words}");
+        assert!(words.contains("`unisys plan` and `diff`"), "{words}");
+    }
+    // What is wrong is told where it is written.
+    system.write("checkout/deploy/new.yaml", &sleeper("new", "  dependsOn: [nobody]\n"));
+    let (code, words) = told(&["plan", "-f", "checkout/deploy", "--set", "manifests"]);
+    assert!(code == 2 && words.contains("checkout/deploy/new.yaml:"), "{code} {words}");
+    // Under the name of no set they are objects of another one, and how to compare them is said.
+    let (code, words) = told(&["plan", "-f", "checkout/deploy"]);
+    assert!(code == 5 && words.contains("with --set manifests"), "{code} {words}");
+    // A part of it says nothing of the rest.
+    let (code, words) = told(&["diff", "-f", "checkout/deploy/api.yaml", "--set", "manifests"]);
+    assert!(code == 5 && words.contains("given all of it"), "{code} {words}");
+    assert_eq!((system.pid("api"), system.pid("web")), pids);
+}
+
+#[test]
+fn one_file_is_compared_with_the_set_that_one_file_is() {
+    let mut system = System::new(&[]);
+    system.write("unisys.yaml", &sleeper("a", ""));
+    system.start(&["-f", "unisys.yaml"]);
+    system.ready(&["a"]);
+    std::fs::create_dir(system.path("checkout")).unwrap();
+    system.write("checkout/unisys.yaml", &sleeper("a", "  replicas: 2\n"));
+    let output = system.run(&["diff", "-f", "checkout/unisys.yaml"]);
+    let words = crate::support::text(&output.stdout);
+    assert!(output.status.code() == Some(1) && words.contains("spec.replicas"), "{words}");
+    let mut command = system.command(&["diff", "-f", "-", "--set", "unisys"]);
+    command.stdin(std::fs::File::open(system.path("checkout/unisys.yaml")).unwrap());
+    let output = command.output().unwrap();
+    assert_eq!((output.status.code(), crate::support::text(&output.stdout)), (Some(1), words));
 }

@@ -3,14 +3,14 @@ use std::path::{Path, PathBuf};
 use crate::api::status;
 use crate::api::types::{Override, Plan as PlanShape, Submission};
 use crate::engine::Options;
-use crate::manifest::diagnostic::Severity;
+use crate::manifest::diagnostic::{Severity, is_conflict};
 use crate::manifest::{Diagnostic, LoadInput, SourceFile};
 use crate::store::StoredFile;
 
 use super::super::args::{Format, Global, Plan};
 use super::super::client::{Client, STATE_DIR, find_socket};
 use super::super::{Failure, Outcome, kept, render};
-use super::{get, submit};
+use super::{get, say_notes, submit};
 use crate::cli::aside;
 
 /// `unisys plan`: 0 nothing to do, 1 something to do, 2 an error: what the manifests want cannot be had on this machine, or what is
@@ -18,7 +18,10 @@ use crate::cli::aside;
 pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
     let read = |path: &PathBuf| submit::read_with(path, args.set.as_deref(), &args.overlay);
-    let submission = args.file.as_ref().map(read).transpose()?;
+    let mut submission = args.file.as_ref().map(read).transpose()?;
+    if let Some(submission) = &mut submission {
+        submission.force_conflicts = args.force_conflicts;
+    }
     let client = match (Client::connect(global), &submission) {
         (Err(Failure::NoDaemon { .. }), Some(submission)) if is_before_up(global) => {
             return show(global, &before_up(args, submission)?, submission.files.clone(), &[]);
@@ -74,9 +77,9 @@ fn before_up(args: &Plan, submission: &Submission) -> Result<PlanShape, Failure>
     if diagnostics.iter().any(Diagnostic::rejects) {
         return Err(Failure::Invalid {
             message: "the manifests are not valid".into(),
+            conflict: is_conflict(&diagnostics),
             diagnostics,
             sent: submission.files.clone(),
-            conflict: false,
         });
     }
     let world = foretold.world;
@@ -99,6 +102,7 @@ fn show(
             render::line(format_args!("nothing to do{of}"));
         }
     }
+    say_notes(&plan.notes, global.quiet);
     refused.iter().for_each(|note| aside!("note: {note}"));
     Ok(match nothing {
         _ if lacks(plan) || !refused.is_empty() => Outcome::Code(2),

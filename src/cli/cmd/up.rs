@@ -8,6 +8,7 @@ use crate::base::{Name, limits, parse_duration};
 use crate::engine::Options;
 use crate::keeper::{self, Keeper};
 use crate::manifest::Diagnostic;
+use crate::manifest::diagnostic::is_conflict;
 use crate::os::inherit;
 use crate::os::own;
 use crate::os::state_dir::{StateDir, StateDirError};
@@ -198,7 +199,8 @@ fn refused(client: &Client) -> Result<(), Failure> {
         "{errors} error{} in the manifests; what was accepted before runs, until they are corrected",
         if errors == 1 { "" } else { "s" }
     );
-    Err(Failure::Invalid { message, diagnostics, sent: Vec::new(), conflict: false })
+    let conflict = is_conflict(&diagnostics);
+    Err(Failure::Invalid { message, diagnostics, sent: Vec::new(), conflict })
 }
 
 /// The time of `--wait`.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::base::limits;
 use crate::base::ports::{Place, Places};
+use crate::manifest::diagnostic::keep_told;
 use crate::manifest::load::ParseCache;
 use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, load};
@@ -142,7 +142,7 @@ impl Sets {
         diagnostics.append(&mut built.diagnostics);
         self.leave_out(&mut built.desired);
         let rejected = diagnostics.iter().any(Diagnostic::rejects);
-        diagnostics.truncate(limits::DIAGNOSTICS);
+        keep_told(&mut diagnostics);
         Proposal { candidates, dropped: BTreeSet::new(), objects, built, diagnostics, rejected }
     }
 
