@@ -26,7 +26,7 @@ pub(super) struct Deletion {
     /// Some of them may be gone already.
     #[serde(default)]
     ignore_missing: bool,
-    /// Everything of the set that is read from there.
+    /// Everything of the set that is read from there, whether a file declares it or not.
     #[serde(default)]
     path: Option<PathBuf>,
 }
@@ -35,7 +35,13 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
     let mut done = context
         .ask(move |engine| {
             let mut taken = Taken::default();
-            if let Some(path) = &deletion.path {
+            // A directory that is there may be no set, or not one that may be deleted: then its objects say so.
+            let is_applied = |path: &&PathBuf| {
+                engine.sets.iter().any(|set| set.applied && set.path.as_ref() == Some(*path))
+            };
+            if let Some(path) =
+                deletion.path.as_ref().filter(|path| deletion.objects.is_empty() || is_applied(path))
+            {
                 taken.set_of(engine, path)?;
             }
             let mut gone = Vec::new();

@@ -98,3 +98,24 @@ fn revision(system: &System) -> u64 {
     let system: serde_json::Value = serde_json::from_str(&text).unwrap();
     system["status"]["revision"].as_u64().unwrap()
 }
+
+#[test]
+fn the_directory_of_a_set_is_deleted_with_what_is_not_in_it_any_more() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    std::fs::create_dir(system.path("more")).unwrap();
+    system.write("more/b.yaml", &sleeper("b", ""));
+    system.write("more/c.yaml", &sleeper("c", ""));
+    system.ok(&["apply", "-f", "more", "--wait"]);
+    let (code, words) = system.fails(&["delete", "service/b"]);
+    assert!(code == 5 && words.contains("unisys delete -f "), "{words}");
+    // A file that cannot be accepted takes one of them out of what is declared there, and what was accepted stays.
+    system.write("more/c.yaml", &sleeper("c2", "  dependsOn: [nobody]\n"));
+    until("it is refused", || system.ok(&["get", "sets"]).contains("Invalid").then_some(()));
+    let told = system.ok(&["delete", "-f", "more"]);
+    assert!(told.contains("deleted everything of "), "{told}");
+    system.ok(&["wait", "--for=delete", "b", "c"]);
+    system.ready(&["a"]);
+    // What `up` was given is told to be that.
+    let (code, words) = system.fails(&["delete", "-f", "manifests"]);
+    assert!(code == 5 && words.contains("remove it there"), "{words}");
+}

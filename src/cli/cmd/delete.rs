@@ -11,20 +11,22 @@ use crate::api::types::Done;
 /// `unisys delete`: takes away what `apply` made.
 pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
     let mut objects = args.objects.clone();
-    let mut gone = None;
+    let mut dir = None;
     // What a directory declared is known to the daemon, should the directory be there no more.
     let missing = |path: &&PathBuf| {
         let found = std::fs::symlink_metadata(path);
         found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) && *path != Path::new("-")
     };
     if let Some(path) = args.file.as_ref().filter(missing) {
-        gone = std::path::absolute(path).ok();
+        dir = std::path::absolute(path).ok();
     } else if let Some(path) = &args.file {
-        let declared = submit::declared(&submit::read(path, None)?.files)?;
+        let read = submit::read(path, None)?;
+        dir = read.path;
+        let declared = submit::declared(&read.files)?;
         objects.extend(declared.into_iter().map(|(kind, name)| format!("{kind}/{name}")));
     }
     // What a file declares may be gone in part: it is to be gone.
-    let deletion = json!({"objects": objects, "ignoreMissing": args.file.is_some(), "path": gone});
+    let deletion = json!({"objects": objects, "ignoreMissing": args.file.is_some(), "path": dir});
     let done: Done = Client::connect(global)?.post("/v1/delete", &deletion)?;
     super::say_notes(&done.notes, false);
     if !global.quiet {
