@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use crate::base::Transport;
 use crate::base::ports::{Place, Places};
@@ -209,7 +210,7 @@ fn unix_socket(body: &[u8]) -> Option<UnixSocket> {
 /// Who listens where it is in the way of one of `wanted`: `pid 412 (nginx)`. Processes that carry the marker of `state_id` are ours
 /// and left out, as are those of `own` (the keeper, which holds listeners for them, and what it started) with their sessions and
 /// descendants: a program that writes over its environment to change its title has no marker. A holder that cannot be seen
-/// (another user's) is named as such.
+/// (another user's) is named as such, one of another system with its unit.
 pub fn foreign_holders(
     wanted: &BTreeSet<Place>,
     state_id: &str,
@@ -236,12 +237,15 @@ pub fn foreign_holders(
             if is_own(&stat, state_id, own) {
                 holders.remove(&inode);
             } else if let Some(holder) = holders.get_mut(&inode) {
-                *holder = format!("pid {} ({})", stat.pid, stat.name);
+                *holder = named(&stat, state_id);
             }
         }
     }
     holders.into_iter().filter_map(|(inode, holder)| Some((*held.get(&inode)?, holder))).collect()
 }
+
+/// In the environment of every program that unisys starts: `STATE/api.0.5`.
+const MARKER: &str = "UNISYS_INSTANCE";
 
 const UNSEEN: &str = "a process that cannot be seen from here";
 
@@ -253,7 +257,7 @@ fn is_own(stat: &process::Stat, state_id: &str, own: &BTreeSet<u32>) -> bool {
 
 /// The instance of this system that a process says it belongs to.
 fn instance(pid: u32, state_id: &str) -> Option<String> {
-    let marker = process::environ_value(pid, "UNISYS_INSTANCE")?;
+    let marker = process::environ_value(pid, MARKER)?;
     let (state, id) = marker.split_once('/')?;
     (state == state_id).then(|| id.to_owned())
 }
@@ -281,18 +285,43 @@ pub fn holder(ports: &BTreeSet<u16>, transport: Transport, state_id: &str) -> Op
     let Some((port, stat)) = process::all().into_iter().find_map(of) else {
         return Some((first, UNSEEN.to_owned()));
     };
-    let ours = instance(stat.pid, state_id).map(|id| format!(", {id} of this system")).unwrap_or_default();
-    Some((port, format!("pid {} ({}{ours})", stat.pid, stat.name)))
+    Some((port, named(&stat, state_id)))
+}
+
+/// A process for people: `pid 412 (nginx)`, with the instance that it is or the keeper that holds sockets for one, of whichever
+/// system.
+fn named(stat: &process::Stat, state_id: &str) -> String {
+    let marker = process::environ_value(stat.pid, MARKER);
+    let marked = marker.as_ref().and_then(|marker| marker.split_once('/'));
+    let system = marked.map(|(state, _)| state.to_owned());
+    let dir = process::open_files(stat.pid).find_map(|file| state_dir_of(&file, system.as_deref()));
+    let of = match (system.as_ref().or(dir.as_ref().map(|(id, _)| id)), &dir) {
+        (Some(id), _) if id == state_id => "of this system".to_owned(),
+        (_, Some((_, dir))) => format!("of the system in {}", dir.display()),
+        (Some(_), None) => "of another system".to_owned(),
+        (None, None) => return format!("pid {} ({})", stat.pid, stat.name),
+    };
+    let what = marked.map_or("the keeper", |(_, instance)| instance);
+    format!("pid {} ({}, {what} {of})", stat.pid, stat.name)
+}
+
+/// The identity and state directory of the system that a file belongs to which its keepers (the lock) or its programs (where they
+/// write to) have open; of a program, only if it is the system that its marker names.
+fn state_dir_of(file: &Path, system: Option<&str>) -> Option<(String, PathBuf)> {
+    let parent = file.parent()?;
+    let dir = match system {
+        None if file.file_name()? == "lock" => parent,
+        Some(_) if parent.file_name()? == "run" => parent.parent()?,
+        _ => return None,
+    };
+    let id = std::fs::read_to_string(dir.join("run/id")).ok()?.trim().to_owned();
+    system.is_none_or(|system| system == id).then(|| (id, dir.to_owned()))
 }
 
 /// Sockets that a process has open.
 pub fn socket_inodes(pid: u32) -> Vec<u32> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let target = std::fs::read_link(entry.path()).ok()?;
-            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-        })
+    process::open_files(pid)
+        .filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
         .collect()
 }
 

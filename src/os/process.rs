@@ -148,8 +148,13 @@ pub fn holds_open(pid: u32, path: &std::path::Path) -> bool {
 
 /// It holds a file open whose name is such, as the kernel tells it.
 pub fn holds(pid: u32, is: impl Fn(&Path) -> bool) -> bool {
-    let mut entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    entries.any(|entry| fs::read_link(entry.path()).is_ok_and(|target| is(&target)))
+    open_files(pid).any(|target| is(&target))
+}
+
+/// The names of what it holds open, as the kernel tells them; none of a process that may not be looked at.
+pub fn open_files(pid: u32) -> impl Iterator<Item = std::path::PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| fs::read_link(entry.path()).ok())
 }
 
 /// One of these files that a process which can be looked at has open for writing (proc_pid_fdinfo(5)).

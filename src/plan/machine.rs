@@ -291,7 +291,8 @@ fn port_fault(port: &Port, machine: &dyn Machine) -> Option<PortFault> {
     let (at, holder) = machine.port_holder(&place)?;
     let where_else = if at == place.0 { String::new() } else { format!(" on {at}") };
     let why = format!("port {number} is held by {holder}{where_else}");
-    Some(("port", PORT_HELD, why, "stop that process, or choose another port or address"))
+    let hint = "stop that process (a unit of another system: `unisys --state-dir DIR stop NAME`), or choose another port or address";
+    Some(("port", PORT_HELD, why, hint))
 }
 
 fn taken_socket(

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use crate::listeners::{PYTHON, ask, listening, service};
-use crate::support::{System, free_port, python, signal, sleeper, until};
+use crate::support::{System, free_port, python, signal, sleeper, text, until};
 
 #[test]
 fn auto_ports_are_each_instances_own_and_probed_so() {
@@ -237,4 +237,44 @@ fn a_start_onto_a_port_that_somebody_else_holds_is_not_made() {
     until("they are refused", || system.ok(&["events"]).contains("ManifestInvalid").then_some(()));
     drop(foreign);
     system.ready(&["db"]);
+}
+
+#[test]
+fn a_port_of_another_system_is_named_with_its_unit() {
+    const LONG: &str = "  restart: {backoff: {initial: 1h, max: 1h}}\n";
+    let (own, held) = (free_port(), free_port());
+    let serves = format!("import socket,time\ns=socket.create_server(('127.0.0.1',{own}))\ntime.sleep(1000)");
+    let ports =
+        |port: u16, rest: &str| format!("  ports: [{{name: h, port: {port}, address: 127.0.0.1{rest}}}]\n");
+    let manifests = [
+        ("web.yaml", python("web", &serves, &ports(own, ""))),
+        ("api.yaml", sleeper("api", &ports(held, ", listen: true")) + LONG),
+    ];
+    let manifests: Vec<(&str, &str)> = manifests.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let first = System::up(&manifests);
+    first.ready(&["web", "api"]);
+    until("web listens", || std::net::TcpStream::connect(("127.0.0.1", own)).ok());
+    let mut second = System::new(&manifests);
+    second.start(&[]);
+    let dir = std::fs::canonicalize(first.path(".unified-system")).unwrap();
+    for unit in ["web", "api"] {
+        let told = until("it cannot start", || {
+            let object = second.json(&["get", "service", unit]);
+            (object["status"]["summary"] == "CannotStart").then(|| object.to_string())
+        });
+        let incarnation = first.instance(unit)["incarnation"].clone();
+        let id = format!("{unit}.0.{incarnation} of the system in {}", dir.display());
+        assert!(told.contains(&id), "{id} is not in {told}");
+    }
+    let words = text(&second.run(&["validate", "--machine", "manifests"]).stderr);
+    assert!(
+        words.contains("of the system in") && words.contains("unisys --state-dir DIR stop NAME"),
+        "{words}"
+    );
+    // A listener is the keeper's, which holds it while its program waits for its next start.
+    signal(first.pid("api"), "KILL");
+    until("the keeper is named", || {
+        let found = second.run(&["validate", "--machine", "manifests"]);
+        text(&[found.stdout, found.stderr].concat()).contains("the keeper of the system in").then_some(())
+    });
 }
