@@ -2,7 +2,7 @@
 
 use crate::base::{Name, Now, Seat};
 use crate::plan::{Action, Drift, Pick, Step, Waiting};
-use crate::unit::lifecycle::Rest;
+use crate::unit::lifecycle::{EndReason, Rest};
 use crate::unit::{Fact, StopReason};
 
 use super::World;
@@ -47,7 +47,12 @@ impl World {
         if slot.last_end.as_ref().is_some_and(|last| last.end.reason.is_of_program()) {
             self.effects.push_back(Effect::UnwatchProgram { name: name.clone() });
         }
-        if automatic && slot.restart_asked.is_none() {
+        // What never ran (its port was held, the machine had no process left) is not what is started again.
+        let ran = |slot: &Slot| {
+            let last = slot.last_end.as_ref();
+            last.is_none_or(|last| !matches!(last.end.reason, EndReason::SpawnFailed { .. }))
+        };
+        if automatic && slot.restart_asked.is_none() && ran(slot) {
             slot.restart.restarts += 1;
         }
         slot.restart_asked = None;

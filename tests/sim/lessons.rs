@@ -416,4 +416,9 @@ fn a_port_that_is_found_held_at_a_start_is_waited_for_until_the_machine_has_it()
     stage.look_at_machine();
     stage.act();
     assert_eq!(stage.count("a"), 1);
+    let restarts = |stage: &Stage| stage.unit("a").serving().map(|slot| slot.restart.restarts).sum::<u32>();
+    assert_eq!(restarts(&stage), 0, "no program had run");
+    stage.exits("a", Exit::Code(1));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.count("a"), restarts(&stage)), (1, 1));
 }
