@@ -143,6 +143,8 @@ fn a_paused_rollout_takes_no_step_until_it_is_resumed() {
     until("a is good", || (system.rollout("a")["state"] == "Complete").then_some(()));
     let pid = system.pid("a");
     system.ok(&["rollout", "pause", "a"]);
+    let notes = || crate::support::text(&system.run(&["get"]).stderr);
+    assert!(notes().contains("the rollout of a is paused, nothing is held back"), "{}", notes());
     system.write("manifests/a.yaml", &sleeper("a", "  update: {minReady: 100ms}\n  env: {A: b}\n"));
     until("it waits", || {
         crate::support::text(&system.run(&["plan"]).stdout)
@@ -150,7 +152,9 @@ fn a_paused_rollout_takes_no_step_until_it_is_resumed() {
             .then_some(())
     });
     assert_eq!(system.pid("a"), pid);
+    assert!(notes().contains("a is paused, revision 2 is held back, revision 1 runs"), "{}", notes());
     system.ok(&["rollout", "resume", "a"]);
+    assert!(!notes().contains("paused"), "{}", notes());
     until("it is replaced", || (system.instance("a")["pid"].as_u64()? != u64::from(pid)).then_some(()));
 }
 

@@ -15,14 +15,18 @@ pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Table, Format::Wide, Format::Json, Format::Yaml, Format::Name])?;
     let client = Client::connect(global)?;
     let look = |client: &Client| -> Result<(Value, Vec<String>), Failure> {
-        let notes = match is_for_a_person(global.output, args) {
+        let mut notes = match is_for_a_person(global.output, args) {
             true => {
                 let sets = sets(client)?;
                 [not_accepted(&sets), ceded(&sets), logs_blocked(&client.get("/v1/system", &[])?)].concat()
             }
             false => Vec::new(),
         };
-        Ok((fetch(client, args)?, notes))
+        let found = fetch(client, args)?;
+        if is_for_a_person(global.output, args) {
+            notes.extend(paused(&found));
+        }
+        Ok((found, notes))
     };
     let text = |value: &Value, at: Option<Stamp>| {
         render::structured_text(global.output, value)
@@ -154,6 +158,28 @@ pub fn not_accepted(sets: &[Value]) -> Vec<String> {
 /// Why output cannot be written, of what `get system` says.
 pub fn logs_blocked(system: &Value) -> Vec<String> {
     system["status"]["logsBlocked"].as_str().map(render::neutral).into_iter().collect()
+}
+
+/// What a pause of rollouts holds back, of what is shown.
+fn paused(found: &Value) -> Vec<String> {
+    let one = [found.clone()];
+    let items = found["items"].as_array().map_or(&one[..], Vec::as_slice);
+    let is_paused = |item: &&Value| {
+        let overrides = item["status"]["overrides"].as_array();
+        overrides.is_some_and(|list| list.iter().any(|over| over["field"] == "rollout.paused"))
+    };
+    let note = |item: &Value| {
+        let name = text(&item["metadata"]["name"]);
+        let rollout = &item["status"]["rollout"];
+        let (held, runs) = (&rollout["revision"], &rollout["runningRevision"]);
+        let what = match rollout["state"] == "Paused" {
+            true if held == runs => format!("revision {held} is held back"),
+            true => format!("revision {held} is held back, revision {runs} runs"),
+            false => "nothing is held back".to_owned(),
+        };
+        format!("the rollout of {name} is paused, {what} (`unisys rollout resume {name}`)")
+    };
+    items.iter().filter(is_paused).map(note).collect()
 }
 
 /// What sets declare in vain.
