@@ -291,6 +291,13 @@ pub struct Lost {
     pub values: Vec<String>,
 }
 
+impl Lost {
+    /// The files alone, as the manifest names them.
+    pub fn file_names(&self) -> Vec<&str> {
+        self.files.iter().filter_map(|path| path.split_once(" (")?.1.strip_suffix(')')).collect()
+    }
+}
+
 /// As [`Launch::changed_values`] writes it.
 fn is_of_file(path: &str) -> bool {
     ["spec.reloadOn (", "spec.restartOn ("].iter().any(|field| path.starts_with(field))

@@ -1,7 +1,7 @@
 //! Going back to an earlier version because somebody says so, and what stands of that.
 
 use crate::rollout_ways::{another_daemon, bad, history, pids, until_state, version};
-use crate::support::{System, alive, kill_both, signal, sleeper, text, until};
+use crate::support::{System, alive, kill_both, python, signal, sleeper, text, until};
 
 #[test]
 fn what_history_tells_can_be_undone_to_after_many_revisions_and_by_another_daemon() {
@@ -194,4 +194,26 @@ fn what_stands_in_for_the_declared_version_is_whole_after_everything_was_killed(
             assert!(environment.contains(wanted), "{way}: {wanted} is not in {environment:?}");
         }
     }
+}
+
+#[test]
+fn a_rollback_says_which_files_it_cannot_take_back() {
+    let reads =
+        "import os,time\nif 'bad' in open('../f').read(): os._exit(78)\nprint('up')\ntime.sleep(1000)";
+    let rest =
+        "  restartOn: [../f]\n  probes: {readiness: {log: {pattern: up}}}\n  update: {minReady: 100ms}\n";
+    let mut system = System::new(&[("a.yaml", &python("a", reads, rest))]);
+    system.write("f", "good");
+    system.start(&[]);
+    until_state(&system, "a", "Complete");
+    let pid = system.pid("a");
+    system.write("f", "bad");
+    until_state(&system, "a", "RolledBack");
+    assert_eq!(system.pid("a"), pid);
+    let said = "what ../f held before is not kept and cannot come back with it: the next start reads what is there now";
+    for verb in [&["describe", "a"][..], &["why", "a"], &["events", "a"]] {
+        let words = system.ok(verb);
+        assert!(words.contains(said), "{verb:?}: {words}");
+    }
+    assert!(text(&system.run(&["rollout", "status", "a"]).stdout).contains(said));
 }

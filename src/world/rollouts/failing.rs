@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::base::{Generation, InstanceId, Name, Now, ObjectRef, Ordinal, Revision, Role, Seat, Stamp};
-use crate::plan::Verb;
+use crate::plan::{Launch, Verb};
 use crate::rollout::{Failure, Phase};
 use crate::unit::{AfterEnd, End, ProbeKind};
 
@@ -246,13 +246,14 @@ impl World {
         &mut self,
         now: Now,
         name: &Name,
-        failure: Failure,
+        mut failure: Failure,
         change: u64,
         cause: Option<u64>,
     ) -> Option<u64> {
         let object = self.object(name);
         let unit = self.units.get_mut(name)?;
         let back = unit.before.clone()?;
+        failure.message.push_str(&not_taken_back(&back.spec.launch, &unit.spec.launch));
         let revision = unit.rollout.revision;
         let own_cause = unit.slots.values().filter_map(|slot| slot.cause).max().or(unit.cause);
         if unit.overrides.pinned.take().is_none() {
@@ -339,6 +340,19 @@ pub(in crate::world) fn failure(
     at: Stamp,
 ) -> Failure {
     Failure { reason: reason.into(), message, instance, lines: Vec::new(), at }
+}
+
+/// Which files stay as they are, of what changed from the version that comes back to the one that is given up.
+fn not_taken_back(back: &Launch, given_up: &Launch) -> String {
+    let lost = back.lost(given_up);
+    let files = lost.file_names();
+    match files.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; what {} held before is not kept and cannot come back with it: the next start reads what is there now",
+            files.join(", ")
+        ),
+    }
 }
 
 fn sibling(object: &ObjectRef, failure: &Failure) -> String {
