@@ -394,7 +394,7 @@ fn a_restart_into_a_program_that_fails_is_given_up_and_the_former_instance_stays
             (system.json(&["get", "service", "a"])["status"]["summary"] == "Ready").then_some(())
         });
         assert_eq!(system.pid("a"), pid);
-        assert_eq!(system.rollout("a")["state"], "Complete");
+        until("it is good", || (system.rollout("a")["state"] == "Complete").then_some(()));
         // One that says by its code that no further start mends it is given up at once.
         write("#!/bin/sh\nexit 78\n");
         let (code, words) = system.fails(&["restart", "a"]);

@@ -29,7 +29,8 @@ fn a_crash_loop_is_ready_for_no_command_that_waits() {
 
 #[test]
 fn nothing_is_waited_for_where_no_replica_is_wanted_and_that_is_said() {
-    let system = System::up(&[("a.yaml", &sleeper("a", "  replicas: 0\n")), ("b.yaml", &sleeper("b", ""))]);
+    let b = sleeper("b", "  update: {minReady: 0s}\n");
+    let system = System::up(&[("a.yaml", &sleeper("a", "  replicas: 0\n")), ("b.yaml", &b)]);
     for args in
         [&["wait", "a", READY][..], &["wait", "a", "b", READY], &["apply", "-f", "manifests", "--wait"]]
     {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use unisys::base::Exit;
 use unisys::world::{Event, Order};
 
-use super::stage::{PROBED, Stage, name, names, service, system_of, versioned};
+use super::stage::{PROBED, Stage, name, names, rollout, service, system_of, versioned};
 
 #[test]
 fn what_rests_for_a_version_that_was_given_up_runs_the_one_before() {
@@ -182,6 +182,38 @@ fn a_version_that_cannot_be_met_is_known_before_anybody_goes_back_to_it() {
     stage.accept(&[versioned("a", "", 2)]);
     stage.pass(Duration::from_secs(30));
     assert!(stage.world.unmet(&name("a"), &first).unwrap().contains("no such unit"));
+}
+
+#[test]
+fn what_has_never_stayed_up_is_nothing_to_go_back_to() {
+    let half = Duration::from_millis(500);
+    let v = |x: u32| vec![versioned("a", "", x)];
+    // A first version that ends at once: it has been executed, and no more.
+    let mut stage = Stage::new();
+    stage.accept(&v(1));
+    stage.pass(half);
+    assert_eq!(rollout(&stage), "Progressing");
+    stage.exits("a", Exit::Code(78));
+    stage.accept(&v(2));
+    stage.exits("a", Exit::Code(78));
+    stage.pass(Duration::from_secs(30));
+    assert!(!stage.unit("a").is_rolled_back(), "there is nothing good to go back to");
+    assert_eq!((rollout(&stage), stage.count("a")), ("Failed", 0));
+    // One that stays up for `minReady` is.
+    let mut stage = Stage::new();
+    stage.accept(&v(1));
+    stage.pass(half * 3);
+    assert_eq!(rollout(&stage), "Complete");
+    let good = stage.unit("a").generation;
+    // Another one that had no time to prove itself is none: what is older comes back.
+    stage.accept(&v(2));
+    stage.pass(half);
+    assert_eq!(rollout(&stage), "Progressing");
+    stage.accept(&v(3));
+    stage.exits("a", Exit::Code(78));
+    stage.pass(Duration::from_secs(30));
+    assert!(stage.unit("a").is_rolled_back());
+    assert_eq!((stage.unit("a").generation, stage.count("a")), (good, 1));
 }
 
 #[test]

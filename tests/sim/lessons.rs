@@ -383,7 +383,7 @@ fn a_first_version_that_crashes_at_once_has_failed_though_it_was_ready_for_a_mom
     stage.accept(&[service("a", ", circuitBreaker: null")]);
     let word = |stage: &Stage| stage.unit("a").rollout.word(false);
     for _ in 0..3 {
-        assert_eq!(word(&stage), "Complete");
+        assert_eq!(word(&stage), "Progressing", "that it was executed says nothing");
         stage.exits("a", Exit::Code(1));
         stage.pass(Duration::from_millis(600));
     }
@@ -396,6 +396,23 @@ fn a_first_version_that_crashes_at_once_has_failed_though_it_was_ready_for_a_mom
     assert!(stage.unit("a").rollout.unwell.is_some());
     stage.pass(Duration::from_secs(5));
     assert_eq!(word(&stage), "Complete");
+}
+
+#[test]
+fn a_restart_beside_a_first_version_that_is_not_proved_yet_is_given_up_as_any_other() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("a", ", restart: {backoff: {initial: 10ms, factor: 1}}")]);
+    let first = stage.id("a");
+    stage.order(Order::Restart(names("a")));
+    for _ in 0..3 {
+        while stage.count("a") == 1 {
+            stage.pass(Duration::from_millis(10));
+        }
+        stage.exits("a", Exit::Code(1));
+    }
+    stage.pass(Duration::from_secs(5));
+    assert!(stage.unit("a").restart_given_up.is_some() && stage.unit("a").rollout.unwell.is_none());
+    assert_eq!((stage.id("a"), stage.unit("a").rollout.word(false)), (first, "Complete"));
 }
 
 #[test]

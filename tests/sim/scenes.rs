@@ -74,6 +74,7 @@ fn a_version_that_comes_back_needs_again_what_it_needed() {
     let mut stage = Stage::new();
     let api = |rest: &str| service("api", rest);
     stage.accept(&[service("db", ""), api(", dependsOn: [db]")]);
+    stage.pass(Duration::from_secs(5));
     stage.accept(&[service("db", ""), api(", env: {X: \"1\"}")]);
     stage.pass(Duration::from_secs(30));
     stage.order(Order::Undo("api".parse().unwrap(), None));

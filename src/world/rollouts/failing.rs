@@ -34,8 +34,12 @@ impl World {
         let Some(unit) = self.units.get_mut(&id.unit) else { return false };
         let permanent = matches!(after, AfterEnd::Failed(_));
         let words = end_words(end);
-        // A rollout that is complete has nobody on the way in: who is was asked for by a restart.
-        let restarted = seat.role == Role::Incoming && unit.rollout.is_complete();
+        // A rollout that is complete has nobody on the way in: who is was asked for by a restart. Nor has a first deployment, beside
+        // the same version.
+        let serving = unit.slots.get(&Seat::serving(seat.ordinal)).and_then(|slot| slot.instance.as_ref());
+        let beside_itself = serving.is_some_and(|serving| serving.generation == of);
+        let restarted = seat.role == Role::Incoming
+            && (unit.rollout.is_complete() || (unit.good.is_none() && beside_itself));
         // What is known to be good follows its restart policy.
         if of == unit.generation && unit.rollout.proved && unit.rollout.is_active() {
             return false;

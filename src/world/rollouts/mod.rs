@@ -212,8 +212,10 @@ fn counts(unit: &Unit, replicas: u32, running: bool) -> Counts {
             && slot.instance.as_ref().is_some_and(|instance| instance.generation == unit.generation)
             && !matches!(slot.drift, Drift::Replace(_) | Drift::Reload(_))
     };
-    // The first deployment is over when its instances are Ready: nothing old waits to be replaced.
-    let first = unit.good.is_none() && unit.rollout.unwell.is_none();
+    // The first deployment is over when its instances are Ready: nothing old waits to be replaced. That a program was executed
+    // says nothing: without a probe it has to stay up.
+    let seen = unit.spec.policy.is_seen_to_start();
+    let first = seen && unit.good.is_none() && unit.rollout.unwell.is_none();
     // What came to its end as it should is as available as it will be.
     let well = |slot: &Slot| {
         slot.is_done(unit.generation)
