@@ -33,6 +33,7 @@ impl World {
                 words.push_str(FORKED);
             }
         }
+        let mut sooner = None;
         let failure = self.units.get(name).is_some_and(|unit| {
             let instance = unit.slots.get(&seat).and_then(|slot| slot.instance.as_ref());
             let policy = &instance.map_or(&unit.spec, |instance| &instance.spec).policy;
@@ -41,8 +42,17 @@ impl World {
             // What readiness it had is over with it.
             let available =
                 (through || !policy.is_seen_to_start()) && end.ran_for(now.mono) >= policy.update.min_ready;
-            end.is_failure(policy, available)
+            let failure = end.is_failure(policy, available);
+            let by_itself = matches!(end.exit, Some(Exit::Code(_)));
+            sooner = (failure && by_itself && end.is_success(policy)).then_some(policy.update.min_ready);
+            failure
         });
+        if let Some(min_ready) = sooner {
+            let min_ready = crate::base::format_duration(min_ready);
+            words.push_str(&format!(
+                ", before it was Ready for {min_ready} (minReady): with policy Always a failed start"
+            ));
+        }
         self.announce_end(now, name, seat, &end, failure, &words);
         let wanted = self
             .units

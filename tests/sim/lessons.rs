@@ -399,6 +399,22 @@ fn a_first_version_that_crashes_at_once_has_failed_though_it_was_ready_for_a_mom
 }
 
 #[test]
+fn a_good_code_is_a_failed_start_before_min_ready_and_an_end_after_it() {
+    let said = ", before it was Ready for 1s (minReady): with policy Always a failed start";
+    for (ran, failed) in [(Duration::from_millis(500), true), (Duration::from_secs(5), false)] {
+        let mut stage = Stage::new();
+        stage.accept(&[service("a", "")]);
+        stage.pass(ran);
+        stage.exits("a", Exit::Code(0));
+        let words = stage.unit("a").serving().find_map(|slot| slot.last_end.clone()).expect("it ended").words;
+        assert_eq!(words, format!("ended: exit code 0{}", if failed { said } else { "" }));
+        assert_eq!(stage.unit("a").breaker.failures(), usize::from(failed));
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(stage.count("a"), 1, "it is started again either way");
+    }
+}
+
+#[test]
 fn a_restart_beside_a_first_version_that_is_not_proved_yet_is_given_up_as_any_other() {
     let mut stage = Stage::new();
     stage.accept(&[service("a", ", restart: {backoff: {initial: 10ms, factor: 1}}")]);
