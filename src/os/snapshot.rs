@@ -64,8 +64,8 @@ impl Known {
     }
 }
 
-/// Reads a manifest file, or a directory recursively: `*.yaml`, `*.yml`, `*.json`; names that start with `.` or `_` are
-/// ignored. Links to directories are followed once. Order is by path.
+/// Reads a manifest file, or a directory recursively: `*.yaml`, `*.yml`, `*.json`, in capitals too; names that start with `.` or
+/// `_` are ignored. Links to directories are followed once. Order is by path.
 ///
 /// # Errors
 /// The path itself does not exist or cannot be read. A file inside that cannot be read is part of the snapshot.
@@ -88,6 +88,13 @@ pub fn snapshot_knowing(path: &Path, known: &mut Known) -> io::Result<Snapshot> 
     });
     listing.snapshot.files = files.collect();
     Ok(listing.snapshot)
+}
+
+/// By its ending, in small letters or not.
+fn is_manifest(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending
+        .is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }
 
 /// [`Snapshot::distrusted`] alone.
@@ -146,7 +153,7 @@ impl Listing {
                 continue;
             }
             let path = entry.path();
-            let wanted = matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"));
+            let wanted = is_manifest(&path);
             // The directory says what is a plain file; only what may matter is looked at.
             if !wanted && entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 continue;
@@ -224,6 +231,15 @@ mod tests {
         assert_eq!(known.0.len(), 1);
         known.forget_others();
         assert!(known.0.is_empty(), "nobody asked for it any more");
+    }
+
+    #[test]
+    fn an_ending_in_capitals_is_one_too() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.YAML", "b.Yml", "c.json", "d.yaml.off", "_e.YAML", "yaml", "f.txt"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        assert_eq!(texts(dir.path(), &mut Known::default()), ["a.YAML", "b.Yml", "c.json"]);
     }
 
     #[test]
