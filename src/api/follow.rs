@@ -117,16 +117,27 @@ pub(super) struct LogsQuery {
     follow: bool,
     #[serde(default)]
     previous: bool,
-    /// Until when the reader knows the log already.
-    from: Option<u64>,
+    /// Up to where the reader knows the log already, as it was told.
+    from: Option<logs::Position>,
+    /// So many lines from there on it knows too.
+    #[serde(default)]
+    skip: usize,
+    /// It is told between the lines up to where they go.
+    #[serde(default)]
+    positions: bool,
 }
 
-fn ndjson<'l>(lines: impl Iterator<Item = &'l logs::Line>) -> Vec<u8> {
-    let mut text = Vec::new();
-    for line in lines {
-        let _ = serde_json::to_writer(&mut text, line);
-        text.push(b'\n');
-    }
+/// Stands between the lines for who asked for positions.
+#[derive(serde::Serialize, Deserialize)]
+pub struct Reached {
+    pub position: logs::Position,
+    /// So many lines from there on are passed over.
+    pub skip: usize,
+}
+
+fn json_line(line: &impl serde::Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec(line).unwrap_or_default();
+    text.push(b'\n');
     text
 }
 
@@ -141,7 +152,7 @@ fn incarnations(unit: &Unit) -> Vec<Incarnation> {
 
 /// What a unit has begun to write without a newline so far: a program that asks and waits has said what for. Nothing of an instance
 /// that has ended lines since the log was read up to `shown`: it does not follow on them.
-async fn unfinished(context: &Context, unit: &Name, shown: u64) -> Vec<logs::Line> {
+async fn unfinished(context: &Context, unit: &Name, shown: logs::Position) -> Vec<logs::Line> {
     let of = unit.clone();
     let Ok(answer) = context.ask(move |engine| engine.collector.unfinished(of)).await else {
         return Vec::new();
@@ -173,7 +184,9 @@ pub(super) async fn read_logs(
     let known = present.is_some();
     let service = unit.to_string();
     let (logs, index) = (context.state.services_logs(), context.state.index());
-    if !known && !logs.join(format!("{service}.log")).exists() {
+    // Who followed it already follows it on: it may come back.
+    let followed = query.follow && query.from.is_some();
+    if !known && !followed && !logs.join(format!("{service}.log")).exists() {
         return Err(context.ask(move |engine| not_found(engine, &[name])).await?);
     }
     let incarnation = match query.previous {
@@ -187,25 +200,44 @@ pub(super) async fn read_logs(
         }
         false => None,
     };
+    let since = query.since_ms.map(Stamp);
+    let mut wanted = logs::Query { tail: query.tail, since, incarnation, ..logs::Query::default() };
+    if query.from.is_some() {
+        wanted.tail = Some(0);
+    }
+    let (path, of, asked) = ((logs.clone(), index.clone()), service.clone(), wanted.clone());
+    let start = tokio::task::spawn_blocking(move || logs::start(&path.0, &path.1, &of, &asked)).await;
+    let logs::Start { from, skip, end } = start.map_err(std::io::Error::from).flatten().map_err(|error| {
+        let message = format!("cannot read the log of {service}: {}", crate::os::files::why(&error));
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, message, format!("look at {}", logs.display()))
+    })?;
+    let begin = query.from.unwrap_or(from);
+    let mut skip = skip + query.skip;
+    // What is written from now on is a follower's only: the last five lines are five, however fast they come.
+    (wanted.tail, wanted.to) = (None, (!query.follow).then_some(end));
     let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(2);
     let mut grown = context.grown.clone();
     tokio::spawn(async move {
-        let since = query.since_ms.map(Stamp);
-        let mut wanted = logs::Query { tail: query.tail, since, incarnation, ..logs::Query::default() };
-        let (path, of, asked) = ((logs.clone(), index.clone()), service.clone(), wanted.clone());
-        let start = tokio::task::spawn_blocking(move || logs::start(&path.0, &path.1, &of, &asked)).await;
-        let Ok(Ok(logs::Start { from, mut skip, end })) = start else { return };
-        // What is written from now on is a follower's only: the last five lines are five, however fast they come.
-        (wanted.tail, wanted.to) = (None, (!query.follow).then_some(end));
-        let mut position = query.from.unwrap_or(from);
+        let mut position = begin;
+        let mut told = None;
+        let mut mark = |position, skip| {
+            let news = query.positions && told.replace((position, skip)) != Some((position, skip));
+            if news { json_line(&Reached { position, skip }) } else { Vec::new() }
+        };
         loop {
             wanted.from = Some(position);
             let (path, index, service, asked) =
                 (logs.clone(), index.clone(), service.clone(), wanted.clone());
             let read = tokio::task::spawn_blocking(move || logs::read(&path, &index, &service, &asked)).await;
             let Ok(Ok((lines, reached))) = read else { return };
-            let text = ndjson(lines.iter().skip(skip));
+            let mut text = mark(position, skip);
+            // What has been cut off meanwhile is not to be passed over.
+            if reached.cuts != begin.cuts {
+                skip = 0;
+            }
+            lines.iter().skip(skip).for_each(|line| text.extend(json_line(line)));
             skip = skip.saturating_sub(lines.len());
+            text.extend(mark(reached, skip));
             if !text.is_empty() && send.send(Ok(text.into())).await.is_err() {
                 return;
             }
@@ -218,7 +250,7 @@ pub(super) async fn read_logs(
                     _ => unfinished(&context, &unit, position).await,
                 };
                 let wanted = |line: &&logs::Line| incarnation.is_none_or(|of| of.0 == line.incarnation);
-                let text = ndjson(begun.iter().filter(wanted));
+                let text: Vec<u8> = begun.iter().filter(wanted).flat_map(json_line).collect();
                 if !text.is_empty() {
                     let _ = send.send(Ok(text.into())).await;
                 }

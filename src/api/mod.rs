@@ -6,7 +6,7 @@ mod crowd;
 mod deletion;
 mod elsewhere;
 pub(crate) mod faults;
-mod follow;
+pub(crate) mod follow;
 mod look;
 mod manifests;
 pub mod openapi;

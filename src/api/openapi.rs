@@ -59,8 +59,8 @@ pub fn document() -> Value {
     book.get::<types::Why>("/v1/why/{name}", "The causal chain of a unit's state, symptom first.", &[]);
     book.get::<crate::logs::read::Line>(
         "/v1/logs/{name}",
-        "Captured lines as JSON, one a line.",
-        &["tail", "sinceMs", "follow", "previous", "from"],
+        "Captured lines as JSON, one a line; with `positions`, up to where they go in between, for `from`.",
+        &["tail", "sinceMs", "follow", "previous", "positions", "from", "skip"],
     );
     book.post::<types::WaitFor, types::Waited>("/v1/wait", "Answers when it is so, or the time is over.");
     book.get::<types::ExecContext>(

@@ -282,7 +282,8 @@ impl Client {
         loop {
             match open(&client) {
                 Ok(false) => break,
-                Ok(true) | Err(Failure::NoDaemon { .. }) => {}
+                // As often as anybody is asked, where one answers and has ended.
+                Ok(true) | Err(Failure::NoDaemon { .. }) => std::thread::sleep(LOOK),
                 Err(error) => return Err(error),
             }
             client = match Self::connect(global) {

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::base::{Incarnation, Ordinal, Stamp};
 use crate::keeper::journal::checksum;
@@ -40,12 +42,52 @@ pub struct Record {
     pub incarnation: Incarnation,
     pub ordinal: Ordinal,
     pub stream: Stream,
+    /// Counts how often the log had lost something by then, from [`first_cut`] on and up to [`CUTS`].
+    pub cuts: u32,
 }
+
+/// Up to where a log has been read: one that was emptied has other lines at the same bytes.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
+pub struct Position {
+    pub cuts: u32,
+    pub at: u64,
+}
+
+impl From<Position> for String {
+    fn from(Position { cuts, at }: Position) -> Self {
+        format!("{cuts}-{at}")
+    }
+}
+
+impl TryFrom<String> for Position {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let position = || {
+            let (cuts, at) = text.split_once('-')?;
+            Some(Self { cuts: cuts.parse().ok()?, at: at.parse().ok()? })
+        };
+        position().ok_or("not a position that a log was told to be read up to")
+    }
+}
+
+/// More is not counted: three bytes of a record.
+const CUTS: u32 = (1 << 24) - 1;
+
+/// A log that somebody shortens as often as this while one batch is written is not written to just now.
+const TRIES: usize = 8;
 
 /// Bytes of one record.
 pub const RECORD: usize = 48;
 
 impl Record {
+    pub fn end(&self) -> Position {
+        Position { cuts: self.cuts, at: self.log_end }
+    }
+
     fn to_bytes(self) -> [u8; RECORD] {
         let mut bytes = [0; RECORD];
         bytes[0..8].copy_from_slice(&self.log_end.to_le_bytes());
@@ -54,6 +96,7 @@ impl Record {
         bytes[24..32].copy_from_slice(&self.incarnation.0.to_le_bytes());
         bytes[32..36].copy_from_slice(&self.ordinal.0.to_le_bytes());
         bytes[36] = self.stream as u8;
+        bytes[37..40].copy_from_slice(&self.cuts.min(CUTS).to_le_bytes()[..3]);
         let sum = checksum(&bytes[..40]);
         bytes[40..].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -72,6 +115,7 @@ impl Record {
             incarnation: Incarnation(number(24)?),
             ordinal: Ordinal(u32::from_le_bytes(bytes[32..36].try_into().ok()?)),
             stream: if bytes[36] == 0 { Stream::Stdout } else { Stream::Stderr },
+            cuts: u32::from_le_bytes([bytes[37], bytes[38], bytes[39], 0]),
         })
     }
 }
@@ -85,6 +129,7 @@ pub struct Log {
     inode: u64,
     length: u64,
     index_length: u64,
+    cuts: u32,
     /// What stood in a file's place and was no file: it was removed.
     removed: Option<PathBuf>,
 }
@@ -98,6 +143,7 @@ impl Log {
             inode: 0,
             length: 0,
             index_length: 0,
+            cuts: 0,
             removed: None,
         }
     }
@@ -108,23 +154,58 @@ impl Log {
     }
 
     /// Appends whole lines and then the record that says so.
-    pub fn append(&mut self, lines: &[u8], mut record: Record) -> io::Result<()> {
+    pub fn append(&mut self, lines: &[u8], record: Record) -> io::Result<()> {
+        for _ in 0..TRIES {
+            self.ready()?;
+            let written = self.write(lines, record);
+            if !matches!(written, Ok(true)) {
+                // What has come into it, and no record knows of, is cut off.
+                self.files = None;
+            }
+            if written? {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("somebody shortens the log again and again"))
+    }
+
+    /// Open, as the last record left it.
+    fn ready(&mut self) -> io::Result<()> {
         if self.files.is_some() && self.is_another() {
             self.files = None;
         }
-        self.open()?;
-        let Some((log, index)) = &self.files else { return Ok(()) };
-        log.write_all_at(lines, self.length)?;
+        self.open()
+    }
+
+    /// False: somebody has shortened it since it was found ready, and the lines are not in it.
+    fn write(&mut self, lines: &[u8], mut record: Record) -> io::Result<bool> {
+        let Some((log, index)) = &self.files else { return Ok(false) };
+        // To its end, wherever that is by now: at another place it would begin with a hole.
+        let mut writer = log;
+        writer.write_all(lines)?;
+        let end = log.metadata()?.len();
         record.log_end = self.length + lines.len() as u64;
+        if end != record.log_end {
+            let begin = end.saturating_sub(lines.len() as u64);
+            let mut found = vec![0; (end - begin) as usize];
+            if log.read_exact_at(&mut found, begin).is_ok() && found == lines {
+                log.set_len(begin)?;
+            }
+            return Ok(false);
+        }
+        if self.index_length == 0 {
+            self.cuts = first_cut(record.at);
+        }
+        record.cuts = self.cuts;
         index.write_all_at(&record.to_bytes(), self.index_length)?;
         self.length = record.log_end;
         self.index_length += RECORD as u64;
-        Ok(())
+        Ok(true)
     }
 
-    /// Somebody has shortened the log, removed it, or put another one in its place, as a rotation from outside does.
+    /// Somebody has shortened the log, removed it, written to it, or put another one in its place, as a rotation from outside does.
     fn is_another(&self) -> bool {
-        let same = |found: std::fs::Metadata| found.ino() == self.inode && found.len() >= self.length;
+        let same = |found: std::fs::Metadata| found.ino() == self.inode && found.len() == self.length;
         !std::fs::symlink_metadata(&self.log).is_ok_and(same)
     }
 
@@ -142,20 +223,32 @@ impl Log {
             Ok(file)
         };
         let (log, mut index) = (open(&self.log)?, open(&self.index)?);
-        let (mut records, last) = last_record(&index)?;
-        let found = log.metadata()?;
+        rustix::fs::fcntl_setfl(&log, OFlags::APPEND)?;
+        let (mut records, mut last) = last_record(&index)?;
+        let (inode, mut length) = (log.metadata()?.ino(), log.metadata()?.len());
         let known = last.map_or(0, |record| record.log_end);
-        if found.len() > known {
+        if length > known {
             log.set_len(known)?;
-        } else if found.len() < known {
+            length = known;
+        } else if length < known {
             tracing::warn!(log = %self.log.display(), "it was shortened, removed or replaced by somebody; it goes on from its end");
-            files::write_atomically(&self.index, &shortened(&index, found.len())?, 0o600)?;
+            let mut end = [b'\n'];
+            if length > 0 {
+                log.read_exact_at(&mut end, length - 1)?;
+            }
+            // What comes next is no part of a line that was cut.
+            if end != [b'\n'] {
+                (&log).write_all(b"\n")?;
+                length += 1;
+            }
+            files::write_atomically(&self.index, &shortened(&index, length)?, 0o600)?;
             index = open(&self.index)?;
-            (records, _) = last_record(&index)?;
+            (records, last) = last_record(&index)?;
         }
-        self.inode = found.ino();
-        self.length = found.len().min(known);
+        self.inode = inode;
+        self.length = length;
         self.index_length = records;
+        self.cuts = last.map_or(0, |record| record.cuts);
         index.set_len(records)?;
         self.files = Some((log, index));
         Ok(())
@@ -181,20 +274,33 @@ impl Log {
     }
 }
 
-/// The index of a log that ends at `length`: of what is gone, only up to where the spools are consumed.
+/// Where a log that begins at this time begins to count: one that was removed with its index is another one for who knew it.
+fn first_cut(at: Stamp) -> u32 {
+    (at.0 / 1_000).rem_euclid(i64::from(CUTS / 2)) as u32
+}
+
+/// The index of a log that ends at `length`: of what is gone, only up to where the spools are consumed, and that it is gone.
 fn shortened(index: &File, length: u64) -> io::Result<Vec<u8>> {
     let mut latest = BTreeMap::new();
     let mut kept = Vec::new();
+    let mut torn = None;
+    let mut cuts = 0;
     for_each_backwards(index, |record| {
+        cuts = cuts.max(record.cuts);
         if record.log_end <= length {
             kept.push(record);
         } else {
             latest.entry((record.incarnation, record.stream)).or_insert(record);
+            torn = Some(record);
         }
         true
     })?;
-    let gone = latest.into_values().map(|record| Record { log_end: length, ..record });
-    Ok(kept.into_iter().rev().chain(gone).flat_map(Record::to_bytes).collect())
+    let cuts = (cuts + 1).min(CUTS);
+    // Where it was cut within a piece, what is left of it is no news to who has read all of it.
+    let end = kept.first().map_or(0, |record| record.log_end);
+    let torn = torn.filter(|_| end < length).map(|record| Record { log_end: length, ..record });
+    let gone = latest.into_values().map(|record| Record { log_end: length, cuts, ..record });
+    Ok(kept.into_iter().rev().chain(torn).chain(gone).flat_map(Record::to_bytes).collect())
 }
 
 /// Length of the valid part of an index, and its last record.
@@ -211,12 +317,12 @@ pub fn last_record(index: &File) -> io::Result<(u64, Option<Record>)> {
     Ok((0, None))
 }
 
-/// Calls with each record that ends behind a position of the log, the first of them first, while it says to go on. Records
+/// Calls with each record behind a position, and where its text begins, the first of them first, while it says to go on. Records
 /// ascend; one that is damaged counts as one that ends where the one after it does.
 pub fn for_each_after(
     index: &File,
-    position: u64,
-    mut wanted: impl FnMut(Record) -> io::Result<bool>,
+    position: Position,
+    mut wanted: impl FnMut(u64, Record) -> io::Result<bool>,
 ) -> io::Result<()> {
     let count = last_record(index)?.0 / RECORD as u64;
     let at = |number: u64| -> io::Result<Option<Record>> {
@@ -225,6 +331,8 @@ pub fn for_each_after(
         Ok(Record::from_bytes(&bytes))
     };
     let (mut low, mut high) = (0, count);
+    // Of what is not behind the position the log ends here.
+    let mut begin = 0;
     while low < high {
         let middle = low + (high - low) / 2;
         let mut known = middle;
@@ -235,13 +343,21 @@ pub fn for_each_after(
                 None => known += 1,
             }
         };
-        if record.log_end > position { high = middle } else { low = known + 1 }
+        if record.cuts > position.cuts || record.log_end > position.at {
+            high = middle;
+        } else {
+            (low, begin) = (known + 1, record.log_end);
+        }
     }
     for number in low..count {
-        if let Some(record) = at(number)?
-            && !wanted(record)?
-        {
-            break;
+        if let Some(record) = at(number)? {
+            if record.cuts <= position.cuts {
+                begin = begin.max(position.at);
+            }
+            if !wanted(begin, record)? {
+                break;
+            }
+            begin = record.log_end;
         }
     }
     Ok(())
@@ -262,4 +378,40 @@ pub fn for_each_backwards(index: &File, mut wanted: impl FnMut(Record) -> bool) 
         end -= count as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_to_a_log_just_as_somebody_shortens_it_stands_in_it_once_without_a_hole() {
+        let record = Record {
+            log_end: 0,
+            spool_end: 0,
+            at: Stamp(1),
+            incarnation: Incarnation(1),
+            ordinal: Ordinal(0),
+            stream: Stream::Stdout,
+            cuts: 0,
+        };
+        for (length, left) in [(0, ""), (4, "one\n"), (6, "one\ntw\n"), (13, "one\ntwo\nthree\n")] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a.log");
+            let mut log = Log::new(dir.path(), dir.path(), "a");
+            for line in ["one\n", "two\n", "three\n"] {
+                log.append(line.as_bytes(), record).unwrap();
+            }
+            log.ready().unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+            assert!(!log.write(b"four\n", record).unwrap());
+            log.append(b"four\n", record).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{left}four\n"));
+            // By somebody who writes, too.
+            log.ready().unwrap();
+            std::io::Write::write_all(&mut File::options().append(true).open(&path).unwrap(), b"!").unwrap();
+            log.append(b"five\n", record).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{left}four\nfive\n"));
+        }
+    }
 }

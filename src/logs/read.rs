@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Incarnation, InstanceId, Stamp, limits};
 use crate::os::files::existing_own_file;
 
+pub use super::derived::Position;
 use super::derived::{Record, Stream, for_each_after, for_each_backwards, last_record};
 
 /// The most that is read back at once; who wants more reads on from a [`start`].
@@ -49,9 +50,9 @@ pub struct Query {
     pub incarnation: Option<Incarnation>,
     pub stream: Option<Stream>,
     /// From this position of the log on, a part of it.
-    pub from: Option<u64>,
+    pub from: Option<Position>,
     /// Nothing that was written behind this position.
-    pub to: Option<u64>,
+    pub to: Option<Position>,
     /// Only among so many of the last pieces that were written: who wrote nothing is not looked for in all of a log.
     pub among: Option<usize>,
 }
@@ -64,66 +65,128 @@ impl Query {
     }
 }
 
-/// Lines of a service, oldest first, and the position that they go up to. From a position on nothing is left out: a part that is
-/// not all ends before the end of the log.
-pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Result<(Vec<Line>, u64)> {
-    let (log, index) = match (
-        existing_own_file(&logs.join(format!("{service}.log"))),
-        existing_own_file(&index.join(service)),
-    ) {
-        (Ok(log), Ok(index)) => (log, index),
-        // Nothing has been written yet.
-        _ => return Ok((Vec::new(), 0)),
-    };
-    match query.from {
-        Some(from) => read_on(&log, &index, service, query, from),
-        None => read_back(&log, &index, service, query),
+/// A log that is replaced as often as this while it is read once is not read just now.
+const TRIES: usize = 16;
+
+/// A log and the index that belongs to it.
+struct Pair {
+    log: File,
+    index: File,
+    path: PathBuf,
+}
+
+impl Pair {
+    /// `None`: nothing has been written yet.
+    fn open(logs: &Path, index: &Path, service: &str) -> Option<Self> {
+        let path = index.join(service);
+        // In this order: [`Pair::is_current`] tells whether the log is of this index.
+        let index = existing_own_file(&path).ok()?;
+        let log = existing_own_file(&logs.join(format!("{service}.log"))).ok()?;
+        Some(Self { log, index, path })
+    }
+
+    /// The text between two positions. False: not all of it is there any more, only these lines.
+    fn text(&self, begin: u64, end: u64, buffer: &mut Vec<u8>) -> io::Result<bool> {
+        buffer.resize((end - begin) as usize, 0);
+        match self.log.read_exact_at(buffer, begin) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            result => return result.map(|()| true),
+        }
+        let left = self.log.metadata()?.len().clamp(begin, end) - begin;
+        buffer.truncate(left as usize);
+        self.log.read_exact_at(buffer, begin)?;
+        buffer.truncate(memchr::memrchr(b'\n', buffer).map_or(0, |last| last + 1));
+        Ok(false)
+    }
+
+    /// Whether what has been read was what the index says: a log that was shortened or replaced has another index before anything
+    /// is written to it again.
+    fn is_current(&self) -> bool {
+        let same = |found: std::fs::Metadata| {
+            self.index.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()))
+        };
+        self.path.symlink_metadata().is_ok_and(same)
     }
 }
 
-fn read_on(
-    log: &File,
-    index: &File,
+/// Looks at a log and its index as they were at one moment. `None`: nothing has been written yet.
+fn look<T>(
+    logs: &Path,
+    index: &Path,
     service: &str,
-    query: &Query,
-    from: u64,
-) -> io::Result<(Vec<Line>, u64)> {
-    // One that was shortened, or is another one: what is in it now is new.
-    let from = if last_record(index)?.1.is_some_and(|last| last.log_end < from) { 0 } else { from };
-    let (mut found, mut position, mut read) = (Vec::new(), from, 0);
+    mut at: impl FnMut(&Pair) -> io::Result<T>,
+) -> io::Result<Option<T>> {
+    for _ in 0..TRIES {
+        let Some(pair) = Pair::open(logs, index, service) else { return Ok(None) };
+        let seen = at(&pair);
+        if pair.is_current() {
+            return seen.map(Some);
+        }
+    }
+    Err(io::Error::other("the log is replaced again and again"))
+}
+
+/// Lines of a service, oldest first, and the position that they go up to. From a position on nothing is left out: a part that is
+/// not all ends before the end of the log.
+pub fn read(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Result<(Vec<Line>, Position)> {
+    let found = look(logs, index, service, |pair| match query.from {
+        Some(from) => read_on(pair, service, query, from),
+        None => read_back(pair, service, query),
+    })?;
+    // What is not there just now may come back as it was.
+    Ok(found.unwrap_or_else(|| (Vec::new(), query.from.unwrap_or_default())))
+}
+
+fn read_on(pair: &Pair, service: &str, query: &Query, from: Position) -> io::Result<(Vec<Line>, Position)> {
+    let end = end_of(&pair.index)?;
+    // One whose index was removed too begins anew.
+    let from = if end < from { Position::default() } else { from };
+    let (mut found, mut read, mut reached) = (Vec::new(), 0, from.at);
     let mut buffer = Vec::new();
-    for_each_after(index, from, |record| {
-        let length = record.log_end.saturating_sub(position);
-        let beyond = query.to.is_some_and(|to| record.log_end > to);
+    let mut is_first = true;
+    for_each_after(&pair.index, from, |begin, record| {
+        if std::mem::take(&mut is_first) {
+            reached = begin;
+        }
+        let length = record.log_end.saturating_sub(begin);
+        let beyond = query.to.is_some_and(|to| record.end() > to);
         if beyond || read > 0 && read + length > PART_BYTES {
             return Ok(false);
         }
         read += length;
         // Of one without length the text is gone.
         if length > 0 && query.wants(&record) {
-            buffer.resize(length as usize, 0);
-            log.read_exact_at(&mut buffer, position)?;
+            let whole = pair.text(begin, record.log_end, &mut buffer)?;
             found.extend(lines_of(&buffer).map(|line| to_line(service, &record, line)));
+            if !whole {
+                // Somebody has cut it off: what is written next comes in its place.
+                reached = begin + buffer.len() as u64;
+                return Ok(false);
+            }
         }
-        position = record.log_end;
+        reached = record.log_end;
         Ok(true)
     })?;
-    Ok((found, position))
+    Ok((found, Position { cuts: end.cuts, at: reached }))
 }
 
-fn read_back(log: &File, index: &File, service: &str, query: &Query) -> io::Result<(Vec<Line>, u64)> {
+fn end_of(index: &File) -> io::Result<Position> {
+    Ok(last_record(index)?.1.map(|last| last.end()).unwrap_or_default())
+}
+
+fn read_back(pair: &Pair, service: &str, query: &Query) -> io::Result<(Vec<Line>, Position)> {
     let mut budget = ANSWER_BYTES;
     let mut lines_left = query.tail.unwrap_or(usize::MAX);
     let mut buffer = Vec::new();
     let mut found: Vec<Line> = Vec::new();
-    let end = for_each_piece_back(index, query, |start, record| {
+    let end = for_each_piece_back(pair, query, |start, record| {
         let length = (record.log_end - start).min(budget);
         if lines_left == 0 || length == 0 {
             return false;
         }
         budget -= length;
         buffer.resize(length as usize, 0);
-        if log.read_exact_at(&mut buffer, record.log_end - length).is_err() {
+        if pair.log.read_exact_at(&mut buffer, record.log_end - length).is_err() {
             return false;
         }
         let mut lines: Vec<&[u8]> = lines_of(&buffer).collect();
@@ -139,27 +202,30 @@ fn read_back(log: &File, index: &File, service: &str, query: &Query) -> io::Resu
 /// The pieces that are wanted, latest first: where the text of each begins, and its record. Gives the position that all of them
 /// go up to.
 fn for_each_piece_back(
-    index: &File,
+    pair: &Pair,
     query: &Query,
     mut take: impl FnMut(u64, Record) -> bool,
-) -> io::Result<u64> {
+) -> io::Result<Position> {
+    let length = pair.log.metadata()?.len();
     let mut end = None;
     let mut upper: Option<Record> = None;
     let mut whole = true;
     let mut left = query.among.unwrap_or(usize::MAX);
-    let mut look = |start: u64, record: Record| {
+    let mut look = |start: u64, mut record: Record| {
+        // Somebody may have cut off some of it.
+        record.log_end = record.log_end.min(length);
         // The text of one without length is gone.
         let empty = record.log_end <= start;
         let old = query.since.is_some_and(|since| record.at < since);
         empty || !old && (!query.wants(&record) || take(start, record))
     };
-    for_each_backwards(index, |record| {
+    for_each_backwards(&pair.index, |record| {
         if left == 0 {
             whole = false;
             return false;
         }
         left -= 1;
-        end.get_or_insert(record.log_end);
+        end.get_or_insert(record.end());
         whole = match upper.replace(record) {
             Some(later) => look(record.log_end, later),
             None => true,
@@ -170,35 +236,34 @@ fn for_each_piece_back(
     if let Some(first) = upper.filter(|_| whole) {
         look(0, first);
     }
-    Ok(end.unwrap_or(0))
+    Ok(end.unwrap_or_default())
 }
 
 /// Where what is wanted begins, and how far the log goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Start {
-    pub from: u64,
+    pub from: Position,
     /// Lines from there on, of those that are wanted, which are more than the last so many.
     pub skip: usize,
-    pub end: u64,
+    pub end: Position,
 }
 
 /// Looks for the beginning of what is wanted, whose text is not kept meanwhile: it may be of any length.
 pub fn start(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Result<Start> {
-    let (log, index) =
-        match (File::open(logs.join(format!("{service}.log"))), File::open(index.join(service))) {
-            (Ok(log), Ok(index)) => (log, index),
-            _ => return Ok(Start::default()),
-        };
+    Ok(look(logs, index, service, |pair| start_in(pair, query))?.unwrap_or_default())
+}
+
+fn start_in(pair: &Pair, query: &Query) -> io::Result<Start> {
     let mut lines_left = query.tail.unwrap_or(usize::MAX);
     let mut buffer = Vec::new();
     let (mut from, mut skip) = (None, 0);
-    let end = for_each_piece_back(&index, query, |start, record| {
+    let end = for_each_piece_back(pair, query, |start, record| {
         if lines_left == 0 {
             return false;
         }
         if query.tail.is_some() {
             buffer.resize((record.log_end - start) as usize, 0);
-            if log.read_exact_at(&mut buffer, start).is_err() {
+            if pair.log.read_exact_at(&mut buffer, start).is_err() {
                 return false;
             }
             let lines = lines_of(&buffer).count();
@@ -208,11 +273,13 @@ pub fn start(logs: &Path, index: &Path, service: &str, query: &Query) -> io::Res
         from = Some(start);
         true
     })?;
-    Ok(Start { from: from.unwrap_or(end), skip, end })
+    let from = from.map_or(end, |at| Position { at, ..end });
+    Ok(Start { from, skip, end })
 }
 
 pub(super) fn lines_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n')
+    let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|byte| *byte == b'\n');
+    lines.filter(|_| !text.is_empty())
 }
 
 pub(super) fn to_line(service: &str, record: &Record, line: &[u8]) -> Line {
@@ -243,6 +310,10 @@ pub fn each(
     loop {
         let (lines, reached) = read(logs, index, service, &wanted)?;
         let over = reached >= end || wanted.from == Some(reached);
+        // What has been cut off meanwhile is not to be passed over.
+        if reached.cuts != from.cuts {
+            skip = 0;
+        }
         let passed = skip.min(lines.len());
         skip -= passed;
         lines.into_iter().skip(passed).for_each(&mut take);

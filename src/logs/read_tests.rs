@@ -11,6 +11,7 @@ fn record() -> Record {
         incarnation: Incarnation(1),
         ordinal: Ordinal(0),
         stream: Stream::Stdout,
+        cuts: 0,
     }
 }
 
@@ -61,7 +62,7 @@ fn who_reads_on_is_given_every_line_in_parts() {
     for number in 0..10 {
         log.append(format!("{number} {long}\n").as_bytes(), record()).unwrap();
     }
-    let (mut from, mut parts, mut seen) = (0, 0, Vec::new());
+    let (mut from, mut parts, mut seen) = (Position::default(), 0, Vec::new());
     loop {
         let query = Query { from: Some(from), ..Query::default() };
         let (lines, end) = read(dir.path(), dir.path(), "a", &query).unwrap();
@@ -108,7 +109,7 @@ fn where_what_is_wanted_begins_is_found_in_a_log_of_any_length() {
         let start = start(dir.path(), dir.path(), "a", &query).unwrap();
         let on = Query { from: Some(start.from), tail: None, ..query };
         let (lines, _) = read(dir.path(), dir.path(), "a", &on).unwrap();
-        assert!(start.end > ANSWER_BYTES);
+        assert!(start.end.at > ANSWER_BYTES);
         lines.into_iter().nth(start.skip).map(|line| line.message.split(' ').next().unwrap().to_owned())
     };
     let tail = |tail| Query { tail: Some(tail), ..Query::default() };
@@ -173,9 +174,147 @@ fn a_log_that_somebody_shortens_removes_or_replaces_goes_on_and_forgets_no_posit
             assert_eq!(of(Some(end)).0.last().unwrap(), "four", "{what}: a follower misses nothing");
             assert_eq!(log.consumed(Incarnation(1), [true; 2]), [15, 40], "{what}");
             log.append(b"five\n", piece(Stream::Stderr, 45)).unwrap();
-            let (lines, _) = of(Some(of(None).1 - 5));
+            let end = of(None).1;
+            let (lines, _) = of(Some(Position { at: end.at - 5, ..end }));
             assert_eq!(lines, ["five"], "{what}");
             assert_eq!(log.consumed(Incarnation(1), [true; 2]), [15, 45], "{what}");
+        }
+    }
+}
+
+fn lines_from(dir: &Path, from: Position) -> (Vec<String>, Position) {
+    let (lines, reached) =
+        read(dir, dir, "a", &Query { from: Some(from), ..Query::default() }).expect("it can be read");
+    (lines.into_iter().map(|line| line.message).collect(), reached)
+}
+
+fn cut(path: &Path, length: u64) {
+    File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+#[test]
+fn who_was_behind_when_a_log_was_emptied_begins_where_it_begins_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new(dir.path(), dir.path(), "a");
+    log.append(b"1\n2\n3\n", record()).unwrap();
+    let (_, reached) = lines_from(dir.path(), Position::default());
+    cut(&dir.path().join("a.log"), 0);
+    // Beyond where it was, and not at the same places.
+    let (long, short) = (b"four five six\n", b"7\n");
+    log.append(long, record()).unwrap();
+    log.append(short, record()).unwrap();
+    let (lines, end) = lines_from(dir.path(), reached);
+    assert_eq!(lines, ["four five six", "7"]);
+    assert_eq!(lines_from(dir.path(), end), (vec![], end));
+}
+
+#[test]
+fn a_log_that_was_removed_with_its_index_is_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut from = Position::default();
+    for second in [5, 6, 3] {
+        let mut log = Log::new(dir.path(), dir.path(), "a");
+        log.append(b"line\n", Record { at: Stamp(second * 1_000), ..record() }).unwrap();
+        let (lines, reached) = lines_from(dir.path(), from);
+        assert_eq!((lines, lines_from(dir.path(), reached).0), (vec!["line".to_owned()], vec![]));
+        from = reached;
+        for file in ["a.log", "a"] {
+            std::fs::remove_file(dir.path().join(file)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_left_of_a_log_is_not_shown_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::new(dir.path(), dir.path(), "a");
+    for line in ["one\n", "two\n", "three\n"] {
+        log.append(line.as_bytes(), record()).unwrap();
+    }
+    let (_, reached) = lines_from(dir.path(), Position::default());
+    let behind = Position { at: 4, ..reached };
+    cut(&dir.path().join("a.log"), 6);
+    let shown: Vec<String> = read(dir.path(), dir.path(), "a", &Query::default())
+        .unwrap()
+        .0
+        .into_iter()
+        .map(|l| l.message)
+        .collect();
+    assert_eq!(shown, ["one", "tw"], "before anything is written to it again, too");
+    assert_eq!(lines_from(dir.path(), behind), (vec![], behind), "it waits");
+    let (lines, amid) = lines_from(dir.path(), Position::default());
+    assert_eq!(lines, ["one"], "what is there of it already");
+    log.append(b"four\n", record()).unwrap();
+    assert_eq!(lines_from(dir.path(), reached).0, ["four"]);
+    assert_eq!(lines_from(dir.path(), behind).0, ["tw", "four"]);
+    assert_eq!(lines_from(dir.path(), amid).0, ["tw", "four"]);
+}
+
+#[test]
+fn a_log_that_is_replaced_while_it_is_read_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.log");
+    let mut log = Log::new(dir.path(), dir.path(), "a");
+    log.append(b"1\n2\n", record()).unwrap();
+    let (_, reached) = lines_from(dir.path(), Position::default());
+    log.append(b"3\n4\n", record()).unwrap();
+    // Between the opening of both files and the look at them.
+    let mut changes: Vec<&[u8]> = vec![b"6\n", b"5\n"];
+    let found = look(dir.path(), dir.path(), "a", |pair| {
+        if let Some(line) = changes.pop() {
+            std::fs::remove_file(&path).unwrap();
+            log.append(line, record()).unwrap();
+        }
+        read_on(pair, "a", &Query::default(), reached)
+    });
+    let lines: Vec<String> = found.unwrap().unwrap().0.into_iter().map(|line| line.message).collect();
+    assert_eq!(lines, ["6"], "of one that is gone nothing is told, nor in place of what came after it");
+}
+
+#[test]
+fn followers_of_a_log_that_others_shorten_and_replace_see_each_line_once() {
+    for seed in 0..100 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let mut rng = crate::base::Rng::new(seed);
+        let mut log = Log::new(dir.path(), dir.path(), "a");
+        let mut written = 0;
+        let mut followers = [(); 3].map(|()| (Position::default(), Vec::<String>::new()));
+        for step in 0..60 {
+            if !path.exists() {
+                File::create(&path).unwrap();
+            }
+            match rng.below(12) {
+                0 => cut(&path, 0),
+                1 => cut(&path, rng.below(1 + path.metadata().map_or(0, |meta| meta.len()))),
+                2 => drop(std::fs::remove_file(&path)),
+                3 => drop(std::fs::rename(&path, path.with_extension("log.1"))),
+                4 => log.close(),
+                5 => log = Log::new(dir.path(), dir.path(), "a"),
+                6..9 => {
+                    let lines = (0..=rng.below(3)).map(|_| {
+                        written += 1;
+                        format!("{written}{};\n", "-".repeat(rng.below(4) as usize))
+                    });
+                    let lines: String = lines.collect();
+                    log.append(lines.as_bytes(), record()).unwrap();
+                }
+                number => {
+                    let (position, seen) = &mut followers[number as usize - 9];
+                    let (lines, reached) = lines_from(dir.path(), *position);
+                    *position = reached;
+                    seen.extend(lines.into_iter().filter(|line| line.ends_with(';')));
+                    let distinct: std::collections::BTreeSet<&String> = seen.iter().collect();
+                    assert_eq!(distinct.len(), seen.len(), "seed {seed}, step {step}: one twice: {seen:?}");
+                    let text = std::fs::read_to_string(&path).unwrap_or_default();
+                    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+                        if !line.ends_with(';') {
+                            continue;
+                        }
+                        assert!(distinct.contains(&line.to_owned()), "seed {seed}, step {step}: {line}");
+                    }
+                }
+            }
         }
     }
 }

@@ -211,6 +211,7 @@ impl Work {
                     incarnation: id.incarnation,
                     ordinal: id.ordinal,
                     stream,
+                    cuts: 0,
                 };
                 let line = |line| Line { unfinished: true, ..to_line(unit.as_str(), &record, line) };
                 found.extend(lines_of(&text).last().map(line));
@@ -386,6 +387,7 @@ impl Work {
                 incarnation: id.incarnation,
                 ordinal: id.ordinal,
                 stream,
+                cuts: 0,
             };
             let log = &mut self.service(&id.unit).log;
             let (result, removed) = (log.append(&lines, record), log.removed());

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{System, alive, python, signal, sleeper, text, until};
+use crate::support::{Follower, System, alive, python, signal, sleeper, text, until};
 
 #[test]
 fn a_killed_service_is_started_again_and_why_names_the_signal() {
@@ -361,12 +361,11 @@ fn who_does_not_end_in_its_time_is_said_to_have_been_killed() {
 
 #[test]
 fn a_log_that_is_emptied_moved_or_removed_from_outside_goes_on_and_so_does_who_follows_it() {
-    let counts =
-        "import itertools, time\nfor n in itertools.count():\n  print(n, flush=True); time.sleep(0.002)";
+    let counts = "import itertools, os, sys, time\nfor n in itertools.count():\n  sys.stdout.write('%d\\n' % n); time.sleep(0.002)\n  \
+                  if os.path.exists('enough'): break\nprint('end', flush=True); time.sleep(1000)";
     let system = System::up(&[("a.yaml", &python("a", counts, ""))]);
     system.ready(&["a"]);
-    let mut follower =
-        system.command(&["logs", "a", "-f"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let follower = Follower::of(system.command(&["logs", "a", "-f"]));
     let path = system.path(".unified-system/logs/services/a.log");
     let beyond = |what: &str, than: u64| {
         until(what, || {
@@ -383,20 +382,22 @@ fn a_log_that_is_emptied_moved_or_removed_from_outside_goes_on_and_so_does_who_f
         ("removed", &|| fs::remove_file(&path).unwrap()),
     ];
     for (what, lose) in way {
+        // In the midst of it.
+        let seen = follower.shown().len();
+        until("it is followed", || (follower.shown().len() > seen).then_some(()));
         lose();
         last = beyond(what, last + 20);
         let tail = system.ok(&["logs", "a", "--tail=5"]);
         assert!(tail.lines().count() == 5, "{what}: {tail}");
     }
-    system.ok(&["down"]);
-    let _ = follower.kill();
-    let text = std::io::read_to_string(follower.stdout.take().unwrap()).unwrap();
-    let _ = follower.wait();
-    let numbers: Vec<u64> = text.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
-    let seen = numbers.iter().collect::<std::collections::BTreeSet<_>>().len();
-    assert_eq!(numbers.len(), seen, "none twice");
-    let lost = numbers.last().unwrap() - numbers[0] + 1 - seen as u64;
-    assert!(lost < 30, "only what was in it when it was lost, and not yet followed: {lost}");
+    system.write("manifests/enough", "");
+    follower.shows("end");
+    let shown = follower.shown();
+    let seen: std::collections::BTreeSet<&str> = shown.iter().map(String::as_str).collect();
+    assert_eq!(shown.len(), seen.len(), "none twice: {shown:?}");
+    let left = fs::read_to_string(&path).unwrap();
+    let missed: Vec<&str> = left.lines().filter(|line| !seen.contains(line)).collect();
+    assert_eq!(missed, [""; 0], "of what still lies in it nothing is lost");
 }
 
 #[test]

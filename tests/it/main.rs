@@ -7,6 +7,7 @@ mod deaths;
 mod deletion;
 mod env_files;
 mod faults;
+mod following;
 mod freezes;
 mod generated;
 mod given;

@@ -1,8 +1,10 @@
 //! A system in a directory of its own, and ways to look at it. Nothing here sleeps for a time: everything waits for a condition.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -30,6 +32,48 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// it open as well, and nobody can execute it (ETXTBSY, execve(2)).
 pub fn copy_program(to: &Path) {
     assert!(Command::new("cp").arg(BINARY).arg(to).status().unwrap().success());
+}
+
+/// A command that goes on telling, and the lines of its standard output so far.
+pub struct Follower {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Follower {
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let (told, out) = (lines.clone(), BufReader::new(child.stdout.take().unwrap()));
+        std::thread::spawn(move || {
+            out.lines().map_while(Result::ok).for_each(|line| told.lock().unwrap().push(line));
+        });
+        Self { child, lines }
+    }
+
+    pub fn shown(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Waits until a line has been shown.
+    pub fn shows(&self, line: &str) {
+        until(&format!("`{line}` is shown, and not only {:?}", self.shown()), || {
+            self.lines.lock().unwrap().iter().any(|shown| shown == line).then_some(())
+        });
+    }
+
+    /// Its exit code, and what it said on its standard error.
+    pub fn ended(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().unwrap().code();
+        (code, std::io::read_to_string(self.child.stderr.take().unwrap()).unwrap())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 pub struct System {

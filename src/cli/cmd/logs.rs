@@ -1,7 +1,8 @@
 use regex::Regex;
 
+use crate::api::follow::Reached;
 use crate::base::{ObjectKind, Stamp, parse_duration};
-use crate::logs::read::{Line, Query};
+use crate::logs::read::{Line, Position, Query};
 use crate::os::clock;
 
 use super::super::args::{Format, Global, Logs};
@@ -101,15 +102,26 @@ fn read(
     query: &[(&str, String)],
     mut take: impl FnMut(Line),
 ) -> Result<(), Failure> {
+    each_object(client, name, query, |text| {
+        if let Ok(line) = serde_json::from_slice(text) {
+            take(line);
+        }
+    })
+}
+
+/// What the daemon says of a log, one JSON object a line.
+fn each_object(
+    client: &Client,
+    name: &str,
+    query: &[(&str, String)],
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), Failure> {
     let mut rest: Vec<u8> = Vec::new();
     client.stream(&format!("/v1/logs/{}", encoded(name)), query, |chunk| {
         rest.extend_from_slice(chunk);
-        while let Some(at) = memchr::memchr(b'\n', &rest) {
-            let line: Vec<u8> = rest.drain(..=at).collect();
-            if let Ok(line) = serde_json::from_slice(&line) {
-                take(line);
-            }
-        }
+        let whole = memchr::memrchr(b'\n', &rest).map_or(0, |last| last + 1);
+        rest[..whole].split_inclusive(|byte| *byte == b'\n').for_each(&mut take);
+        rest.drain(..whole);
         true
     })
 }
@@ -121,31 +133,36 @@ fn follow(
     query: &[(&str, String)],
     show: &(dyn Fn(&Line) + Sync),
 ) -> Result<Outcome, Failure> {
+    if args.names.len() > 1 {
+        // That there is none of them is said at once, not when the others have ended.
+        let client = Client::connect(global)?;
+        for name in &args.names {
+            read(&client, name, &[("tail", "0".into())], drop)?;
+        }
+    }
     std::thread::scope(|scope| {
         let threads: Vec<_> = args
             .names
             .iter()
             .map(|name| {
                 scope.spawn(move || {
-                    // The time of the last line that was shown, and how many of that time were.
-                    let mut last: Option<(Stamp, usize)> = None;
+                    // Up to where the next daemon is to pass over what was shown: a position, and so many lines.
+                    let mut last: Option<(Position, usize)> = None;
                     Client::follow(global, |client| {
                         let mut query = match last {
-                            Some((at, _)) => vec![("sinceMs", at.0.to_string())],
+                            Some((from, shown)) => {
+                                vec![("from", from.into()), ("skip", shown.to_string())]
+                            }
                             None => query.to_vec(),
                         };
-                        query.push(("follow", "true".into()));
-                        let mut known = last;
-                        read(client, name, &query, |line| {
-                            if let Some((at, count)) = known.as_mut().filter(|(_, count)| *count > 0)
-                                && *at == line.ts
-                            {
-                                *count -= 1;
-                                return;
+                        query.extend(["follow", "positions"].map(|word| (word, "true".into())));
+                        each_object(client, name, &query, |text| {
+                            if let Ok(line) = serde_json::from_slice(text) {
+                                last.iter_mut().for_each(|(_, shown)| *shown += 1);
+                                show(&line);
+                            } else if let Ok(Reached { position, skip }) = serde_json::from_slice(text) {
+                                last = Some((position, skip));
                             }
-                            let before = last.filter(|(at, _)| *at == line.ts).map_or(0, |(_, count)| count);
-                            last = Some((line.ts, before + 1));
-                            show(&line);
                         })?;
                         Ok(true)
                     })
