@@ -17,6 +17,7 @@ use crate::os::state_dir::{StateDir, short_socket};
 use crate::os::{identity, process};
 
 use super::args::Global;
+use super::keeper::{Keeper, has_keeper, keeper_of, may_answer};
 use super::progress::Progress;
 use super::{Failure, Outcome};
 use crate::cli::aside;
@@ -57,55 +58,7 @@ fn is_denied(socket: &Path) -> bool {
         && socket.symlink_metadata().err().is_some_and(denied)
 }
 
-/// A keeper holds the lock beside this socket: if nobody answers there, its daemon is being started.
-fn has_keeper(socket: &Path) -> bool {
-    let lock = socket.parent().and_then(|dir| std::fs::File::open(dir.join("lock")).ok());
-    let shared = rustix::fs::FlockOperation::NonBlockingLockShared;
-    lock.is_some_and(|lock| rustix::fs::flock(&lock, shared) == Err(rustix::io::Errno::WOULDBLOCK))
-}
-
-/// The keeper that has the lock beside this socket. One that has ended is not asked for: its number may be another's by now.
-pub fn keeper_pid(socket: &Path) -> Option<u32> {
-    let lock = has_keeper(socket).then(|| socket.with_file_name("lock"))?;
-    std::fs::read_to_string(lock).ok()?.trim().parse().ok()
-}
-
-/// What became of the keeper that has, or had, the lock beside this socket.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keeper {
-    Lives,
-    /// It did not end in order: an heir may take its place in a moment.
-    Killed,
-    Ended,
-}
-
-fn keeper_of(socket: &Path) -> Keeper {
-    if has_keeper(socket) {
-        return Keeper::Lives;
-    }
-    let lock = socket.parent().and_then(|dir| std::fs::read_to_string(dir.join("lock")).ok());
-    match lock {
-        Some(pid) if !pid.trim().is_empty() => Keeper::Killed,
-        // An heir has come in between: it has the lock, and has not written its number into it yet.
-        _ if has_keeper(socket) => Keeper::Lives,
-        _ => Keeper::Ended,
-    }
-}
-
-/// Nobody answers at this socket, and somebody may soon, as it was `began` that it was tried.
-fn may_answer(socket: &Path, began: Instant) -> bool {
-    let waited = began.elapsed();
-    match keeper_of(socket) {
-        Keeper::Lives => waited < PATIENCE,
-        Keeper::Killed => waited < HEIR,
-        Keeper::Ended => false,
-    }
-}
-
-/// How long the heir of a keeper that was killed is waited for: it is there within milliseconds, or never.
-const HEIR: Duration = Duration::from_secs(1);
-/// How long a daemon that is being started is waited for, and how often it is looked for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a daemon that is being started is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 /// Waiting is asked for in pieces: in between it is said what is waited for.
 const WAIT_PIECE: Duration = Duration::from_secs(1);

@@ -24,7 +24,8 @@ use crate::store::{Left, StoredChange, left, legacy};
 
 use super::Failure;
 use super::args::Global;
-use super::client::{Client, STATE_DIR, keeper_pid, refused};
+use super::client::{Client, STATE_DIR, refused};
+use super::keeper::keeper_pid;
 use crate::cli::aside;
 
 /// The state directory of a system that does not answer.

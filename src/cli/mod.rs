@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod cmd;
+mod keeper;
 mod kept;
 mod progress;
 pub mod render;
