@@ -17,7 +17,7 @@ use crate::os::state_dir::{StateDir, short_socket};
 use crate::os::{identity, process};
 
 use super::args::Global;
-use super::keeper::{Keeper, has_keeper, keeper_of, may_answer};
+use super::keeper::{Keeper, Vigil, has_keeper, keeper_of};
 use super::progress::Progress;
 use super::{Failure, Outcome};
 use crate::cli::aside;
@@ -78,14 +78,11 @@ impl Client {
 
     /// A daemon that was killed is back in a moment: it is waited for as long as there is a keeper.
     pub fn at(path: &Path) -> Result<Self, Failure> {
-        let began = Instant::now();
+        let mut vigil = Vigil::default();
         loop {
             match Self::try_at(path) {
-                Err(Failure::NoDaemon { .. }) if may_answer(path, began) => std::thread::sleep(LOOK),
-                Err(Failure::NoDaemon { .. }) if has_keeper(path) => {
-                    return Err(silent(path));
-                }
-                result => return result,
+                Err(Failure::NoDaemon { .. }) if vigil.may_answer(path) => std::thread::sleep(LOOK),
+                result => return result.map_err(|failure| or_silent(failure, path)),
             }
         }
     }
@@ -158,10 +155,11 @@ impl Client {
 
     fn repeated<T>(&self, call: impl Fn(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut result = call(self);
-        let began = Instant::now();
-        while matches!(result, Err(Failure::NoDaemon { .. })) && may_answer(&self.socket, began) {
+        let mut vigil = Vigil::default();
+        while matches!(result, Err(Failure::NoDaemon { .. })) && vigil.may_answer(&self.socket) {
             std::thread::sleep(LOOK);
-            result = Self::at(&self.socket).and_then(|client| call(&client));
+            let client = Self::try_at(&self.socket).map_err(|failure| or_silent(failure, &self.socket));
+            result = client.and_then(|client| call(&client));
         }
         // One that is being killed still accepts for a moment.
         result.map_err(|failure| or_orphaned(failure, &self.socket))
@@ -260,8 +258,11 @@ impl Client {
     }
 }
 
-/// There is a keeper, and nobody answers at this socket.
-fn silent(path: &Path) -> Failure {
+/// Where there is a keeper and nobody answers, that.
+fn or_silent(failure: Failure, path: &Path) -> Failure {
+    if !matches!(failure, Failure::NoDaemon { .. }) || !has_keeper(path) {
+        return failure;
+    }
     let lock =
         path.parent().and_then(|dir| std::fs::read_to_string(dir.join("lock")).ok()).unwrap_or_default();
     let (keeper, log) = (lock.trim(), "see logs/up.log beside it");

@@ -186,13 +186,14 @@ pub fn opened(pid: u32, number: u32) -> Option<std::path::PathBuf> {
 
 /// Command line of a process, for people.
 pub fn command(pid: u32) -> String {
+    words(pid).join(" ")
+}
+
+/// The words of its command line; none of one that has ended.
+pub fn words(pid: u32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<_> = bytes
-        .split(|b| *b == 0)
-        .filter(|w| !w.is_empty())
-        .map(|w| String::from_utf8_lossy(w).into_owned())
-        .collect();
-    words.join(" ")
+    let words = bytes.split(|b| *b == 0).filter(|w| !w.is_empty());
+    words.map(|w| String::from_utf8_lossy(w).into_owned()).collect()
 }
 
 /// A handle of the process with this pid and start; `None` when that one is gone.
