@@ -36,8 +36,11 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
         let now = clock::now();
         let found = context.ask(move |engine| {
             let unmet = unmet(engine, now, &names, &what)?;
-            let settled =
-                unmet.iter().filter_map(|(name, _)| engine.world.unsettled(now, name)).map(|(at, _)| at);
+            let settles = |name: &Name| match &*what {
+                "started" => engine.world.only_begun(now, name),
+                _ => engine.world.unsettled(now, name),
+            };
+            let settled = unmet.iter().filter_map(|(name, _)| settles(name)).map(|(at, _)| at);
             let again = settled.min().map(|at| at - now.mono);
             let (unmet, stuck) = told(engine, unmet, &what);
             Ok::<_, Refusal>((unmet, stuck, again, notes(engine, &names, &what)))
@@ -257,7 +260,10 @@ fn unmet(engine: &Engine, now: Now, names: &[Name], what: &str) -> Result<Vec<(N
         return Ok(all.iter().filter(reads).map(words).collect());
     }
     if what == "started" {
-        let held = |name: &Name| Some((name.clone(), line(engine, name, world.held_back(now, name)?)));
+        let held = |name: &Name| match world.held_back(now, name) {
+            Some(hold) => Some((name.clone(), line(engine, name, hold))),
+            None => Some((name.clone(), format!("{name}: {}", world.only_begun(now, name)?.1))),
+        };
         return Ok(all.iter().filter_map(held).collect());
     }
     if let Some(kind) = what.strip_prefix("condition=") {

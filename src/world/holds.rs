@@ -1,9 +1,9 @@
 //! What keeps a unit from running, for whoever asked for it to run.
 
-use crate::base::{Instant, Name, Now, Role};
+use crate::base::{Instant, Name, Now, Role, limits};
 use crate::plan::Wish;
 use crate::rollout::Phase;
-use crate::unit::{Circuit, Lifecycle};
+use crate::unit::{Circuit, Lifecycle, ProbeKind};
 
 use super::World;
 use super::ends::TRIED_AGAIN;
@@ -90,6 +90,21 @@ impl World {
         };
         let comes = unit.slots.values().filter(|slot| slot.seat.role != Role::Draining);
         comes.filter_map(|slot| settles(slot)).max()
+    }
+
+    /// Of a unit that runs: until when its programs may do so for a moment only, and why. A probe that found one ready has told that it
+    /// has come to run.
+    pub fn only_begun(&self, now: Now, name: &Name) -> Option<(Instant, String)> {
+        let unit = self.units.get(name)?;
+        let tells = |kind: &ProbeKind| unit.spec.policy.probe(*kind).is_some();
+        let told = [ProbeKind::Startup, ProbeKind::Readiness].iter().any(tells);
+        let begins = |slot: &Slot| {
+            let until = slot.state.process()?.executed_at + limits::SETTLED;
+            (until > now.mono && !(told && slot.is_ready()))
+                .then(|| (until, format!("{} has only just begun", slot.seat)))
+        };
+        let comes = unit.slots.values().filter(|slot| slot.seat.role != Role::Draining);
+        comes.filter_map(|slot| begins(slot)).max()
     }
 
     /// Of a unit that is to run and waits: the dependency that has failed for good, cannot start or is not to run, so that nothing

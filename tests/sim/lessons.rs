@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unisys::base::{Exit, SpawnStage};
+use unisys::base::{Exit, SpawnStage, limits};
 use unisys::unit::{Circuit, ProbeKind};
 use unisys::world::{Event, InstanceFact, Order, Outcome};
 
@@ -454,4 +454,26 @@ fn a_port_that_is_found_held_at_a_start_is_waited_for_until_the_machine_has_it()
     stage.exits("a", Exit::Code(1));
     stage.pass(Duration::from_secs(1));
     assert_eq!((stage.count("a"), restarts(&stage)), (1, 1));
+}
+
+#[test]
+fn what_was_started_has_come_to_run_once_its_probe_says_so_or_it_has_run_for_a_moment() {
+    let mut stage = Stage::new();
+    stage.accept(&[service("plain", ""), service("probed", PROBED)]);
+    let begun = |stage: &Stage| {
+        ["plain", "probed"].map(|unit| stage.world.only_begun(stage.clock(), &name(unit)).map(|(at, _)| at))
+    };
+    let start = stage.clock().mono;
+    let until = Some(start + limits::SETTLED);
+    assert_eq!(begun(&stage), [until, until]);
+    stage.ready("probed");
+    assert_eq!((stage.clock().mono, begun(&stage)), (start, [until, None]));
+    stage.pass(limits::SETTLED);
+    assert_eq!(begun(&stage), [None, None]);
+    // One that ends at once is held back.
+    stage.order(Order::Restart(names("plain")));
+    assert!(begun(&stage)[0].is_some());
+    stage.exits("plain", Exit::Code(3));
+    assert_eq!(begun(&stage)[0], None);
+    assert!(stage.world.held_back(stage.clock(), &name("plain")).is_some());
 }

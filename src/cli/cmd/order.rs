@@ -1,5 +1,5 @@
 use crate::api::types::{Done, Order, WaitFor};
-use crate::base::{ObjectKind, limits};
+use crate::base::ObjectKind;
 
 use super::super::args::Global;
 use super::super::client::Client;
@@ -24,7 +24,11 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
     super::say_notes(&done.notes, false);
     match verb {
         "stop" | "disable" => return reached(&client, global, names, &done, ("stopped", LONGEST_STOP)),
-        "start" | "restart" => return started(&client, global, names, &done),
+        // Not of a program that ended at once.
+        "start" | "restart" => {
+            let reached = reached(&client, global, names, &done, ("started", LONGEST_START));
+            return reached.or_else(|error| given(error, &done));
+        }
         "reload" => {
             let reached = reached(&client, global, names, &done, ("reloaded", LONGEST_STOP));
             return reached.or_else(|error| given(error, &done));
@@ -33,20 +37,6 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
         _ => {}
     }
     Ok(Outcome::Done)
-}
-
-/// Success is said when the units run, and not of a program that ended at once.
-fn started(client: &Client, global: &Global, names: &[String], done: &Done) -> Result<Outcome, Failure> {
-    let wanted = |timeout_ms| WaitFor { names: names.to_vec(), what: "started".into(), timeout_ms };
-    let longest = match client.wait(&wanted(LONGEST_START), global.quiet) {
-        Ok(waited) if waited.met => {
-            std::thread::sleep(limits::SETTLED);
-            LONGEST_START
-        }
-        Ok(_) => 0,
-        Err(error) => return given(error, done),
-    };
-    reached(client, global, names, done, ("started", longest))
 }
 
 /// A daemon of an earlier version cannot be asked what came of an order: it has it.
@@ -60,7 +50,7 @@ fn given(error: Failure, done: &Done) -> Result<Outcome, Failure> {
     }
 }
 
-/// Success is said when nothing of the units is alive (architecture §2, containment).
+/// Success is said when the units run, or when nothing of them is alive (architecture §2, containment).
 fn reached(
     client: &Client,
     global: &Global,
