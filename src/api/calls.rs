@@ -76,20 +76,20 @@ impl Context {
     }
 
     /// What was saved before a question counts for its answer: waits until the watched files are as the engine knows them, or the time
-    /// is over.
-    pub(super) async fn catches_up(&self, until: Instant) -> Result<(), Refusal> {
+    /// is over. Whether they are.
+    pub(super) async fn catches_up(&self, until: Instant) -> Result<bool, Refusal> {
         let until = until.min(Instant::now() + limits::WATCH_CAUGHT_UP);
         let mut changed = self.changed.clone();
-        let Some((mark, mut passed)) = self.ask(Engine::mark_files).await? else { return Ok(()) };
+        let Some((mark, mut passed)) = self.ask(Engine::mark_files).await? else { return Ok(true) };
         let _ = timeout_at(until, passed.wait_for(|last| *last >= mark)).await;
         loop {
             changed.mark_unchanged();
             if !self.ask(Engine::files_wait).await? {
-                return Ok(());
+                return Ok(true);
             }
             match timeout_at(until, changed.changed()).await {
                 Ok(Ok(())) => {}
-                _ => return Ok(()),
+                _ => return Ok(false),
             }
         }
     }

@@ -408,13 +408,13 @@ pub struct ExecContext {
 pub struct WaitFor {
     pub names: Vec<String>,
     /// `condition=Ready`, `delete`, `lifecycle=Done`, `stopped`, `started` and `reloaded` (as an order asked for), `rollout=REVISION` (what that
-    /// revision wrote, and the named units).
+    /// revision wrote, and the named units), `read` (files as they were saved by now, of no unit).
     #[serde(rename = "for")]
     pub what: String,
     pub timeout_ms: u64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Waited {
     pub met: bool,

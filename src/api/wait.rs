@@ -25,8 +25,11 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
     let deadline = tokio::time::Instant::now() + Duration::from_millis(wanted.timeout_ms.min(86_400_000));
     let mut changed = context.changed.clone();
     known(&wanted.what)?;
-    if wanted.what.contains('=') {
-        context.catches_up(deadline).await?;
+    if wanted.what.contains('=') || wanted.what == "read" {
+        let met = context.catches_up(deadline).await?;
+        if wanted.what == "read" {
+            return Ok(Json(Waited { met, ..Waited::default() }));
+        }
     }
     let names = context.unit_names(&wanted.names).await?;
     let wanted_names = names.clone();
@@ -66,7 +69,7 @@ pub(super) async fn wait(State(context): State<Context>, Json(wanted): Json<Wait
 /// What is waited for can come to be: nobody waits for a word that means nothing.
 fn known(what: &str) -> Result<(), Refusal> {
     match what.split_once('=') {
-        None if matches!(what, "delete" | "stopped" | "started" | "reloaded") => Ok(()),
+        None if matches!(what, "delete" | "stopped" | "started" | "reloaded" | "read") => Ok(()),
         Some(("lifecycle", word)) => among("lifecycle", word, &Lifecycle::WORDS).map(drop),
         Some(("condition", word)) => {
             let (kind, status) = word.split_once('=').unwrap_or((word, "True"));

@@ -110,6 +110,8 @@ pub const WATCH_QUIET: Duration = Duration::from_millis(200);
 pub const WATCH_MAX: Duration = Duration::from_secs(2);
 /// A question about what was just saved waits at most so long until that is known: what is still being written then is not saved.
 pub const WATCH_CAUGHT_UP: Duration = Duration::from_secs(5);
+/// The same of a question that is about now, whatever is being written: a file that was saved once is known by then.
+pub const ASKED_CAUGHT_UP: Duration = Duration::from_secs(1);
 /// Two equal snapshots this far apart are needed before anything is pruned.
 pub const PRUNE_CONFIRM: Duration = Duration::from_secs(1);
 

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::Refusal;
 use crate::api::types::{Problem, WaitFor, Waited};
-use crate::base::InstanceId;
+use crate::base::{InstanceId, limits};
 use crate::keeper::left_running;
 use crate::os::state_dir::{StateDir, short_socket};
 use crate::os::{identity, process};
@@ -131,6 +131,17 @@ impl Client {
                 hint: "`unisys changes` tells".into(),
             }),
             result => result.map_err(|failure| or_orphaned(failure, &self.socket)),
+        }
+    }
+
+    /// What was saved before counts for what is asked next.
+    pub fn catch_up(&self) -> Result<(), Failure> {
+        let timeout_ms = limits::ASKED_CAUGHT_UP.as_millis() as u64;
+        let read = WaitFor { names: Vec::new(), what: "read".into(), timeout_ms };
+        match self.ask::<Waited>("/v1/wait", &read) {
+            // A daemon of an earlier version does not know the word.
+            Err(Failure::Usage { .. }) => Ok(()),
+            result => result.map(drop),
         }
     }
 

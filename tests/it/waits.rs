@@ -146,3 +146,18 @@ fn what_was_saved_before_a_question_counts_for_its_answer() {
         assert_eq!(generation, Some(version), "the wait was for what had been saved");
     }
 }
+
+#[test]
+fn who_asks_what_is_there_is_told_of_what_was_saved_before() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    for (name, verb) in [("b", "get"), ("c", "describe"), ("d", "why")] {
+        system.write(&format!("manifests/{name}.yaml"), &sleeper(name, ""));
+        let output = system.run(&[verb, name]);
+        assert!(output.status.success(), "{verb}: {}", text(&output.stderr));
+    }
+    system.write("manifests/e.yaml", "kind: Nothing\n");
+    let output = system.run(&["get"]);
+    assert!(text(&output.stderr).contains("e.yaml"), "{}", text(&output.stderr));
+    std::fs::remove_file(system.path("manifests/e.yaml")).unwrap();
+    assert_eq!(system.run(&["plan"]).status.code(), Some(0), "what was refused is gone");
+}

@@ -9,6 +9,7 @@ use super::get::text;
 pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
     let client = Client::connect(global)?;
+    client.catch_up()?;
     let query = [("describe", "true".to_owned())];
     let value: Value = match object.split_once('/') {
         Some((kind, name)) => client.get(&format!("/v1/objects/{kind}/{name}"), &query)?,

@@ -14,6 +14,7 @@ use crate::cli::aside;
 pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Table, Format::Wide, Format::Json, Format::Yaml, Format::Name])?;
     let client = Client::connect(global)?;
+    client.catch_up()?;
     let look = |client: &Client| -> Result<(Value, Vec<String>), Failure> {
         let mut notes = match is_for_a_person(global.output, args) {
             true => {

@@ -30,7 +30,10 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     };
     let plan: PlanShape = match &submission {
         Some(submission) => submit::ask(&client, "/v1/plan", submission)?,
-        None => client.get("/v1/plan", &[])?,
+        None => {
+            client.catch_up()?;
+            client.get("/v1/plan", &[])?
+        }
     };
     // What is on the disk may not be what there is nothing to do about.
     let refused = match &submission {

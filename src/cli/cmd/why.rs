@@ -7,7 +7,9 @@ use super::super::{Failure, Outcome, render};
 /// `unisys why`: symptom first, root last.
 pub fn run(global: &Global, name: &str) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Json, Format::Yaml])?;
-    let why: Why = Client::connect(global)?.get(&format!("/v1/why/{}", encoded(name)), &[])?;
+    let client = Client::connect(global)?;
+    client.catch_up()?;
+    let why: Why = client.get(&format!("/v1/why/{}", encoded(name)), &[])?;
     if render::structured(global.output, &serde_json::to_value(&why).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }
