@@ -31,7 +31,9 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    pub generation: u64,
+    /// Of a Service or Job: what else is declared is not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     pub revision: u64,
     pub set: String,
     /// The directory that relative paths in its spec count from.

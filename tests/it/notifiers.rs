@@ -202,6 +202,8 @@ fn what_waits_is_told_by_the_notifier_as_it_was_corrected_and_by_the_next_daemon
     assert_eq!(system.ended(), 0);
     right.bodies.lock().unwrap().clear();
     right.answer.store(200, Ordering::SeqCst);
+    // What it is to tell from now on is another matter.
+    system.write("manifests/h.yaml", &right.notifier("h", "  on: {services: [other]}\n"));
     system.start(&[]);
     let letter = until("the next daemon tells c's", || right.found("service/c"));
     assert!(!letter.contains("service/a"), "{letter}");

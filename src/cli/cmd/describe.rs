@@ -33,7 +33,9 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
     let mut line = |name: &str, value: String| out.push_str(&format!("  {name:<12}{value}\n"));
     line("status", text(&status["summary"]));
     line("set", text(&meta["set"]));
-    line("generation", text(&meta["generation"]));
+    if !meta["generation"].is_null() {
+        line("generation", text(&meta["generation"]));
+    }
     match value.get("usedBy") {
         Some(users) => line("used by", list(users)),
         None => {

@@ -175,9 +175,9 @@ impl Desk {
         }
     }
 
-    /// So often it happened before there was this desk: one letter with all such is what comes first.
+    /// So often it happened before there was this desk, and passed the filter of then: one letter with all such is what comes first.
     pub fn owe(&mut self, record: ErrorRecord, times: u64) {
-        if times == 0 || !self.filter.passes(&record) {
+        if times == 0 {
             return;
         }
         if self.group.len() < limits::NOTICES_GROUPED {

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::base::{Instant, Name, Redactor, limits};
+use crate::manifest::spec::NotifierFilter;
 use crate::os::clock;
 use crate::plan::notifier::NotifierPlan;
 
@@ -78,16 +79,25 @@ impl Notifiers {
     fn begin(&self, plan: NotifierPlan, kept: Option<&str>, book: &Book) -> Running {
         let (offers, queue) = mpsc::channel(limits::NOTICES_OFFERED);
         let counts = Arc::new(Counts::default());
-        let mut desk = Desk::new(filter_of(&plan), rate_of(&plan), u64::from_ne_bytes(clock::random()));
-        let on = words_of_filter(&plan);
-        let mut told =
-            kept.and_then(|text| Told::read(text, &on)).unwrap_or_else(|| Told::new(on, clock::wall()));
+        let mut desk =
+            Desk::new(filter_of(&plan.spec.on), rate_of(&plan), u64::from_ne_bytes(clock::random()));
+        let (on, now) = (words_of_filter(&plan), clock::wall());
+        let mut told = kept.and_then(Told::read).unwrap_or_else(|| Told::new(on.clone(), now));
         told.keep(book.iter());
-        let records: Vec<&ErrorRecord> = book.iter().collect();
-        if records.iter().any(|record| told.owed(record) > 0) {
+        // What waits over an edit of what it is to tell is told all the same, whether there was a daemon meanwhile or not.
+        let then =
+            serde_json::from_str(told.on()).map_or_else(|_| filter_of(&plan.spec.on), |on| filter_of(&on));
+        let owed = book.iter().filter(|record| then.passes(record)).map(|record| (record, told.owed(record)));
+        let owed: Vec<(&ErrorRecord, u64)> = owed.filter(|(_, times)| *times > 0).collect();
+        if !owed.is_empty() {
             desk.has_tried(told.tried());
         }
-        records.into_iter().rev().for_each(|record| desk.owe(record.clone(), told.owed(record)));
+        owed.iter().rev().for_each(|(record, times)| desk.owe((*record).clone(), *times));
+        if told.on() != on {
+            let tried = told.tried();
+            told = Told::of_waiting(on, now, owed.into_iter());
+            told.try_again(tried);
+        }
         let plan = Arc::new(plan);
         let (plans, edits) = watch::channel(Some(plan.clone()));
         let work = Work {
@@ -125,8 +135,7 @@ impl Notifiers {
     }
 }
 
-fn filter_of(plan: &NotifierPlan) -> Filter {
-    let on = &plan.spec.on;
+fn filter_of(on: &NotifierFilter) -> Filter {
     Filter {
         severity: on.severity.clone(),
         categories: on.categories.clone(),
@@ -206,7 +215,7 @@ impl Work {
 
     /// What waits is delivered as it is now.
     async fn edited(&mut self, desk: &mut Desk, plan: Arc<NotifierPlan>) {
-        desk.edited(filter_of(&plan), rate_of(&plan));
+        desk.edited(filter_of(&plan.spec.on), rate_of(&plan));
         if plan.spec.on != self.plan.spec.on {
             self.told = Told::of_waiting(words_of_filter(&plan), clock::wall(), desk.waiting());
         }

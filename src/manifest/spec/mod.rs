@@ -23,7 +23,7 @@ pub use job::JobSpec;
 pub use probe::{HttpProbe, NotifyWay, PortRef, Probe, ProbeAction, Probes, StatusRanges};
 pub use process::{EnvSource, EnvValue, Hook, Hooks, Logging, Resources, Security, Stop};
 pub use service::{ServiceSpec, Update, UpdateStrategy};
-pub use system::{ExternalSpec, NotifierSpec, SystemSpec};
+pub use system::{ExternalSpec, NotifierFilter, NotifierSpec, SystemSpec};
 
 /// Names and labels of an object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
