@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::Deserialize;
 
 use crate::base::{ObjectKind, ObjectRef};
 use crate::engine::{Engine, Removal};
 use crate::manifest::diagnostic::nearest;
+use crate::os::caller::Caller;
 use crate::world::Cause;
 
 use super::calls::{Answer, Context, Refusal, refuse};
@@ -31,7 +32,12 @@ pub(super) struct Deletion {
     path: Option<PathBuf>,
 }
 
-pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<Deletion>) -> Answer<Done> {
+pub(super) async fn delete(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Json(deletion): Json<Deletion>,
+) -> Answer<Done> {
+    let by = super::calls::named(caller).await;
     let mut done = context
         .ask(move |engine| {
             let mut taken = Taken::default();
@@ -66,7 +72,7 @@ pub(super) async fn delete(State(context): State<Context>, Json(deletion): Json<
             if proposal.rejected {
                 return Err(rejected(proposal.diagnostics));
             }
-            engine.accept(proposal, Cause::new("Delete", format!("unisys delete of {what}")));
+            engine.accept(proposal, Cause::new("Delete", format!("unisys delete of {what} by {by}")));
             let revision = engine.world.revision().0;
             let notes = gone.iter().map(|object| format!("{object} was gone already")).collect();
             let message = format!("revision {revision} accepted: deleted {what}");

@@ -7,7 +7,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
 
-use crate::base::{Category, Severity};
+use crate::base::{Category, ObjectRef, Severity};
 use crate::faults::book::{ErrorRecord, ErrorStats};
 use crate::faults::crashes::{self, Crash, CrashDetail};
 
@@ -48,9 +48,11 @@ impl ErrorsQuery {
     }
 }
 
-/// `api` and `service/api` both name `service/api`.
+/// `api`, `service/api` and `svc/api` name `service/api`.
 pub(crate) fn names(object: &str, word: &str) -> bool {
-    object == word || object.rsplit_once('/').is_some_and(|(_, name)| name == word)
+    object == word
+        || object.rsplit_once('/').is_some_and(|(_, name)| name == word)
+        || word.parse::<ObjectRef>().is_ok_and(|of| of.to_string() == object)
 }
 
 async fn errors(

@@ -337,8 +337,8 @@ pub(super) async fn apply(
                 && proposal.objects().same_as(engine.sets.objects());
             if !submission.dry_run && !unchanged {
                 let detail = match &submission.path {
-                    Some(path) => format!("unisys apply -f {}", path.display()),
-                    None => "unisys apply".into(),
+                    Some(path) => format!("unisys apply -f {} by {by}", path.display()),
+                    None => format!("unisys apply by {by}"),
                 };
                 engine.accept(proposal, Cause::new("Apply", detail));
             }

@@ -175,7 +175,7 @@ pub struct Up {
     /// With --detach: return once everything is Ready
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     pub wait: Option<String>,
-    /// Only these units and what they need; the others rest until `unisys start`
+    /// Only these units (NAME, KIND/NAME or KIND NAME …) and what they need; the others rest until `unisys start`
     pub units: Vec<String>,
 }
 
@@ -296,12 +296,19 @@ pub struct Events {
     /// Go on as things happen
     #[arg(short, long)]
     pub watch: bool,
-    /// Only of this unit or object
+    #[command(flatten)]
+    pub of: Of,
+}
+
+/// What is asked about, or everything.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Of {
+    /// Only of this unit or object: NAME, KIND/NAME or KIND NAME
     #[arg(num_args = 0..=2, value_name = "NAME")]
     words: Vec<String>,
 }
 
-impl Events {
+impl Of {
     /// `KIND/NAME`, or a name alone.
     pub fn name(&self) -> Option<String> {
         (!self.words.is_empty()).then(|| self.words.join("/"))
@@ -346,8 +353,8 @@ pub enum Errors {
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct ErrorsLs {
-    /// Only of this unit or object
-    pub name: Option<String>,
+    #[command(flatten)]
+    pub of: Of,
     /// Only of this category: crash, oom, timeout, dependency, network, database, api …
     #[arg(long)]
     pub category: Option<String>,
@@ -360,8 +367,8 @@ pub struct ErrorsLs {
 pub enum Crashes {
     /// List crash dumps, latest first
     Ls {
-        /// Only of this service
-        name: Option<String>,
+        #[command(flatten)]
+        of: Of,
     },
     /// Show all that is known of one crash
     Show {

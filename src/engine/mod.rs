@@ -68,8 +68,8 @@ pub struct Options {
     pub set: Option<String>,
     pub profile: Option<String>,
     pub watch: bool,
-    /// Only these units and what they need; empty: all.
-    pub units: Vec<Name>,
+    /// Only these units, as they were written, and what they need; empty: all.
+    pub units: Vec<String>,
     /// Limits of open files that services get.
     pub nofile: (u64, u64),
     /// What is shown on the terminal: nothing, or lines.

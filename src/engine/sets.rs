@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::base::ports::Place;
-use crate::base::{Name, Revision, limits};
+use crate::base::{Name, ObjectKind, ObjectRef, Revision, limits};
 use crate::manifest::diagnostic::nearest;
 use crate::manifest::resolve::{self, Context, Origin};
 use crate::manifest::spec::ServiceSpec;
@@ -180,8 +180,22 @@ impl Sets {
 
     /// Of the units named to `up`, those that nothing declares.
     pub fn unknown_units(&self) -> Vec<String> {
-        let declared = |name: &&Name| !self.desired.units.contains_key(*name);
-        self.options.units.iter().filter(declared).map(Name::to_string).collect()
+        self.named_units(&self.desired).filter_map(Result::err).collect()
+    }
+
+    /// The units that `up` was given, as NAME, KIND/NAME or KIND NAME …; a word that names none is given back.
+    fn named_units(&self, desired: &Desired) -> impl Iterator<Item = Result<Name, String>> {
+        let unit = |name: &str| desired.units.get(&name.parse::<Name>().ok()?);
+        let words = ObjectKind::joined(&self.options.units, |word| unit(word).is_some());
+        let named = words.into_iter().map(|word| {
+            let (kind, name) =
+                word.rsplit_once('/').map_or((None, &*word), |(kind, name)| (Some(kind), name));
+            let object = unit(name).map(|unit| unit.object.clone());
+            let meant =
+                |object: &ObjectRef| kind.is_none_or(|kind| ObjectKind::from_word(kind) == Some(object.kind));
+            object.filter(meant).map(|object| object.name).ok_or(word)
+        });
+        named.collect::<Vec<_>>().into_iter()
     }
 
     /// A profile was asked for that no Config has; and those that there are, in words.
@@ -206,7 +220,8 @@ impl Sets {
         if self.options.units.is_empty() {
             return;
         }
-        let wanted: BTreeSet<_> = desired.graph.closure(&self.options.units).into_iter().collect();
+        let named: Vec<Name> = self.named_units(desired).filter_map(Result::ok).collect();
+        let wanted: BTreeSet<_> = desired.graph.closure(&named).into_iter().collect();
         desired.left_out = desired.units.keys().filter(|name| !wanted.contains(name)).cloned().collect();
     }
 

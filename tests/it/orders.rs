@@ -1,6 +1,6 @@
 //! What is ordered by hand: what stays of it, what keeps it from having an effect, and how both are told.
 
-use crate::support::{System, alive, signal, sleeper, text, until};
+use crate::support::{System, alive, python, signal, sleeper, text, until};
 
 /// The fields of the overrides in force.
 fn overrides(system: &System, name: &str) -> Vec<String> {
@@ -293,4 +293,41 @@ fn an_order_tells_who_gave_it_and_a_scale_from_how_many_to_how_many() {
     }
     let changes = system.ok(&["changes"]);
     assert!(changes.contains("unisys scale a by "), "{changes}");
+}
+
+#[test]
+fn a_kind_and_a_name_may_be_two_words() {
+    let mut system = System::new(&[
+        ("a.yaml", &python("a", "raise SystemExit(3)", crate::faults::NEVER)),
+        ("b.yaml", &sleeper("b", "")),
+        ("c.yaml", &sleeper("c", "")),
+    ]);
+    let (code, words) = system.fails(&["up", "job", "a"]);
+    assert!(code == 4 && words.contains("there is no unit called job/a"), "{code} {words}");
+    system.start(&["service", "a", "b"]);
+    let summary = |name: &str| system.json(&["get", name])["status"]["summary"].clone();
+    until("b runs", || (summary("b") == "Ready").then_some(()));
+    assert_eq!(summary("c"), "Stopped");
+    let dump = until("there is a dump", || {
+        let list = system.ok(&["crashes", "ls", "service", "a"]);
+        (list.lines().count() > 1).then_some(list)
+    });
+    assert_eq!(system.ok(&["crashes", "ls", "svc/a"]), dump);
+    assert!(system.ok(&["errors", "ls", "services", "a"]).contains("service/a"));
+    for verb in ["errors", "crashes"] {
+        assert_eq!(system.fails(&[verb, "ls", "service", "nobody"]).0, 4);
+        assert_eq!(system.fails(&[verb, "ls", "job", "c"]).0, 4);
+    }
+}
+
+#[test]
+fn changes_tell_who_gave_an_apply_or_a_delete() {
+    let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.write("b.yaml", &sleeper("b", ""));
+    system.ok(&["apply", "-f", "b.yaml", "--wait"]);
+    system.ok(&["delete", "service", "b"]);
+    let changes = system.ok(&["changes"]);
+    for order in ["Apply: unisys apply by ", "Delete: unisys delete of service/b by "] {
+        assert!(changes.contains(order), "{order} is not in {changes}");
+    }
 }

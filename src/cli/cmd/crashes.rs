@@ -7,15 +7,15 @@ use serde_json::Value;
 
 use crate::faults::crashes::{Crash, CrashDetail, CrashExit, unpack};
 
-use super::super::args::{Crashes, Format, Global};
+use super::super::args::{Crashes, Format, Global, Of};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, kept, render, resources};
 
 /// `unisys crashes`: the dumps, one with all that is known of it, or one for somebody else.
 pub fn run(global: &Global, verb: Option<Crashes>) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json, Format::Yaml])?;
-    match verb.unwrap_or(Crashes::Ls { name: None }) {
-        Crashes::Ls { name } => list(global, name),
+    match verb.unwrap_or(Crashes::Ls { of: Of::default() }) {
+        Crashes::Ls { of } => list(global, of.name()),
         Crashes::Show { id } => show(global, &id),
         Crashes::Export { id, to } => export(global, &id, to),
     }

@@ -18,9 +18,10 @@ pub fn run(global: &Global, verb: Option<Errors>) -> Result<Outcome, Failure> {
 }
 
 fn list(global: &Global, args: &ErrorsLs) -> Result<Outcome, Failure> {
-    let filters = [("name", &args.name), ("category", &args.category), ("severity", &args.severity)];
+    let ErrorsLs { of, category, severity } = args.clone();
+    let name = of.name();
+    let filters = [("name", &name), ("category", &category), ("severity", &severity)];
     let query: Vec<_> = filters.into_iter().filter_map(|(key, word)| Some((key, word.clone()?))).collect();
-    let ErrorsLs { name, category, severity } = args.clone();
     let records: Vec<ErrorRecord> = kept::ask(
         global,
         |client| client.get("/v1/errors", &query),

@@ -7,12 +7,12 @@ use super::super::{Failure, Outcome, kept, render};
 /// `unisys events`: what happened, and with -w what happens.
 pub fn run(global: &Global, args: &Events) -> Result<Outcome, Failure> {
     render::only(global.output, &[Format::Text, Format::Table, Format::Json])?;
-    let name = args.name().map(|name| ("name", name));
+    let name = args.of.name().map(|name| ("name", name));
     let query = Vec::from_iter(name.clone());
     let (events, goes_on): (Vec<Event>, bool) = kept::ask(
         global,
         |client| Ok((client.get("/v1/events", &query)?, true)),
-        |kept| Ok((kept.events(args.name().as_deref())?, false)),
+        |kept| Ok((kept.events(args.of.name().as_deref())?, false)),
     )?;
     events.iter().for_each(|event| show(global, event));
     if !args.watch || !goes_on {

@@ -86,11 +86,10 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
         let hint = "whoever can write the manifests can run code as root; make them writable by root alone";
         return Err(Failure::Conflict { message, hint: hint.into() });
     }
-    let units = args
-        .units
-        .iter()
-        .map(|name| name.parse::<Name>().map_err(|error| Failure::usage(format!("`{name}`: {error}"), "")))
-        .collect::<Result<_, _>>()?;
+    for word in &args.units {
+        let name = word.rsplit('/').next().unwrap_or_default();
+        name.parse::<Name>().map_err(|error| Failure::usage(format!("`{word}`: {error}"), ""))?;
+    }
     let state_dir = match &global.state_dir {
         Some(dir) => dir.clone(),
         None => PathBuf::from(STATE_DIR),
@@ -103,7 +102,7 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
         set: args.set.clone(),
         profile: args.profile.clone(),
         watch: !args.no_watch,
-        units,
+        units: args.units.clone(),
         nofile: own::raise_nofile(),
         quiet: global.quiet,
     })
