@@ -11,10 +11,17 @@ use super::state::{Instance, Slot, Unit};
 
 impl World {
     pub(super) fn adopt(&mut self, now: Now, mut adopted: Adopted) {
+        self.incarnation = self.incarnation.max(Incarnation(adopted.id.incarnation.0 + 1));
+        let unit = self.units.get(&adopted.id.unit);
+        let counted = unit.is_some_and(|unit| unit.ended.contains(&adopted.id.incarnation));
+        if counted && adopted.parts.iter().all(|(_, state)| state.exit().is_some()) {
+            // An earlier daemon has counted its end; only that it may be forgotten was still to be said.
+            self.told_before.push((adopted.id.unit.clone(), adopted.id.incarnation));
+            return self.effects.push_back(Effect::Forget { id: adopted.id });
+        }
         self.settle_role(now, &mut adopted);
         let name = adopted.id.unit.clone();
         let seat = Seat { ordinal: adopted.id.ordinal, role: adopted.mark.role };
-        self.incarnation = self.incarnation.max(Incarnation(adopted.id.incarnation.0 + 1));
         let known = self.units.get(&name).and_then(|unit| unit.version_of(adopted.generation));
         let unknown = adopted.spec.is_none() && known.is_none();
         let wanted = || Some(self.units.get(&name)?.spec.clone());

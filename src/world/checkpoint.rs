@@ -1,10 +1,10 @@
 //! What the store remembers of a unit: written by one daemon, taken up by the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Exit, Instant, Name, Now, Ordinal, Revision, Seat, Stamp, limits};
+use crate::base::{Exit, Incarnation, Instant, Name, Now, Ordinal, Revision, Seat, Stamp, limits};
 use crate::plan::UnitSpec;
 use crate::rollout::{Phase, Rollout};
 use crate::unit::{Breaker, Circuit, Lifecycle};
@@ -68,6 +68,7 @@ impl World {
                 None => unit.serving().filter_map(|slot| rested(slot, unit)).collect(),
             },
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
+            ended: unit.told_ends(),
             done,
             completed: unit.completed.clone(),
             completed_once: unit.completed_once,
@@ -175,6 +176,14 @@ impl World {
     }
 }
 
+impl Unit {
+    /// Instances whose ends have come to what the unit is now.
+    fn told_ends(&self) -> Vec<Incarnation> {
+        let latest = self.slots.values().filter_map(|slot| Some(slot.last_end.as_ref()?.incarnation));
+        latest.chain(self.ended.iter().copied()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
 /// Where a serving seat rests that failed for the present generation, or is done; a Job is done for longer than that.
 pub(super) fn rested(slot: &Slot, unit: &Unit) -> Option<(Ordinal, Rested)> {
     let until = match &slot.state {
@@ -216,6 +225,7 @@ fn restored_unit(
     }
     unit.completed_once = checkpoint.completed_once || checkpoint.done.is_some();
     unit.completed.clone_from(&checkpoint.completed);
+    unit.ended.clone_from(&checkpoint.ended);
     restore_slots(&mut unit, &checkpoint, same, now.mono);
     unit.rests_as_completed();
     if same && checkpoint.written_generation.is_none() {

@@ -74,6 +74,8 @@ pub struct World {
     /// Units of which instances run that are to be replaced, as of their last change of specs.
     outdated: BTreeSet<Name>,
     restored: BTreeMap<Name, (Checkpoint, Option<Arc<UnitSpec>>)>,
+    /// Of [`Unit::ended`], those that the keeper still holds.
+    told_before: Vec<(Name, Incarnation)>,
     dirty: BTreeSet<Name>,
     touched: BTreeSet<Name>,
     timers: Timers,
@@ -155,6 +157,7 @@ impl World {
             undeclared: BTreeSet::new(),
             outdated: BTreeSet::new(),
             restored: BTreeMap::new(),
+            told_before: Vec::new(),
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
             timers: Timers::default(),

@@ -43,6 +43,8 @@ pub struct Unit {
     pub known_good: Option<(super::event::Known, Option<Arc<UnitSpec>>)>,
     /// An earlier version that an earlier daemon was on its way to, since somebody had asked for it.
     pub asked_for: Option<Version>,
+    /// Instances that an earlier daemon has told the end of, and the keeper may still hold.
+    pub ended: Vec<Incarnation>,
     /// How far an earlier daemon got with its rollout.
     pub progress: Option<crate::rollout::Progress>,
     pub span: Option<(crate::rollout::Span, Option<Arc<super::Cause>>)>,
@@ -277,6 +279,7 @@ impl Unit {
             rolled_by: None,
             known_good: None,
             asked_for: None,
+            ended: Vec::new(),
             progress: None,
             span: None,
             restart_crashes: 0,

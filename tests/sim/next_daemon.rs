@@ -394,3 +394,42 @@ fn a_trial_ends_when_it_would_have_though_the_machine_was_started_again_since() 
         }
     }
 }
+
+#[test]
+fn an_end_counts_once_whether_store_or_keeper_or_both_know_of_it() {
+    let v = [service("a", "")];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    let (id, before) = (stage.id("a"), stage.checkpoints[&name("a")].clone());
+    stage.exits("a", Exit::Code(1));
+    let after = stage.checkpoints[&name("a")].clone();
+    assert_eq!((before.failures.len(), after.failures.len(), after.attempt), (0, 1, 1));
+    for checkpoint in [before, after] {
+        let mut checkpoint = checkpoint;
+        // The second of these daemons dies as early as the one before it.
+        for _ in 0..2 {
+            let mut next = Stage::new();
+            next.pass(Duration::from_nanos(stage.clock().mono.0 - next.clock().mono.0));
+            let restore = Event::Restore { unit: name("a"), checkpoint: checkpoint.clone(), kept: None };
+            next.world.handle(next.clock(), restore);
+            let desired = system::from_text(v.concat(), Revision(1), &mut Default::default()).unwrap();
+            let cause = Cause::new("Up", "up");
+            next.world.handle(next.clock(), Event::Desired { desired: Arc::new(desired), cause });
+            let ended = PartState::Ended { pid: 7, at: Instant(1_000_000_000), exit: Exit::Code(1) };
+            let adopted = Adopted {
+                id: id.clone(),
+                spec: Some(stage.unit("a").spec.clone()),
+                generation: Generation(1),
+                started_wall: Default::default(),
+                parts: vec![(Part::Main, ended)],
+                signalled: None,
+                mark: stage.marks.get(&id).cloned().unwrap_or_default(),
+                ports: Default::default(),
+            };
+            next.world.handle(next.clock(), Event::Adopt(Box::new(adopted)));
+            next.tell(Event::Begin);
+            checkpoint = next.checkpoints[&name("a")].clone();
+            assert_eq!((checkpoint.failures.len(), checkpoint.attempt), (1, 1), "{checkpoint:?}");
+        }
+    }
+}
