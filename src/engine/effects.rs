@@ -132,6 +132,9 @@ impl Engine {
             return;
         }
         self.store.flush();
+        for id in self.unrecorded.clone() {
+            self.let_go(&id);
+        }
         self.ending = true;
         let (epoch, code) = (self.epoch, self.exit_code());
         self.link.send(&Request::Exit { epoch, code });

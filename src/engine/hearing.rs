@@ -65,10 +65,29 @@ impl Engine {
         }
     }
 
+    /// How an instance ended is known to the keeper until the store knows what came of it: the next daemon finds
+    /// it in one of them, whenever this one is killed. A disk that takes nothing holds up nobody.
+    fn let_go_once_recorded(&mut self, id: InstanceId) {
+        self.unrecorded.insert(id.clone());
+        let (mut recorded, inputs) = (self.store.recorded_in_passing(), self.inputs.clone());
+        tokio::spawn(async move {
+            let _ = recorded.recv().await;
+            let _ = inputs.send(Input::EndRecorded(id)).await;
+        });
+    }
+
+    /// Nothing need be kept of it.
+    pub(super) fn let_go(&mut self, id: &InstanceId) {
+        if let Some(id) = self.unrecorded.take(id) {
+            let epoch = self.epoch;
+            self.link.send_later(&Request::Forget { epoch, id });
+        }
+    }
+
     pub(super) fn log_told(&mut self, told: Told) {
         match told {
             Told::LineSeen(id) => self.fact(id, InstanceFact::ToldReady { how: "log" }),
-            // Only now may the keeper let the pipes go.
+            // Before that the keeper may not let the pipes go.
             Told::Closed(id) => {
                 self.closing.remove(&id);
                 if let Some(revision) = self.tails.remove(&id) {
@@ -76,8 +95,7 @@ impl Engine {
                 }
                 self.output_closed(&id);
                 self.look_for_taken_address(&id);
-                let epoch = self.epoch;
-                self.link.send_later(&Request::Forget { epoch, id });
+                self.let_go_once_recorded(id);
                 self.end_if_finished();
             }
             Told::Removed(id, path) => {

@@ -34,6 +34,8 @@ pub enum Input {
         fact: InstanceFact,
     },
     Log(Told),
+    /// How it ended is on the disk, or cannot be written.
+    EndRecorded(InstanceId),
     /// Descriptors that a program gives to keep (`FDSTORE=1`), under a name.
     Store {
         id: InstanceId,
@@ -98,6 +100,7 @@ impl Engine {
                 self.fact(id, fact);
             }
             Input::Log(told) => self.log_told(told),
+            Input::EndRecorded(id) => self.let_go(&id),
             Input::Store { id, name, fds } => {
                 let epoch = self.epoch;
                 for fd in fds {

@@ -126,6 +126,8 @@ pub struct Engine {
     console: console::Console,
     /// Instances whose last output is being written.
     closing: BTreeSet<InstanceId>,
+    /// Of these it was, and how they ended may not be on the disk yet.
+    unrecorded: BTreeSet<InstanceId>,
     /// Why it cannot be written just now.
     pub logs_stuck: Option<String>,
     /// To be answered when what was heard before has been acted upon.
@@ -232,6 +234,7 @@ impl Engine {
             looked_at: (Arc::default(), false),
             console: console::Console::new(options.quiet, !greeting.held.is_empty()),
             closing: BTreeSet::new(),
+            unrecorded: BTreeSet::new(),
             logs_stuck: None,
             heard: Vec::new(),
             tails: BTreeMap::new(),

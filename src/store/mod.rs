@@ -82,8 +82,17 @@ enum Question {
     /// Which revisions are kept.
     Kept(Sender<BTreeSet<Revision>>),
     Flush(Sender<()>),
-    /// Whether everything said so far could be written; if not, why.
-    Recorded(tokio::sync::mpsc::Sender<Option<String>>),
+    /// Whether everything said so far could be written; if not, why. One that is patient hurries no commit.
+    Recorded {
+        answer: tokio::sync::mpsc::Sender<Option<String>>,
+        patient: bool,
+    },
+}
+
+impl Question {
+    fn is_patient(&self) -> bool {
+        matches!(self, Self::Recorded { patient: true, .. })
+    }
 }
 
 /// What the engine and the thread share. The lock is held for as long as it takes to put something into a map.
@@ -94,6 +103,16 @@ struct Desk {
     closing: bool,
     /// What is waiting has been tried since.
     last_try: bool,
+}
+
+impl Desk {
+    /// There is a question that is answered now, whatever waits to be written.
+    fn is_asked(&self) -> bool {
+        match self.pending.is_empty() {
+            true => !self.questions.is_empty(),
+            false => self.questions.iter().any(|question| !question.is_patient()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -288,8 +307,17 @@ impl Store {
 
     /// Gives `None` once everything said so far is on the disk; or why it cannot be written now. Nobody waits here.
     pub fn recorded(&self) -> tokio::sync::mpsc::Receiver<Option<String>> {
+        self.ask_recorded(false)
+    }
+
+    /// The same, but what waits is written when it would have been.
+    pub fn recorded_in_passing(&self) -> tokio::sync::mpsc::Receiver<Option<String>> {
+        self.ask_recorded(true)
+    }
+
+    fn ask_recorded(&self, patient: bool) -> tokio::sync::mpsc::Receiver<Option<String>> {
         let (answer, receive) = tokio::sync::mpsc::channel(1);
-        self.shared.put(|desk| desk.questions.push(Question::Recorded(answer)));
+        self.shared.put(|desk| desk.questions.push(Question::Recorded { answer, patient }));
         receive
     }
 
@@ -314,7 +342,7 @@ fn take(shared: &Shared, mut not_before: Option<Instant>) -> Option<(Pending, Ve
     loop {
         let left = not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         let due = !desk.pending.is_empty() && (left.is_zero() || (desk.closing && !desk.last_try));
-        if !desk.questions.is_empty() || due {
+        if desk.is_asked() || due {
             desk.last_try = desk.closing;
             return Some((std::mem::take(&mut desk.pending), std::mem::take(&mut desk.questions)));
         }
@@ -357,7 +385,7 @@ fn serve(mut connection: Connection, shared: &Shared, mut spare: Spare, tell: &T
             answers.extend(answer(&connection, question));
         }
         for question in &questions {
-            if let Question::Recorded(answer) = question {
+            if let Question::Recorded { answer, .. } = question {
                 let _ = answer.try_send(result.as_ref().err().map(ToString::to_string));
             }
         }

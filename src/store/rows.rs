@@ -118,7 +118,7 @@ pub fn answer(connection: &Connection, question: &Question) -> rusqlite::Result<
             Box::new(move || _ = answer.send(()))
         }
         // It is about whether this is written.
-        Question::Recorded(_) => Box::new(|| ()),
+        Question::Recorded { .. } => Box::new(|| ()),
     })
 }
 

@@ -32,6 +32,33 @@ fn what_was_saved_is_there_again_and_incarnations_are_never_reused() {
     assert!(second.incarnation > first.incarnation);
 }
 
+#[test]
+fn who_asks_in_passing_hurries_no_commit_and_is_told_when_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let (store, _) = open(&path).unwrap();
+    let checkpoint = Checkpoint { attempt: 3, ..Checkpoint::default() };
+    store.save_units(vec![("api".parse().unwrap(), Box::new(checkpoint.clone()))]);
+    assert_eq!(store.recorded_in_passing().blocking_recv(), Some(None));
+    // As a daemon that is killed now leaves it.
+    let left = tempfile::tempdir().unwrap();
+    for name in ["state.db", "state.db-wal"] {
+        std::fs::copy(dir.path().join(name), left.path().join(name)).unwrap();
+    }
+    let (_store, restored) = open(&left.path().join("state.db")).unwrap();
+    assert_eq!(restored.units, [("api".parse().unwrap(), checkpoint)]);
+    assert_eq!(store.recorded_in_passing().blocking_recv(), Some(None), "nothing waits");
+
+    let mut desk = Desk::default();
+    let question = |patient| Question::Recorded { answer: tokio::sync::mpsc::channel(1).0, patient };
+    desk.questions.push(question(true));
+    assert!(desk.is_asked());
+    desk.pending.meta.insert(INCARNATION, 1);
+    assert!(!desk.is_asked());
+    desk.questions.push(question(false));
+    assert!(desk.is_asked());
+}
+
 /// A database with something of everything.
 fn whole(path: &Path) -> Vec<u8> {
     let (store, _) = open(path).unwrap();

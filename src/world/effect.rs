@@ -34,7 +34,8 @@ pub enum Effect {
     Kill {
         id: InstanceId,
     },
-    /// Nothing of it is left and its end is known: the keeper may forget it, its logs end.
+    /// Nothing of it is left and its end is known: its logs end, and the keeper may forget it once what is saved
+    /// in this turn is on the disk.
     Forget {
         id: InstanceId,
     },

@@ -32,4 +32,5 @@ mod storms;
 mod support;
 mod tidy;
 mod undo;
+mod unrecorded;
 mod waits;
