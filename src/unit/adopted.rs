@@ -88,7 +88,11 @@ impl HeldParts {
                 let pre = self.last(|part| if let Part::PreStart(hook) = part { Some(hook) } else { None });
                 let (hook, state) = pre?;
                 let deadline = timeout(&policy.pre_start, hook, now);
-                let fact = hook_exited(Part::PreStart(hook), state);
+                // Who was being stopped goes no further in its start.
+                let fact = match self.stop {
+                    Some(reason) => Some(Fact::Stop { reason }),
+                    None => hook_exited(Part::PreStart(hook), state),
+                };
                 Some((starting(now, StartPhase::PreStart { hook, deadline }), fact))
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use unisys::base::{Exit, Generation, Incarnation, InstanceId, Instant, Now, Part, Revision, Stamp};
 use unisys::plan::Drift;
-use unisys::unit::{Circuit, PartState, ProbeKind};
+use unisys::unit::{Circuit, PartState, ProbeKind, StopReason};
 use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Mark, Order};
 
 use super::stage::{FRAGILE, PROBED, Stage, name, names, service, versioned};
@@ -432,4 +432,30 @@ fn an_end_counts_once_whether_store_or_keeper_or_both_know_of_it() {
             assert_eq!((checkpoint.failures.len(), checkpoint.attempt), (1, 1), "{checkpoint:?}");
         }
     }
+}
+
+#[test]
+fn who_was_being_stopped_before_its_program_began_does_not_begin_under_the_next_daemon() {
+    let v = [service("a", ", hooks: {preStart: [{command: [pre], timeout: 5s}]}")];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    let id = stage.id("a");
+    let desired = system::from_text(v.concat(), Revision(1), &mut Default::default()).unwrap();
+    let ended = PartState::Ended { pid: 7, at: Instant(1_000_000_000), exit: Exit::Code(0) };
+    let mut next = Stage::new();
+    let cause = Cause::new("Up", "up");
+    next.world.handle(next.clock(), Event::Desired { desired: Arc::new(desired), cause });
+    let adopted = Adopted {
+        id: id.clone(),
+        spec: Some(stage.unit("a").spec.clone()),
+        generation: Generation(1),
+        started_wall: Default::default(),
+        parts: vec![(Part::PreStart(0), ended)],
+        signalled: None,
+        mark: Mark { stopping: true, stop: Some(StopReason::Replaced), ..Mark::default() },
+        ports: Default::default(),
+    };
+    next.world.handle(next.clock(), Event::Adopt(Box::new(adopted)));
+    next.tell(Event::Begin);
+    assert!(next.count("a") == 1 && !next.running.contains_key(&id), "{:?}", next.running);
 }
