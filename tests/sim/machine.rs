@@ -25,6 +25,10 @@ pub struct Faults {
     pub repeated: f64,
     pub daemon_dies: f64,
     pub freezes: f64,
+    /// Of commits, the share that takes long.
+    pub slow_disk: f64,
+    /// Of daemons that die, the share after which the files are edited before the next one reads them.
+    pub edited_unseen: f64,
 }
 
 impl Faults {
@@ -39,6 +43,8 @@ impl Faults {
         repeated: 0.0,
         daemon_dies: 0.0,
         freezes: 0.0,
+        slow_disk: 0.0,
+        edited_unseen: 0.0,
     };
 
     pub fn draw(rng: &mut Rng) -> Self {
@@ -54,6 +60,8 @@ impl Faults {
             repeated: some(0.5),
             daemon_dies: some(0.02),
             freezes: some(0.5),
+            slow_disk: some(0.3),
+            edited_unseen: some(0.3),
         }
     }
 }

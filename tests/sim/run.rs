@@ -1,6 +1,6 @@
 //! One run: a system, a mix of faults, a virtual clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,10 @@ use super::{oracle, system};
 mod keeper;
 mod people;
 mod rollouts;
+mod store;
 mod truth;
+
+use store::{Store, Write};
 
 /// Something that will happen.
 #[derive(Clone, Debug)]
@@ -35,6 +38,10 @@ enum Due {
     ProgramChanged(Name),
     /// The program of an instance ends by itself.
     Ends(InstanceId, Part, Exit),
+    /// What waits to be written is.
+    Commit,
+    /// The last output of an instance has been written.
+    OutputClosed(InstanceId),
 }
 
 struct Sim {
@@ -46,15 +53,18 @@ struct Sim {
     keeper: Keeper,
     agenda: BTreeMap<(Instant, u64), Due>,
     next: u64,
-    store: BTreeMap<Name, Checkpoint>,
+    store: Store,
     incarnation: Incarnation,
     epoch: u64,
     /// When the present daemon began.
     born: Instant,
     units: system::Units,
+    /// What the files say; what is accepted of it.
     desired: Arc<Desired>,
-    /// Every accepted revision, as the store keeps them.
-    history: BTreeMap<Revision, Arc<Desired>>,
+    /// Marks that go to the keeper with the next request, or at the end of the turn.
+    unsent: Vec<Effect>,
+    /// The keeper is dead, and the daemon has not seen it yet: nothing that it asks for is done any more.
+    orphaned: bool,
     cache: ParseCache,
     turns: u64,
     loud: bool,
@@ -64,6 +74,10 @@ struct Sim {
     liveness: oracle::Liveness,
     /// Who said READY=1 in this turn.
     heard: Vec<InstanceId>,
+    /// What each Job ran last, if that ended well.
+    ran: BTreeMap<Name, String>,
+    /// Units of which somebody has asked for something that may be a run of its own.
+    asked: BTreeSet<Name>,
     /// What was done to main processes.
     done: Vec<(InstanceId, truth::Done)>,
 }
@@ -90,13 +104,14 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         keeper: Keeper { next_pid: 100, ..Keeper::default() },
         agenda: BTreeMap::new(),
         next: 0,
-        store: BTreeMap::new(),
+        store: Store::default(),
         incarnation: Incarnation(1),
         epoch: 1,
         born: Instant(1_000_000_000),
         units,
-        history: BTreeMap::from([(Revision(1), desired.clone())]),
         desired,
+        unsent: Vec::new(),
+        orphaned: false,
         cache,
         turns: 0,
         loud,
@@ -104,6 +119,8 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         finished: false,
         liveness: oracle::Liveness::default(),
         heard: Vec::new(),
+        ran: BTreeMap::new(),
+        asked: BTreeSet::new(),
         done: Vec::new(),
     };
     sim.fate = sim.faults.daemon_dies;
@@ -161,12 +178,15 @@ impl Sim {
     /// A new daemon: from the store, the manifests, and what the keeper holds.
     fn begin(&mut self) -> Result<(), String> {
         let now = self.clock();
-        let rolling = self.store.values().filter_map(Checkpoint::rolling).collect();
-        for (unit, checkpoint) in self.store.clone() {
+        // What was not written is numbered anew.
+        let revision = self.store.revision_of(&self.desired);
+        self.desired = Arc::new(Desired { revision, ..(*self.desired).clone() });
+        let rolling = self.store.units.values().filter_map(Checkpoint::rolling).collect();
+        for (unit, checkpoint) in self.store.units.clone() {
             let kept = checkpoint
                 .before_edit(self.desired.units.get(&unit))
                 .or_else(|| checkpoint.kept_revision(&rolling, self.now))
-                .and_then(|revision| self.history.get(&revision)?.units.get(&unit).cloned());
+                .and_then(|revision| self.store.revisions.get(&revision)?.units.get(&unit).cloned());
             self.world.handle(now, Event::Restore { unit, checkpoint, kept });
         }
         let cause = Cause::new("Up", "up");
@@ -178,6 +198,7 @@ impl Sim {
             self.world.handle(now, Event::ShutDown { by, now: false });
         }
         self.world.handle(now, Event::Begin);
+        self.put(Write::Revision(self.desired.clone()));
         self.turn()
     }
 
@@ -228,10 +249,13 @@ impl Sim {
     /// The daemon is killed: everything that was on its way to it is lost, and told anew as a whole.
     fn daemon_dies(&mut self) -> Result<(), String> {
         self.say(|| "the daemon dies".into());
+        self.lose_writes();
+        self.unsent.clear();
         // What a program said waits in the notify socket, which the keeper holds; all else is told anew as a whole.
         self.agenda.retain(
             |_, due| !matches!(due, Due::Fact(_, fact) if !matches!(fact, InstanceFact::ToldReady { .. })),
         );
+        self.agenda.retain(|_, due| !matches!(due, Due::OutputClosed(_)));
         // It leaves the socket when the turn is over in which it was heard.
         for id in std::mem::take(&mut self.heard) {
             self.later(1, Due::Fact(id, InstanceFact::ToldReady { how: "READY=1" }));
@@ -250,6 +274,9 @@ impl Sim {
     }
 
     fn somebody_dies(&mut self) -> Result<(), String> {
+        if self.rng.chance(self.faults.edited_unseen) {
+            self.somebody_edits_unseen();
+        }
         if self.rng.chance(self.faults.keeper_dies) { self.keeper_dies() } else { self.daemon_dies() }
     }
 
@@ -277,6 +304,8 @@ impl Sim {
                 Due::Ends(id, part, exit) => self.process_ends(&id, part, exit),
                 Due::Spawned(id, part) => self.spawned(&id, part),
                 Due::Beats(id, pause) => self.beats(id, pause),
+                Due::Commit => self.commit(),
+                Due::OutputClosed(id) => self.output_closed(id),
                 Due::ProgramChanged(name) => {
                     self.world.handle(self.clock(), Event::ProgramChanged { name });
                 }
@@ -332,11 +361,24 @@ impl Sim {
                 // Looks are many and change nothing: daemons would do nothing but die at them.
                 let share = if matches!(effect, Effect::LookAt { .. }) { 0.005 } else { 0.25 };
                 self.effect(effect)?;
-                if self.rng.chance(self.faults.daemon_dies * share) {
-                    return self.somebody_dies();
+                if self.orphaned || !self.rng.chance(self.faults.daemon_dies * share) {
+                    continue;
                 }
+                if self.rng.chance(self.faults.keeper_dies / 2.0) {
+                    self.say(|| "the keeper dies, and the daemon ends its turn".into());
+                    self.orphaned = true;
+                    continue;
+                }
+                return self.somebody_dies();
             }
         }
+        if self.orphaned {
+            // It writes what it has to write before it gives way.
+            self.commit();
+            self.orphaned = false;
+            return self.keeper_dies();
+        }
+        self.send();
         self.heard.clear();
         self.liveness.holds(&self.keeper, &self.world)?;
         oracle::moved_out(&self.keeper, &self.world, self.now)?;
@@ -346,12 +388,27 @@ impl Sim {
     }
 
     fn effect(&mut self, effect: Effect) -> Result<(), String> {
+        if self.orphaned && !effect.comes_last() {
+            return Ok(());
+        }
+        if matches!(
+            effect,
+            Effect::Spawn { .. } | Effect::Signal { .. } | Effect::Kill { .. } | Effect::GoingDown { .. }
+        ) {
+            self.send();
+        }
         match effect {
             Effect::Spawn { id, part, spec, generation, .. } => {
                 oracle::before_spawn(&self.keeper, &self.world, &id, part, &spec, self.now)?;
                 match part {
-                    Part::Main => self.done.push((id.clone(), truth::Done::Started)),
-                    Part::StopCommand => self.done.push((id.clone(), truth::Done::ToldToStop)),
+                    Part::Main => {
+                        self.runs(&id, &spec)?;
+                        self.done.push((id.clone(), truth::Done::Started));
+                    }
+                    Part::StopCommand => {
+                        self.ran.remove(&id.unit);
+                        self.done.push((id.clone(), truth::Done::ToldToStop));
+                    }
                     Part::PreStart(_) | Part::PostStop(_) => {}
                 }
                 self.spawn(id, part, spec, generation);
@@ -364,6 +421,7 @@ impl Sim {
                 if signal == Signal::ABRT {
                     oracle::before_abort(&self.keeper, &id, self.now)?;
                 }
+                self.ran.remove(&id.unit);
                 self.done.push((id.clone(), truth::Done::ToldToStop));
                 oracle::before_signal(&self.keeper, &self.world, &id)?;
                 self.signal(&id, signal);
@@ -371,28 +429,22 @@ impl Sim {
             Effect::Kill { id } => self.kill(&id),
             Effect::Forget { id } => {
                 oracle::before_forget(&self.keeper, &self.world, &id)?;
-                self.keeper.held.remove(&id);
                 self.liveness.forget(&id);
+                let after = 1 + self.rng.below(3);
+                self.later(after, Due::OutputClosed(id));
             }
             Effect::Limit { .. } => {}
-            Effect::Remember { id, spec, generation, mark } => {
-                if let Some(held) = self.keeper.held.get_mut(&id) {
-                    if held.spec.policy.watchdog != spec.policy.watchdog {
-                        held.rewatched = Some(self.now);
-                    }
-                    if held.spec.policy.probe(ProbeKind::Liveness) != spec.policy.probe(ProbeKind::Liveness) {
-                        self.liveness.forget(&id);
-                    }
-                    (held.spec, held.generation) = (spec, generation);
-                    held.mark.follow(mark);
-                }
-            }
+            Effect::Remember { .. } => self.unsent.push(effect),
             Effect::Probe { id, kind, seq, timeout, .. } => self.probe(&id, kind, seq, timeout),
-            Effect::SaveUnit { name, checkpoint } => drop(self.store.insert(name, *checkpoint)),
+            Effect::SaveUnit { name, checkpoint } => self.put(Write::Units(vec![(name, Some(checkpoint))])),
             Effect::SaveUnits { units } => {
-                self.store.extend(units.into_iter().map(|(name, checkpoint)| (name, *checkpoint)));
+                let units = units.into_iter().map(|(name, checkpoint)| (name, Some(checkpoint)));
+                self.put(Write::Units(units.collect()));
             }
-            Effect::DropUnit { name } => drop(self.store.remove(&name)),
+            Effect::DropUnit { name } => {
+                self.ran.remove(&name);
+                self.put(Write::Units(vec![(name, None)]));
+            }
             Effect::GoingDown { by } => self.keeper.down = Some(by),
             Effect::Finished { .. } => self.finished = true,
             Effect::Announce(record) => {
@@ -415,6 +467,11 @@ impl Sim {
             }
             // What is wrong with a bad version may be its configuration; this may be known late.
             Effect::Failed(failure) => {
+                // What an earlier daemon knew is taken up with what is declared.
+                let declared = self.desired.units.contains_key(&failure.id.unit);
+                if declared && self.store.tells_end(&failure.id) {
+                    return Err(format!("{} ended and is told of again: it was recorded", failure.id));
+                }
                 let bad = failure.end.exit == Some(Exit::Code(3)) && self.rng.chance(0.5);
                 let category = if bad { Category::Config } else { Category::Crash };
                 let after = self.rng.below(3000);

@@ -8,7 +8,7 @@ use unisys::base::{Exit, Generation, InstanceId, Part, Signal, SpawnStage};
 use unisys::plan::UnitSpec;
 use unisys::unit::watchdog::Class;
 use unisys::unit::{ProbeKind, ProbeWay};
-use unisys::world::InstanceFact;
+use unisys::world::{Effect, InstanceFact};
 
 use super::super::machine::{Frozen, Held, Process};
 use super::{Due, Sim, system};
@@ -31,9 +31,22 @@ impl Sim {
             return;
         };
         process.exit = Some(exit);
+        let well = exit == Exit::Code(0) && id.ordinal.0 == 0 && held.mark.stop.is_none();
+        if part == Part::Main && held.spec.policy.job && well {
+            self.ran.insert(id.unit.clone(), held.spec.launch.program());
+        }
         held.descendants |= part == Part::Main && descendants;
         let remains = part == Part::Main && held.descendants;
         self.fact(1, id, InstanceFact::Exited { part, exit, remains });
+    }
+
+    /// A Job that has run, and ended well, does not run again: whoever died since.
+    pub(super) fn runs(&mut self, id: &InstanceId, spec: &UnitSpec) -> Result<(), String> {
+        let former = self.ran.remove(&id.unit).filter(|program| *program == spec.launch.program());
+        match !self.asked.remove(&id.unit) && former.is_some() && self.world.wanted_replicas(&id.unit) == 1 {
+            true => Err(format!("{id} is started, and what it runs has ended well already")),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn spawn(&mut self, id: InstanceId, part: Part, spec: Arc<UnitSpec>, generation: Generation) {
@@ -185,5 +198,21 @@ impl Sim {
         let ok = well != self.rng.chance(self.faults.probe_lies);
         let after = self.rng.below(timeout.as_millis() as u64);
         self.fact(after, id, InstanceFact::Probe { kind, seq, ok, late: false, message: "sim".into() });
+    }
+
+    /// What was only to be remembered goes out.
+    pub(super) fn send(&mut self) {
+        for effect in std::mem::take(&mut self.unsent) {
+            let Effect::Remember { id, spec, generation, mark } = effect else { continue };
+            let Some(held) = self.keeper.held.get_mut(&id) else { continue };
+            if held.spec.policy.watchdog != spec.policy.watchdog {
+                held.rewatched = Some(self.now);
+            }
+            if held.spec.policy.probe(ProbeKind::Liveness) != spec.policy.probe(ProbeKind::Liveness) {
+                self.liveness.forget(&id);
+            }
+            (held.spec, held.generation) = (spec, generation);
+            held.mark.follow(mark);
+        }
     }
 }

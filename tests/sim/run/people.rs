@@ -9,7 +9,7 @@ use unisys::world::{Cause, Event, InstanceFact, OUT_OF_ITS_CGROUP, Order};
 
 use super::super::machine::Held;
 use super::system;
-use super::{PATIENCE, Sim};
+use super::{PATIENCE, Sim, Write};
 
 impl Sim {
     pub(super) fn trouble(&mut self) -> Result<(), String> {
@@ -37,6 +37,16 @@ impl Sim {
         Ok(())
     }
 
+    /// While no daemon is there to see it.
+    pub(super) fn somebody_edits_unseen(&mut self) {
+        let mut units = self.units.clone();
+        system::change(&mut self.rng, &mut units);
+        if let Some(desired) = system::desired(&units, self.desired.revision, None, &mut self.cache) {
+            self.say(|| "the files are edited unseen".into());
+            (self.units, self.desired) = (units, Arc::new(desired));
+        }
+    }
+
     /// Of its cgroup.
     fn somebody_moves_one_out(&mut self) {
         let running = |held: &Held| {
@@ -59,9 +69,9 @@ impl Sim {
     pub(super) fn accept(&mut self, desired: Desired) {
         self.say(|| format!("revision {}", desired.revision));
         self.desired = Arc::new(desired);
-        self.history.insert(self.desired.revision, self.desired.clone());
         let cause = Cause::new("Apply", "sim");
         self.world.handle(self.clock(), Event::Desired { desired: self.desired.clone(), cause });
+        self.put(Write::Revision(self.desired.clone()));
     }
 
     fn order(&mut self) {
@@ -70,6 +80,7 @@ impl Sim {
             return;
         }
         let name = names[self.rng.below(names.len() as u64) as usize].clone();
+        self.asked.insert(name.clone());
         let order = match self.rng.below(7) {
             0 => Order::Stop(vec![name]),
             1 => Order::Start(vec![name]),
@@ -103,6 +114,7 @@ impl Sim {
             .iter()
             .filter_map(|name| Some((name.clone(), self.desired.units.get(name)?.policy.replicas)))
             .collect();
+        self.asked.extend(names.iter().cloned());
         for order in [Order::Start(names), Order::Scale(scale)] {
             self.world.handle(self.clock(), Event::Order { order, by: "sim".into() });
         }

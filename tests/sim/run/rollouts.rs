@@ -43,6 +43,8 @@ impl Sim {
             if !mends && (!noticed || self.has_ended(&key) || self.wanted_gone(&key)) {
                 continue;
             }
+            // What has just become good need not be recorded yet, and what is not is nothing to go back to.
+            self.commit();
             let before = self.serving(&key);
             self.faults = faults;
             self.change(&[(&name, fate)])?;
@@ -76,6 +78,8 @@ impl Sim {
         let mains =
             |sim: &Self| -> Vec<_> { sim.mains().into_iter().filter(|id| id.unit == *name).collect() };
         let before = mains(self);
+        // One that had not been written yet may be.
+        self.commit();
         self.daemon_dies()?;
         let until = self.now + Duration::from_secs(30);
         while self.now < until {
@@ -116,6 +120,7 @@ impl Sim {
         };
         let fate = system::pick(&mut self.rng, &FATES[1..]);
         self.faults = self.only_daemons_die();
+        self.commit();
         let before = self.version(&good);
         self.change(&[(&bad, fate), (&good, None)])?;
         self.roll(&bad_key, fate)?;
