@@ -21,8 +21,8 @@ use crate::store::StoredFile;
 use crate::world::{Cause, Event, Order};
 
 use super::calls::{Answer, Context, Refusal, named, refuse};
-use super::orders::stays_up;
 use super::elsewhere::{self, Elsewhere};
+use super::orders::stays_up;
 use super::status;
 use super::types::{Diff, Done, FieldDiff, ObjectDiff, Overlay, Problem, Submission};
 
