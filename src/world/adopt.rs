@@ -25,8 +25,7 @@ impl World {
         let known = self.units.get(&name).and_then(|unit| unit.version_of(adopted.generation));
         let unknown = adopted.spec.is_none() && known.is_none();
         let wanted = || Some(self.units.get(&name)?.spec.clone());
-        let whole = adopted.spec.clone().filter(|spec| !spec.launch.lost);
-        let Some(spec) = whole.or(known).or(adopted.spec.take()).or_else(wanted) else {
+        let Some(spec) = adopted.spec.clone().or(known).or_else(wanted) else {
             // Nobody knows what it is: it cannot be kept.
             self.effects.push_back(Effect::Kill { id: adopted.id.clone() });
             self.effects.push_back(Effect::Forget { id: adopted.id });

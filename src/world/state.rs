@@ -361,8 +361,7 @@ impl Unit {
             .into_iter()
             .flatten()
             .map(|it| (it.generation, &it.spec));
-        let restored =
-            self.known_good.iter().filter_map(|(known, spec)| Some((known.generation, spec.as_ref()?)));
+        let restored = self.known_good.iter().filter_map(|(it, spec)| Some((it.generation, spec.as_ref()?)));
         std::iter::once((self.generation, &self.spec)).chain(known).chain(restored)
     }
 

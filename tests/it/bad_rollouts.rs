@@ -456,7 +456,7 @@ fn what_was_edited_while_nothing_ran_goes_back_as_any_other_edit() {
         system.start(&[]);
         until_state(&system, if paused { "Paused" } else { "RolledBack" });
         // It says what it goes back to before that runs.
-        system.ready(&["a"]);
+        until("it runs", || (system.instance("a")["ready"] == true).then_some(()));
         let environment = std::fs::read(format!("/proc/{}/environ", system.pid("a"))).unwrap();
         assert!(environment.split(|byte| *byte == 0).any(|own| own == b"VERSION=1"), "{paused}");
     }

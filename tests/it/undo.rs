@@ -175,7 +175,7 @@ fn what_stands_in_for_the_declared_version_is_whole_after_everything_was_killed(
                 until_state(&system, "a", "Paused");
             }
         }
-        system.ready(&["a"]);
+        until("it is ready", || (system.instance("a")["ready"] == true).then_some(()));
         let before = system.pid("a");
         let (keeper, daemon) = (system.keeper_pid(), system.daemon_pid().unwrap());
         kill_both(keeper, daemon);
@@ -187,7 +187,7 @@ fn what_stands_in_for_the_declared_version_is_whole_after_everything_was_killed(
             let pid = system.instance("a")["pid"].as_u64()? as u32;
             (pid != before && alive(pid)).then_some(pid)
         });
-        system.ready(&["a"]);
+        until("it is ready again", || (system.instance("a")["ready"] == true).then_some(()));
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
         let environment = text(&environment);
         for wanted in ["VERSION=1\0", "TOKEN=t\0", "PATH="] {

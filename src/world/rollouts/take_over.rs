@@ -62,8 +62,12 @@ impl World {
     ) -> Option<Version> {
         let asked = matches!(end.reason, EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced));
         let old = slot_spec.generation != unit.generation && unit.good.is_some();
-        let old = old && !slot_spec.spec.launch.lost;
-        (seat.role == Role::Serving && old && !asked && matches!(unit.rollout.phase, Phase::Progressing))
-            .then(|| slot_spec.clone())
+        if seat.role != Role::Serving || !old || asked || !matches!(unit.rollout.phase, Phase::Progressing) {
+            return None;
+        }
+        match slot_spec.spec.launch.lost {
+            true => unit.good.clone().filter(|good| good.generation == slot_spec.generation),
+            false => Some(slot_spec.clone()),
+        }
     }
 }
