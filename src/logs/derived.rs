@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind::NotFound, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::OFlags;
 
-use crate::base::{Incarnation, Ordinal, Stamp};
+use crate::base::{Incarnation, Ordinal, Stamp, limits};
 use crate::keeper::journal::checksum;
 use crate::os::files;
 
@@ -125,8 +126,8 @@ pub struct Log {
     log: PathBuf,
     index: PathBuf,
     files: Option<(File, File)>,
-    /// Of the log that is open.
-    inode: u64,
+    /// Of the log that is open, and of its index.
+    inodes: [u64; 2],
     length: u64,
     index_length: u64,
     cuts: u32,
@@ -140,7 +141,7 @@ impl Log {
             log: logs.join(format!("{service}.log")),
             index: index.join(service),
             files: None,
-            inode: 0,
+            inodes: [0; 2],
             length: 0,
             index_length: 0,
             cuts: 0,
@@ -203,18 +204,23 @@ impl Log {
         Ok(true)
     }
 
-    /// Somebody has shortened the log, removed it, written to it, or put another one in its place, as a rotation from outside does.
+    /// Somebody has shortened the log, removed it, written to it, or put another one in its place, as a rotation from outside
+    /// does; or has removed its index.
     fn is_another(&self) -> bool {
-        let same = |found: std::fs::Metadata| found.ino() == self.inode && found.len() == self.length;
-        !std::fs::symlink_metadata(&self.log).is_ok_and(same)
+        let same = |path: &Path, inode, length| {
+            path.symlink_metadata().is_ok_and(|found| found.ino() == inode && found.len() == length)
+        };
+        let [log, index] = self.inodes;
+        !(same(&self.log, log, self.length) && same(&self.index, index, self.index_length))
     }
 
     /// What the last record does not know of was written by a daemon that was killed: it is cut off, to be derived again. A
-    /// log that somebody has shortened or removed goes on from where it ends.
+    /// log that somebody has shortened or removed goes on from where it ends, and so does one whose index is gone.
     fn open(&mut self) -> io::Result<()> {
         if self.files.is_some() {
             return Ok(());
         }
+        let index_is_gone = self.index.symlink_metadata().is_err_and(|error| error.kind() == NotFound);
         let mut open = |path: &Path| -> io::Result<File> {
             let (file, removed) = files::own_file(path)?;
             if removed {
@@ -222,30 +228,29 @@ impl Log {
             }
             Ok(file)
         };
-        let (log, mut index) = (open(&self.log)?, open(&self.index)?);
+        let log = open(&self.log)?;
         rustix::fs::fcntl_setfl(&log, OFlags::APPEND)?;
-        let (mut records, mut last) = last_record(&index)?;
         let (inode, mut length) = (log.metadata()?.ino(), log.metadata()?.len());
+        // Before there is an index that knows nothing of the log: all of it would be cut off.
+        if index_is_gone && length > 0 {
+            tracing::warn!(log = %self.log.display(), "its index was removed by somebody; it goes on from its end");
+            length = end_line(&log, length)?;
+            files::write_atomically(&self.index, &made_anew(&log, length)?, 0o600)?;
+        }
+        let mut index = open(&self.index)?;
+        let (mut records, mut last) = last_record(&index)?;
         let known = last.map_or(0, |record| record.log_end);
         if length > known {
             log.set_len(known)?;
             length = known;
         } else if length < known {
             tracing::warn!(log = %self.log.display(), "it was shortened, removed or replaced by somebody; it goes on from its end");
-            let mut end = [b'\n'];
-            if length > 0 {
-                log.read_exact_at(&mut end, length - 1)?;
-            }
-            // What comes next is no part of a line that was cut.
-            if end != [b'\n'] {
-                (&log).write_all(b"\n")?;
-                length += 1;
-            }
+            length = end_line(&log, length)?;
             files::write_atomically(&self.index, &shortened(&index, length)?, 0o600)?;
             index = open(&self.index)?;
             (records, last) = last_record(&index)?;
         }
-        self.inode = inode;
+        self.inodes = [inode, index.metadata()?.ino()];
         self.length = length;
         self.index_length = records;
         self.cuts = last.map_or(0, |record| record.cuts);
@@ -277,6 +282,36 @@ impl Log {
 /// Where a log that begins at this time begins to count: one that was removed with its index is another one for who knew it.
 fn first_cut(at: Stamp) -> u32 {
     (at.0 / 1_000).rem_euclid(i64::from(CUTS / 2)) as u32
+}
+
+/// What comes next is no part of a line that was cut. Gives the length of the log.
+fn end_line(mut log: &File, length: u64) -> io::Result<u64> {
+    let mut end = [b'\n'];
+    if length > 0 {
+        log.read_exact_at(&mut end, length - 1)?;
+    }
+    if end == [b'\n'] {
+        return Ok(length);
+    }
+    log.write_all(b"\n")?;
+    Ok(length + 1)
+}
+
+/// The index of a log of which no record is left: in pieces of whole lines, of no known instance, as old as the last of them.
+fn made_anew(log: &File, length: u64) -> io::Result<Vec<u8>> {
+    let modified = log.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = Stamp(i64::try_from(modified.as_millis()).unwrap_or_default());
+    let (mut records, mut begin) = (Vec::new(), 0);
+    let mut piece = vec![0; limits::LOG_LINE_BYTES];
+    while begin < length {
+        piece.truncate((length - begin) as usize);
+        log.read_exact_at(&mut piece, begin)?;
+        begin += memchr::memrchr(b'\n', &piece).map_or(piece.len(), |last| last + 1) as u64;
+        let (incarnation, ordinal, stream) = (Incarnation(0), Ordinal(0), Stream::Stdout);
+        let cuts = first_cut(at);
+        records.push(Record { log_end: begin, spool_end: 0, at, incarnation, ordinal, stream, cuts });
+    }
+    Ok(records.into_iter().flat_map(Record::to_bytes).collect())
 }
 
 /// The index of a log that ends at `length`: of what is gone, only up to where the spools are consumed, and that it is gone.
@@ -382,19 +417,51 @@ pub fn for_each_backwards(index: &File, mut wanted: impl FnMut(Record) -> bool) 
 
 #[cfg(test)]
 mod tests {
+    use super::super::read::{self, Query};
     use super::*;
+
+    const RECORD_OF_ONE: Record = Record {
+        log_end: 0,
+        spool_end: 0,
+        at: Stamp(1),
+        incarnation: Incarnation(1),
+        ordinal: Ordinal(0),
+        stream: Stream::Stdout,
+        cuts: 0,
+    };
+
+    #[test]
+    fn a_log_whose_index_is_removed_loses_nothing_and_is_read_back() {
+        for while_it_is_open in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (logs, index) = (dir.path(), dir.path().join("index"));
+            std::fs::create_dir(&index).unwrap();
+            let mut log = Log::new(logs, &index, "a");
+            let long = format!("{}\n", "x".repeat(limits::LOG_LINE_BYTES - 1));
+            for line in ["one\n", &long, "two\n"] {
+                log.append(line.as_bytes(), RECORD_OF_ONE).unwrap();
+            }
+            if !while_it_is_open {
+                log.close();
+                // A daemon was killed as it wrote.
+                File::options().append(true).open(logs.join("a.log")).unwrap().write_all(b"th").unwrap();
+            }
+            std::fs::remove_file(index.join("a")).unwrap();
+            log.append(b"four\n", RECORD_OF_ONE).unwrap();
+            let torn = if while_it_is_open { "" } else { "th\n" };
+            let expected = format!("one\n{long}two\n{torn}four\n");
+            assert_eq!(std::fs::read_to_string(logs.join("a.log")).unwrap(), expected);
+            let (lines, _) = read::read(logs, &index, "a", &Query::default()).unwrap();
+            let read: Vec<&str> = lines.iter().map(|line| line.message.as_str()).collect();
+            assert_eq!(read, expected.lines().collect::<Vec<_>>());
+            let last = Query { incarnation: Some(Incarnation(1)), ..Query::default() };
+            assert_eq!(read::read(logs, &index, "a", &last).unwrap().0.len(), 1);
+        }
+    }
 
     #[test]
     fn what_is_written_to_a_log_just_as_somebody_shortens_it_stands_in_it_once_without_a_hole() {
-        let record = Record {
-            log_end: 0,
-            spool_end: 0,
-            at: Stamp(1),
-            incarnation: Incarnation(1),
-            ordinal: Ordinal(0),
-            stream: Stream::Stdout,
-            cuts: 0,
-        };
+        let record = RECORD_OF_ONE;
         for (length, left) in [(0, ""), (4, "one\n"), (6, "one\ntw\n"), (13, "one\ntwo\nthree\n")] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("a.log");

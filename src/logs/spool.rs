@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::pipe::SpliceFlags;
 
 use crate::base::limits;
@@ -45,6 +45,13 @@ impl Spool {
         let file = consumed.and_then(|_| files::existing_own_file(&path).ok());
         let consumed = consumed.unwrap_or(0);
         let moved = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
+        // Where the index has lost how far it was, what had become lines, and whose disk space was given back, is not read again.
+        let there = file.as_ref().map(|file| rustix::fs::seek(file, SeekFrom::Data(consumed)));
+        let consumed = match there {
+            Some(Ok(at)) => at,
+            Some(Err(rustix::io::Errno::NXIO)) => moved,
+            _ => consumed,
+        };
         let consumed = consumed.min(moved);
         Self { path, pipe, file, moved, consumed, punched: consumed, wiped: 0 }
     }
