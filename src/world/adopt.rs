@@ -1,6 +1,8 @@
 //! Instances that an earlier daemon started: they are taken over as they are (architecture §2).
 
-use crate::base::{Incarnation, Now, Role, Seat};
+use std::cmp::Reverse;
+
+use crate::base::{Incarnation, Now, Part, Role, Seat};
 use crate::unit::{Fact, HeldParts, Lifecycle, PartState, ProbeBoard, StopReason};
 
 use super::World;
@@ -10,7 +12,7 @@ use super::event::Adopted;
 use super::state::{Instance, Slot, Unit};
 
 impl World {
-    pub(super) fn adopt(&mut self, now: Now, mut adopted: Adopted) {
+    pub(super) fn adopt(&mut self, now: Now, adopted: Adopted) {
         self.incarnation = self.incarnation.max(Incarnation(adopted.id.incarnation.0 + 1));
         let unit = self.units.get(&adopted.id.unit);
         let counted = unit.is_some_and(|unit| unit.ended.contains(&adopted.id.incarnation));
@@ -19,6 +21,35 @@ impl World {
             self.told_before.push((adopted.id.unit.clone(), adopted.id.incarnation));
             return self.effects.push_back(Effect::Forget { id: adopted.id });
         }
+        match adopted.parts.iter().all(|(part, state)| *part != Part::Main && state.exit().is_some()) {
+            true => self.half_started.push(adopted),
+            false => self.take_in(now, adopted),
+        }
+    }
+
+    /// A start goes on where it was, unless an earlier daemon was told that it failed, and has begun another one, without having
+    /// had time to record it.
+    pub(super) fn adopt_half_started(&mut self, now: Now) {
+        let mut half_started = std::mem::take(&mut self.half_started);
+        half_started.sort_by_key(|adopted| Reverse(adopted.id.incarnation));
+        for adopted in half_started {
+            let Adopted { id, .. } = &adopted;
+            let slots = self.units.get(&id.unit).into_iter().flat_map(|unit| unit.slots.values());
+            let mut own = slots.filter(|slot| slot.seat.ordinal == id.ordinal);
+            let is_later = |slot: &Slot| {
+                slot.instance.as_ref().is_some_and(|instance| instance.incarnation > id.incarnation)
+            };
+            match own.any(|slot| is_later(slot)) {
+                true => {
+                    self.effects.push_back(Effect::Kill { id: id.clone() });
+                    self.effects.push_back(Effect::Forget { id: id.clone() });
+                }
+                false => self.take_in(now, adopted),
+            }
+        }
+    }
+
+    fn take_in(&mut self, now: Now, mut adopted: Adopted) {
         self.settle_role(now, &mut adopted);
         let name = adopted.id.unit.clone();
         let seat = Seat { ordinal: adopted.id.ordinal, role: adopted.mark.role };

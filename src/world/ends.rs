@@ -95,9 +95,8 @@ impl World {
         });
         let last = LastEnd { end: end.clone(), at: now.wall, incarnation: id.incarnation, words };
         slot.last_end = Some(Box::new(last));
-        // One that went back without a new process rests for what it became.
-        let went_back = started_with > generation && !matches!(slot.drift, Drift::Replace(_));
-        slot.rested_at = if went_back { generation } else { started_with };
+        // What became of it without a new process, it rests for: an edit may have come while its last hook ran.
+        slot.rested_at = if matches!(slot.drift, Drift::Replace(_)) { started_with } else { generation };
         (slot.ready_since, slot.available) = (None, false);
         (slot.reloading, slot.unread) = (None, None);
         let ran =

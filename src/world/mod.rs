@@ -74,6 +74,8 @@ pub struct World {
     /// Units of which instances run that are to be replaced, as of their last change of specs.
     outdated: BTreeSet<Name>,
     restored: BTreeMap<Name, (Checkpoint, Option<Arc<UnitSpec>>)>,
+    /// Held by the keeper with nothing of them alive, and their main program never asked for: looked at when all others are known.
+    half_started: Vec<Adopted>,
     /// Of [`Unit::ended`], those that the keeper still holds.
     told_before: Vec<(Name, Incarnation)>,
     dirty: BTreeSet<Name>,
@@ -157,6 +159,7 @@ impl World {
             undeclared: BTreeSet::new(),
             outdated: BTreeSet::new(),
             restored: BTreeMap::new(),
+            half_started: Vec::new(),
             told_before: Vec::new(),
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),

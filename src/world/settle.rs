@@ -46,6 +46,7 @@ impl World {
     /// Planning begins: what the first plan does belongs to one change.
     pub(super) fn begin(&mut self, now: Now) {
         self.begun = true;
+        self.adopt_half_started(now);
         self.units.values_mut().for_each(|unit| unit.ended.clear());
         for (name, incarnation) in std::mem::take(&mut self.told_before) {
             if let Some(unit) = self.units.get_mut(&name) {

@@ -15,6 +15,7 @@ mod run;
 mod scenes;
 mod stage;
 mod system;
+mod unrecorded;
 mod why;
 
 fn number(name: &str) -> Option<u64> {

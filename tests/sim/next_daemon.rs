@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use unisys::base::{Exit, Generation, Incarnation, InstanceId, Instant, Now, Part, Revision, Stamp};
 use unisys::plan::Drift;
-use unisys::unit::{Circuit, PartState, ProbeKind, StopReason};
+use unisys::unit::{Circuit, PartState, ProbeKind};
 use unisys::world::{Adopted, Cause, Checkpoint, Event, InstanceFact, Mark, Order};
 
 use super::stage::{FRAGILE, PROBED, Stage, name, names, service, versioned};
@@ -396,66 +396,21 @@ fn a_trial_ends_when_it_would_have_though_the_machine_was_started_again_since() 
 }
 
 #[test]
-fn an_end_counts_once_whether_store_or_keeper_or_both_know_of_it() {
-    let v = [service("a", "")];
-    let mut stage = Stage::new();
-    stage.accept(&v);
-    let (id, before) = (stage.id("a"), stage.checkpoints[&name("a")].clone());
-    stage.exits("a", Exit::Code(1));
-    let after = stage.checkpoints[&name("a")].clone();
-    assert_eq!((before.failures.len(), after.failures.len(), after.attempt), (0, 1, 1));
-    for checkpoint in [before, after] {
-        let mut checkpoint = checkpoint;
-        // The second of these daemons dies as early as the one before it.
-        for _ in 0..2 {
-            let mut next = Stage::new();
-            next.pass(Duration::from_nanos(stage.clock().mono.0 - next.clock().mono.0));
-            let restore = Event::Restore { unit: name("a"), checkpoint: checkpoint.clone(), kept: None };
-            next.world.handle(next.clock(), restore);
-            let desired = system::from_text(v.concat(), Revision(1), &mut Default::default()).unwrap();
-            let cause = Cause::new("Up", "up");
-            next.world.handle(next.clock(), Event::Desired { desired: Arc::new(desired), cause });
-            let ended = PartState::Ended { pid: 7, at: Instant(1_000_000_000), exit: Exit::Code(1) };
-            let adopted = Adopted {
-                id: id.clone(),
-                spec: Some(stage.unit("a").spec.clone()),
-                generation: Generation(1),
-                started_wall: Default::default(),
-                parts: vec![(Part::Main, ended)],
-                signalled: None,
-                mark: stage.marks.get(&id).cloned().unwrap_or_default(),
-                ports: Default::default(),
-            };
-            next.world.handle(next.clock(), Event::Adopt(Box::new(adopted)));
-            next.tell(Event::Begin);
-            checkpoint = next.checkpoints[&name("a")].clone();
-            assert_eq!((checkpoint.failures.len(), checkpoint.attempt), (1, 1), "{checkpoint:?}");
-        }
+fn a_job_that_is_edited_while_the_hook_after_it_runs_is_done() {
+    let hook = ", hooks: {postStop: [{command: [post], timeout: 5s}]}";
+    let job =
+        |rest: &str| vec![service("job", &format!("{hook}{rest}")).replace("kind: Service", "kind: Job")];
+    let edits = [(", backoffLimit: 3", 0), (", stop: {grace: 3s}", 0), (", env: {X: \"1\"}", 1)];
+    for (edit, runs) in edits {
+        let mut stage = Stage::new();
+        stage.accept(&job(""));
+        let id = stage.id("job");
+        stage.exits("job", Exit::Code(0));
+        stage.accept(&job(edit));
+        stage.running.remove(&id);
+        let (part, exit, remains) = (Part::PostStop(0), Exit::Code(0), false);
+        stage.fact(&id, InstanceFact::Exited { part, exit, remains });
+        stage.act();
+        assert_eq!(stage.count("job"), runs, "{edit}");
     }
-}
-
-#[test]
-fn who_was_being_stopped_before_its_program_began_does_not_begin_under_the_next_daemon() {
-    let v = [service("a", ", hooks: {preStart: [{command: [pre], timeout: 5s}]}")];
-    let mut stage = Stage::new();
-    stage.accept(&v);
-    let id = stage.id("a");
-    let desired = system::from_text(v.concat(), Revision(1), &mut Default::default()).unwrap();
-    let ended = PartState::Ended { pid: 7, at: Instant(1_000_000_000), exit: Exit::Code(0) };
-    let mut next = Stage::new();
-    let cause = Cause::new("Up", "up");
-    next.world.handle(next.clock(), Event::Desired { desired: Arc::new(desired), cause });
-    let adopted = Adopted {
-        id: id.clone(),
-        spec: Some(stage.unit("a").spec.clone()),
-        generation: Generation(1),
-        started_wall: Default::default(),
-        parts: vec![(Part::PreStart(0), ended)],
-        signalled: None,
-        mark: Mark { stopping: true, stop: Some(StopReason::Replaced), ..Mark::default() },
-        ports: Default::default(),
-    };
-    next.world.handle(next.clock(), Event::Adopt(Box::new(adopted)));
-    next.tell(Event::Begin);
-    assert!(next.count("a") == 1 && !next.running.contains_key(&id), "{:?}", next.running);
 }
