@@ -13,6 +13,7 @@ use crate::manifest::SourceFile;
 
 use super::clock;
 use super::files::{Identity, is_root, read_identified, untrusted, untrusted_part, why};
+use super::state_dir::StateDir;
 
 /// A path of `-f` as one snapshot.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -142,6 +143,9 @@ impl Listing {
         if depth > 32 || !self.seen.insert((meta.dev(), meta.ino())) {
             return Ok(());
         }
+        if depth > 0 && StateDir::is_at(dir) {
+            return Ok(());
+        }
         let entries = fs::read_dir(dir)?;
         self.snapshot.dirs.push(dir.to_owned());
         let is_root = is_root();
@@ -240,6 +244,16 @@ mod tests {
             fs::write(dir.path().join(name), name).unwrap();
         }
         assert_eq!(texts(dir.path(), &mut Known::default()), ["a.YAML", "b.Yml", "c.json"]);
+    }
+
+    #[test]
+    fn a_state_directory_among_them_holds_no_manifests() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        fs::write(state.root.join("spare.json"), "{}").unwrap();
+        fs::write(state.crash_dumps().join("crash.json"), "{}").unwrap();
+        fs::write(dir.path().join("a.yaml"), "a").unwrap();
+        assert_eq!(texts(dir.path(), &mut Known::default()), ["a"]);
     }
 
     #[test]

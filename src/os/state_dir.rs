@@ -19,6 +19,26 @@ fn is_alive(pid: &str) -> bool {
     pid.parse().is_ok_and(|pid| process::stat(pid).is_some_and(|stat| stat.is_alive()))
 }
 
+/// Why somebody else may have put into a directory what is in it.
+fn planted(root: &Path, meta: &fs::Metadata, you: u32) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if meta.mode() & 0o022 != 0 {
+            let mode = meta.mode() & 0o7777;
+            return Ok(Some(format!("it can be written by others (mode {mode:04o}), and is not empty")));
+        }
+        match entry.metadata() {
+            Ok(found) if ![0, you].contains(&found.uid()) => {
+                let name = entry.file_name();
+                return Ok(Some(format!("{} in it belongs to user {}", name.display(), found.uid())));
+            }
+            // It has gone meanwhile.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(None)
+}
+
 /// Paths of a state directory (architecture §5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDir {
@@ -33,7 +53,7 @@ pub enum StateDirError {
     Owner { path: PathBuf, owner: u32, you: u32 },
     #[error("the state directory {path} is a symbolic link or no directory")]
     NotDirectory { path: PathBuf },
-    #[error("the state directory {path} is not to be trusted by root: {why}")]
+    #[error("the state directory {path} is not to be trusted: {why}")]
     Untrusted { path: PathBuf, why: String },
     #[error("a system is already running on {path} (pid {pid})")]
     Locked { path: PathBuf, pid: String },
@@ -49,7 +69,8 @@ pub enum StateDirError {
 }
 
 impl StateDir {
-    /// Opens or creates the directory: mode 0700, owner checked, no symbolic link; for root, writable by root alone.
+    /// Opens or creates the directory: mode 0700, owner checked, no symbolic link, nothing in it of somebody else, for what it
+    /// holds is carried out; for root, its parents are writable by root alone.
     pub fn open(root: &Path) -> Result<Self, StateDirError> {
         let create =
             |error: io::Error| StateDirError::Create { path: root.to_owned(), why: files::why(&error) };
@@ -61,6 +82,9 @@ impl StateDir {
         let you = rustix::process::geteuid().as_raw();
         if meta.uid() != you {
             return Err(StateDirError::Owner { path: root.to_owned(), owner: meta.uid(), you });
+        }
+        if let Some(why) = planted(root, &meta, you).map_err(create)? {
+            return Err(StateDirError::Untrusted { path: root.to_owned(), why });
         }
         if meta.mode() & 0o077 != 0 {
             fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(create)?;
@@ -80,6 +104,12 @@ impl StateDir {
             files::private_dir(&sub).map_err(create)?;
         }
         Ok(dir)
+    }
+
+    /// Whether somebody's state lies there: that is nobody's manifests.
+    pub fn is_at(root: &Path) -> bool {
+        let state = Self { root: root.to_owned() };
+        [state.run(), state.index(), state.crash_dumps()].iter().all(|dir| dir.is_dir())
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -290,6 +320,31 @@ mod tests {
         drop(heir);
         assert!(superseded(state.lock(Some(std::process::id()))), "it ended in order");
         assert!(state.lock(None).is_ok(), "a person may begin anew");
+    }
+
+    #[test]
+    fn what_somebody_else_may_have_put_into_it_is_not_carried_out() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("state");
+        let mode = |mode| fs::set_permissions(&root, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = || match StateDir::open(&root) {
+            Err(StateDirError::Untrusted { why, .. }) => why,
+            other => panic!("{other:?}"),
+        };
+        fs::create_dir(&root).unwrap();
+        mode(0o777);
+        StateDir::open(&root).expect("it is empty");
+        assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o700);
+        mode(0o775);
+        assert!(refused().contains("mode 0775"));
+        assert_eq!(fs::metadata(&root).unwrap().mode() & 0o777, 0o775, "nothing is hidden");
+        mode(0o700);
+        StateDir::open(&root).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(root.join("run"), Some(65534), None).unwrap();
+            assert_eq!(refused(), "run in it belongs to user 65534");
+        }
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn state_failure(error: StateDirError) -> Failure {
         }
         StateDirError::Owner { .. } | StateDirError::Create { .. } => "give another with --state-dir",
         StateDirError::Untrusted { .. } => {
-            "make it and its parents writable by root alone, or give another with --state-dir"
+            "whoever can write it can run code as you: remove it, make it and its parents yours alone, or give another with --state-dir"
         }
         StateDirError::NotDirectory { .. } => "remove it, or give another with --state-dir",
         StateDirError::Removed { .. } => "then try again, or give another with --state-dir",
