@@ -174,7 +174,7 @@ impl Sets {
         // A broken env file stops who reads it, not everybody: what runs goes on.
         let mut fallback = self.propose_all(candidates, None, busy, true);
         fallback.built.desired.revision = self.revision;
-        let desired = (!fallback.rejected).then(|| self.accept_beside_pending(fallback));
+        let desired = (!fallback.rejected).then(|| self.beside_pending(|sets| sets.accept(fallback)));
         Begun { desired, rejected: true, diagnostics }
     }
 

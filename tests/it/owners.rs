@@ -186,3 +186,46 @@ fn one_file_is_compared_with_the_set_that_one_file_is() {
     let output = command.output().unwrap();
     assert_eq!((output.status.code(), crate::support::text(&output.stdout)), (Some(1), words));
 }
+
+#[test]
+fn a_mistake_in_one_set_holds_up_no_other() {
+    let mut system = System::new(&[]);
+    for set in ["one", "two"] {
+        std::fs::create_dir(system.path(set)).unwrap();
+        system.write(&format!("{set}/{set}.yaml"), &sleeper(set, ""));
+    }
+    system.start(&["-f", "one", "-f", "two"]);
+    system.ready(&["one", "two"]);
+    let two = system.pid("two");
+    let condition = |set: &str| {
+        let found = system.json(&["get", "sets"])["items"].as_array().unwrap().clone();
+        let found = found.into_iter().find(|it| it["metadata"]["name"] == set).unwrap();
+        found["status"]["conditions"][0]["status"].as_str().unwrap().to_owned()
+    };
+    system.write("two/two.yaml", &sleeper("two", "  restrt: {}\n"));
+    until("it is said", || (condition("two") == "False").then_some(()));
+    system.write("one/new.yaml", &sleeper("new", ""));
+    system.ready(&["new"]);
+    assert_eq!((condition("one"), condition("two")), ("True".into(), "False".into()));
+    std::fs::remove_file(system.path("one/one.yaml")).unwrap();
+    let gone = || (system.run(&["get", "service", "one"]).status.code() == Some(4)).then_some(());
+    until("what left the valid set goes", gone);
+    assert_eq!(system.pid("two"), two);
+    // Where one cannot be taken in without the other, neither is, and both say so.
+    system.write("two/two.yaml", &sleeper("two", "  dependsOn: [new]\n"));
+    until("it is valid again", || (condition("two") == "True").then_some(()));
+    let new = system.pid("new");
+    std::fs::remove_file(system.path("one/new.yaml")).unwrap();
+    system.write("one/other.yaml", &sleeper("other", ""));
+    until("both are held", || (condition("one") == "False" && condition("two") == "False").then_some(()));
+    assert_eq!(system.pid("new"), new);
+    // What a set declares that another one has is that set's mistake, wherever the other one lies.
+    system.write("one/new.yaml", &sleeper("new", ""));
+    until("both are valid", || (condition("one") == "True" && condition("two") == "True").then_some(()));
+    system.write("mine.yaml", &sleeper("mine", ""));
+    system.ok(&["apply", "-f", "mine.yaml"]);
+    system.write("two/mine.yaml", &sleeper("mine", "  env: {X: theirs}\n"));
+    until("it is said", || (condition("two") == "False").then_some(()));
+    assert_eq!(condition("one"), "True");
+    assert_eq!(set_of(&system, "mine"), "default");
+}
