@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::base::{Epoch, Incarnation, Part, Signal};
-use crate::keeper::protocol::{Down, Held, HeldPart, OLDEST, Report, VERSION};
+use crate::keeper::protocol::{Died, Down, Held, HeldPart, OLDEST, Report, VERSION};
 use crate::os::{clock, process};
 use crate::unit::PartState;
 use crate::world::{Adopted, Event};
@@ -22,6 +22,7 @@ pub struct Greeting {
     pub state_id: String,
     /// Everything was being stopped.
     pub down: Option<Down>,
+    pub died: Option<Died>,
     pub held: Vec<(Held, Vec<OwnedFd>)>,
 }
 
@@ -45,6 +46,7 @@ pub async fn inventory(link: &mut Link) -> Result<Greeting, EngineError> {
                     down,
                     oldest,
                     several,
+                    died,
                 },
                 _,
             ) => {
@@ -53,7 +55,8 @@ pub async fn inventory(link: &mut Link) -> Result<Greeting, EngineError> {
                     return Err(EngineError::KeeperVersion { release, version });
                 }
                 let held = Vec::new();
-                let found = Greeting { version, epoch, incarnation, release, keeper, state_id, down, held };
+                let found =
+                    Greeting { version, epoch, incarnation, release, keeper, state_id, down, died, held };
                 greeting = Some(found);
             }
             (Report::Instance(held), fds) => {

@@ -100,6 +100,12 @@ impl Console {
         }
     }
 
+    /// Manifests that are not there yet.
+    pub fn unread(&self, why: &str, watched: bool) {
+        let then = if watched { "; what is saved there is taken in" } else { "" };
+        self.say(&format!("{why}: nothing runs of it{then}"));
+    }
+
     pub fn going_down(&mut self, immediate: bool) {
         self.immediate |= immediate;
         if !self.down {

@@ -248,6 +248,7 @@ impl Engine {
         if let Some(version) = another {
             engine.keeper_differs(version);
         }
+        engine.tell_of_death(greeting.died, greeting.held.len());
         engine.begin(restored, greeting.held, greeting.down)?;
         Ok(engine)
     }
@@ -294,6 +295,14 @@ impl Engine {
         if outcome.rejected {
             let diagnostics = self.sets.pending();
             self.console.rejected(&diagnostics, true);
+        }
+        for why in self
+            .sets
+            .iter()
+            .filter(|set| set.input.files.is_empty())
+            .filter_map(|set| set.unreadable.as_ref())
+        {
+            self.console.unread(why, self.options.watch);
         }
         if let Some(desired) = outcome.desired {
             self.world.handle(now, Event::Desired { desired, cause: cause.clone() });

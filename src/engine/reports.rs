@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::{InstanceId, Part};
 use crate::keeper::attention::DEAF;
 use crate::keeper::fifos;
-use crate::keeper::protocol::{CANNOT_BECOME, Down, Report, Request, signal_words};
+use crate::keeper::protocol::{CANNOT_BECOME, Died, Down, Report, Request, signal_words};
 use crate::os::voice::complain;
 use crate::os::{clock, process};
 use crate::unit::Process;
@@ -41,6 +41,13 @@ impl Engine {
                 }
                 self.fact(id, InstanceFact::Gone { survivors: survivors.len() as u32 });
             }
+            Report::Unattributed { pid, program } => {
+                let message = format!(
+                    "process {pid} ({program}) came of a service and has left its session, its environment and its output: which one \
+                     is not known, so no `unisys stop` ends it; it ends with `unisys down`, or `kill {pid}`"
+                );
+                self.note(true, "Unattributed", "system", message);
+            }
             Report::Refused { id: None, why } if why.starts_with(CANNOT_BECOME) => {
                 let message = format!("the keeper goes on as it is: it {why}");
                 self.note(true, "UpgradeFailed", "system", message);
@@ -65,6 +72,25 @@ impl Engine {
             Report::UpgradeAsked => self.upgrade_keeper(),
             Report::Welcome { .. } | Report::Instance(_) | Report::InventoryEnd => {}
         }
+    }
+
+    /// In whose place this daemon, or its keeper, has come.
+    pub(super) fn tell_of_death(&mut self, died: Option<Died>, held: usize) {
+        let (reason, words) = match died {
+            None => return,
+            Some(Died::Daemon { pid, exit }) => {
+                ("DaemonDied", format!("the daemon (pid {pid}) ended: {exit}"))
+            }
+            Some(Died::Keeper { pid }) => (
+                "KeeperDied",
+                format!(
+                    "the keeper (pid {pid}) was killed; another one (pid {}) has taken over",
+                    self.keeper_pid
+                ),
+            ),
+        };
+        let message = format!("{words}; {held} instances were taken up as they are, none was touched");
+        self.note(true, reason, "system", message);
     }
 
     pub(super) fn goes_down(&mut self, down: Down) {

@@ -16,7 +16,7 @@ use crate::manifest::resolve::{self, Context, Origin};
 use crate::manifest::spec::ServiceSpec;
 use crate::manifest::{Diagnostic, LoadInput, Object, Objects};
 use crate::os::files::Disk;
-use crate::os::snapshot::Known;
+use crate::os::snapshot::{Known, snapshot_knowing};
 use crate::os::watch::Interest;
 use crate::plan::Desired;
 use crate::plan::notifier::NotifierPlan;
@@ -142,6 +142,10 @@ impl Sets {
                 }
                 Err(why) => {
                     set.unreadable = Some(why);
+                    // Watched all the same: what is saved there is what was missing.
+                    let there =
+                        set.path.as_deref().and_then(|path| snapshot_knowing(path, &mut self.known).ok());
+                    set.dirs = there.map(|found| found.dirs).unwrap_or_default();
                     let kept = stored.iter().find(|kept| kept.name == set.name);
                     candidates.extend(kept.map(|kept| set.as_stored(kept)));
                 }

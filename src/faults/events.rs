@@ -51,9 +51,11 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "LogsBlocked" | "StateBlocked" | "JournalBlocked" => (Category::Filesystem, Severity::Recoverable),
         "NotHeard" => (Category::Resource, Severity::Warning),
         "LogReplaced" => (Category::Permission, Severity::Warning),
+        "DaemonDied" | "KeeperDied" => (Category::Internal, Severity::Recoverable),
         "StateSetAside" => (Category::Database, Severity::Recoverable),
-        "Survivors" => (Category::Resource, Severity::Recoverable),
-        "CannotStart" => (said().unwrap_or(Category::Config), Severity::Recoverable),
+        "Survivors" | "Unattributed" => (Category::Resource, Severity::Recoverable),
+        // It is not tried before something changes.
+        "CannotStart" => (said().unwrap_or(Category::Config), Severity::Fatal),
         "NotWatching" | "NotEnforced" => (Category::Resource, Severity::Warning),
         "CrashDumpFailed" | "SocketRemoved" => (Category::Filesystem, Severity::Warning),
         "NotifierFailed" | "NotifierGaveUp" => (said().unwrap_or(Category::Network), Severity::Warning),

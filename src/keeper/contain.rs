@@ -3,7 +3,7 @@
 //! The keeper is a subreaper: whatever a service leaves behind becomes its child. So a living process of an instance is a
 //! descendant of one of its parts, or of a *stray*: a child of the keeper that it did not start. A stray is attributed by its
 //! session, by the `UNISYS_INSTANCE` marker in its environment, or by holding the instance's FIFO open. A program that
-//! leaves its session, clears its environment and closes its output cannot be attributed; it is counted, never hidden.
+//! leaves its session, clears its environment and closes its output cannot be attributed; it is told, and ends with everything.
 //!
 //! Where there is a cgroup for each instance (`os/cgroup.rs`), it knows what belongs to it and is killed as one.
 
@@ -35,9 +35,30 @@ const DYING: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct Strays {
     known: BTreeMap<u32, (u64, Option<InstanceId>)>,
+    /// Of nobody, and told.
+    told: BTreeMap<u32, u64>,
+    /// Children of whoever became the keeper: they are none of ours.
+    foreign: BTreeMap<u32, u64>,
 }
 
 impl Strays {
+    /// Whoever has started this process may have started others in it before.
+    pub fn beside(children: Vec<u32>) -> Self {
+        let start = |pid| process::stat(pid).map(|stat| (pid, stat.start));
+        Self { foreign: children.into_iter().filter_map(start).collect(), ..Self::default() }
+    }
+
+    /// Those of nobody, that have not been told yet.
+    pub fn unattributed(&mut self) -> Vec<u32> {
+        let nobody = |(pid, (start, owner)): (&u32, &(u64, Option<InstanceId>))| match owner {
+            None => Some((*pid, *start)),
+            Some(_) => None,
+        };
+        let found: BTreeMap<u32, u64> = self.known.iter().filter_map(nobody).collect();
+        let told = std::mem::replace(&mut self.told, found.clone());
+        found.into_iter().filter(|(pid, start)| told.get(pid) != Some(start)).map(|(pid, _)| pid).collect()
+    }
+
     /// Looks at the keeper's children again.
     pub fn refresh(&mut self, table: &Table, own: &Owner<'_>) {
         let mut known = std::mem::take(&mut self.known);
@@ -53,10 +74,15 @@ impl Strays {
             if image.as_ref().is_some_and(|image| image.is_of(&stat)) {
                 continue;
             }
-            let entry = match known.remove(&pid).filter(|(start, _)| *start == stat.start) {
-                Some(entry) => entry,
-                None => (stat.start, own.attribute(table, &leaders, &stat)),
-            };
+            if self.foreign.get(&pid) == Some(&stat.start) {
+                continue;
+            }
+            // Whose one is that was just becoming another program could not be read.
+            let entry =
+                match known.remove(&pid).filter(|(start, owner)| *start == stat.start && owner.is_some()) {
+                    Some(entry) => entry,
+                    None => (stat.start, own.attribute(table, &leaders, &stat)),
+                };
             self.known.insert(pid, entry);
         }
     }
@@ -65,13 +91,12 @@ impl Strays {
         self.known.iter().filter(move |(_, (_, owner))| owner.as_ref() == Some(id)).map(|(pid, _)| *pid)
     }
 
-    /// At the very end: whoever carries the marker of this system, a command that lost its daemon for one, is killed with all
-    /// that it started. Gives those whom nobody can be named for.
+    /// At the very end: whoever carries the marker of this system, a command that lost its daemon for one, or has become a child of
+    /// the keeper, is killed with all that it started. Gives those that are still there.
     pub fn sweep(&mut self, table: &Table, own: &Owner<'_>) -> Vec<u32> {
         for _ in 0..ROUNDS {
             self.refresh(table, own);
-            let roots: Vec<u32> =
-                self.known.iter().filter(|(_, (_, owner))| owner.is_some()).map(|(pid, _)| *pid).collect();
+            let roots: Vec<u32> = self.known.keys().copied().collect();
             for (pid, start) in process::tree(&roots) {
                 let Some(victim) = Victim::find(pid, start) else { continue };
                 victim.signal(pid, libc::SIGKILL);
@@ -79,20 +104,11 @@ impl Strays {
                     process::readable_within(&handle, DYING);
                 }
             }
-            // Who was dying when it was looked at could not be asked whose it was, and leaves us what it started: that was no child of
-            // ours yet.
-            let unknown = self.known.iter().filter(|(_, (_, owner))| owner.is_none());
-            let died = unknown.filter(|(pid, (start, _))| match Victim::find(**pid, *start) {
-                Some(Victim::Handle(handle)) => process::readable_within(&handle, DYING),
-                Some(_) => false,
-                None => true,
-            });
-            let died = died.count() > 0;
-            if process::reap().is_empty() && !died && roots.is_empty() {
+            if process::reap().is_empty() && roots.is_empty() {
                 break;
             }
         }
-        self.known.iter().filter(|(_, (_, owner))| owner.is_none()).map(|(pid, _)| *pid).collect()
+        self.known.keys().copied().collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -57,10 +57,21 @@ impl Daemon {
     }
 
     /// Starts it in a process group of its own: the terminal's Ctrl-C is the keeper's to hear.
+    ///
+    /// The binary that the keeper was started as may be gone from the disk just now: then its own image is the daemon.
     pub fn start(&mut self) -> io::Result<()> {
+        match self.start_as(&self.program.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.start_as(Path::new("/proc/self/exe"))
+            }
+            other => other,
+        }
+    }
+
+    fn start_as(&mut self, program: &Path) -> io::Result<()> {
         let (ours, theirs) = packet::pair()?;
         let number = theirs.as_raw_fd();
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(program);
         command.args(&self.arguments).process_group(0).stdin(std::process::Stdio::null());
         command.arg("--keeper-fd").arg(number.to_string());
         // SAFETY: between fork and exec only system calls are made: one flag, one mask.

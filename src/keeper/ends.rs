@@ -6,7 +6,7 @@ use crate::os::{clock, process};
 
 use super::contain::{Kill, Owner};
 use super::journal::Entry;
-use super::protocol::{self, HeldPart, Report};
+use super::protocol::{self, Died, HeldPart, Report};
 use super::run::{KILL_POLL, Keeper};
 use super::spawner::Outcome;
 use super::table::{Instance, PartState, Running};
@@ -126,11 +126,19 @@ impl Keeper {
                 self.early.insert(pid, (exit, spent));
             }
         }
+        if looked {
+            self.tell_unattributed();
+        }
     }
 
     fn daemon_ended(&mut self, exit: Exit) {
         // What it asked for before it died is done: its successor would only ask again, and believe that it were the first.
         self.read_requests();
+        self.died = self
+            .daemon
+            .pid
+            .map(|pid| Died::Daemon { pid, exit })
+            .filter(|_| self.greeted && exit != Exit::Code(0));
         self.daemon.ended();
         self.greeted = false;
         // Another try would end the same; as exit codes of `up`.
@@ -177,7 +185,17 @@ impl Keeper {
         strays.refresh(table, &owner);
     }
 
-    /// Nothing that came of this system is left behind; what cannot be attributed is named.
+    /// Who cannot be attributed is never hidden.
+    fn tell_unattributed(&mut self) {
+        for pid in self.strays.unattributed() {
+            self.tell(&Report::Unattributed {
+                pid,
+                program: process::words(pid).into_iter().next().unwrap_or_default(),
+            });
+        }
+    }
+
+    /// Nothing that came of this system is left behind; who cannot be killed is named.
     pub(super) fn sweep(&mut self) {
         let (table, strays) = (&self.table, &mut self.strays);
         let run = self.options.state.run();
@@ -186,7 +204,7 @@ impl Keeper {
         if !unknown.is_empty() {
             let words = unknown.iter().map(|pid| format!("{pid} ({})", process::command(*pid)));
             let words = words.collect::<Vec<_>>().join(", ");
-            complain!("unisys: left alone, as no service can be named for them: {words}");
+            complain!("unisys: these could not be killed: {words}");
         }
     }
 
@@ -222,6 +240,8 @@ impl Keeper {
         }
         // Ends that are already there are told before the word that nothing is left.
         self.collect_ends();
+        // Before whoever asked for a stop hears that it is over.
+        self.tell_unattributed();
         for (id, survivors) in over {
             self.kills.remove(&id);
             self.tell(&Report::Gone { id, survivors });

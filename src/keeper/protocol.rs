@@ -239,6 +239,9 @@ pub enum Report {
         /// It understands packets that hold several messages.
         #[serde(default)]
         several: bool,
+        /// In whose place this daemon, or the keeper itself, has come.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        died: Option<Died>,
     },
     /// One instance that it holds; with descriptors stdout, stderr, and notify if there is one, unless all of it is being
     /// spawned.
@@ -283,6 +286,12 @@ pub enum Report {
         id: InstanceId,
         survivors: Vec<u32>,
     },
+    /// It came of a service, has left all that would tell of which, and is alive.
+    Unattributed {
+        pid: u32,
+        /// The first word of its command line: others may be secret.
+        program: String,
+    },
     /// A request that was not carried out: it is of an older epoch, or speaks of what is not there.
     Refused {
         id: Option<InstanceId>,
@@ -301,6 +310,14 @@ pub enum Report {
     Reload,
     /// SIGUSR2 reached the keeper: the daemon decides, then asks with `Upgrade`.
     UpgradeAsked,
+}
+
+/// One that ended, and was not meant to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Died {
+    Daemon { pid: u32, exit: Exit },
+    Keeper { pid: u32 },
 }
 
 /// Everything is being stopped.

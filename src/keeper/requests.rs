@@ -136,6 +136,7 @@ impl Keeper {
             down: self.down.clone(),
             oldest: protocol::OLDEST,
             several: true,
+            died: self.died.take(),
         };
         self.tell(&welcome);
         let held: Vec<_> = self.table.instances.iter().map(|(id, instance)| instance.told(id)).collect();

@@ -24,7 +24,7 @@ use super::daemon::Daemon;
 use super::fifos::Fifos;
 use super::journal::{Entry, Journal};
 use super::listeners::Listeners;
-use super::protocol::{self, Down, Report};
+use super::protocol::{self, Died, Down, Report};
 use super::spawner::{self, Job, Spawner};
 use super::table::{Instance, Table};
 
@@ -120,6 +120,8 @@ pub struct Keeper {
     pub(super) kill_all_at: Option<Instant>,
     /// When it was first told to stop everything by a signal.
     down_at: Option<Instant>,
+    /// What the next daemon is to hear: in whose place it comes.
+    pub(super) died: Option<Died>,
     /// Whether the daemon has been told everything and hears reports.
     pub(super) greeted: bool,
     pub(super) done: Option<u8>,
@@ -170,6 +172,10 @@ impl Lead {
 impl Keeper {
     /// Takes over what an earlier keeper left, if anything, and is ready to run.
     pub fn new(options: Options) -> io::Result<Self> {
+        // An earlier image of this process has begun nothing for others.
+        let begun_by_others =
+            if options.kept.is_some() { Vec::new() } else { process::adopted().unwrap_or_default() };
+        let died = options.heir.as_ref().map(|heir| Died::Keeper { pid: heir.of });
         own::become_subreaper()?;
         let signals = signals::descriptor(&SIGNALS)?;
         let state_id = options.state.identity()?;
@@ -187,7 +193,7 @@ impl Keeper {
             state_id,
             table: Table::default(),
             listeners: Listeners::default(),
-            strays: Strays::default(),
+            strays: Strays::beside(begun_by_others),
             epoch: Epoch(0),
             oom_kills: BTreeMap::new(),
             emptied: cgroups.as_ref().and_then(|_| Emptied::new().ok()),
@@ -205,6 +211,7 @@ impl Keeper {
             down: None,
             kill_all_at: None,
             down_at: None,
+            died,
             greeted: false,
             done: None,
             starts: 0,

@@ -113,6 +113,13 @@ impl System {
         copy_program(&self.binary);
     }
 
+    /// Its binary lies elsewhere from now on, and is not where it was.
+    pub fn move_binary(&mut self) {
+        let elsewhere = self.path("elsewhere");
+        fs::rename(&self.binary, &elsewhere).unwrap();
+        self.binary = elsewhere;
+    }
+
     /// Everything in it, and every command from now on, is another user's.
     pub fn belong_to(&mut self, uid: u32) {
         self.has_own_binary();
