@@ -17,4 +17,5 @@ pub mod moves;
 pub mod state;
 
 pub use moves::{Group, Move, Place, Standing, View, moves};
+pub(crate) use state::CRASHES;
 pub use state::{Counts, Failure, Phase, Progress, Rollout, Span, Turn};

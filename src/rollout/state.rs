@@ -6,7 +6,7 @@ use crate::base::{Generation, InstanceId, Instant, Revision, Stamp};
 use crate::unit::{Strategy, UpdatePolicy};
 
 /// Crashes of new instances that end a rollout (issue: "the third crash ends it at once").
-const CRASHES: u32 = 3;
+pub(crate) const CRASHES: u32 = 3;
 
 /// From one version of a unit to the next.
 #[derive(Clone, Debug, PartialEq)]

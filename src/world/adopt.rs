@@ -69,6 +69,7 @@ impl World {
             Box::new(Unit { declared: false, ..unit })
         });
         let slot = unit.slots.entry(seat).or_insert_with(|| Box::new(Slot::new(seat)));
+        slot.last_end = slot.last_end.take().or_else(|| slot.recalled_end.take());
         if slot.asked_of.take().is_some_and(|of| of != adopted.id.incarnation) {
             slot.restart_asked = None;
         }

@@ -67,6 +67,11 @@ impl World {
                 Some(_) => BTreeMap::new(),
                 None => unit.serving().filter_map(|slot| rested(slot, unit)).collect(),
             },
+            last_ends: unit
+                .serving()
+                .filter(|slot| slot.instance.is_some())
+                .filter_map(|slot| Some((slot.seat.ordinal, slot.last_end.as_deref()?.clone())))
+                .collect(),
             attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
             ended: unit.told_ends(),
             done,
@@ -274,6 +279,7 @@ fn restore_slots(unit: &mut Unit, checkpoint: &Checkpoint, same: bool, now: Inst
         slot.restart.restarts = *restarts;
         slot.restart.attempt = if same { checkpoint.attempt } else { 0 };
         slot.rested_at = unit.generation;
+        slot.recalled_end = checkpoint.last_ends.get(&seat.ordinal).cloned().map(Box::new);
         if let Some((of, why)) = checkpoint.restart_asked.get(&seat.ordinal) {
             (slot.restart_asked, slot.asked_of) = (Some(why.clone()), *of);
         }

@@ -249,9 +249,12 @@ fn unready_reason(unit: &Unit) -> (&'static str, String) {
                 .into_iter()
                 .find_map(|kind| board.last(kind).filter(|answer| !answer.ok))
         });
+    // What it says of itself (`STATUS=`, sd_notify(3)) tells most.
+    let said = unit.slots.values().find_map(|slot| slot.instance.as_ref()?.status_text.as_deref());
+    let said = said.map_or(String::new(), |said| format!("; it says: {said}"));
     match answer {
-        Some(answer) => ("ProbeFailed", format!(": {}", answer.message)),
-        None => ("Starting", String::new()),
+        Some(answer) => ("ProbeFailed", format!(": {}{said}", answer.message)),
+        None => ("Starting", said),
     }
 }
 

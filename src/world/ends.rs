@@ -73,6 +73,19 @@ impl World {
         let policy = &spec.policy;
         unit.completed_once |= policy.job && end.is_success(policy);
         let after = slot.restart.after_end(policy, &end, failure, now.mono, &mut self.rng);
+        // A circuit is the serving ones', and keeps dependents waiting: an incoming one that fails as often only waits as long itself,
+        // where its rollout has not gone back.
+        let after = match (after, &policy.breaker) {
+            (AfterEnd::RestartAt(until), Some(breaker))
+                if failure
+                    && seat.role == Role::Incoming
+                    && slot.restart.attempt >= breaker.failures.max(crate::rollout::CRASHES)
+                    && !end.is_want_of_resources() =>
+            {
+                AfterEnd::RestartAt(until.max(now.mono + breaker.open_for))
+            }
+            (after, _) => after,
+        };
         if end.ran_for(now.mono) >= policy.restart.reset_after
             && unit.changed.is_some_and(|(_, generation)| generation == started_with)
         {

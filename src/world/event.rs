@@ -276,6 +276,9 @@ pub struct Checkpoint {
     /// Ordinals that have failed for this generation and rest, or, of a Service, have ended well.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rests: BTreeMap<Ordinal, Rested>,
+    /// How the one before each ordinal's present instance ended.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub last_ends: BTreeMap<Ordinal, LastEnd>,
     /// Instances whose end is part of this: the keeper may still hold them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ended: Vec<Incarnation>,

@@ -126,6 +126,8 @@ pub struct Slot {
     pub restart: RestartState,
     /// Boxed: rarely there.
     pub last_end: Option<Box<LastEnd>>,
+    /// What an earlier daemon knew of the end before the instance that it left; of nobody while there is none.
+    pub recalled_end: Option<Box<LastEnd>>,
     /// The generation that a Failed or Done rest belongs to.
     pub rested_at: Generation,
     pub restart_asked: Option<String>,
@@ -438,6 +440,7 @@ impl Slot {
             instance: None,
             restart: RestartState::default(),
             last_end: None,
+            recalled_end: None,
             rested_at: Generation(0),
             restart_asked: None,
             asked_of: None,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use unisys::base::Exit;
+use unisys::unit::Circuit;
 use unisys::world::{Event, Order};
 
 use super::stage::{PROBED, Stage, name, names, rollout, service, system_of, versioned};
@@ -246,4 +247,31 @@ fn what_was_gone_back_to_is_taken_along_by_what_it_needs_again() {
     stage.exits("a", Exit::Code(78));
     stage.pass(Duration::from_secs(60));
     assert!(stage.running.is_empty(), "{:?}", stage.running);
+}
+
+#[test]
+fn an_incoming_one_that_fails_as_often_as_opens_a_circuit_waits_as_long_and_keeps_nobody_waiting() {
+    let rest = ", update: {autoRollback: false}, circuitBreaker: {failures: 3, openFor: 30s}, \
+                restart: {backoff: {initial: 100ms, factor: 1, jitter: 0}}";
+    let mut stage = Stage::new();
+    stage.accept(&[versioned("a", rest, 1)]);
+    stage.pass(Duration::from_secs(10));
+    let serving = stage.id("a");
+    stage.accept(&[versioned("a", rest, 2)]);
+    let crashes = |stage: &mut Stage, tenths: u32| {
+        let mut crashes = 0;
+        for _ in 0..tenths {
+            stage.pass(Duration::from_millis(100));
+            let incoming = stage.running.keys().find(|id| **id != serving).cloned();
+            if let Some(incoming) = incoming {
+                stage.ended(&incoming, Exit::Code(9));
+                stage.act();
+                crashes += 1;
+            }
+        }
+        crashes
+    };
+    assert_eq!(crashes(&mut stage, 200), 3);
+    assert_eq!(crashes(&mut stage, 300), 1, "it is tried again once it has waited as long");
+    assert!(stage.running.contains_key(&serving) && stage.unit("a").breaker.circuit() == Circuit::Closed);
 }
