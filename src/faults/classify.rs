@@ -81,7 +81,11 @@ impl Classified {
 /// The headline says it, or else the most telling line of the story; of equals the last.
 fn heard(story: &Story<'_>, patterns: &Patterns) -> Option<Said> {
     patterns.line(&story.headline).filter(|said| !said.is_weak()).or_else(|| {
-        let is_code = |line: &str| ["at ", "File \"", "note: "].iter().any(|start| line.starts_with(start));
+        // Where a variable is asked for that is not there (`os.environ["X"]`), only the line of code tells it from any other key.
+        let is_code = |line: &str| {
+            ["at ", "File \"", "note: "].iter().any(|start| line.starts_with(start))
+                && !line.ends_with("in __getitem__")
+        };
         let lines = story.lines.iter().filter(|line| !is_code(line.trim_start()));
         lines.filter_map(|line| patterns.line(line)).min_by_key(|said| said.rank)
     })
@@ -112,6 +116,7 @@ fn category(evidence: &Evidence<'_>, said: Option<Said>) -> Category {
         EndReason::HookFailed { exit: None, .. } => Category::Timeout,
         EndReason::HookFailed { exit: Some(exit), .. } => said.unwrap_or_else(|| of_exit(*exit)),
         EndReason::Stopped(StopReason::DeadlineExceeded | StopReason::Watchdog) => Category::Timeout,
+        EndReason::Stopped(StopReason::StartupFailed) if evidence.probe.is_empty() => Category::Timeout,
         EndReason::Stopped(_) => said.unwrap_or(Category::Crash),
         EndReason::Exited => match evidence.exit {
             // Memory it touched and must not: whatever it wrote before is not why.

@@ -398,3 +398,48 @@ fn long_messages_are_cut_at_a_character() {
     let found = exited(&"ä".repeat(5000));
     assert!(found.message.len() <= limits::ERROR_MESSAGE_BYTES && found.message.ends_with('…'));
 }
+
+#[test]
+fn a_key_that_is_no_variable_of_the_environment_is_no_configuration() {
+    let of_data = "Traceback (most recent call last):\n  File \"/app/bot.py\", line 1, in <module>\n    prices['BTCUSD']\n    ~~~~~~^^^^^^^^^^\nKeyError: 'BTCUSD'";
+    assert_eq!(exited(of_data).category, Crash);
+    let of_environment = "Traceback (most recent call last):\n  File \"/app/bot.py\", line 2, in <module>\n    os.environ['TOKEN']\n  File \"/usr/lib/python3.11/os.py\", line 679, in __getitem__\n    raise KeyError(key) from None\nKeyError: 'TOKEN'";
+    assert_eq!(exited(of_environment).category, Config);
+}
+
+#[test]
+fn who_is_told_what_was_missing_or_wrong_on_its_command_line_is_misconfigured() {
+    let said = [
+        "usage: bot [-h] --token TOKEN\nbot: error: the following arguments are required: --token",
+        "Usage: bot [OPTIONS]\nError: Missing option '--token'.",
+        "error: the following required arguments were not provided:\n  --token <TOKEN>",
+        "django.core.exceptions.ImproperlyConfigured: The SECRET_KEY setting must not be empty.",
+        "nginx: [emerg] unknown directive \"lissten\" in /etc/nginx/nginx.conf:3",
+        "2026-01-01 00:00:00 UTC [1] FATAL:  configuration file \"/var/lib/postgresql.conf\" contains errors",
+    ];
+    for words in said {
+        assert_eq!(exited(words).category, Config, "{words}");
+    }
+}
+
+#[test]
+fn who_did_not_answer_in_time_failed_for_that() {
+    let stopped = |reason, probe: &str| {
+        let evidence = Evidence {
+            unit: "service/a",
+            reason: &EndReason::Stopped(reason),
+            exit: Some(Exit::Signal { signal: 15, core: false }),
+            words: "failed its probe",
+            permanent: false,
+            success: false,
+            probe,
+            stderr: &[],
+            dependency_down: None,
+        };
+        classify(&evidence, &Patterns::default()).category
+    };
+    assert_eq!(stopped(StopReason::LivenessFailed, "no answer within 300ms"), Timeout);
+    assert_eq!(stopped(StopReason::StartupFailed, "it did not say that it is ready in time"), Timeout);
+    assert_eq!(stopped(StopReason::StartupFailed, ""), Timeout);
+    assert_eq!(stopped(StopReason::LivenessFailed, "another answer than expected"), Crash);
+}

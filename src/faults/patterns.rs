@@ -40,11 +40,11 @@ const BUILT_IN: &[(Category, &str)] = &[
     ),
     (
         Category::Timeout,
-        r"\bETIMEDOUT\b|\bESOCKETTIMEDOUT\b|\bTimeoutError\b|TimeoutException|\b[Tt]imed out\b|deadline exceeded|[Dd]eadlineExceeded|\bran out of time\b|os error 110\b",
+        r"\bETIMEDOUT\b|\bESOCKETTIMEDOUT\b|\bTimeoutError\b|TimeoutException|\b[Tt]imed out\b|deadline exceeded|[Dd]eadlineExceeded|\bno answer within\b|did not say that it is ready in time|\bran out of time\b|os error 110\b",
     ),
     (
         Category::Config,
-        r"\bModuleNotFoundError\b|\bImportError\b|Cannot find (module|package)|ERR_MODULE_NOT_FOUND|MODULE_NOT_FOUND|ClassNotFoundException|NoClassDefFoundError|Could not find or load main class|Unable to access jarfile|can't open file '|error while loading shared libraries|KeyError: '[A-Z][A-Z0-9_]+'|environment variable|\bNotPresent\b|\bValidationError\b|unrecognized arguments?|unrecognized configuration parameter|[Uu]nknown (option|flag|argument)|unexpected argument|flag provided but not defined|[Ii]nvalid configuration|[Cc]onfiguration error|[Mm]issing required|command not found|\bTOMLDecodeError\b|yaml\.(scanner|parser)\.",
+        r"\bModuleNotFoundError\b|\bImportError\b|Cannot find (module|package)|ERR_MODULE_NOT_FOUND|MODULE_NOT_FOUND|ClassNotFoundException|NoClassDefFoundError|Could not find or load main class|Unable to access jarfile|can't open file '|error while loading shared libraries|\bos(\.py)?\W{1,2}, line \d+, in __getitem__|environment variable|\bNotPresent\b|\bValidationError\b|unrecognized arguments?|unrecognized configuration parameter|[Uu]nknown (option|flag|argument)|unexpected argument|flag provided but not defined|[Ii]nvalid configuration|[Cc]onfiguration error|[Mm]issing required|[Mm]issing option|arguments are required|arguments were not provided|\bImproperlyConfigured\b|unknown directive|configuration file .* contains errors|command not found|\bTOMLDecodeError\b|yaml\.(scanner|parser)\.",
     ),
     (
         Category::Filesystem,

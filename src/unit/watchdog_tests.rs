@@ -278,7 +278,8 @@ fn slow_answers_and_a_broken_rhythm_are_told() {
             if second < 300 && second - wrote >= gaps[next % gaps.len()] {
                 (wrote, next) = (second, next + 1);
             }
-            let quiet = Some(secs(second - wrote));
+            // A look takes a while, and never the same.
+            let quiet = Some(secs(second - wrote).saturating_sub(Duration::from_millis(second * 7 % 11)));
             let sight = vigil.seen(Some(&Look { quiet, ..look(second) }), false, at(second));
             if let Sight::Degraded(finding) = sight {
                 told.push(finding);
