@@ -34,6 +34,9 @@ pub const SAID_WITHIN: Duration = Duration::from_millis(500);
 
 /// One log line; longer ones are split, as `docker logs` and journald do.
 pub const LOG_LINE_BYTES: usize = 1 << 20;
+
+/// What is looked at of an output at once: the longest line, and its end.
+pub const LOG_LOOK_BYTES: usize = LOG_LINE_BYTES + 1;
 /// Facts handled in one turn of the engine before effects are carried out: keeps the control API answering in an event storm.
 pub const TURN_BATCH: usize = 256;
 /// A program that was told to stop and has not ended after this long may have been stopped by a signal: it is woken.

@@ -228,7 +228,17 @@ impl Log {
             }
             Ok(file)
         };
-        let log = open(&self.log)?;
+        let log = match open(&self.log) {
+            // The directory was removed: it comes back, with what is written from now on.
+            Err(error) if error.kind() == NotFound => {
+                for dir in [&self.log, &self.index].into_iter().filter_map(|path| path.parent()) {
+                    dir.parent().map_or(Ok(()), files::private_dir_within)?;
+                    files::private_dir_within(dir)?;
+                }
+                open(&self.log)?
+            }
+            other => other?,
+        };
         rustix::fs::fcntl_setfl(&log, OFlags::APPEND)?;
         let (inode, mut length) = (log.metadata()?.ino(), log.metadata()?.len());
         // Before there is an index that knows nothing of the log: all of it would be cut off.
@@ -457,6 +467,22 @@ mod tests {
             let last = Query { incarnation: Some(Incarnation(1)), ..Query::default() };
             assert_eq!(read::read(logs, &index, "a", &last).unwrap().0.len(), 1);
         }
+    }
+
+    #[test]
+    fn a_directory_of_logs_that_is_removed_comes_back_and_one_that_was_moved_with_all_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("state");
+        let (logs, index) = (root.join("logs/services"), root.join("logs/index"));
+        [&logs, &index].into_iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+        let mut log = Log::new(&logs, &index, "a");
+        log.append(b"one\n", RECORD_OF_ONE).unwrap();
+        std::fs::remove_dir_all(root.join("logs")).unwrap();
+        log.append(b"two\n", RECORD_OF_ONE).unwrap();
+        assert_eq!(std::fs::read_to_string(logs.join("a.log")).unwrap(), "two\n");
+        std::fs::rename(&root, dir.path().join("elsewhere")).unwrap();
+        log.append(b"three\n", RECORD_OF_ONE).unwrap_err();
+        assert!(!root.exists());
     }
 
     #[test]

@@ -35,12 +35,16 @@ fn taken(bytes: &[u8], all: bool, secrets: Option<&Redactor>) -> usize {
     }
     match memchr::memrchr(b'\n', bytes) {
         Some(last) => last + 1,
-        None if bytes.len() < limits::LOG_LINE_BYTES => 0,
-        None => match secrets.map_or(bytes.len(), |secrets| secrets.whole(bytes)) {
-            // No secret is that long (execve(2) takes 128 KiB): whatever it is, it is not waited for.
-            0 => bytes.len(),
-            whole => whole,
-        },
+        // What ends one of that length is still to come.
+        None if bytes.len() <= limits::LOG_LINE_BYTES => 0,
+        None => {
+            let bytes = &bytes[..limits::LOG_LINE_BYTES];
+            match secrets.map_or(bytes.len(), |secrets| secrets.whole(bytes)) {
+                // No secret is that long (execve(2) takes 128 KiB): whatever it is, it is not waited for.
+                0 => bytes.len(),
+                whole => whole,
+            }
+        }
     }
 }
 
@@ -64,9 +68,13 @@ mod tests {
         check(b"a\nb\npar", true, b"a\nb\npar\n", 7);
         check(b"a\nb\n", true, b"a\nb\n", 4);
         check(b"\xff\xfe\n", false, b"\xff\xfe\n", 3);
-        let long = vec![b'x'; limits::LOG_LINE_BYTES];
+        let long = vec![b'x'; limits::LOG_LINE_BYTES + 1];
+        assert_eq!(Lines::of(&long[1..], false, None).taken, 0, "its end may come next");
         let found = Lines::of(&long, false, None);
         assert_eq!((found.text.len(), found.taken), (limits::LOG_LINE_BYTES + 1, limits::LOG_LINE_BYTES));
+        let ended = [&long[1..], b"\n"].concat();
+        let found = Lines::of(&ended, false, None);
+        assert_eq!((&*found.text, found.taken), (&ended[..], ended.len()));
     }
 
     #[test]
@@ -85,7 +93,7 @@ mod tests {
             let written = [&vec![b'x'; before][..], b"hunter22", b" end\n"].concat();
             let (mut at, mut log) = (0, Vec::new());
             while at < written.len() {
-                let read = &written[at..written.len().min(at + limits::LOG_LINE_BYTES)];
+                let read = &written[at..written.len().min(at + limits::LOG_LOOK_BYTES)];
                 let found = Lines::of(read, false, Some(&secrets));
                 assert!(found.taken > 0, "{shift}: it goes on");
                 log.extend_from_slice(&found.text);

@@ -106,10 +106,10 @@ impl Spool {
         }
     }
 
-    /// Reads the bytes that lines have not been derived from, up to the longest line.
+    /// Reads the bytes that lines have not been derived from, up to the longest line and its end.
     pub fn unread<'a>(&self, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
         let Some(file) = &self.file else { return Ok(&[]) };
-        let want = (self.moved - self.consumed).min(limits::LOG_LINE_BYTES as u64) as usize;
+        let want = (self.moved - self.consumed).min(limits::LOG_LOOK_BYTES as u64) as usize;
         buffer.resize(want, 0);
         file.read_exact_at(buffer, self.consumed)?;
         Ok(buffer)
@@ -136,7 +136,7 @@ impl Spool {
         const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
         let Some(file) = &self.file else { return };
         // One look takes in no more, and all before it is overwritten: by the daemon before, too, but for its last look.
-        self.wiped = self.wiped.max(self.consumed.saturating_sub(limits::LOG_LINE_BYTES as u64));
+        self.wiped = self.wiped.max(self.consumed.saturating_sub(limits::LOG_LOOK_BYTES as u64));
         while self.wiped < self.consumed {
             let count = (self.consumed - self.wiped).min(ZEROS.len() as u64);
             // A disk that cannot take it: tried again with what comes next.
