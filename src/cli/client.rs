@@ -113,6 +113,18 @@ impl Client {
         Ok(Self { http, _dir: dir, runtime, daemon: peer.map_or(0, |(pid, _)| pid), socket: path.to_owned() })
     }
 
+    /// Its process, as it is called here; 0: it is of another pid namespace, and not seen.
+    pub fn daemon(&self) -> u32 {
+        self.daemon
+    }
+
+    /// Waits until there is no keeper any more.
+    pub fn outlast_keeper(&self) {
+        while has_keeper(&self.socket) {
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// A question; a daemon that is replaced before it has answered leaves it to the next.
     pub fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         self.repeated(|client| client.get_once(path, query))

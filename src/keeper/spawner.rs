@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use crate::base::{Instant, PortNumbers, SpawnStage, limits};
 use crate::os::cgroup::Tree;
 use crate::os::sandbox::Prepared;
-use crate::os::{clock, inherit, own, spawn};
+use crate::os::{clock, files, inherit, own, spawn};
 
 use super::crew::Crew;
 use super::fifos;
@@ -248,6 +248,10 @@ fn start(
         }
         if fault.stage == SpawnStage::WorkingDir {
             fault.detail = format!("{}: {}", request.dir, fault.detail);
+        }
+        let missing = fault.stage == SpawnStage::Exec && fault.errno == libc::ENOENT;
+        if let Some(interpreter) = missing.then(|| files::interpreter(Path::new(&request.path))).flatten() {
+            fault.detail = format!("its interpreter {interpreter} does not exist (first line of {})", request.path);
         }
         if let Some(what) = error.detail {
             fault.detail = format!("{what}: {}", fault.detail);

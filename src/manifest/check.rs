@@ -314,6 +314,13 @@ fn hooks(hooks: &Hooks, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
 
 /// Configs, Secrets and keys that are referred to exist; a source has exactly one kind.
 fn environment(spec: &ServiceSpec, source: &Source, objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
+    for name in spec.env.keys().filter(|name| !is_variable(name)) {
+        let message = format!("`{}` cannot be the name of a variable", name.escape_debug());
+        diagnostics.push(
+            Diagnostic::error("E1208", &source.span("spec.env"), format!("spec.env.{name}"), message)
+                .hint("it is not empty, and has no `=` in it"),
+        );
+    }
     let mut refer = |path: String, kind: &str, name: &Name, key: Option<&str>| {
         let (exists, names, key_missing) = match kind {
             "Config" => {
@@ -378,6 +385,11 @@ fn environment(spec: &ServiceSpec, source: &Source, objects: &Objects, diagnosti
             diagnostics.push(Diagnostic::error("E1601", &source.span(&path), path, message).hint("keep one"));
         }
     }
+}
+
+/// What the environment of a program can hold (environ(7)).
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c == '=' || c.is_control())
 }
 
 fn config_has(spec: &super::spec::ConfigSpec, key: &str) -> bool {

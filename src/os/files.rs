@@ -72,6 +72,14 @@ fn open_regular(path: &Path) -> io::Result<(fs::File, fs::Metadata)> {
     Ok((file, meta))
 }
 
+/// The program that a script is to be read by, as its first line says (execve(2)).
+pub fn interpreter(script: &Path) -> Option<String> {
+    let mut first = vec![0; 256];
+    let count = open_regular(script).ok()?.0.read(&mut first).ok()?;
+    let line = first[..count].strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    Some(String::from_utf8_lossy(line).split_whitespace().next()?.to_owned())
+}
+
 fn too_large(limit: u64) -> io::Error {
     io::Error::other(format!("it is larger than {} MiB", limit >> 20))
 }

@@ -71,12 +71,11 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
         );
     }
     section(&mut out, "conditions", &status["conditions"], &["type", "status", "reason", "message"]);
-    section(
-        &mut out,
-        "instances",
-        &status["instances"],
-        &["ordinal", "lifecycle", "pid", "ready", "restarts", "startedAt"],
-    );
+    let mut fields = vec!["ordinal", "lifecycle", "pid", "ready", "restarts", "startedAt"];
+    if status["instances"].as_array().is_some_and(|all| all.iter().any(|it| !it["statusText"].is_null())) {
+        fields.push("statusText");
+    }
+    section(&mut out, "instances", &status["instances"], &fields);
     section(&mut out, "probes", &value["probes"], &["ordinal", "probe", "ok", "message"]);
     section(&mut out, "values", &value["values"], &["key", "value", "from"]);
     section(&mut out, "events", &value["events"], &["ts", "type", "reason", "message"]);

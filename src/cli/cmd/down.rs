@@ -20,20 +20,26 @@ const LONGEST: u64 = 24 * 3600 * 1000;
 pub fn run(global: &Global) -> Result<Outcome, Failure> {
     let client = Client::connect(global)?;
     let system: Value = client.get("/v1/system", &[])?;
+    let number = |field: &str| system["status"][field].as_u64();
+    // Numbers of another pid namespace are others' here.
+    let is_of_ours = number("daemonPid") == Some(client.daemon().into());
     let keeper =
-        system["status"]["keeperPid"].as_u64().and_then(|pid| crate::os::process::open_any(pid as u32));
+        number("keeperPid").filter(|_| is_of_ours).and_then(|pid| crate::os::process::open_any(pid as u32));
     let blocked = super::get::logs_blocked(&system);
     let asked: Result<Value, Failure> = client.ask("/v1/down", &json!({}));
     match (asked, keeper) {
-        (Ok(_), Some(keeper)) => {
+        (Ok(_), keeper) => {
             // Until nobody answers any more: what is left is the keeper's own end.
             let wanted = WaitFor { names: Vec::new(), what: "stopped".into(), timeout_ms: LONGEST };
             let _ = client.wait(&wanted, global.quiet);
-            ended(&keeper, None);
+            match keeper {
+                Some(keeper) => drop(ended(&keeper, None)),
+                None => client.outlast_keeper(),
+            }
         }
         // Where nothing runs the daemon may be gone before it has answered.
         (Err(Failure::NoDaemon { .. }), Some(keeper)) if ended(&keeper, Some(ANSWERLESS)) => {}
-        (asked, _) => drop(asked?),
+        (Err(failure), _) => return Err(failure),
     }
     if !blocked.is_empty() {
         aside!("note: what services wrote meanwhile is not in their logs: {}", blocked.concat());

@@ -146,12 +146,11 @@ pub fn not_accepted(sets: &[Value]) -> Vec<String> {
     let note = |set: &Value| {
         let message = text(&set["status"]["conditions"][0]["message"]);
         let message = message.strip_prefix(&here).filter(|_| !here.is_empty()).unwrap_or(&message);
-        format!(
-            "set {} is invalid, its revision {} runs on: {}",
-            text(&set["metadata"]["name"]),
-            text(&set["status"]["revision"]),
-            render::neutral(message)
-        )
+        let runs = match text(&set["status"]["revision"]).as_str() {
+            "0" => "nothing runs of it".to_owned(),
+            revision => format!("its revision {revision} runs on"),
+        };
+        format!("set {} is invalid, {runs}: {}", text(&set["metadata"]["name"]), render::neutral(message))
     };
     invalid.map(note).collect()
 }

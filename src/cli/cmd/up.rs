@@ -130,6 +130,12 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
             "name a directory or file with -f PATH",
         )
     };
+    if path == Path::new("-") {
+        return Err(Failure::usage(
+            "`up` does not read standard input: what it runs from is read again whenever it changes",
+            "give `up` a file or directory, and hand in the rest with `unisys apply -f -`",
+        ));
+    }
     std::fs::metadata(path).map_err(fail)?;
     std::path::absolute(path).map_err(fail)
 }
@@ -161,7 +167,7 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
         }
     };
     refused(&client)?;
-    super::say_notes(&unenforced(&client)?, global.quiet);
+    super::say_notes(&[unenforced(&client)?, unstartable(&client)?].concat(), global.quiet);
     if let Some(time) = wait {
         return wait_ready(&client, time, global.quiet);
     }
@@ -175,6 +181,20 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
 fn unenforced(client: &Client) -> Result<Vec<String>, Failure> {
     let system: serde_json::Value = client.get("/v1/system", &[])?;
     Ok(serde_json::from_value(system["status"]["notEnforced"].clone()).unwrap_or_default())
+}
+
+/// Units that this machine lacks something for, which the terminal of `up` would have shown.
+fn unstartable(client: &Client) -> Result<Vec<String>, Failure> {
+    let objects: serde_json::Value = client.get("/v1/objects", &[])?;
+    let lacks = |it: &&serde_json::Value| it["reason"] == "CannotStart" && it["status"] == "False";
+    let note = |object: &serde_json::Value| {
+        let condition = object["status"]["conditions"].as_array()?.iter().find(lacks)?;
+        let words = condition["message"].as_str()?;
+        let words = words.split_once(": ").map_or(words, |(_, words)| words);
+        let (kind, name) = (object["kind"].as_str()?.to_lowercase(), object["metadata"]["name"].as_str()?);
+        Some(format!("{kind}/{name} cannot start: {words}"))
+    };
+    Ok(objects["items"].as_array().into_iter().flatten().filter_map(note).collect())
 }
 
 /// The manifests were found bad, and what an earlier `up` accepted runs in their place.
