@@ -110,6 +110,8 @@ impl Engine {
         let mut parts: Vec<(Part, PartState)> =
             held.parts.iter().map(|part| (part.part, state(part))).collect();
         parts.extend(held.spawning.iter().map(|part| (*part, PartState::Spawning)));
+        // One that ended before the machine did has an end of its own.
+        let rebooted = main.map_or_else(|| held.parts.iter().any(|part| part.rebooted), |main| main.rebooted);
         let adopted = Adopted {
             id: id.clone(),
             spec,
@@ -119,6 +121,7 @@ impl Engine {
             signalled: held.signalled.map(Signal),
             mark: held.mark,
             ports: std::sync::Arc::new(held.ports),
+            rebooted,
         };
         self.world.handle(clock::now(), Event::Adopt(Box::new(adopted)));
     }

@@ -117,7 +117,7 @@ fn category(evidence: &Evidence<'_>, said: Option<Said>) -> Category {
         EndReason::HookFailed { exit: Some(exit), .. } => said.unwrap_or_else(|| of_exit(*exit)),
         EndReason::Stopped(StopReason::DeadlineExceeded | StopReason::Watchdog) => Category::Timeout,
         EndReason::Stopped(StopReason::StartupFailed) if evidence.probe.is_empty() => Category::Timeout,
-        EndReason::Stopped(_) => said.unwrap_or(Category::Crash),
+        EndReason::Stopped(_) | EndReason::Rebooted => said.unwrap_or(Category::Crash),
         EndReason::Exited => match evidence.exit {
             // Memory it touched and must not: whatever it wrote before is not why.
             Some(Exit::Signal { signal: 4 | 7 | 8 | 11 | 31, .. }) => Category::Crash,

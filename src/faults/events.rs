@@ -41,8 +41,8 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         | "Held"
         | "Stopped"
         | "Replaced" => return None,
-        // The machine is as it was before anything ran: nothing has failed.
-        "NotOnThisMachine" => return None,
+        // The machine is as it was before anything ran, or somebody has restarted it: nothing has failed.
+        "NotOnThisMachine" | "MachineRestarted" => return None,
         "CircuitOpen" => (latest.unwrap_or(Category::Crash), Severity::Fatal),
         // An edit that came to nothing is not tried again before it is changed: whoever made it wants to hear of that.
         "RolledBack" | "RolloutFailed" => (said().unwrap_or(Category::Config), Severity::Fatal),

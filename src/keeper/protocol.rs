@@ -374,4 +374,7 @@ pub struct HeldPart {
     /// What it used, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent: Option<Spent>,
+    /// It ran when the machine was restarted, or stopped: that is how it ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebooted: bool,
 }

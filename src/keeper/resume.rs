@@ -70,7 +70,7 @@ impl Keeper {
             self.table.instances.insert(id, instance(held, pipes.ok(), parts));
         }
         self.adopt_marked(&entries);
-        self.take_up_output(starting, &entries);
+        self.take_up_output(starting, &entries, same_boot);
         if same_boot {
             self.take_over_listeners(&entries);
         }
@@ -130,7 +130,7 @@ impl Keeper {
                 // Its new parent may not have collected it yet.
                 let exit = process::exit_of_zombie(part.pid, part.start).filter(|_| same_boot);
                 let exit = Some(exit.unwrap_or(Exit::Unknown));
-                let held = HeldPart { exit, remains: same_boot, ..part.clone() };
+                let held = HeldPart { exit, remains: same_boot, rebooted: !same_boot, ..part.clone() };
                 PartState::Ended { held: Box::new(held) }
             }
         }
@@ -168,7 +168,7 @@ impl Keeper {
 
     /// Instances that were being started when the earlier keeper was killed, and of which no process lives: one that wrote
     /// something ran and has ended, and its output is taken up.
-    fn take_up_output(&mut self, starting: BTreeMap<InstanceId, u64>, entries: &[Entry]) {
+    fn take_up_output(&mut self, starting: BTreeMap<InstanceId, u64>, entries: &[Entry], same_boot: bool) {
         let run = self.options.state.run();
         for (id, number) in starting {
             let wrote = fifos::paths(&run, number).iter().any(|path| fifos::is_written(path));
@@ -187,6 +187,7 @@ impl Keeper {
                 exit: Some(Exit::Unknown),
                 remains: true,
                 spent: None,
+                rebooted: !same_boot,
             };
             let parts = BTreeMap::from([(Part::Main, PartState::Ended { held: Box::new(main) })]);
             let held = bare(&id, Some(number), entries);

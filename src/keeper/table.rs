@@ -132,6 +132,7 @@ impl Running {
             exit: None,
             remains: true,
             spent: None,
+            rebooted: false,
         }
     }
 }

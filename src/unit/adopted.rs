@@ -18,6 +18,8 @@ pub struct HeldParts {
     pub signalled: bool,
     /// Its main program was through its probes.
     pub through: bool,
+    /// It ran when the machine was restarted.
+    pub rebooted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +69,9 @@ impl HeldParts {
         let main = self.main();
         let process =
             main.and_then(PartState::process).map(|(pid, executed_at)| Process { pid, executed_at });
+        if self.rebooted && self.stop.is_none() {
+            return Some(rebooted(process, now));
+        }
         let post = self.last(|part| if let Part::PostStop(hook) = part { Some(hook) } else { None });
         if let Some((hook, state)) = post {
             let exit = main.and_then(PartState::exit).unwrap_or(Exit::Unknown);
@@ -134,6 +139,17 @@ impl HeldParts {
     fn end_reason(&self) -> EndReason {
         self.stop.map_or(EndReason::Exited, EndReason::Stopped)
     }
+}
+
+/// Nothing of it is there any more, which is looked for all the same: on its way out, and the fact that ends it.
+fn rebooted(process: Option<Process>, now: Instant) -> (Lifecycle, Option<Fact>) {
+    let fact = match process {
+        Some(_) => Fact::Exited { exit: Exit::Unknown, remains: true },
+        None => Fact::KillNow,
+    };
+    let phase = StopPhase::signalled(now, now);
+    let stopping = Stopping { process, reason: EndReason::Rebooted, phase, exit: None, overran: false };
+    (Lifecycle::Stopping(stopping), Some(fact))
 }
 
 fn starting(since: Instant, phase: StartPhase) -> Lifecycle {

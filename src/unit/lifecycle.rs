@@ -108,6 +108,8 @@ pub enum EndReason {
         hook: u8,
         exit: Option<Exit>,
     },
+    /// The machine was restarted under it.
+    Rebooted,
 }
 
 impl EndReason {

@@ -73,7 +73,7 @@ impl End {
     /// to run always, and has not even been `available`, or was sent a signal by somebody.
     pub fn is_failure(&self, policy: &Policy, available: bool) -> bool {
         match self.reason {
-            EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced) => false,
+            EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced) | EndReason::Rebooted => false,
             EndReason::Exited if self.is_success(policy) => {
                 let to_run = !policy.job && policy.restart.when == RestartWhen::Always;
                 to_run && !(available && matches!(self.exit, Some(Exit::Code(_))))
@@ -128,7 +128,9 @@ impl RestartState {
         if end.ran_for(now) >= policy.restart.reset_after {
             self.attempt = 0;
         }
-        if let EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced) = end.reason {
+        if let EndReason::Stopped(StopReason::Unwanted | StopReason::Replaced) | EndReason::Rebooted =
+            end.reason
+        {
             return AfterEnd::Idle;
         }
         if let EndReason::SpawnFailed { stage, errno, .. } = &end.reason

@@ -6,10 +6,11 @@ use crate::base::{Incarnation, Now, Part, Role, Seat};
 use crate::unit::{Fact, HeldParts, Lifecycle, PartState, ProbeBoard, StopReason};
 
 use super::World;
-use super::chronicle::{ADOPTED, Entry};
+use super::chronicle::{ADOPTED, Entry, RecordId};
 use super::effect::Effect;
 use super::event::Adopted;
 use super::state::{Instance, Slot, Unit};
+use super::words::REBOOTED;
 
 impl World {
     pub(super) fn adopt(&mut self, now: Now, adopted: Adopted) {
@@ -92,7 +93,7 @@ impl World {
             return;
         };
         slot.state = state;
-        let board = slot.state.process().filter(|_| held.stop.is_none()).map(|process| {
+        let board = slot.state.process().filter(|_| held.stop.is_none() && !held.rebooted).map(|process| {
             if adopted.mark.through {
                 let ready = adopted.mark.ready;
                 let mut board = ProbeBoard::adopted(&spec.policy, process.executed_at, now.mono, ready);
@@ -161,6 +162,19 @@ impl World {
         self.apply(now, &name, Seat::draining(ordinal), Fact::Stop { reason: StopReason::Replaced });
     }
 
+    /// Said once: what ended with it follows from it.
+    fn machine_restarted(&mut self, now: Now) -> RecordId {
+        if let Some(record) = self.rebooted {
+            return record;
+        }
+        let message = "the machine was restarted, and what ran ended with it".to_owned();
+        let entry =
+            Entry { warning: true, reason: REBOOTED, object: &"system", message, change: None, cause: None };
+        let record = self.announce(now, entry);
+        self.rebooted = Some(record);
+        record
+    }
+
     fn adopted_follow_up(&mut self, now: Now, adopted: &Adopted, held: &HeldParts, fact: Option<Fact>) {
         let name = &adopted.id.unit;
         let seat = Seat { ordinal: adopted.id.ordinal, role: adopted.mark.role };
@@ -187,6 +201,7 @@ impl World {
                 }
             }
         }
+        let rebooted = held.rebooted.then(|| self.machine_restarted(now));
         let object = self.object(name);
         let message = match held.main() {
             Some(PartState::Running { pid, .. }) => format!("{seat} adopted, pid {pid}"),
@@ -196,7 +211,7 @@ impl World {
         let told = self.chronicle.recalled(&object.to_string(), seat.ordinal);
         let cause = told.and_then(|it| if it.reason == ADOPTED { it.cause } else { Some(it.id) });
         let entry = Entry { warning: false, reason: ADOPTED, object: &object, message, change: None, cause };
-        let record = self.announce(now, entry);
+        let record = rebooted.unwrap_or_else(|| self.announce(now, entry));
         self.set_cause(name, seat, record);
         if let Some(fact) = fact {
             self.apply(now, name, seat, fact);

@@ -198,6 +198,8 @@ pub struct Adopted {
     pub mark: Mark,
     /// Numbers of its `auto` ports.
     pub ports: Arc<PortNumbers>,
+    /// It ran when the machine was restarted.
+    pub rebooted: bool,
 }
 
 impl Adopted {
@@ -210,6 +212,7 @@ impl Adopted {
             stop,
             signalled: self.signalled == Some(stop.unwrap_or(StopReason::Unwanted).signal(policy)),
             through: self.mark.through,
+            rebooted: self.rebooted,
         }
     }
 }

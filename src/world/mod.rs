@@ -100,6 +100,8 @@ pub struct World {
     begun: bool,
     /// Why the first revision came about.
     first_cause: Option<Cause>,
+    /// The record of the machine's restart, if that ended what an earlier daemon had started.
+    rebooted: Option<RecordId>,
     /// Everything goes down: why.
     down: Option<String>,
     finished: bool,
@@ -179,6 +181,7 @@ impl World {
             rolling: BTreeSet::new(),
             begun: false,
             first_cause: None,
+            rebooted: None,
             down: None,
             finished: false,
             stale: 0,

@@ -3,12 +3,16 @@
 use crate::base::{Exit, format_duration};
 use crate::unit::{End, EndReason, Policy, StopReason};
 
+/// The machine was restarted: of the event, and of each end that it was.
+pub const REBOOTED: &str = "MachineRestarted";
+
 /// How an end reads in a sentence: "exited with exit code 1".
 pub fn end_words(end: &End) -> String {
     let exit = end.exit.map(|exit| exit.to_string());
     match (&end.reason, exit) {
         (EndReason::Exited, Some(exit)) => format!("ended: {exit}"),
         (EndReason::Exited, None) => "ended".into(),
+        (EndReason::Rebooted, _) => "ended: the machine was restarted".into(),
         (EndReason::SpawnFailed { stage, detail, .. }, _) => format!("could not {stage}: {detail}"),
         (EndReason::HookFailed { hook, exit: Some(exit) }, _) => {
             format!("preStart hook {hook} failed: {exit}")
@@ -44,6 +48,7 @@ pub fn end_reason(end: &End) -> &'static str {
     match (&end.reason, end.exit) {
         (EndReason::SpawnFailed { .. }, _) => "SpawnFailed",
         (EndReason::HookFailed { .. }, _) => "HookFailed",
+        (EndReason::Rebooted, _) => REBOOTED,
         (EndReason::Stopped(StopReason::Unwanted), _) => "Stopped",
         (EndReason::Stopped(StopReason::Replaced), _) => "Replaced",
         (EndReason::Stopped(StopReason::StartupFailed), _) => "StartupProbeFailed",

@@ -37,6 +37,7 @@ fn adopted(stage: &Stage, manifests: &[String], id: &InstanceId, checkpoint: Opt
             signalled: None,
             mark,
             ports: Default::default(),
+            rebooted: false,
         })),
     );
     next.tell(Event::Begin);
@@ -310,6 +311,7 @@ fn an_instance_of_which_only_the_generation_is_known_is_what_that_was() {
                 signalled: None,
                 mark,
                 ports: Default::default(),
+                rebooted: false,
             })),
         );
         let slots = next.units()[&name("a")].slots.values();
@@ -413,4 +415,49 @@ fn a_job_that_is_edited_while_the_hook_after_it_runs_is_done() {
         stage.act();
         assert_eq!(stage.count("job"), runs, "{edit}");
     }
+}
+
+#[test]
+fn what_the_restart_of_the_machine_ended_has_not_failed() {
+    let v = [service("a", FRAGILE), service("b", ", hooks: {preStart: [{command: [pre], timeout: 5s}]}")];
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    let mut next = Stage::new();
+    let desired = system::from_text(v.concat(), Revision(1), &mut Default::default()).unwrap();
+    let mut after = stage.checkpoints[&name("a")].clone();
+    after.after_another_boot(next.clock());
+    next.world.handle(next.clock(), Event::Restore { unit: name("a"), checkpoint: after, kept: None });
+    let cause = Cause::new("Up", "unisys up");
+    next.world.handle(next.clock(), Event::Desired { desired: Arc::new(desired), cause });
+    // The one ran, of the other a hook.
+    for (unit, part) in [("a", Part::Main), ("b", Part::PreStart(0))] {
+        let ended = PartState::Ended { pid: 7, at: Instant(900_000_000_000), exit: Exit::Unknown };
+        let adopted = Adopted {
+            id: stage.id(unit),
+            spec: Some(stage.unit(unit).spec.clone()),
+            generation: Generation(1),
+            started_wall: Default::default(),
+            parts: vec![(part, ended)],
+            signalled: None,
+            mark: Mark::default(),
+            ports: Default::default(),
+            rebooted: true,
+        };
+        next.world.handle(next.clock(), Event::Adopt(Box::new(adopted)));
+    }
+    next.tell(Event::Begin);
+    for unit in ["a", "b"] {
+        let slot = next.unit(unit).slots.values().next().unwrap();
+        assert_eq!((slot.restart.restarts, slot.restart.attempt), (0, 0), "{unit}");
+        assert_eq!(slot.last_end.as_ref().unwrap().words, "ended: the machine was restarted");
+        assert!(
+            slot.id(&name(unit)).is_some_and(|id| id > stage.id(unit)),
+            "{unit} is not started: {slot:?}"
+        );
+        let records = next.world.chronicle().chain(slot.cause.unwrap(), 9);
+        let root = records.last().unwrap();
+        assert_eq!((&*root.object, &*root.reason), ("system", "MachineRestarted"), "{records:?}");
+    }
+    assert_eq!(next.unit("a").breaker.circuit(), Circuit::Closed);
+    assert_eq!(next.failed, 0);
 }

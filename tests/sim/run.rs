@@ -223,6 +223,7 @@ impl Sim {
             signalled: held.signalled,
             ports: Default::default(),
             mark: held.mark.clone(),
+            rebooted: false,
         };
         self.world.handle(self.clock(), Event::Adopt(Box::new(adopted)));
     }

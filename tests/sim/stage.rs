@@ -39,6 +39,8 @@ pub struct Stage {
     pub ports_held: BTreeMap<String, &'static str>,
     /// So often the machine was looked at.
     pub looks: u32,
+    /// Failures that were told.
+    pub failed: u32,
 }
 
 /// A service as a scenario writes it.
@@ -90,6 +92,7 @@ impl Stage {
             unstartable: BTreeMap::new(),
             ports_held: BTreeMap::new(),
             looks: 0,
+            failed: 0,
         }
     }
 
@@ -149,6 +152,7 @@ impl Stage {
                 Effect::Signal { id, .. } if self.deaf.contains(id.unit.as_str()) => {
                     self.ending.push((self.now + Duration::from_secs(5), id));
                 }
+                Effect::Failed(_) => self.failed += 1,
                 Effect::SaveUnit { name, checkpoint } => _ = self.checkpoints.insert(name, *checkpoint),
                 Effect::Signal { id, signal, .. } => {
                     self.ended(&id, Exit::Signal { signal: signal.0, core: false });

@@ -40,6 +40,7 @@ fn held(stage: &Stage, id: InstanceId, parts: Vec<(Part, PartState)>, mark: Mark
         signalled: None,
         mark,
         ports: Default::default(),
+        rebooted: false,
     }))
 }
 
