@@ -72,7 +72,10 @@ impl World {
                 .filter(|slot| slot.instance.is_some())
                 .filter_map(|slot| Some((slot.seat.ordinal, slot.last_end.as_deref()?.clone())))
                 .collect(),
-            attempt: unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
+            attempt: match self.down {
+                Some(_) => 0,
+                None => unit.slots.values().map(|slot| slot.restart.attempt).max().unwrap_or(0),
+            },
             ended: unit.told_ends(),
             done,
             completed: unit.completed.clone(),

@@ -345,6 +345,7 @@ impl Checkpoint {
     /// the clock of the former boot means anything. A trial ends when it would have, a rollout begins its time anew.
     pub fn after_another_boot(&mut self, now: Now) {
         self.rests.clear();
+        self.attempt = 0;
         self.overrides.started = None;
         self.failures.clear();
         self.open_until = None;

@@ -256,7 +256,9 @@ impl World {
                 let rests = unit.serving().any(|slot| rested(slot, unit).is_some());
                 // Started though it is disabled: that is over with everything else.
                 let started = unit.overrides.started.take().is_some();
-                if rests || started {
+                // What has failed is tried again as often as at first.
+                let tried = unit.slots.values().any(|slot| slot.restart.attempt > 0);
+                if rests || started || tried {
                     self.save_unit(now, &name);
                 }
                 self.dirty.insert(name);

@@ -112,6 +112,31 @@ fn what_has_failed_for_good_or_waits_for_its_next_start_does_so_under_the_next_d
 }
 
 #[test]
+fn a_job_that_was_given_up_is_tried_as_often_as_at_first_after_an_ordered_end_and_after_a_boot() {
+    let v = [service("job", ", backoffLimit: 2").replace("kind: Service", "kind: Job")];
+    let fails_for_good = |stage: &mut Stage| {
+        let mut runs = 0;
+        while stage.count("job") == 1 {
+            runs += 1;
+            stage.exits("job", Exit::Code(1));
+            stage.pass(Duration::from_secs(120));
+        }
+        runs
+    };
+    let mut stage = Stage::new();
+    stage.accept(&v);
+    assert_eq!(fails_for_good(&mut stage), 3);
+    let mut booted = Stage::new();
+    let mut checkpoint = stage.checkpoints[&name("job")].clone();
+    checkpoint.after_another_boot(booted.clock());
+    booted.world.handle(booted.clock(), Event::Restore { unit: name("job"), checkpoint, kept: None });
+    booted.accept(&v);
+    assert_eq!(fails_for_good(&mut booted), 3, "after a boot");
+    stage.tell(Event::ShutDown { by: "ada".into(), now: false });
+    assert_eq!(fails_for_good(&mut following(&stage, &v)), 3, "after an ordered end");
+}
+
+#[test]
 fn what_opened_a_circuit_is_known_to_the_next_daemon() {
     let v = |x: u32| {
         vec![
