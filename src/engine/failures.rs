@@ -58,6 +58,8 @@ pub struct Faults {
     used: BTreeMap<InstanceId, Used>,
     /// Each thread of an instance, when its watchdog last looked closely.
     threads: BTreeMap<InstanceId, Vec<Thread>>,
+    /// A close look at these is under way.
+    explaining: BTreeSet<InstanceId>,
     /// The latest spec with which each unit was Ready.
     last_good: BTreeMap<Name, Good>,
     redactor: Redactor,
@@ -98,6 +100,7 @@ impl Faults {
             probes: BTreeMap::new(),
             used: BTreeMap::new(),
             threads: BTreeMap::new(),
+            explaining: BTreeSet::new(),
             last_good: BTreeMap::new(),
             redactor: Redactor::default(),
             patterns: Arc::default(),
@@ -184,6 +187,10 @@ impl Engine {
 
     /// An instance failed: it is looked at once its last output is in the log.
     pub(super) fn failed(&mut self, failure: Box<Failure>) {
+        let object = failure.spec.object.to_string();
+        if failure.again && self.faults.book.knows(&object, failure.id.incarnation.0) {
+            return;
+        }
         if self.closing.contains(&failure.id) {
             self.faults.pending.insert(failure.id.clone(), failure);
         } else {
@@ -206,6 +213,7 @@ impl Engine {
         // It is there until it is forgotten, which comes next.
         let cgroups = self.cgroups.as_ref().filter(|_| looked_at.is_some());
         case.cgroup = cgroups.and_then(|tree| tree.usage(&case.failure.id));
+        let id = case.failure.id.clone();
         let left = match looked_at {
             Some(_) => self.faults.worker.look_at(case).err(),
             None => Some(Box::new(case)),
@@ -214,6 +222,8 @@ impl Engine {
             let classified = worker::classified(&case, &[]);
             let sighting = worker::sighting(&case, &classified);
             self.record_failure(self.as_last_time(sighting));
+        } else {
+            self.faults.explaining.insert(id);
         }
     }
 
@@ -304,10 +314,20 @@ impl Engine {
     fn failure_known(&mut self, known: worker::Known) {
         let worker::Known { sighting, id, generation, exit, ran_for } = known;
         if let Some(exit) = exit {
+            let id = id.clone();
             let event = Event::Classified { id, generation, exit, ran_for, category: sighting.category };
             self.world.handle(clock::now(), event);
         }
         self.record_failure(sighting);
+        if self.faults.explaining.remove(&id) && self.unrecorded.contains(&id) {
+            self.save_failures();
+            self.let_go_once_recorded(id);
+        }
+    }
+
+    /// What came of its failure is not known yet.
+    pub(super) fn is_being_explained(&self, id: &InstanceId) -> bool {
+        self.faults.explaining.contains(id)
     }
 
     /// Something was announced: a failure of its own, perhaps.

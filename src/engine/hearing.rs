@@ -66,9 +66,14 @@ impl Engine {
     }
 
     /// How an instance ended is known to the keeper until the store knows what came of it: the next daemon finds
-    /// it in one of them, whenever this one is killed. A disk that takes nothing holds up nobody.
-    fn let_go_once_recorded(&mut self, id: InstanceId) {
+    /// it in one of them, whenever this one is killed. So it is with the failure that it was. A disk that
+    /// takes nothing holds up nobody.
+    pub(super) fn let_go_once_recorded(&mut self, id: InstanceId) {
         self.unrecorded.insert(id.clone());
+        if self.is_being_explained(&id) {
+            return;
+        }
+        self.save_failures();
         let (mut recorded, inputs) = (self.store.recorded_in_passing(), self.inputs.clone());
         tokio::spawn(async move {
             let _ = recorded.recv().await;

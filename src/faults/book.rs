@@ -126,6 +126,13 @@ impl Book {
         self.records.entry(fingerprint).or_insert(record)
     }
 
+    /// A failure of this instance of the unit has been recorded, or a later one.
+    pub fn knows(&self, unit: &str, incarnation: u64) -> bool {
+        let of_unit = self.of_unit.get(unit).into_iter().flatten();
+        let mut known = of_unit.filter_map(|(_, _, fingerprint)| self.records.get(fingerprint)?.incarnation);
+        known.any(|known| known >= incarnation)
+    }
+
     fn index(&mut self, record: &ErrorRecord) {
         let key = (record.last_seen, record.id, record.fingerprint.clone());
         self.of_unit.entry(record.unit.clone()).or_default().insert(key.clone());
@@ -254,6 +261,7 @@ mod tests {
         book.record(Sighting { unit: "service/b".into(), ..sighting("z", 3) });
         let latest = |book: &Book, unit: &str| book.latest_of(unit).map(|record| record.fingerprint.clone());
         assert_eq!(latest(&book, "service/a").as_deref(), Some("y"));
+        assert!(book.knows("service/a", 2) && !book.knows("service/a", 3) && !book.knows("service/c", 1));
         book.record(sighting("x", 4));
         assert_eq!(latest(&book, "service/a").as_deref(), Some("x"));
         let mut book = Book::restore(book.take_changes().0);

@@ -3,7 +3,7 @@
 use crate::base::{Exit, Instant, Part};
 
 use super::lifecycle::{
-    EndReason, Fact, Lifecycle, Process, StartPhase, Starting, StopPhase, StopReason, Stopping,
+    End, EndReason, Fact, Lifecycle, Process, StartPhase, Starting, StopPhase, StopReason, Stopping,
 };
 use super::policy::Policy;
 
@@ -134,6 +134,14 @@ impl HeldParts {
             }),
             fact,
         )
+    }
+
+    /// How one ended of which every part has; `None`: its main program never ran.
+    pub fn end(&self) -> Option<End> {
+        let main = self.main()?;
+        let (_, executed_at) = main.process()?;
+        let (exit, executed_at) = (Some(main.exit()?), Some(executed_at));
+        Some(End { reason: self.end_reason(), exit, executed_at, survivors: 0, overran: false })
     }
 
     fn end_reason(&self) -> EndReason {

@@ -7,10 +7,10 @@ use crate::unit::{Fact, HeldParts, Lifecycle, PartState, ProbeBoard, StopReason}
 
 use super::World;
 use super::chronicle::{ADOPTED, Entry, RecordId};
-use super::effect::Effect;
+use super::effect::{Effect, Failure};
 use super::event::Adopted;
-use super::state::{Instance, Slot, Unit};
-use super::words::REBOOTED;
+use super::state::{Instance, LastEnd, Slot, Unit};
+use super::words::{REBOOTED, end_words};
 
 impl World {
     pub(super) fn adopt(&mut self, now: Now, adopted: Adopted) {
@@ -20,7 +20,8 @@ impl World {
         if counted && adopted.parts.iter().all(|(_, state)| state.exit().is_some()) {
             // An earlier daemon has counted its end; only that it may be forgotten was still to be said.
             self.told_before.push((adopted.id.unit.clone(), adopted.id.incarnation));
-            return self.effects.push_back(Effect::Forget { id: adopted.id });
+            self.effects.push_back(Effect::Forget { id: adopted.id.clone() });
+            return self.tell_failure_again(now, &adopted);
         }
         match adopted.parts.iter().all(|(part, state)| *part != Part::Main && state.exit().is_some()) {
             true => self.half_started.push(adopted),
@@ -133,6 +134,41 @@ impl World {
             extended: adopted.mark.extended,
         });
         self.adopted_follow_up(now, &adopted, &held, fact);
+    }
+
+    /// Whether the failure that an end was is recorded is not known here.
+    fn tell_failure_again(&mut self, now: Now, adopted: &Adopted) {
+        let id = &adopted.id;
+        let Some(unit) = self.units.get(&id.unit) else { return };
+        let spec = adopted.spec.clone().unwrap_or_else(|| unit.spec.clone());
+        let is_of =
+            |slot: &Slot| slot.last_end.as_ref().is_some_and(|last| last.incarnation == id.incarnation);
+        let slot = unit.slots.values().find(|slot| is_of(slot));
+        // Of one that was started again at once the store keeps no words.
+        let last = slot.and_then(|slot| slot.last_end.as_deref().cloned());
+        let told = last.or_else(|| {
+            let end = adopted.held_parts(&spec.policy).end()?;
+            Some(LastEnd { words: end_words(&end), end, at: now.wall, incarnation: id.incarnation })
+        });
+        let Some(LastEnd { end, words, at, .. }) = told.filter(|_| !adopted.rebooted) else { return };
+        if !end.is_failure(&spec.policy, true) {
+            return;
+        }
+        let failure = Failure {
+            id: id.clone(),
+            generation: adopted.generation,
+            ran_for: end.ran_for(now.mono),
+            end,
+            words,
+            frozen: None,
+            at,
+            restarts: slot.map_or(0, |slot| slot.restart.restarts),
+            permanent: slot.is_some_and(|slot| matches!(slot.state, Lifecycle::Failed(_))),
+            record: slot.and_then(|slot| slot.cause),
+            again: true,
+            spec,
+        };
+        self.effects.push_back(Effect::Failed(Box::new(failure)));
     }
 
     /// The daemon may have died before it could tell the keeper of a role: of two serving instances of an ordinal, a newer one

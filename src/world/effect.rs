@@ -183,4 +183,6 @@ pub struct Failure {
     pub permanent: bool,
     /// The record of its end.
     pub record: Option<RecordId>,
+    /// An earlier daemon has counted it, and may have been killed before it had recorded the failure.
+    pub again: bool,
 }

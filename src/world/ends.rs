@@ -104,6 +104,7 @@ impl World {
                 restarts: slot.restart.restarts,
                 permanent: matches!(after, AfterEnd::Failed(_)),
                 record,
+                again: false,
             })
         });
         let last = LastEnd { end: end.clone(), at: now.wall, incarnation: id.incarnation, words };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{System, until};
+use crate::support::{System, python, until};
 
 /// Looks more often than [`until`] does: the daemon is to be killed right after it.
 fn until_forgotten(system: &System, job: &str) {
@@ -42,5 +42,32 @@ fn a_job_that_has_run_is_not_run_again_by_the_next_daemon_however_early_this_one
         until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
         system.ok(&["wait", "--for=condition=Completed", "--timeout", "30s", job]);
         assert_eq!(fs::read_to_string(system.path(&format!("manifests/{job}.runs"))).unwrap(), "x", "{job}");
+    }
+}
+
+#[test]
+fn a_failure_is_recorded_however_early_the_daemon_is_killed_after_it() {
+    let units = ["first", "second", "third", "fourth", "fifth"];
+    let files: Vec<(String, String)> = units
+        .iter()
+        .map(|unit| {
+            let code = format!(
+                "import os,time\nwhile not os.path.exists('{unit}.go'): time.sleep(0.01)\nraise RuntimeError('no luck')"
+            );
+            (format!("{unit}.yaml"), python(unit, &code, "  restart: {policy: Never}\n"))
+        })
+        .collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let system = System::up(&files);
+    for unit in units {
+        let daemon = until("a daemon", || system.daemon_pid());
+        system.write(&format!("manifests/{unit}.go"), "");
+        until_forgotten(&system, unit);
+        kill_process(Pid::from_raw(daemon as i32).unwrap(), Signal::KILL).unwrap();
+        until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
+        let errors = system.json(&["errors", "ls", unit]);
+        let messages: Vec<&str> =
+            errors.as_array().unwrap().iter().filter_map(|error| error["message"].as_str()).collect();
+        assert!(messages.iter().any(|message| message.contains("no luck")), "{unit}: {messages:?}");
     }
 }

@@ -470,7 +470,8 @@ impl Sim {
             Effect::Failed(failure) => {
                 // What an earlier daemon knew is taken up with what is declared.
                 let declared = self.desired.units.contains_key(&failure.id.unit);
-                if declared && self.store.tells_end(&failure.id) {
+                // That it was a failure may not have been recorded.
+                if declared && !failure.again && self.store.tells_end(&failure.id) {
                     return Err(format!("{} ended and is told of again: it was recorded", failure.id));
                 }
                 let bad = failure.end.exit == Some(Exit::Code(3)) && self.rng.chance(0.5);

@@ -65,6 +65,7 @@ fn an_end_counts_once_whether_store_or_keeper_or_both_know_of_it() {
             next.tell(Event::Begin);
             checkpoint = next.checkpoints[&name("a")].clone();
             assert_eq!((checkpoint.failures.len(), checkpoint.attempt), (1, 1), "{checkpoint:?}");
+            assert_eq!(next.failed, 1, "the daemon before may not have recorded it");
         }
     }
 }
