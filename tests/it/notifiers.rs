@@ -210,6 +210,30 @@ fn what_waits_is_told_by_the_notifier_as_it_was_corrected_and_by_the_next_daemon
     assert!(!system.path(".unified-system/logs/notifier-dead-letters.jsonl").exists());
 }
 
+#[test]
+fn what_a_notifier_owed_that_left_the_manifests_while_nothing_ran_is_a_dead_letter() {
+    let hook = Hook::new(500);
+    let mut system = System::up(&[
+        ("s.yaml", HOOK_SECRET),
+        ("h.yaml", &hook.notifier("h", "")),
+        ("a.yaml", &python("a", "raise SystemExit(3)", NEVER)),
+    ]);
+    until("it is tried in vain", || (hook.count() > 0).then_some(()));
+    error(&system, "a", "a's error", |_| true);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    fs::remove_file(system.path("manifests/h.yaml")).unwrap();
+    system.start(&[]);
+    until("that it is given up is said", || {
+        system.ok(&["events"]).contains("gave up telling of").then_some(())
+    });
+    let letters =
+        fs::read_to_string(system.path(".unified-system/logs/notifier-dead-letters.jsonl")).unwrap();
+    assert!(letters.contains("service/a") && letters.contains("in no manifest any more"), "{letters}");
+    let kept = system.path(".unified-system/notifiers/h.json");
+    until("nothing is kept of it", || (!kept.exists()).then_some(()));
+}
+
 /// An https server on localhost and the certificate of the authority that vouches for it.
 fn https_hook() -> (u16, String, Arc<Mutex<Vec<String>>>) {
     let authority_key = rcgen::KeyPair::generate().unwrap();

@@ -60,14 +60,16 @@ impl Courier {
         self.told.join(format!("{name}.json"))
     }
 
-    /// Of notifiers that are not there any more nothing is kept.
-    pub fn forget_others(&self, is_there: impl Fn(&str) -> bool) {
-        for entry in fs::read_dir(&self.told).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if !path.file_stem().and_then(|stem| stem.to_str()).is_some_and(&is_there) {
-                let _ = fs::remove_file(path);
-            }
-        }
+    /// Notifiers that are not there any more, and of which something is kept.
+    pub fn others(&self, is_there: impl Fn(&Name) -> bool) -> Vec<Name> {
+        let kept = fs::read_dir(&self.told).into_iter().flatten().flatten();
+        let names = kept.filter_map(|entry| entry.path().file_stem()?.to_str()?.parse::<Name>().ok());
+        names.filter(|name| !is_there(name)).collect()
+    }
+
+    /// Nothing is kept of it any more.
+    pub fn forget(&self, name: &Name) {
+        let _ = fs::remove_file(self.told_by(name));
     }
 
     async fn client(&self, url: &str) -> Result<reqwest::Client, String> {

@@ -73,7 +73,32 @@ impl Notifiers {
                 }
             }
         }
-        self.courier.forget_others(|name| plans.iter().any(|plan| plan.name.as_str() == name));
+        let left = self.courier.others(|name| plans.iter().any(|plan| plan.name == *name));
+        for name in left {
+            match self.courier.kept(&name).filter(|_| first) {
+                // It left the manifests while no daemon looked.
+                Some(kept) => self.give_up(name, &kept, book),
+                None => self.courier.forget(&name),
+            }
+        }
+    }
+
+    /// What a notifier that is in no manifest any more still owed is a dead letter.
+    fn give_up(&self, name: Name, kept: &str, book: &Book) {
+        let (told, courier) = (Told::read(kept), self.courier.clone());
+        let on = told.as_ref().and_then(|told| serde_json::from_str::<NotifierFilter>(told.on()).ok());
+        let Some((told, on)) = told.zip(on) else { return courier.forget(&name) };
+        let mut desk = Desk::new(filter_of(&on), limits::NOTIFIER_RATE, 0);
+        for (record, times) in owed(&told, &filter_of(&on), book).into_iter().rev() {
+            desk.owe(record.clone(), times);
+        }
+        let tell = self.tell.clone();
+        tokio::spawn(async move {
+            for letter in desk.close(clock::mono()) {
+                bury(&courier, &tell, &name, &letter, GONE).await;
+            }
+            courier.forget(&name);
+        });
     }
 
     fn begin(&self, plan: NotifierPlan, kept: Option<&str>, book: &Book) -> Running {
@@ -87,8 +112,7 @@ impl Notifiers {
         // What waits over an edit of what it is to tell is told all the same, whether there was a daemon meanwhile or not.
         let then =
             serde_json::from_str(told.on()).map_or_else(|_| filter_of(&plan.spec.on), |on| filter_of(&on));
-        let owed = book.iter().filter(|record| then.passes(record)).map(|record| (record, told.owed(record)));
-        let owed: Vec<(&ErrorRecord, u64)> = owed.filter(|(_, times)| *times > 0).collect();
+        let owed = owed(&told, &then, book);
         if !owed.is_empty() {
             desk.has_tried(told.tried());
         }
@@ -133,6 +157,27 @@ impl Notifiers {
             let _ = tokio::time::timeout(limits::NOTIFIER_TIMEOUT, task).await;
         }
     }
+}
+
+/// Why what a notifier that is gone had not delivered is a dead letter.
+const GONE: &str = "the notifier is in no manifest any more";
+
+/// What it has not told, each with how often it happened.
+fn owed<'a>(told: &Told, filter: &Filter, book: &'a Book) -> Vec<(&'a ErrorRecord, u64)> {
+    let passing = book.iter().filter(|record| filter.passes(record));
+    passing.map(|record| (record, told.owed(record))).filter(|(_, times)| *times > 0).collect()
+}
+
+/// Nobody got it.
+async fn bury(courier: &Courier, tell: &Tell, name: &Name, letter: &Letter, why: &str) {
+    let mut message = template::message(name.as_str(), letter);
+    message["undelivered"] = why.into();
+    let of = letter.subject();
+    let message = match courier.bury(message).await {
+        Ok(()) => format!("gave up telling of {of}: {why}; see logs/notifier-dead-letters.jsonl"),
+        Err(lost) => format!("gave up telling of {of}: {why}; a dead letter is lost: {lost}"),
+    };
+    tell(name, true, "NotifierGaveUp", message);
 }
 
 fn filter_of(on: &NotifierFilter) -> Filter {
@@ -209,7 +254,7 @@ impl Work {
             }
         }
         for letter in desk.close(clock::mono()) {
-            self.bury(&letter, "the notifier is in no manifest any more").await;
+            self.bury(&letter, GONE).await;
         }
     }
 
@@ -276,14 +321,7 @@ impl Work {
 
     async fn bury(&self, letter: &Letter, why: &str) {
         self.counts.dead.fetch_add(1, Ordering::Relaxed);
-        let mut message = template::message(self.plan.name.as_str(), letter);
-        message["undelivered"] = why.into();
-        let of = letter.subject();
-        let message = match self.courier.bury(message).await {
-            Ok(()) => format!("gave up telling of {of}: {why}; see logs/notifier-dead-letters.jsonl"),
-            Err(lost) => format!("gave up telling of {of}: {why}; a dead letter is lost: {lost}"),
-        };
-        (self.tell)(&self.plan.name, true, "NotifierGaveUp", message);
+        bury(&self.courier, &self.tell, &self.plan.name, letter, why).await;
     }
 }
 
