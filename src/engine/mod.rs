@@ -4,6 +4,7 @@
 
 mod adoption;
 mod console;
+mod deleted;
 mod effects;
 mod failures;
 pub mod foretold;
@@ -255,13 +256,17 @@ impl Engine {
 
     fn begin(
         &mut self,
-        restored: Restored,
+        mut restored: Restored,
         held: Vec<(Held, Vec<std::os::fd::OwnedFd>)>,
         down: Option<Down>,
     ) -> Result<(), EngineError> {
         let now = clock::now();
         let first = held.is_empty() && restored.revision.0 == 0;
         let outcome = self.sets.begin(&restored.sets, &adoption::busy(&held));
+        if let Some(declared) = outcome.desired.as_ref().filter(|_| !outcome.rejected) {
+            let held = held.iter().map(|(held, _)| held.id.unit.clone()).collect();
+            self.forget_deleted(&mut restored.units, declared, &held);
+        }
         let at = |revision| self.desired_at(revision).ok();
         for event in
             foretold::restorations(restored.units, restored.boot, outcome.desired.as_deref(), now, at)

@@ -331,3 +331,34 @@ fn changes_tell_who_gave_an_apply_or_a_delete() {
         assert!(changes.contains(order), "{order} is not in {changes}");
     }
 }
+
+#[test]
+fn orders_end_with_their_unit_also_where_it_is_deleted_while_nothing_runs() {
+    let mut system = System::new(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    std::fs::create_dir(system.path("others")).unwrap();
+    system.write("others/c.yaml", &sleeper("c", ""));
+    system.start(&[]);
+    let again = |system: &mut System, extra: &[&str]| {
+        system.ok(&["down"]);
+        system.ended();
+        system.start(extra);
+    };
+    let status = |system: &System| {
+        let status = system.json(&["get", "service", "a"])["status"].clone();
+        status["overrides"].as_array().unwrap().len()
+    };
+    system.ok(&["disable", "a"]);
+    // Of manifests that are not read it is not known that they are gone.
+    again(&mut system, &["-f", "others"]);
+    again(&mut system, &[]);
+    assert_eq!(status(&system), 1);
+    system.ok(&["down"]);
+    system.ended();
+    std::fs::remove_file(system.path("manifests/a.yaml")).unwrap();
+    system.start(&[]);
+    system.write("manifests/a.yaml", &sleeper("a", ""));
+    system.ready(&["a"]);
+    again(&mut system, &[]);
+    system.ready(&["a"]);
+    assert_eq!(status(&system), 0);
+}
