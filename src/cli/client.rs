@@ -317,7 +317,8 @@ fn orphaned(socket: &Path) -> Option<Failure> {
     /// So many are named.
     const NAMED: usize = 5;
     let dir = socket.parent()?;
-    if has_keeper(socket) {
+    let state = StateDir { root: dir.to_owned() };
+    if has_keeper(socket) || state.copied_from().is_some() {
         return None;
     }
     let id = std::fs::read_to_string(dir.join("run/id")).ok()?;
@@ -334,7 +335,7 @@ fn orphaned(socket: &Path) -> Option<Failure> {
         *of_it = (*of_it).min(pid);
     }
     // A program may have written over its marker.
-    let mut first = left_running(&StateDir { root: dir.to_owned() });
+    let mut first = left_running(&state);
     for (id, pid) in marked {
         first.entry(id).or_insert(pid);
     }

@@ -76,7 +76,9 @@ pub fn foretold(options: &Options, given: Option<LoadInput>) -> Foretold {
 /// What marks the processes of the system here, its keeper if one is there, and those of them that run without it.
 pub fn ours() -> (String, Option<u32>, BTreeSet<u32>) {
     let state = StateDir { root: STATE_DIR.into() };
-    let state_id = std::fs::read_to_string(state.root.join("run/id")).unwrap_or_else(|_| "none".into());
+    let id =
+        std::fs::read_to_string(state.root.join("run/id")).ok().filter(|_| state.copied_from().is_none());
+    let state_id = id.unwrap_or_else(|| "none".into());
     let left = left_running(&state).into_values().collect();
     (state_id.trim().to_owned(), keeper_pid(&state.socket()), left)
 }

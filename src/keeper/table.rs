@@ -242,8 +242,12 @@ impl Table {
     }
 }
 
-/// Main processes that a keeper which is gone has left running, as far as its journal tells; of those that started in this boot.
+/// Main processes that a keeper which is gone has left running, as far as its journal tells; of those that started in this boot. A
+/// copied journal tells of another system's.
 pub fn left_running(state: &StateDir) -> BTreeMap<InstanceId, u32> {
+    if state.copied_from().is_some() {
+        return BTreeMap::new();
+    }
     let entries = Journal::read(&state.journal()).unwrap_or_default();
     let begun = |entry: &Entry| matches!(entry, Entry::Begin { boot, .. } if *boot == clock::boot_id());
     if !entries.iter().any(begun) {

@@ -14,6 +14,7 @@ pub mod inherit;
 pub mod listeners;
 pub mod own;
 pub mod packet;
+mod place;
 pub mod process;
 pub mod sandbox;
 pub mod signals;

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::place::Place;
 use super::{clock, files, process};
 
 /// A process that was killed lets go of its lock within this.
@@ -64,6 +65,8 @@ pub enum StateDirError {
     Removed { path: PathBuf, pid: u32 },
     #[error("cannot lock {path}: {why}")]
     Lock { path: PathBuf, why: String },
+    #[error("cannot begin anew in {path}, which is a copy of another system's state directory: {why}")]
+    Copied { path: PathBuf, why: String },
     #[error("the keeper that was to be replaced on {path} has ended in order, or has been replaced")]
     Superseded { path: PathBuf },
 }
@@ -241,7 +244,60 @@ impl StateDir {
         let _ = rustix::fs::ftruncate(lock, 0);
     }
 
-    /// Identity of the directory for the marker in children's environments: survives renames and restarts.
+    fn place(&self) -> PathBuf {
+        self.run().join("place")
+    }
+
+    /// The directory that this one is a copy of. What is written here of processes (journal, identity) is that one's.
+    pub fn copied_from(&self) -> Option<PathBuf> {
+        let id = fs::read_to_string(self.run().join("id")).ok()?;
+        let (recorded, own) =
+            (Place::read(&self.place())?, Place::of(&fs::canonicalize(&self.root).ok()?).ok()?);
+        let same = fs::read_to_string(recorded.path.join("run/id")).is_ok_and(|other| other == id);
+        let twin = Place::of(&recorded.path).ok().filter(|_| same);
+        own.is_copy(&recorded, twin.as_ref()).then_some(recorded.path)
+    }
+
+    /// Writes down where this directory lies. A copy becomes a system of its own: what runs, and what is owed, is that of the
+    /// directory that was copied, which is given. To be called by who has the lock.
+    ///
+    /// # Errors
+    /// `Removed`: it was copied, or moved to another file system, from a directory that is gone and whose keeper is not.
+    pub fn settle(&self) -> Result<Option<PathBuf>, StateDirError> {
+        let fail =
+            |error: io::Error| StateDirError::Copied { path: self.root.clone(), why: files::why(&error) };
+        let of = self.copied_from();
+        if of.is_some() {
+            // The identity last: who is killed before that does all of it again.
+            let removed = [
+                fs::remove_file(self.journal()),
+                fs::remove_file(self.socket()),
+                fs::remove_dir_all(self.told()),
+                fs::remove_file(self.run().join("id")),
+            ];
+            for result in removed {
+                match result {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+                    _ => {}
+                }
+            }
+        }
+        let own = Place::of(&self.root).map_err(fail)?;
+        let recorded = Place::read(&self.place());
+        if let Some(recorded) = recorded.as_ref().filter(|recorded| of.is_none() && !recorded.is(&own))
+            && recorded.path != own.path
+            && let Some(pid) = holder_of_removed(&recorded.path.join("lock"))
+        {
+            return Err(StateDirError::Removed { path: recorded.path.clone(), pid });
+        }
+        // A full disk keeps nobody from what runs: the next one writes it.
+        if recorded.as_ref() != Some(&own) {
+            let _ = own.write(&self.place());
+        }
+        Ok(of)
+    }
+
+    /// Identity of the directory for the marker in children's environments: survives renames and restarts, and is not copied.
     pub fn identity(&self) -> io::Result<String> {
         let path = self.run().join("id");
         match fs::read_to_string(&path) {
@@ -357,6 +413,29 @@ mod tests {
         let again = StateDir::open(&state.root).unwrap();
         fs::write(again.root.join("lock"), "1\n").unwrap();
         assert!(!again.is_held_by(&lock));
+    }
+
+    #[test]
+    fn a_copy_begins_with_an_identity_of_its_own_and_no_journal_and_what_was_moved_keeps_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        assert_eq!(state.settle().unwrap(), None);
+        let id = state.identity().unwrap();
+        fs::write(state.journal(), "what runs").unwrap();
+        let copy = StateDir::open(&dir.path().join("copy")).unwrap();
+        for file in ["id", "place", "journal"] {
+            fs::copy(state.run().join(file), copy.run().join(file)).unwrap();
+        }
+        assert_eq!(copy.copied_from(), Some(state.root.clone()));
+        assert_eq!(copy.settle().unwrap(), Some(state.root.clone()));
+        assert!(!copy.journal().exists());
+        assert_ne!(copy.identity().unwrap(), id);
+        assert_eq!((copy.settle().unwrap(), copy.copied_from()), (None, None), "it is one of its own now");
+        let moved = dir.path().join("moved");
+        fs::rename(&state.root, &moved).unwrap();
+        let moved = StateDir::open(&moved).unwrap();
+        assert_eq!(moved.settle().unwrap(), None);
+        assert_eq!((moved.identity().unwrap(), moved.journal().exists()), (id, true));
     }
 
     #[test]

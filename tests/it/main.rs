@@ -23,6 +23,7 @@ mod orders;
 mod output;
 mod overlays;
 mod owners;
+mod places;
 mod ports;
 mod readme;
 mod rollout_ways;

@@ -12,6 +12,7 @@ use crate::manifest::diagnostic::is_conflict;
 use crate::os::inherit;
 use crate::os::own;
 use crate::os::state_dir::{StateDir, StateDirError};
+use crate::os::voice::complain;
 use crate::os::{files, snapshot};
 
 use super::super::args::{Global, Up};
@@ -43,6 +44,7 @@ pub fn keep(
             lock => (lock.map_err(state_failure)?, None),
         },
     };
+    settle(&state)?;
     let text = serde_json::to_string(&options).map_err(|error| Failure::other(error.to_string(), ""))?;
     let keeper_options = keeper::Options {
         state,
@@ -63,6 +65,18 @@ pub fn keep(
     }
 }
 
+/// Whoever has the lock makes a copy of another system's directory one of its own.
+fn settle(state: &StateDir) -> Result<(), Failure> {
+    if let Some(of) = state.settle().map_err(state_failure)? {
+        complain!(
+            "note: {} is a copy of {}: it is a system of its own now, and what runs there is left alone",
+            state.root.display(),
+            of.display()
+        );
+    }
+    Ok(())
+}
+
 fn state_failure(error: StateDirError) -> Failure {
     let hint = match &error {
         StateDirError::Locked { .. } => {
@@ -74,6 +88,7 @@ fn state_failure(error: StateDirError) -> Failure {
         }
         StateDirError::NotDirectory { .. } => "remove it, or give another with --state-dir",
         StateDirError::Removed { .. } => "then try again, or give another with --state-dir",
+        StateDirError::Copied { .. } => "remove it, or give another with --state-dir",
         StateDirError::Lock { .. } | StateDirError::Superseded { .. } => "",
     };
     Failure::Conflict { message: error.to_string(), hint: hint.into() }
@@ -143,7 +158,9 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 /// Starts the keeper in a session of its own and returns once its daemon answers.
 fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<Outcome, Failure> {
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
-    drop(state.lock(None).map_err(state_failure)?);
+    let lock = state.lock(None).map_err(state_failure)?;
+    settle(&state)?;
+    drop(lock);
     let log_path = state.logs().join("up.log");
     let log = files::fresh_file(&log_path, 0o600).map_err(|error| {
         Failure::other(format!("cannot write {}: {}", log_path.display(), files::why(&error)), "")
