@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod cmd;
+mod home;
 mod keeper;
 mod kept;
 mod progress;

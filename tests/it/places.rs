@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::support::{System, alive, kill_both, sleeper, until};
+use super::support::{System, alive, kill_both, sleeper, text, until};
 
 #[test]
 fn a_copy_of_a_running_directory_is_a_system_of_its_own() {
@@ -35,4 +35,44 @@ fn a_copy_of_a_running_directory_is_a_system_of_its_own() {
     assert!(alive(a), "the copy stopped what is not its own");
     system.start(&[]);
     assert_eq!(system.pid("a"), a);
+}
+
+#[test]
+fn up_in_a_directory_below_is_that_of_the_system_that_the_other_commands_find() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.ready(&["a"]);
+    let below = system.path("src/deep");
+    std::fs::create_dir_all(&below).unwrap();
+    let run = |args: &[&str]| {
+        let output = system.command(args).current_dir(&below).output().unwrap();
+        (output.status.code().unwrap(), text(&output.stderr))
+    };
+    let (code, words) = run(&["up", "-d"]);
+    assert!(code == 5 && words.contains("already running"), "{words}");
+    let (code, words) = run(&["up", "-d", "-f", "../../manifests"]);
+    assert!(code == 5 && words.contains(&format!("pid {}", system.keeper_pid())), "{words}");
+    assert!(words.contains("--state-dir"), "{words}");
+    assert!(!below.join(".unified-system").exists());
+    // One of its own is meant where there are manifests.
+    std::fs::create_dir(below.join("manifests")).unwrap();
+    std::fs::write(below.join("manifests/b.yaml"), sleeper("b", "")).unwrap();
+    let (code, words) = run(&["up", "-d"]);
+    assert!(code == 0 && words.contains("has a system of its own"), "{words}");
+    assert_eq!(run(&["get", "service", "b"]).0, 0);
+    assert_eq!(run(&["down"]).0, 0);
+    let ordered = system.ok(&["down"]);
+    system.ended();
+    assert_eq!(ordered, "stopped\n");
+    // What rests is found as well.
+    std::fs::remove_dir_all(below.join(".unified-system")).unwrap();
+    std::fs::remove_dir_all(below.join("manifests")).unwrap();
+    let up = system.command(&["up", "-d"]).current_dir(&below).output().unwrap();
+    assert!(
+        up.status.success() && text(&up.stderr).contains("this is the system of"),
+        "{}",
+        text(&up.stderr)
+    );
+    assert!(!below.join(".unified-system").exists());
+    system.ready(&["a"]);
+    system.ok(&["down"]);
 }

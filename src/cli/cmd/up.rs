@@ -19,6 +19,7 @@ use super::super::args::{Global, Up};
 use super::super::client::{Client, STATE_DIR};
 use super::super::{Failure, Outcome, own_program, render};
 use crate::cli::aside;
+use crate::cli::home::{Home, Look, manifests_in};
 
 pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
     let wait = args.wait.as_deref().map(wait_time).transpose()?;
@@ -95,7 +96,8 @@ fn state_failure(error: StateDirError) -> Failure {
 }
 
 fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
-    let paths = paths(&args.files)?;
+    let home = home(global, args)?;
+    let paths = paths(&args.files, &home)?;
     let overlays = args.overlay.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
     if let Some(message) = paths.iter().chain(&overlays).find_map(|path| snapshot::distrusted(path)) {
         let hint = "whoever can write the manifests can run code as root; make them writable by root alone";
@@ -107,11 +109,16 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
     }
     let state_dir = match &global.state_dir {
         Some(dir) => dir.clone(),
-        None => PathBuf::from(STATE_DIR),
+        None => home.join(STATE_DIR),
     };
+    let state_dir = std::path::absolute(state_dir).map_err(|error| Failure::usage(error.to_string(), ""))?;
+    // As if it had been called there.
+    std::env::set_current_dir(&home).map_err(|error| {
+        Failure::usage(format!("cannot go to {}: {}", home.display(), files::why(&error)), "")
+    })?;
     own::few_arenas();
     Ok(Options {
-        state_dir: std::path::absolute(state_dir).map_err(|error| Failure::usage(error.to_string(), ""))?,
+        state_dir,
         paths,
         overlays,
         set: args.set.clone(),
@@ -123,13 +130,53 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
     })
 }
 
-fn paths(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+/// The directory of the system that is meant.
+fn home(global: &Global, args: &Up) -> Result<PathBuf, Failure> {
+    let here = std::env::current_dir().map_err(|error| {
+        let message = format!("cannot tell which directory this is: {}", files::why(&error));
+        Failure::usage(message, "go to another one")
+    })?;
+    if global.state_dir.is_some() {
+        return Ok(here);
+    }
+    match Look::around(&here).home(!args.files.is_empty()) {
+        Home::Here => Ok(here),
+        Home::HereBelow(above) => {
+            say(
+                global.quiet,
+                format_args!("{} has a system of its own; this is another one", above.display()),
+            );
+            Ok(here)
+        }
+        Home::Above(above) => {
+            say(global.quiet, format_args!("this is the system of {}", above.display()));
+            Ok(above)
+        }
+        Home::Taken(above, keeper) => Err(Failure::Conflict {
+            message: format!(
+                "cannot begin a system here: that of {} runs (pid {keeper}), and is the one that commands find from here",
+                above.display()
+            ),
+            hint: format!(
+                "`unisys apply -f PATH` gives it these files as well; `--state-dir {STATE_DIR}` begins another one here"
+            ),
+        }),
+    }
+}
+
+fn say(quiet: bool, words: std::fmt::Arguments<'_>) {
+    if !quiet {
+        aside!("note: {words}");
+    }
+}
+
+/// What is named, else what lies where the system is.
+fn paths(given: &[PathBuf], home: &Path) -> Result<Vec<PathBuf>, Failure> {
     if !given.is_empty() {
         return given.iter().map(|path| absolute(path)).collect();
     }
-    let default = ["manifests", "unisys.yaml"].into_iter().map(Path::new).find(|path| path.exists());
-    match default {
-        Some(path) => Ok(vec![absolute(path)?]),
+    match manifests_in(home) {
+        Some(path) => Ok(vec![absolute(&path)?]),
         None => Err(Failure::usage(
             "there is neither ./manifests nor ./unisys.yaml",
             "name your manifests with -f PATH",
