@@ -166,6 +166,9 @@ pub struct Up {
     /// Name of the set; default the directory's
     #[arg(long)]
     pub set: Option<String>,
+    /// Without the overlays, profile and set of the last `up`, which one that names none of them has as well
+    #[arg(long)]
+    pub plain: bool,
     /// Read the manifests at start, SIGHUP and apply only
     #[arg(long)]
     pub no_watch: bool,

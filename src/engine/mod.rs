@@ -12,6 +12,7 @@ mod frozen;
 mod hearing;
 pub mod history;
 mod inputs;
+mod last_up;
 pub mod launch;
 mod link;
 mod listening;
@@ -51,6 +52,7 @@ use crate::world::{Beginning, Cause, Event, InstanceFact, Slot, World};
 
 pub use failures::Faults;
 pub use inputs::{Input, Inputs};
+pub use last_up::{LastUp, Recalled};
 pub use link::{Heir, Left, Link};
 pub use owning::{Ceded, Claim};
 pub use reports::no_keeper;
@@ -321,6 +323,9 @@ impl Engine {
         }
         self.world.handle(now, Event::Begin);
         self.remember_revision(&cause.detail);
+        if !outcome.rejected {
+            LastUp::remember(&self.options);
+        }
         self.watch_files();
         self.turn_ends();
         Ok(())

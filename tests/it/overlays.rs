@@ -1,6 +1,6 @@
 //! Overlays: what they change counts from where it is written, and what is wrong with them is said there.
 
-use crate::support::{System, sleeper, until};
+use crate::support::{System, sleeper, text, until};
 
 #[test]
 fn an_overlay_that_vanishes_or_is_emptied_changes_nothing() {
@@ -115,4 +115,47 @@ fn paths_that_an_overlay_sets_count_from_it_and_its_values_are_placed_in_it() {
         let found = words.contains(code) && words.contains(place);
         assert!(found, "{code} {place} is not in {words}");
     }
+}
+
+#[test]
+fn up_without_overlays_and_profile_has_those_of_the_last_one_and_says_so() {
+    let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: c}\nspec:\n  profiles: {eu: {REGION: eu}}\n";
+    let manifests = [("a.yaml", &*sleeper("a", "  envFrom: [{config: c}]\n")), ("c.yaml", config)];
+    let mut system = System::new(&manifests);
+    system.write(
+        "prod.yaml",
+        "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {env: {LEVEL: prod}}\n",
+    );
+    let variables = |system: &System| {
+        let environ = std::fs::read(format!("/proc/{}/environ", system.pid("a"))).unwrap();
+        let environ = text(&environ);
+        let value = |name: &str| {
+            let of_name = |pair: &str| pair.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+            environ.split('\0').find_map(of_name)
+        };
+        (value("LEVEL"), value("REGION"))
+    };
+    let prod = || (Some("prod".to_owned()), Some("eu".to_owned()));
+    system.start(&["--overlay", "prod.yaml", "--profile", "eu"]);
+    assert_eq!(variables(&system), prod());
+    // As a boot does.
+    system.ok(&["down"]);
+    system.ended();
+    let plan = system.run(&["plan", "-f", "manifests"]);
+    assert!(text(&plan.stderr).contains("note: with --overlay prod.yaml --profile eu"), "{plan:?}");
+    system.start(&[]);
+    assert_eq!(variables(&system), prod());
+    let note = "note: with --overlay prod.yaml --profile eu, as the last `up` here (--plain: without)";
+    assert!(system.terminal().contains(note), "{}", system.terminal());
+    system.ok(&["down"]);
+    system.ended();
+    std::fs::rename(system.path("prod.yaml"), system.path("gone.yaml")).unwrap();
+    let (code, words) = system.fails(&["up", "-d"]);
+    assert!(code == 2 && words.contains("--plain"), "{words}");
+    system.start(&["--plain"]);
+    assert_eq!(variables(&system), (None, None));
+    system.ok(&["down"]);
+    system.ended();
+    system.start(&[]);
+    assert_eq!(variables(&system), (None, None), "this was the last one");
 }

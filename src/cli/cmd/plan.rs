@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use crate::api::status;
 use crate::api::types::{Override, Plan as PlanShape, Submission};
-use crate::engine::Options;
+use crate::engine::{LastUp, Options};
 use crate::manifest::diagnostic::{Severity, is_conflict};
 use crate::manifest::{Diagnostic, LoadInput, SourceFile};
 use crate::store::StoredFile;
@@ -24,7 +24,7 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
     }
     let client = match (Client::connect(global), &submission) {
         (Err(Failure::NoDaemon { .. }), Some(submission)) if is_before_up(global) => {
-            return show(global, &before_up(args, submission)?, submission.files.clone(), &[]);
+            return show(global, &before_up(global, args, submission)?, submission.files.clone(), &[]);
         }
         (client, _) => client?,
     };
@@ -50,7 +50,7 @@ fn is_before_up(global: &Global) -> bool {
 }
 
 /// What `up` would do with it, and with what was kept of a system that was here before.
-fn before_up(args: &Plan, submission: &Submission) -> Result<PlanShape, Failure> {
+fn before_up(global: &Global, args: &Plan, submission: &Submission) -> Result<PlanShape, Failure> {
     let source =
         |file: &StoredFile| SourceFile { path: file.path.clone(), content: Ok(file.text.as_bytes().into()) };
     let sources = |files: &[StoredFile]| files.iter().map(source).collect();
@@ -61,7 +61,7 @@ fn before_up(args: &Plan, submission: &Submission) -> Result<PlanShape, Failure>
         overlays: submission.overlays.iter().map(|overlay| sources(&overlay.files)).collect(),
     });
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    let options = Options {
+    let mut options = Options {
         state_dir: absolute(&STATE_DIR.into()),
         paths: args.file.iter().filter(|_| !stdin).map(absolute).collect(),
         overlays: args.overlay.iter().map(absolute).collect(),
@@ -70,8 +70,11 @@ fn before_up(args: &Plan, submission: &Submission) -> Result<PlanShape, Failure>
         watch: false,
         units: Vec::new(),
         nofile: (0, 0),
-        quiet: true,
+        quiet: global.quiet,
     };
+    if let Some(last) = LastUp::read(&options.state_dir).filter(|_| !stdin) {
+        super::up::recall(&last, &mut options)?;
+    }
     let foretold = kept::foretold(&options, given);
     if let Some(why) = foretold.unreadable {
         return Err(Failure::usage(why, "`unisys up` would not take it either"));

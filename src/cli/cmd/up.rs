@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::api::types::WaitFor;
 use crate::base::{Name, limits, parse_duration};
-use crate::engine::Options;
+use crate::engine::{LastUp, Options, Recalled};
 use crate::keeper::{self, Keeper};
 use crate::manifest::Diagnostic;
 use crate::manifest::diagnostic::is_conflict;
@@ -97,27 +97,15 @@ fn state_failure(error: StateDirError) -> Failure {
 
 fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
     let home = home(global, args)?;
-    let paths = paths(&args.files, &home)?;
-    let overlays = args.overlay.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(message) = paths.iter().chain(&overlays).find_map(|path| snapshot::distrusted(path)) {
-        let hint = "whoever can write the manifests can run code as root; make them writable by root alone";
-        return Err(Failure::Conflict { message, hint: hint.into() });
-    }
-    for word in &args.units {
-        let name = word.rsplit('/').next().unwrap_or_default();
-        name.parse::<Name>().map_err(|error| Failure::usage(format!("`{word}`: {error}"), ""))?;
-    }
     let state_dir = match &global.state_dir {
         Some(dir) => dir.clone(),
         None => home.join(STATE_DIR),
     };
     let state_dir = std::path::absolute(state_dir).map_err(|error| Failure::usage(error.to_string(), ""))?;
-    // As if it had been called there.
-    std::env::set_current_dir(&home).map_err(|error| {
-        Failure::usage(format!("cannot go to {}: {}", home.display(), files::why(&error)), "")
-    })?;
-    own::few_arenas();
-    Ok(Options {
+    let last = LastUp::read(&state_dir);
+    let paths = paths(&args.files, &home, last.as_ref().map(|last| last.paths(&state_dir)))?;
+    let overlays = args.overlay.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut options = Options {
         state_dir,
         paths,
         overlays,
@@ -125,9 +113,28 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
         profile: args.profile.clone(),
         watch: !args.no_watch,
         units: args.units.clone(),
-        nofile: own::raise_nofile(),
+        nofile: (0, 0),
         quiet: global.quiet,
-    })
+    };
+    if let Some(last) = last.filter(|_| !args.plain) {
+        recall(&last, &mut options)?;
+    }
+    let mut read = options.paths.iter().chain(&options.overlays);
+    if let Some(message) = read.find_map(|path| snapshot::distrusted(path)) {
+        let hint = "whoever can write the manifests can run code as root; make them writable by root alone";
+        return Err(Failure::Conflict { message, hint: hint.into() });
+    }
+    for word in &args.units {
+        let name = word.rsplit('/').next().unwrap_or_default();
+        name.parse::<Name>().map_err(|error| Failure::usage(format!("`{word}`: {error}"), ""))?;
+    }
+    own::few_arenas();
+    options.nofile = own::raise_nofile();
+    // As if it had been called there.
+    std::env::set_current_dir(&home).map_err(|error| {
+        Failure::usage(format!("cannot go to {}: {}", home.display(), files::why(&error)), "")
+    })?;
+    Ok(options)
 }
 
 /// The directory of the system that is meant.
@@ -164,19 +171,47 @@ fn home(global: &Global, args: &Up) -> Result<PathBuf, Failure> {
     }
 }
 
+/// What the last `up` was given, and this one was not.
+pub fn recall(last: &LastUp, options: &mut Options) -> Result<(), Failure> {
+    match last.recall(options) {
+        Recalled::Nothing => {}
+        Recalled::Left(words) => {
+            say(options.quiet, format_args!("the last `up` here was with {words}; this one is not"));
+        }
+        Recalled::Taken(words) => {
+            for path in &options.overlays {
+                std::fs::metadata(path).map_err(|error| {
+                    let why = files::why(&error);
+                    let message =
+                        format!("cannot read {}: {why}; the last `up` here was with {words}", path.display());
+                    Failure::usage(
+                        message,
+                        "name other overlays with --overlay PATH, or use none with --plain",
+                    )
+                })?;
+            }
+            say(options.quiet, format_args!("with {words}, as the last `up` here (--plain: without)"));
+        }
+    }
+    Ok(())
+}
+
 fn say(quiet: bool, words: std::fmt::Arguments<'_>) {
     if !quiet {
         aside!("note: {words}");
     }
 }
 
-/// What is named, else what lies where the system is.
-fn paths(given: &[PathBuf], home: &Path) -> Result<Vec<PathBuf>, Failure> {
+/// What is named; else what lies where the system is; else what it was of before.
+fn paths(given: &[PathBuf], home: &Path, last: Option<Vec<PathBuf>>) -> Result<Vec<PathBuf>, Failure> {
     if !given.is_empty() {
         return given.iter().map(|path| absolute(path)).collect();
     }
-    match manifests_in(home) {
-        Some(path) => Ok(vec![absolute(&path)?]),
+    if let Some(path) = manifests_in(home) {
+        return Ok(vec![absolute(&path)?]);
+    }
+    match last.filter(|paths| !paths.is_empty()) {
+        Some(paths) => paths.iter().map(|path| absolute(path)).collect(),
         None => Err(Failure::usage(
             "there is neither ./manifests nor ./unisys.yaml",
             "name your manifests with -f PATH",
