@@ -81,11 +81,14 @@ fn is_coming(socket: &Path) -> bool {
     process::all().iter().any(|stat| is_started_for(&process::words(stat.pid), &dir))
 }
 
+/// What a daemon or a keeper that was started with these words was told.
+pub fn options_among(words: &[String]) -> Option<Options> {
+    serde_json::from_str(words.iter().skip_while(|word| *word != "--options").nth(1)?).ok()
+}
+
 /// Whether these are the words that a daemon or a keeper of this state directory is started with.
 fn is_started_for(words: &[String], dir: &Path) -> bool {
-    let options = words.iter().skip_while(|word| *word != "--options").nth(1);
-    let options = options.and_then(|text| serde_json::from_str::<Options>(text).ok());
-    options.is_some_and(|options| options.state_dir.canonicalize().is_ok_and(|of| of == dir))
+    options_among(words).is_some_and(|options| options.state_dir.canonicalize().is_ok_and(|of| of == dir))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The command line: arguments → one file a verb → calls of the control API → text.
 
 mod args;
+mod attach;
 mod client;
 mod cmd;
 mod home;

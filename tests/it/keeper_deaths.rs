@@ -244,3 +244,48 @@ fn who_watches_or_waits_goes_on_when_the_keeper_dies() {
         assert_eq!(watched.status.code(), Some(0), "{args:?}: {}", text(&watched.stderr));
     }
 }
+
+#[test]
+fn up_that_is_started_again_stands_in_for_the_heir_of_the_one_that_was_killed() {
+    let mut system = System::up(&[("a.yaml", &sleeper("a", ""))]);
+    system.ready(&["a"]);
+    let a = system.pid("a");
+    let holder = |system: &System| -> Option<u32> {
+        fs::read_to_string(system.path(".unified-system/lock")).ok()?.trim().parse().ok()
+    };
+    let next = |system: &System, former: u32| {
+        until("an heir", || holder(system).filter(|pid| *pid != former && alive(*pid)))
+    };
+    let first = system.keeper_pid();
+    signal(first, "KILL");
+    system.ended();
+    let heir = next(&system, first);
+    // As a supervisor does.
+    system.start(&[]);
+    let stands = |system: &System, heir: u32| {
+        let note = format!("in the background (keeper, pid {heir})");
+        until("it stands in", || system.terminal().contains(&note).then_some(()));
+    };
+    stands(&system, heir);
+    let (code, words) = system.fails(&["up", "-d"]);
+    assert!(code == 5 && words.contains("already running"), "{words}");
+    let other = system.run(&["up", "--profile", "other"]);
+    assert_eq!(other.status.code(), Some(5), "it is told something else: {}", text(&other.stderr));
+    signal(heir, "KILL");
+    let second = next(&system, heir);
+    stands(&system, second);
+    // With the daemon there is no heir.
+    let daemon = until("a daemon", || system.daemon_pid());
+    crate::support::kill_both(second, daemon);
+    until("it is the keeper", || (holder(&system) == Some(system.keeper_pid())).then_some(()));
+    assert_eq!(system.pid("a"), a);
+    let keeper = system.keeper_pid();
+    signal(keeper, "KILL");
+    system.ended();
+    let last = next(&system, keeper);
+    system.start(&[]);
+    stands(&system, last);
+    signal(system.keeper_pid(), "TERM");
+    assert_eq!(system.ended(), 0);
+    assert!(!alive(a) && !alive(last));
+}

@@ -1,5 +1,7 @@
 //! `unisys up`: checks what can be checked first, then becomes the keeper.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use super::super::args::{Global, Up};
 use super::super::client::{Client, STATE_DIR};
 use super::super::{Failure, Outcome, own_program, render};
 use crate::cli::aside;
+use crate::cli::attach::{self, Stood};
 use crate::cli::home::{Home, Look, manifests_in};
 
 pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
@@ -27,7 +30,18 @@ pub fn run(global: &Global, args: &Up) -> Result<Outcome, Failure> {
     if args.detach {
         return detach(global, wait, &options);
     }
-    keep(options, None, None)
+    loop {
+        let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
+        match state.lock(None) {
+            Ok(lock) => return keep_with(options, state, lock, None, None),
+            Err(locked @ StateDirError::Locked { .. }) => match attach::stand_in(&state, &options)? {
+                None => return Err(state_failure(locked)),
+                Some(Stood::Over(outcome)) => return Ok(outcome),
+                Some(Stood::Left) => {}
+            },
+            Err(error) => return Err(state_failure(error)),
+        }
+    }
 }
 
 /// Runs the keeper on a state directory. What an earlier one left: see [`keeper::Options`].
@@ -36,7 +50,6 @@ pub fn keep(
     resumed: Option<keeper::Resumed>,
     heir: Option<keeper::Heritage>,
 ) -> Result<Outcome, Failure> {
-    own::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
     let state = StateDir::open(&options.state_dir).map_err(state_failure)?;
     let (lock, kept) = match resumed {
         Some(resumed) => (resumed.lock, Some(resumed.kept)),
@@ -45,6 +58,18 @@ pub fn keep(
             lock => (lock.map_err(state_failure)?, None),
         },
     };
+    keep_with(options, state, lock, kept, heir)
+}
+
+/// `kept`: what an earlier image of this process left open.
+fn keep_with(
+    options: Options,
+    state: StateDir,
+    lock: OwnedFd,
+    kept: Option<BTreeMap<String, Vec<i32>>>,
+    heir: Option<keeper::Heritage>,
+) -> Result<Outcome, Failure> {
+    own::reserve_descriptors(limits::DESCRIPTORS_RESERVED);
     settle(&state)?;
     let text = serde_json::to_string(&options).map_err(|error| Failure::other(error.to_string(), ""))?;
     let keeper_options = keeper::Options {
