@@ -127,8 +127,13 @@ pub struct InstanceId {
     pub incarnation: Incarnation,
 }
 
+impl InstanceId {
+    /// The variable that marks every process of an instance: the state directory's id, `/` and this.
+    pub const MARKER: &str = "UNISYS_INSTANCE";
+}
+
 impl fmt::Display for InstanceId {
-    /// `api.0.5`: the form used in file names and in the `UNISYS_INSTANCE` marker.
+    /// `api.0.5`: the form used in file names and in [`InstanceId::MARKER`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.unit, self.ordinal, self.incarnation)
     }

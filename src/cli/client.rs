@@ -324,7 +324,7 @@ fn orphaned(socket: &Path) -> Option<Failure> {
     let id = std::fs::read_to_string(dir.join("run/id")).ok()?;
     let prefix = format!("{}/", id.trim());
     let instance = |stat: &process::Stat| {
-        let marker = process::environ_value(stat.pid, "UNISYS_INSTANCE")?;
+        let marker = process::environ_value(stat.pid, InstanceId::MARKER)?;
         marker.strip_prefix(&prefix)?.parse::<InstanceId>().ok()
     };
     let found = process::all().into_iter().filter_map(|stat| Some((instance(&stat)?, stat.pid)));

@@ -204,7 +204,7 @@ impl Engine {
         match launch::command(id, argv, spec) {
             Ok(mut command) => {
                 launch::fill(&mut command, ports, &spec.launch.service);
-                command.env.push(("UNISYS_INSTANCE".into(), format!("{}/{id}", self.state_id)));
+                command.env.push((InstanceId::MARKER.into(), format!("{}/{id}", self.state_id)));
                 let pid = self.main_pid(id).map(|pid| ("MAINPID".to_owned(), pid.to_string()));
                 command.env.extend(pid);
                 let cgroup = self.cgroups.as_ref().map(|tree| tree.dir(id));

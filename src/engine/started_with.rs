@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::base::ports::Place;
-use crate::base::{Name, ObjectKind, ObjectRef};
+use crate::base::{InstanceId, Name, ObjectKind, ObjectRef};
 use crate::manifest::Objects;
 use crate::manifest::resolve::{EnvVar, Origin};
 use crate::manifest::spec::service::Port;
@@ -126,7 +126,7 @@ impl StartedWith {
         };
         let environ = environ();
         // What is inherited has no mark: the one that every process of ours is given stands for it.
-        let readable = environ.iter().any(|(name, _)| name == "UNISYS_INSTANCE");
+        let readable = environ.iter().any(|(name, _)| name == InstanceId::MARKER);
         let own: Vec<_> = environ.into_iter().filter(|(name, _)| !is_number(name)).collect();
         let env = own.into_iter().map(|(name, value)| EnvVar {
             secret: is_secret(&name),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn marker() -> (String, String) {
-        ("UNISYS_INSTANCE".into(), "me/a.0.1".into())
+        (InstanceId::MARKER.into(), "me/a.0.1".into())
     }
 
     fn environ(env: &[EnvVar]) -> Vec<(String, String)> {
@@ -244,7 +244,7 @@ mod tests {
         let found = read(&text, &environ.chain([marker()]).collect::<Vec<_>>());
         let env: Vec<(&str, &str)> =
             found.launch.env.iter().map(|var| (var.name.as_str(), var.value.as_str())).collect();
-        assert_eq!(env, [("URL", url.value.as_str()), ("PATH", "/bin"), ("UNISYS_INSTANCE", "me/a.0.1")]);
+        assert_eq!(env, [("URL", url.value.as_str()), ("PATH", "/bin"), (InstanceId::MARKER, "me/a.0.1")]);
         assert_eq!(found.launch.argv, argv);
     }
 

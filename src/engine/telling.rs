@@ -211,7 +211,7 @@ fn belongs(pid: u32, id: &InstanceId) -> Option<bool> {
     let mut pid = pid;
     for _ in 0..32 {
         let stat = process::stat(pid)?;
-        match process::environ_value(pid, "UNISYS_INSTANCE") {
+        match process::environ_value(pid, InstanceId::MARKER) {
             Some(value) => return Some(value.split_once('/').is_some_and(|(_, own)| own == marker)),
             None if stat.ppid > 1 => pid = stat.ppid,
             None => return Some(false),

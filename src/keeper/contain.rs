@@ -132,7 +132,7 @@ impl Owner<'_> {
             None => {
                 let prefix = format!("{}/", self.state_id);
                 let marked = |pid: u32| {
-                    process::environ_value(pid, "UNISYS_INSTANCE")
+                    process::environ_value(pid, InstanceId::MARKER)
                         .is_some_and(|value| value.starts_with(&prefix))
                 };
                 process::all()
@@ -153,7 +153,7 @@ impl Owner<'_> {
         if let Some(id) = leaders.lead(stat) {
             return Some(id.clone());
         }
-        if let Some(value) = process::environ_value(stat.pid, "UNISYS_INSTANCE")
+        if let Some(value) = process::environ_value(stat.pid, InstanceId::MARKER)
             && let Some((state, id)) = value.split_once('/')
         {
             return (state == self.state_id).then(|| id.parse().ok()).flatten();

@@ -142,7 +142,7 @@ impl Keeper {
     fn adopt_marked(&mut self, entries: &[Entry]) {
         let prefix = format!("{}/", self.state_id);
         for stat in process::all() {
-            let Some(value) = process::environ_value(stat.pid, "UNISYS_INSTANCE") else { continue };
+            let Some(value) = process::environ_value(stat.pid, InstanceId::MARKER) else { continue };
             let Some(id) = value.strip_prefix(&prefix).and_then(|text| text.parse().ok()) else { continue };
             if self.table.instances.contains_key(&id) || stat.sid != stat.pid {
                 continue;

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::fs::OFlags;
 
-use crate::base::{Instant, PortNumbers, SpawnStage, limits};
+use crate::base::{InstanceId, Instant, PortNumbers, SpawnStage, limits};
 use crate::os::cgroup::Tree;
 use crate::os::sandbox::Prepared;
 use crate::os::{clock, files, inherit, own, spawn};
@@ -34,7 +34,7 @@ const OWN_WORDS: [&str; 7] = [
     "LISTEN_FDNAMES",
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
-    "UNISYS_INSTANCE",
+    InstanceId::MARKER,
     GENERATION,
 ];
 
@@ -141,7 +141,7 @@ impl Spawner {
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         let common = Common {
             run: run.to_owned(),
-            marker: format!("UNISYS_INSTANCE={state_id}/"),
+            marker: format!("{}={state_id}/", InstanceId::MARKER),
             null: File::open("/dev/null")?,
             nofile,
             cgroups: cgroups.cloned(),

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::base::Transport;
 use crate::base::ports::{Place, Places};
+use crate::base::{InstanceId, Transport};
 
 use super::process;
 
@@ -244,9 +244,6 @@ pub fn foreign_holders(
     holders.into_iter().filter_map(|(inode, holder)| Some((*held.get(&inode)?, holder))).collect()
 }
 
-/// In the environment of every program that unisys starts: `STATE/api.0.5`.
-const MARKER: &str = "UNISYS_INSTANCE";
-
 const UNSEEN: &str = "a process that cannot be seen from here";
 
 fn is_own(stat: &process::Stat, state_id: &str, own: &BTreeSet<u32>) -> bool {
@@ -257,7 +254,7 @@ fn is_own(stat: &process::Stat, state_id: &str, own: &BTreeSet<u32>) -> bool {
 
 /// The instance of this system that a process says it belongs to.
 fn instance(pid: u32, state_id: &str) -> Option<String> {
-    let marker = process::environ_value(pid, MARKER)?;
+    let marker = process::environ_value(pid, InstanceId::MARKER)?;
     let (state, id) = marker.split_once('/')?;
     (state == state_id).then(|| id.to_owned())
 }
@@ -291,7 +288,7 @@ pub fn holder(ports: &BTreeSet<u16>, transport: Transport, state_id: &str) -> Op
 /// A process for people: `pid 412 (nginx)`, with the instance that it is or the keeper that holds sockets for one, of whichever
 /// system.
 fn named(stat: &process::Stat, state_id: &str) -> String {
-    let marker = process::environ_value(stat.pid, MARKER);
+    let marker = process::environ_value(stat.pid, InstanceId::MARKER);
     let marked = marker.as_ref().and_then(|marker| marker.split_once('/'));
     let system = marked.map(|(state, _)| state.to_owned());
     let dir = process::open_files(stat.pid).find_map(|file| state_dir_of(&file, system.as_deref()));
