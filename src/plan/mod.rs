@@ -159,9 +159,15 @@ impl std::fmt::Display for Waiting {
             Self::Sibling { seat, until } => write!(f, "{seat} {until}"),
             Self::RolloutSlots => f.write_str("other rollouts (maxConcurrentRollouts)"),
             Self::Word { what } => f.write_str(what),
-            Self::Machine { message } => f.write_str(message),
+            Self::Machine { message } => write!(f, "this machine: {}", lacking(message)),
         }
     }
+}
+
+/// What a fault of this machine says beside which unit cannot start for it.
+fn lacking(message: &str) -> &str {
+    let without = message.strip_prefix("cannot start ").and_then(|rest| rest.split_once(": "));
+    without.map_or(message, |(_, why)| why)
 }
 
 /// What is to be done with one unit.
