@@ -58,12 +58,12 @@ pub const SETTLE_BATCH: usize = 16;
 pub const DESCRIPTORS_RESERVED: i32 = 8192;
 /// Links of the chain that opened a circuit, kept for the next daemon: the failure, and what it came of within the unit.
 pub const OPENED_BY: usize = 8;
-/// Events kept in memory for `events` and `why`.
+/// Events kept in memory for `events` and `why`; of whoever has most the oldest makes room.
 pub const EVENTS_KEPT: usize = 10_000;
 /// Of these, how many an earlier daemon told: half a megabyte of memory.
 pub const EVENTS_RECALLED: usize = 2_000;
 /// The end of the log that they are read from: a start waits for it.
-pub const HISTORY_BYTES: u64 = 512 << 10;
+pub const HISTORY_BYTES: u64 = 2 << 20;
 /// Revisions kept with their manifests as written (manifest.md, Sets).
 pub const REVISIONS_KEPT: usize = 10;
 /// Of each unit, so many of the latest versions that were good can be gone back to: their revisions are kept beside the latest ones
@@ -75,7 +75,7 @@ pub const UNDO_BYTES: i64 = 64 << 20;
 pub const ROLLOUTS_KEPT: usize = 50;
 /// Lines of a failing instance that a rollback tells.
 pub const ROLLBACK_LINES: usize = 5;
-/// Changes kept in the store.
+/// Changes kept in the store; of the unit that has most the oldest makes room.
 pub const CHANGES_KEPT: usize = 1_000;
 
 /// A request body of the control API: the largest set plus room.

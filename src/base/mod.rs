@@ -9,6 +9,7 @@ pub mod ports;
 pub mod process;
 pub mod redact;
 pub mod rng;
+pub mod shelves;
 pub mod time;
 pub mod units;
 
@@ -20,5 +21,6 @@ pub use ports::{Listen, PortNeed, PortNumbers, Transport};
 pub use process::{CgroupLimits, Exit, Part, PathAccess, Sandbox, Signal, SpawnStage, Spent, Usage};
 pub use redact::Redactor;
 pub use rng::Rng;
+pub use shelves::Shelves;
 pub use time::{Debounce, Instant, Now, Stamp};
 pub use units::{ByteSize, ParseUnitError, format_duration, parse_duration};

@@ -364,10 +364,11 @@ fn serve(mut connection: Connection, shared: &Shared, mut spare: Spare, tell: &T
     let mut not_before = None;
     // What was last told: that it fails, or nothing yet.
     let mut told = false;
+    let mut kept = None;
     while let Some((pending, questions)) = take(shared, not_before) {
         let (mut answers, written) = (Vec::new(), !pending.is_empty());
         let result = connection.transaction().and_then(|transaction| {
-            write(&transaction, &pending)?;
+            write(&transaction, &pending, &mut kept)?;
             for question in &questions {
                 answers.push(answer(&transaction, question)?);
             }
@@ -377,6 +378,7 @@ fn serve(mut connection: Connection, shared: &Shared, mut spare: Spare, tell: &T
             Ok(()) => spare.written(&pending),
             Err(error) => {
                 tracing::error!(%error, "cannot write state.db; it is tried again");
+                kept = None;
                 shared.lock().pending.put_back(pending);
             }
         }

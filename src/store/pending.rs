@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{Name, Revision, Stamp, limits};
+use crate::base::{Name, Revision, Shelves, Stamp, limits};
 use crate::world::{Checkpoint, RolloutRecord};
 
 use super::{StoredChange, StoredSet};
@@ -15,12 +15,39 @@ pub struct Accepted {
     pub sets: Vec<StoredSet>,
 }
 
+/// Changes: the latest of each unit, as they are kept on the disk.
+pub struct Changes {
+    rows: BTreeMap<u64, Box<StoredChange>>,
+    shelves: Shelves<(bool, String)>,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self { rows: BTreeMap::new(), shelves: Shelves::new(limits::CHANGES_KEPT) }
+    }
+}
+
+impl Changes {
+    fn put(&mut self, change: Box<StoredChange>) {
+        let gone = self.shelves.put(change.id, change.shelf());
+        self.rows.insert(change.id, change);
+        if let Some(gone) = gone {
+            self.rows.remove(&gone);
+        }
+    }
+
+    /// By their ids.
+    pub fn rows(&self) -> &BTreeMap<u64, Box<StoredChange>> {
+        &self.rows
+    }
+}
+
 /// See the module. `None`: it is to be removed.
 #[derive(Default)]
 pub struct Pending {
     pub meta: BTreeMap<&'static str, u64>,
     pub units: BTreeMap<Name, Option<Box<Checkpoint>>>,
-    pub changes: BTreeMap<u64, Box<StoredChange>>,
+    pub changes: Changes,
     pub revisions: BTreeMap<Revision, Accepted>,
     pub rollouts: BTreeMap<(Name, i64), Box<RolloutRecord>>,
     pub errors: BTreeMap<u64, Option<String>>,
@@ -30,15 +57,14 @@ impl Pending {
     pub fn is_empty(&self) -> bool {
         self.meta.is_empty()
             && self.units.is_empty()
-            && self.changes.is_empty()
+            && self.changes.rows.is_empty()
             && self.revisions.is_empty()
             && self.rollouts.is_empty()
             && self.errors.is_empty()
     }
 
     pub fn change(&mut self, change: Box<StoredChange>) {
-        self.changes.insert(change.id, change);
-        keep_latest(&mut self.changes, limits::CHANGES_KEPT);
+        self.changes.put(change);
     }
 
     pub fn accept(&mut self, revision: Revision, accepted: Accepted) {
@@ -68,7 +94,7 @@ impl Pending {
         let newer = std::mem::replace(self, older);
         self.meta.extend(newer.meta);
         self.units.extend(newer.units);
-        newer.changes.into_values().for_each(|change| self.change(change));
+        newer.changes.rows.into_values().for_each(|change| self.change(change));
         newer.revisions.into_iter().for_each(|(revision, accepted)| self.accept(revision, accepted));
         newer.rollouts.into_iter().for_each(|(key, rollout)| self.rollout(key, rollout));
         newer.errors.into_iter().for_each(|(id, body)| self.error(id, body));

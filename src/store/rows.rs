@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::types::Type;
 use rusqlite::{Connection, params};
 
-use crate::base::{Epoch, Incarnation, Name, Revision, limits};
+use crate::base::{Epoch, Incarnation, Name, Revision, Shelves, limits};
 use crate::os::clock;
 use crate::world::{Checkpoint, RolloutRecord};
 
@@ -15,8 +15,11 @@ use super::{Question, Restored, StoredChange, StoredSet};
 
 pub const INCARNATION: &str = "incarnation";
 
+/// Which changes are in the database; `None`: not looked yet, or what was to be written was not.
+pub type Kept = Option<Shelves<(bool, String)>>;
+
 /// Everything that waits, within a transaction.
-pub fn write(connection: &Connection, pending: &Pending) -> rusqlite::Result<()> {
+pub fn write(connection: &Connection, pending: &Pending, kept: &mut Kept) -> rusqlite::Result<()> {
     for (name, value) in &pending.meta {
         set_meta(connection, name, *value)?;
     }
@@ -34,7 +37,7 @@ pub fn write(connection: &Connection, pending: &Pending) -> rusqlite::Result<()>
             }
         }
     }
-    write_changes(connection, &pending.changes)?;
+    write_changes(connection, pending.changes.rows(), kept)?;
     for (revision, accepted) in &pending.revisions {
         let text = serde_json::to_string(&accepted.sets).unwrap_or_default();
         connection.execute(
@@ -70,18 +73,44 @@ pub fn write(connection: &Connection, pending: &Pending) -> rusqlite::Result<()>
 fn write_changes(
     connection: &Connection,
     changes: &BTreeMap<u64, Box<StoredChange>>,
+    kept: &mut Kept,
 ) -> rusqlite::Result<()> {
-    let Some(latest) = changes.keys().last() else { return Ok(()) };
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let kept = match kept {
+        Some(kept) => kept,
+        none => none.insert(kept_changes(connection)?),
+    };
     let mut save = connection.prepare_cached(
         "INSERT INTO change (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?2",
     )?;
+    let mut forget = connection.prepare_cached("DELETE FROM change WHERE id = ?1")?;
     for (id, change) in changes {
-        save.execute(params![*id as i64, serde_json::to_string(change).unwrap_or_default()])?;
+        let gone = kept.put(*id, change.shelf());
+        if gone != Some(*id) {
+            save.execute(params![*id as i64, serde_json::to_string(change).unwrap_or_default()])?;
+        }
+        if let Some(gone) = gone {
+            forget.execute([gone as i64])?;
+        }
     }
-    connection
-        .prepare_cached("DELETE FROM change WHERE id <= ?1")?
-        .execute([*latest as i64 - limits::CHANGES_KEPT as i64])?;
     Ok(())
+}
+
+fn kept_changes(connection: &Connection) -> rusqlite::Result<Shelves<(bool, String)>> {
+    let mut kept = Shelves::new(limits::CHANGES_KEPT);
+    let mut statement = connection.prepare("SELECT id, body FROM change ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    // What is damaged keeps nothing else from being written.
+    while let Ok(Some(row)) = rows.next() {
+        let Ok(id) = row.get::<_, i64>(0) else { continue };
+        let text = row.get::<_, String>(1).unwrap_or_default();
+        let change = serde_json::from_str::<StoredChange>(&text);
+        // One that cannot be read is nobody's, and makes room like any other.
+        kept.put(id as u64, change.map_or_else(|_| (false, String::new()), |change| change.shelf()));
+    }
+    Ok(kept)
 }
 
 /// The answer, to be given once everything is written.

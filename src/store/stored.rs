@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{ObjectRef, Stamp};
-use crate::world::Change;
+use crate::world::{Cause, Change};
 
 /// A set as it was last accepted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +62,15 @@ pub struct StoredAction {
 }
 
 impl StoredChange {
+    /// What makes room for what: what was asked for is kept apart from what units do by themselves, each of the unit that it began
+    /// with.
+    pub(super) fn shelf(&self) -> (bool, String) {
+        (
+            !Cause::is_of_unit(&self.cause.kind),
+            self.actions.first().map(|action| action.unit.clone()).unwrap_or_default(),
+        )
+    }
+
     /// The daemon that was about it has ended.
     pub(super) fn interrupt(&mut self) {
         self.outcome = "Interrupted".into();

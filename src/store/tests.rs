@@ -137,6 +137,54 @@ fn what_a_former_daemon_had_not_done_is_shown_as_interrupted() {
 }
 
 #[test]
+fn what_a_noisy_unit_does_pushes_out_neither_what_others_did_nor_what_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let change = |id, kind: &str, unit: &str| Change {
+        id,
+        at: Stamp(0),
+        cause: crate::world::Cause::new(kind, "d"),
+        revision: Revision(1),
+        actions: vec![crate::world::chronicle::ChangeAction {
+            verb: crate::plan::Verb::Start,
+            unit: format!("service/{unit}").parse().unwrap(),
+            reason: String::new(),
+        }],
+        outcome: crate::world::Outcome::Complete,
+    };
+    let most = limits::CHANGES_KEPT as u64;
+    let (store, _) = open(&path).unwrap();
+    store.save_change(&change(1, "Apply", "noisy"));
+    store.save_change(&change(2, "Exit", "quiet"));
+    for id in 3..most + 500 {
+        store.save_change(&change(id, "Exit", "noisy"));
+        if id % 300 == 0 {
+            store.flush();
+        }
+    }
+    let oldest = |store: &Store, count: usize| -> Vec<u64> {
+        let found = store.changes(usize::MAX);
+        assert_eq!(found.len() as u64, most);
+        found.iter().rev().take(count).map(|change| change.id).collect()
+    };
+    assert_eq!(oldest(&store, 3), [1, 2, 502]);
+    drop(store);
+    let (store, restored) = open(&path).unwrap();
+    assert_eq!(restored.last_change, most + 499);
+    store.save_change(&change(most + 500, "Exit", "noisy"));
+    assert_eq!(oldest(&store, 3), [1, 2, 503]);
+    drop(store);
+    // As long as nothing can be written.
+    let mut pending = Pending::default();
+    (1..3 * most).for_each(|id| {
+        let unit = if id == 1 { "quiet" } else { "noisy" };
+        pending.change(Box::new((&change(id, "Exit", unit)).into()));
+    });
+    assert_eq!(pending.changes.rows().len() as u64, most);
+    assert_eq!(pending.changes.rows().keys().next(), Some(&1));
+}
+
+#[test]
 fn a_revision_that_a_standing_override_needs_outlives_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(&dir.path().join("state.db")).unwrap();
@@ -378,6 +426,9 @@ fn what_cannot_be_written_is_kept_once_of_each_and_what_is_newer_stands() {
     new.put_back(old);
     assert_eq!(new.units[&name(2)], checkpoint(2));
     assert_eq!((new.units[&name(1)].is_some(), new.units[&name(3)].is_some()), (true, false));
-    assert_eq!((new.changes.len(), *new.changes.keys().next().unwrap()), (limits::CHANGES_KEPT, 10));
+    assert_eq!(
+        (new.changes.rows().len(), *new.changes.rows().keys().next().unwrap()),
+        (limits::CHANGES_KEPT, 10)
+    );
     assert_eq!(new.errors.len(), limits::CHANGES_KEPT);
 }

@@ -1,10 +1,10 @@
 //! The causal log: what happened, because of what, and the changes that actions are grouped in.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::base::{Now, ObjectRef, Ordinal, Revision, Stamp, limits};
+use crate::base::{Now, ObjectRef, Ordinal, Revision, Shelves, Stamp, limits};
 use crate::plan::Verb;
 
 use super::event::Cause;
@@ -79,11 +79,40 @@ pub const UNENFORCED: &str = "NotOnThisMachine";
 /// That of one that tells what somebody ordered.
 pub const ORDERED: &str = "Ordered";
 
-/// The latest records, bounded.
+/// Reasons of records that tell what people and rollouts did to an object. They are kept apart from what happens to it by itself:
+/// a program that ends every second must not push out which change it was that broke it.
+const DONE_TO_IT: [&str; 14] = [
+    CHANGED,
+    ORDERED,
+    UNENFORCED,
+    "Revised",
+    "Kept",
+    "Updated",
+    "Deleted",
+    "OwnerChanged",
+    "ManifestInvalid",
+    "ManifestValid",
+    "RolledBack",
+    "RollbackComplete",
+    "RolloutFailed",
+    "RolloutComplete",
+];
+
+impl Record {
+    /// Whom it is about, and whether it tells what was done to it: what makes room for what.
+    pub fn shelf(&self) -> (String, bool) {
+        (self.object.clone(), DONE_TO_IT.contains(&&*self.reason))
+    }
+}
+
+/// The kind of the cause of a change that goes back.
+pub const ROLLBACK: &str = "Rollback";
+
+/// The latest records of each object, bounded: whoever has most makes room.
 #[derive(Clone, Debug)]
 pub struct Chronicle {
-    /// By their ids.
-    records: VecDeque<Arc<Record>>,
+    records: BTreeMap<RecordId, Arc<Record>>,
+    shelves: Shelves<(String, bool)>,
     /// The first id of this daemon: what is below was told by earlier ones.
     first: RecordId,
     next: RecordId,
@@ -92,15 +121,24 @@ pub struct Chronicle {
 impl Chronicle {
     /// Ids go on after those of earlier daemons when `first` is above them.
     pub fn new(first: RecordId) -> Self {
-        Self { records: VecDeque::new(), first: first.max(1), next: first.max(1) }
+        let shelves = Shelves::new(limits::EVENTS_KEPT);
+        Self { records: BTreeMap::new(), shelves, first: first.max(1), next: first.max(1) }
+    }
+
+    fn keep(&mut self, record: Arc<Record>) {
+        let gone = self.shelves.put(record.id, record.shelf());
+        self.records.insert(record.id, record);
+        if let Some(gone) = gone {
+            self.records.remove(&gone);
+        }
     }
 
     /// What earlier daemons told, before anything else is written. What is not in the order of its ids is left out.
     pub fn recall(&mut self, history: Vec<Record>) {
         for record in history {
-            let last = self.records.back().map_or(0, |record| record.id);
+            let last = self.records.last_key_value().map_or(0, |(id, _)| *id);
             if record.id > last && record.id < self.first {
-                self.records.push_back(Arc::new(record));
+                self.keep(Arc::new(record));
             }
         }
     }
@@ -117,8 +155,7 @@ impl Chronicle {
     }
 
     fn earlier(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
-        let count = self.records.partition_point(|record| record.id < self.first);
-        self.records.range(..count)
+        self.records.range(..self.first).map(|(_, record)| record)
     }
 
     /// A record of what happened under an earlier daemon: the one that is still known, or one that is written for it.
@@ -147,25 +184,27 @@ impl Chronicle {
             cause: entry.cause,
         });
         self.next += 1;
-        self.records.push_back(record.clone());
-        if self.records.len() > limits::EVENTS_KEPT {
-            self.records.pop_front();
-        }
+        self.keep(record.clone());
         record
     }
 
     pub fn get(&self, id: RecordId) -> Option<&Arc<Record>> {
-        let at = self.records.binary_search_by_key(&id, |record| record.id).ok()?;
-        self.records.get(at)
+        self.records.get(&id)
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
-        self.records.iter()
+        self.records.values()
+    }
+
+    /// Those that came after one.
+    pub fn after(&self, id: RecordId) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
+        self.records.range(id.saturating_add(1)..).map(|(_, record)| record)
     }
 
     /// The latest record about an object.
     pub fn latest_of(&self, object: &str) -> Option<&Arc<Record>> {
-        self.records.iter().rev().find(|record| record.object == object)
+        let last = |done| self.shelves.of(&(object.to_owned(), done)).next_back();
+        self.get(last(false).max(last(true))?)
     }
 
     /// `id` and what it came of, back to the root, at most `limit` long.
@@ -188,4 +227,31 @@ pub struct Entry<'a> {
     pub message: String,
     pub change: Option<u64>,
     pub cause: Option<RecordId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(chronicle: &mut Chronicle, object: &str, reason: &'static str) -> RecordId {
+        let message = "m".to_owned();
+        let entry = Entry { warning: false, reason, object: &object, message, change: None, cause: None };
+        chronicle.write_of(Stamp(0), entry).id
+    }
+
+    #[test]
+    fn a_noisy_object_pushes_out_its_own_past_and_neither_that_of_others_nor_what_was_done_to_it() {
+        let mut chronicle = Chronicle::new(1);
+        let changed = write(&mut chronicle, "service/noisy", CHANGED);
+        let quiet = write(&mut chronicle, "service/quiet", "Ready");
+        for _ in 0..limits::EVENTS_KEPT * 2 {
+            write(&mut chronicle, "service/noisy", "Failed");
+        }
+        assert_eq!(chronicle.latest_of("service/quiet").map(|record| record.id), Some(quiet));
+        assert!(chronicle.get(changed).is_some());
+        assert_eq!(chronicle.iter().count(), limits::EVENTS_KEPT);
+        let last = chronicle.latest_of("service/noisy").unwrap().id;
+        assert_eq!(last, 2 + 2 * limits::EVENTS_KEPT as u64);
+        assert_eq!(chronicle.after(last - 3).count(), 3);
+    }
 }

@@ -16,6 +16,7 @@ use crate::rollout::{Failure, Progress, Span};
 use crate::unit::watchdog::Look;
 use crate::unit::{HeldParts, PartState, Policy, ProbeKind, StopReason};
 
+use super::chronicle::ROLLBACK;
 use super::state::{Completed, LastEnd};
 
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
@@ -180,6 +181,16 @@ pub struct Cause {
 impl Cause {
     pub fn new(kind: &str, detail: impl Into<String>) -> Self {
         Self { kind: kind.to_owned(), detail: detail.into(), files: Vec::new() }
+    }
+
+    /// A change with a cause of this kind is what a unit does by itself.
+    pub fn is_of_unit(kind: &str) -> bool {
+        matches!(kind, "Exit" | "DependencyReady" | "Plan")
+    }
+
+    /// It is one of a new revision.
+    pub fn brings_versions(&self) -> bool {
+        !Self::is_of_unit(&self.kind) && !matches!(self.kind.as_str(), "Order" | "ShutDown" | ROLLBACK)
     }
 }
 
