@@ -10,6 +10,7 @@
 //! Only dirty units are planned: one crash among 10,000 units costs what that one unit costs.
 
 mod adopt;
+mod changes;
 mod checkpoint;
 pub mod chronicle;
 pub mod conditions;

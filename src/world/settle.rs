@@ -1,15 +1,15 @@
 //! A turn's end: plan what is dirty, take the steps that can be taken, until nothing is left to do.
 
 use crate::base::{InstanceId, Name, Now, Seat, limits};
-use crate::plan::{Action, Plan, Step, UnitPlan, Verb, Waiting, Wish, plan_unit};
+use crate::plan::{Action, Plan, Step, UnitPlan, Waiting, plan_unit};
 use crate::unit::{Circuit, EndReason, Lifecycle};
 
 use super::chronicle::{ChangeAction, Entry};
 use super::effect::Effect;
-use super::event::{Cause, Mark, Signature};
+use super::event::{Mark, Signature};
 use super::neighbours::Around;
 use super::state::{Slot, Unit};
-use super::{Change, OpenChange, Outcome, World};
+use super::{Outcome, World};
 
 impl World {
     /// Plans every dirty unit and takes the steps that can be taken. Terminates: a step makes its own condition false.
@@ -185,93 +185,6 @@ impl World {
         {
             unit.waiting = words;
             self.touched.insert(name.clone());
-        }
-    }
-
-    /// Actions of a unit that belong to no open change begin one of their own.
-    fn note_change(&mut self, now: Now, name: &Name, plan: &UnitPlan) {
-        let Some(action) = plan.actions.iter().find(|action| action.step.is_some() && is_visible(action))
-        else {
-            return;
-        };
-        let Some(unit) = self.units.get(name) else { return };
-        // When everything goes down, nothing is deleted: it is stopped.
-        let verb = if self.down.is_some() { Verb::Stop } else { action.verb };
-        let row = ChangeAction { verb, unit: unit.spec.object.clone(), reason: action.reason.clone() };
-        if let Some(open) = unit.change.and_then(|id| self.changes.get_mut(&id)) {
-            if open.rows.insert((name.clone(), row.verb)) {
-                self.unsaved.insert(open.change.id);
-                open.change.actions.push(row);
-            }
-            return;
-        }
-        let cause = Cause::new(cause_kind(action), action.reason.clone());
-        self.open_change(now, cause, vec![(name.clone(), row)]);
-    }
-
-    /// Begins a change; the units whose actions it holds leave the changes that they were in.
-    pub(super) fn open_change(&mut self, now: Now, cause: Cause, rows: Vec<(Name, ChangeAction)>) -> u64 {
-        let id = self.next_change;
-        self.next_change += 1;
-        let mut open = OpenChange {
-            change: Change {
-                id,
-                at: now.wall,
-                cause,
-                revision: self.desired.revision,
-                actions: Vec::new(),
-                outcome: Outcome::Active,
-            },
-            units: Default::default(),
-            rows: Default::default(),
-        };
-        for (name, row) in rows {
-            if let Some(old) = self.units.get_mut(&name).and_then(|unit| unit.change.replace(id)) {
-                self.leave_change(old, &name, Outcome::Superseded);
-            }
-            open.units.insert(name);
-            if open.rows.insert((row.unit.name.clone(), row.verb)) {
-                open.change.actions.push(row);
-            }
-        }
-        self.unsaved.insert(id);
-        self.changes.insert(id, open);
-        id
-    }
-
-    pub(super) fn leave_change(&mut self, id: u64, name: &Name, outcome: Outcome) {
-        let Some(open) = self.changes.get_mut(&id) else { return };
-        open.units.remove(name);
-        if open.units.is_empty()
-            && let Some(mut open) = self.changes.remove(&id)
-        {
-            open.change.outcome = outcome;
-            self.unsaved.remove(&id);
-            self.effects.push_back(Effect::SaveChange(open.change.into()));
-        }
-    }
-
-    /// A unit that has come to rest where it is wanted leaves its change.
-    fn close_change(&mut self, name: &Name) {
-        let Some(unit) = self.units.get(name) else { return };
-        let Some(id) = unit.change else { return };
-        // What is not wanted rolls no further until it is.
-        let wanted = matches!(self.wish(name, unit), Wish::Up { replicas: 1.. });
-        let rolling = wanted && unit.rollout.is_active() && unit.good.is_some();
-        let at_rest = unit.waiting.is_none()
-            && !rolling
-            && unit.slots.values().all(|slot| {
-                matches!(
-                    slot.state,
-                    Lifecycle::Up(_) | Lifecycle::Done(_) | Lifecycle::Idle | Lifecycle::Failed(_)
-                )
-            });
-        if at_rest {
-            if let Some(unit) = self.units.get_mut(name) {
-                unit.change = None;
-                unit.scaled_from = None;
-            }
-            self.leave_change(id, name, Outcome::Complete);
         }
     }
 
@@ -479,14 +392,6 @@ fn rolls(unit: &Unit) -> bool {
 }
 
 /// Housekeeping that nobody needs to read of.
-fn is_visible(action: &Action) -> bool {
+pub(super) fn is_visible(action: &Action) -> bool {
     !matches!(action.step, Some(Step::Drop { .. } | Step::Rest { .. } | Step::Hold { .. }))
-}
-
-fn cause_kind(action: &Action) -> &'static str {
-    match action.verb {
-        Verb::Restart | Verb::Run => "Exit",
-        Verb::Start => "DependencyReady",
-        _ => "Plan",
-    }
 }
