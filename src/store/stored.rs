@@ -42,7 +42,7 @@ pub struct StoredChange {
     pub cause: StoredCause,
     pub revision: u64,
     pub actions: Vec<StoredAction>,
-    /// `Active`, `Complete`, `Superseded`; `Interrupted`: the daemon ended before all of it was done, and the next one went on.
+    /// `Active`, `Complete`, `Superseded`, `RolledBack`; `Interrupted`: the daemon ended before all of it was done, and the next one went on.
     pub outcome: String,
 }
 

@@ -1,10 +1,12 @@
 //! Changes: which actions are recorded together, and how that ended.
 
+use std::sync::Arc;
+
 use crate::base::{Name, Now};
 use crate::plan::{Action, UnitPlan, Verb, Wish};
 use crate::unit::Lifecycle;
 
-use super::chronicle::ChangeAction;
+use super::chronicle::{ChangeAction, ROLLBACK};
 use super::effect::Effect;
 use super::event::Cause;
 use super::settle::is_visible;
@@ -36,6 +38,7 @@ impl World {
     pub(super) fn open_change(&mut self, now: Now, cause: Cause, rows: Vec<(Name, ChangeAction)>) -> u64 {
         let id = self.next_change;
         self.next_change += 1;
+        let overtaken = if cause.kind == ROLLBACK { Outcome::RolledBack } else { Outcome::Superseded };
         let mut open = OpenChange {
             change: Change {
                 id,
@@ -47,10 +50,14 @@ impl World {
             },
             units: Default::default(),
             rows: Default::default(),
+            rolled_back: false,
         };
         for (name, row) in rows {
+            if overtaken == Outcome::RolledBack {
+                self.go_back_on(&name);
+            }
             if let Some(old) = self.units.get_mut(&name).and_then(|unit| unit.change.replace(id)) {
-                self.leave_change(old, &name, Outcome::Superseded);
+                self.leave_change(old, &name, overtaken);
             }
             open.units.insert(name);
             if open.rows.insert((row.unit.name.clone(), row.verb)) {
@@ -65,12 +72,28 @@ impl World {
     pub(super) fn leave_change(&mut self, id: u64, name: &Name, outcome: Outcome) {
         let Some(open) = self.changes.get_mut(&id) else { return };
         open.units.remove(name);
+        open.rolled_back |= outcome == Outcome::RolledBack;
         if open.units.is_empty()
             && let Some(mut open) = self.changes.remove(&id)
         {
-            open.change.outcome = outcome;
+            open.change.outcome = if open.rolled_back { Outcome::RolledBack } else { outcome };
             self.unsaved.remove(&id);
-            self.effects.push_back(Effect::SaveChange(open.change.into()));
+            let change = Arc::new(open.change);
+            if outcome == Outcome::Complete && change.cause.brings_versions() {
+                let brought = open.rows.into_iter().map(|(name, _)| (name, change.clone()));
+                self.brought.extend(brought.filter(|(name, _)| self.units.contains_key(name)));
+            }
+            self.effects.push_back(Effect::SaveChange(change));
+        }
+    }
+
+    /// The change that brought the version of a unit was complete, and is not: the unit goes back on it.
+    fn go_back_on(&mut self, name: &Name) {
+        let Some(change) = self.brought.remove(name) else { return };
+        let of_it = self.units.get(name).is_some_and(|unit| unit.rollout.revision == change.revision);
+        if of_it && change.outcome == Outcome::Complete {
+            let change = Change { outcome: Outcome::RolledBack, ..(*change).clone() };
+            self.effects.push_back(Effect::SaveChange(change.into()));
         }
     }
 

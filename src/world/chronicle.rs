@@ -54,6 +54,8 @@ pub enum Outcome {
     Complete,
     /// A newer change took over before it was complete.
     Superseded,
+    /// Units of it went back to what was before it.
+    RolledBack,
 }
 
 impl Outcome {
@@ -62,6 +64,7 @@ impl Outcome {
             Self::Active => "Active",
             Self::Complete => "Complete",
             Self::Superseded => "Superseded",
+            Self::RolledBack => "RolledBack",
         }
     }
 }

@@ -87,6 +87,8 @@ pub struct World {
     changes: BTreeMap<u64, OpenChange>,
     /// Changes that grew since they were last saved.
     unsaved: BTreeSet<u64>,
+    /// The change that brought the version of a unit, complete: it may still go back on trial.
+    brought: BTreeMap<Name, Arc<Change>>,
     next_change: u64,
     rng: Rng,
     incarnation: Incarnation,
@@ -117,6 +119,8 @@ struct OpenChange {
     units: BTreeSet<Name>,
     /// Its actions by unit and verb.
     rows: BTreeSet<(Name, Verb)>,
+    /// One of them has gone back to what was before it.
+    rolled_back: bool,
 }
 
 /// When each unit is due.
@@ -172,6 +176,7 @@ impl World {
             chronicle: Chronicle::new(beginning.epoch.0 << 20),
             changes: BTreeMap::new(),
             unsaved: BTreeSet::new(),
+            brought: BTreeMap::new(),
             next_change: 1,
             rng: Rng::new(beginning.seed),
             incarnation: beginning.incarnation,

@@ -301,6 +301,7 @@ impl World {
         let object = self.object(name);
         if let Some(unit) = self.units.remove(name) {
             self.undeclared.remove(name);
+            self.brought.remove(name);
             self.outdated.remove(name);
             self.wishes_turned();
             let entry = Entry {

@@ -69,6 +69,31 @@ fn who_went_back_for_another_unit_goes_on_when_that_is_mended() {
 }
 
 #[test]
+fn a_change_that_went_back_is_told_as_its_rollout_is() {
+    // On its way, and on trial after it was complete.
+    for probe in [PROBED, ""] {
+        let mut stage = Stage::new();
+        let v = |a: u32, b: u32| vec![versioned("a", probe, a), versioned("b", "", b)];
+        stage.accept(&v(1, 1));
+        if !probe.is_empty() {
+            stage.ready("a");
+        }
+        stage.pass(Duration::from_secs(900));
+        let before = stage.changes.keys().max().copied();
+        stage.accept(&v(2, 2));
+        stage.pass(Duration::from_secs(1));
+        stage.exits("a", Exit::Code(78));
+        stage.pass(Duration::from_secs(600));
+        assert_eq!(stage.unit("a").rollout.word(false), "RolledBack", "{probe}");
+        let changes = stage.changes.iter().filter(|(id, _)| Some(**id) > before);
+        let outcomes: Vec<_> =
+            changes.map(|(_, change)| (change.cause.kind.as_str(), change.outcome.as_str())).collect();
+        assert_eq!(outcomes[0], ("FilesChanged", "RolledBack"), "{probe}: {outcomes:?}");
+        assert!(outcomes[1..].iter().all(|(_, outcome)| *outcome == "Complete"), "{probe}: {outcomes:?}");
+    }
+}
+
+#[test]
 fn canaries_that_failed_are_followed_by_nobody() {
     let mut stage = Stage::new();
     let v = |x: u32| {

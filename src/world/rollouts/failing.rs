@@ -8,7 +8,7 @@ use crate::rollout::{Failure, Phase};
 use crate::unit::{AfterEnd, End, ProbeKind};
 
 use crate::world::World;
-use crate::world::chronicle::{ChangeAction, Entry};
+use crate::world::chronicle::{ChangeAction, Entry, ROLLBACK};
 use crate::world::effect::Effect;
 use crate::world::event::{Cause, Rejection};
 use crate::world::state::Slot;
@@ -160,7 +160,7 @@ impl World {
                 .map(|(name, _)| name.clone())
                 .collect(),
         };
-        let cause = Cause::new("Rollback", format!("{object} of revision {revision}: {}", failure.message));
+        let cause = Cause::new(ROLLBACK, format!("{object} of revision {revision}: {}", failure.message));
         let rows = together
             .iter()
             .map(|name| {
