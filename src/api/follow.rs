@@ -13,40 +13,54 @@ use serde::Deserialize;
 use crate::base::{Incarnation, Name, Stamp};
 use crate::engine::Engine;
 use crate::logs::read as logs;
-use crate::world::{Slot, Unit};
+use crate::world::{Record, Slot, Unit};
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
 use super::faults::names;
 use super::status;
+use super::types::Event;
 
-#[derive(Deserialize)]
-pub(super) struct EventsQuery {
-    name: Option<String>,
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EventsQuery {
+    pub name: Option<String>,
     /// Only events after this id.
-    after: Option<u64>,
+    pub after: Option<u64>,
+    pub since_ms: Option<i64>,
+    pub until_ms: Option<i64>,
+    /// The last so many of them.
+    pub tail: Option<usize>,
 }
 
 impl EventsQuery {
-    fn wants(&self, record: &crate::world::Record) -> bool {
+    fn wants(&self, record: &Record) -> bool {
         self.after.is_none_or(|after| record.id > after)
+            && self.since_ms.is_none_or(|since| record.at.0 >= since)
+            && self.until_ms.is_none_or(|until| record.at.0 < until)
             && self.name.as_ref().is_none_or(|name| names(&record.object, name))
+    }
+
+    /// Those that are wanted of some, oldest first.
+    pub fn of<'r>(&self, records: impl DoubleEndedIterator<Item = &'r Record>) -> Vec<Event> {
+        let wanted = records.rev().filter(|record| self.wants(record)).take(self.tail.unwrap_or(usize::MAX));
+        let mut found: Vec<Event> = wanted.map(status::event).collect();
+        found.reverse();
+        found
     }
 }
 
 pub(super) async fn events(
     State(context): State<Context>,
     Query(query): Query<EventsQuery>,
-) -> Answer<Vec<super::types::Event>> {
+) -> Answer<Vec<Event>> {
     let name = query.name.clone();
     let (found, known) = context
         .ask(move |engine| {
-            let records = engine.world.chronicle().iter().filter(|record| query.wants(record));
-            let found: Vec<_> = records.map(|record| status::event(record)).collect();
+            let found = query.of(engine.world.chronicle().iter().map(AsRef::as_ref));
             let known = query.name.as_ref().is_none_or(|name| is_there(engine, name));
             (found, known)
         })
         .await?;
-    // What is gone may still have its events.
     match name {
         Some(name) if found.is_empty() && !known => Err(refuse(
             StatusCode::NOT_FOUND,
@@ -57,11 +71,13 @@ pub(super) async fn events(
     }
 }
 
-/// Whether `NAME` or `KIND/NAME` is declared.
+/// Whether `NAME` or `KIND/NAME` is declared, or something is remembered of it.
 fn is_there(engine: &Engine, name: &str) -> bool {
     let bare = name.rsplit_once('/').map_or(name, |(_, bare)| bare);
     let unit = bare.parse::<Name>().is_ok_and(|bare| engine.world.units().contains_key(&bare));
-    unit || engine.sets.objects().sources().iter().any(|source| source.object.name.to_string() == bare)
+    let told = || engine.world.chronicle().iter().any(|record| names(&record.object, name));
+    unit || told()
+        || engine.sets.objects().sources().iter().any(|source| source.object.name.to_string() == bare)
 }
 
 /// Server-sent events with resume: each has its id, and `Last-Event-ID` or `after` goes on from there.
@@ -77,12 +93,9 @@ pub(super) async fn watch_changes(
     tokio::spawn(async move {
         let mut after = after;
         loop {
-            let filter = EventsQuery { name: query.name.clone(), after: Some(after) };
+            let filter = EventsQuery { name: query.name.clone(), ..EventsQuery::default() };
             let found = context
-                .ask(move |engine| {
-                    let records = engine.world.chronicle().iter().filter(|record| filter.wants(record));
-                    records.map(|record| status::event(record)).collect::<Vec<_>>()
-                })
+                .ask(move |engine| filter.of(engine.world.chronicle().after(after).map(AsRef::as_ref)))
                 .await;
             let Ok(found) = found else { return };
             for event in found {

@@ -49,7 +49,11 @@ pub fn document() -> Value {
     );
     book.post::<Value, types::Done>("/v1/down", "Stops everything, then daemon and keeper.");
     book.post::<Value, types::Done>("/v1/upgrade", "Keeper and daemon become the binary on disk.");
-    book.get::<Vec<types::Event>>("/v1/events", "What happened, oldest first.", &["name", "after"]);
+    book.get::<Vec<types::Event>>(
+        "/v1/events",
+        "What happened, oldest first.",
+        &["name", "after", "sinceMs", "untilMs", "tail"],
+    );
     book.get::<types::Event>(
         "/v1/watch",
         "The same as server-sent events; resumes after `Last-Event-ID`.",

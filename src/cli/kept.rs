@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::api::faults::{ErrorsQuery, names};
-use crate::api::status;
+use crate::api::follow::EventsQuery;
 use crate::api::types::Event;
 use crate::base::Name;
 use crate::engine::foretold::{Foretold, foretell};
@@ -144,17 +144,15 @@ impl Kept {
         found
     }
 
-    pub fn events(&self, name: Option<&str>) -> Result<Vec<Event>, Failure> {
+    pub fn events(&self, query: &EventsQuery) -> Result<Vec<Event>, Failure> {
         let all = history::read(&self.0.log());
-        let wanted = all.iter().filter(|record| name.is_none_or(|name| names(&record.object, name)));
-        let found: Vec<Event> = wanted.map(status::event).collect();
-        match name {
-            Some(name) if found.is_empty() => Err(Failure::NotFound {
-                message: format!("no event of {name} was kept"),
-                hint: String::new(),
-            }),
-            _ => Ok(found),
+        if let Some(name) = &query.name
+            && !all.iter().any(|record| names(&record.object, name))
+        {
+            let message = format!("no event of {name} was kept");
+            return Err(Failure::NotFound { message, hint: String::new() });
         }
+        Ok(query.of(all.iter()))
     }
 
     pub fn crashes(&self, name: Option<&str>) -> Vec<Crash> {

@@ -7,6 +7,7 @@ mod cmd;
 mod home;
 mod keeper;
 mod kept;
+mod moment;
 mod progress;
 pub mod render;
 mod resources;

@@ -9,6 +9,15 @@ pub struct Events {
     /// Go on as things happen
     #[arg(short, long)]
     pub watch: bool,
+    /// Only events of the last 5m, or since 2026-01-01T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only events of before that; as --since
+    #[arg(long, value_name = "TIME", conflicts_with = "watch")]
+    pub until: Option<String>,
+    /// The last so many events
+    #[arg(short = 'n', long)]
+    pub tail: Option<usize>,
     #[command(flatten)]
     pub of: Of,
 }
