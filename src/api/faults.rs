@@ -7,7 +7,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
 
-use crate::base::{Category, ObjectRef, Severity};
+use crate::base::{Category, ObjectKind, ObjectRef, Severity};
 use crate::faults::book::{ErrorRecord, ErrorStats};
 use crate::faults::crashes::{self, Crash, CrashDetail};
 
@@ -55,6 +55,12 @@ pub(crate) fn names(object: &str, word: &str) -> bool {
         || word.parse::<ObjectRef>().is_ok_and(|of| of.to_string() == object)
 }
 
+/// `a`, `service/a` and `job/a` name the unit of a crash, which knows no kind.
+pub(crate) fn is_of(crash: &Crash, word: &str) -> bool {
+    let kinds = ObjectKind::ALL.into_iter().filter(|kind| kind.is_unit());
+    kinds.into_iter().any(|kind| names(&format!("{}/{}", kind.singular(), crash.service), word))
+}
+
 async fn errors(
     State(context): State<Context>,
     Query(query): Query<ErrorsQuery>,
@@ -98,10 +104,12 @@ struct CrashesQuery {
 
 async fn list(State(context): State<Context>, Query(query): Query<CrashesQuery>) -> Answer<Vec<Crash>> {
     let dir = context.state.crash_dumps();
+    if let Some(name) = query.name.as_ref().filter(|name| name.contains('/')) {
+        // A unit that there is has one kind.
+        context.unit_name(name).await?;
+    }
     let mut found = beside(move || crashes::list(&dir)).await?;
-    found.retain(|crash| {
-        query.name.as_ref().is_none_or(|name| names(&format!("service/{}", crash.service), name))
-    });
+    found.retain(|crash| query.name.as_ref().is_none_or(|name| is_of(crash, name)));
     if found.is_empty() {
         is_known(&context, query.name).await?;
     }

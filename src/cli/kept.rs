@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::api::faults::{ErrorsQuery, names};
+use crate::api::faults::{ErrorsQuery, is_of, names};
 use crate::api::follow::EventsQuery;
 use crate::api::types::Event;
 use crate::base::Name;
@@ -157,7 +157,7 @@ impl Kept {
 
     pub fn crashes(&self, name: Option<&str>) -> Vec<Crash> {
         let mut found = crashes::list(&self.0.crash_dumps());
-        found.retain(|crash| name.is_none_or(|name| names(&format!("service/{}", crash.service), name)));
+        found.retain(|crash| name.is_none_or(|name| is_of(crash, name)));
         found
     }
 

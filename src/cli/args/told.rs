@@ -68,6 +68,7 @@ pub struct Logs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Errors {
     /// List error records, latest first
+    #[command(alias = "list")]
     Ls(ErrorsLs),
     /// Count them by category, severity and unit
     Stats,
@@ -88,6 +89,7 @@ pub struct ErrorsLs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Crashes {
     /// List crash dumps, latest first
+    #[command(alias = "list")]
     Ls {
         #[command(flatten)]
         of: Of,
