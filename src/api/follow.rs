@@ -10,7 +10,7 @@ use axum::response::sse::{Event as SseEvent, Sse};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use crate::base::{Incarnation, Name, Stamp};
+use crate::base::{Incarnation, Name, Ordinal, Stamp};
 use crate::engine::Engine;
 use crate::logs::read as logs;
 use crate::world::{Record, Slot, Unit};
@@ -130,6 +130,8 @@ pub(super) struct LogsQuery {
     follow: bool,
     #[serde(default)]
     previous: bool,
+    /// Only of this ordinal.
+    instance: Option<u32>,
     /// Up to where the reader knows the log already, as it was told.
     from: Option<logs::Position>,
     /// So many lines from there on it knows too.
@@ -202,11 +204,12 @@ pub(super) async fn read_logs(
     if !known && !followed && !logs.join(format!("{service}.log")).exists() {
         return Err(context.ask(move |engine| not_found(engine, &[name])).await?);
     }
+    let ordinal = query.instance.map(Ordinal);
     let incarnation = match query.previous {
         true => {
             let (index, of) = (index.clone(), service.clone());
             let present = present.unwrap_or_default();
-            let look = move || logs::previous_incarnation(&index, &of, &present);
+            let look = move || logs::previous_incarnation(&index, &of, &present, ordinal);
             let looked = tokio::task::spawn_blocking(look).await;
             let none = format!("{service} has no earlier instance that wrote anything");
             Some(looked.ok().flatten().ok_or_else(|| refuse(StatusCode::NOT_FOUND, none, ""))?)
@@ -214,7 +217,7 @@ pub(super) async fn read_logs(
         false => None,
     };
     let since = query.since_ms.map(Stamp);
-    let mut wanted = logs::Query { tail: query.tail, since, incarnation, ..logs::Query::default() };
+    let mut wanted = logs::Query { tail: query.tail, since, incarnation, ordinal, ..logs::Query::default() };
     if query.from.is_some() {
         wanted.tail = Some(0);
     }
@@ -262,7 +265,10 @@ pub(super) async fn read_logs(
                     Some(0) => Vec::new(),
                     _ => unfinished(&context, &unit, position).await,
                 };
-                let wanted = |line: &&logs::Line| incarnation.is_none_or(|of| of.0 == line.incarnation);
+                let wanted = |line: &&logs::Line| {
+                    incarnation.is_none_or(|of| of.0 == line.incarnation)
+                        && ordinal.is_none_or(|of| of.0 == line.instance)
+                };
                 let text: Vec<u8> = begun.iter().filter(wanted).flat_map(json_line).collect();
                 if !text.is_empty() {
                     let _ = send.send(Ok(text.into())).await;
@@ -271,7 +277,7 @@ pub(super) async fn read_logs(
             }
             if done {
                 // Whoever wrote it.
-                wanted = logs::Query::default();
+                wanted = logs::Query { ordinal, ..logs::Query::default() };
             }
             // There may be more: it grew, or this was a part.
             if went_on {

@@ -64,7 +64,7 @@ pub fn document() -> Value {
     book.get::<crate::logs::read::Line>(
         "/v1/logs/{name}",
         "Captured lines as JSON, one a line; with `positions`, up to where they go in between, for `from`.",
-        &["tail", "sinceMs", "follow", "previous", "positions", "from", "skip"],
+        &["tail", "sinceMs", "follow", "previous", "instance", "positions", "from", "skip"],
     );
     book.post::<types::WaitFor, types::Waited>("/v1/wait", "Answers when it is so, or the time is over.");
     book.get::<types::ExecContext>(

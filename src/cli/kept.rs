@@ -123,7 +123,7 @@ impl Kept {
             return Err(Failure::NotFound { message: format!("no output of {unit} was kept"), hint });
         }
         if previous {
-            let before = logs::previous_incarnation(&index, unit, &[]);
+            let before = logs::previous_incarnation(&index, unit, &[], query.ordinal);
             let message = format!("{unit} has no earlier instance that wrote anything");
             query.incarnation = Some(before.ok_or(Failure::NotFound { message, hint: String::new() })?);
         }

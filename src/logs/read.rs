@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Incarnation, InstanceId, Stamp, limits};
+use crate::base::{Incarnation, InstanceId, Ordinal, Stamp, limits};
 use crate::os::files::existing_own_file;
 
 pub use super::derived::Position;
@@ -48,6 +48,7 @@ pub struct Query {
     pub tail: Option<usize>,
     pub since: Option<Stamp>,
     pub incarnation: Option<Incarnation>,
+    pub ordinal: Option<Ordinal>,
     pub stream: Option<Stream>,
     /// From this position of the log on, a part of it.
     pub from: Option<Position>,
@@ -60,6 +61,7 @@ pub struct Query {
 impl Query {
     fn wants(&self, record: &Record) -> bool {
         self.incarnation.is_none_or(|wanted| wanted == record.incarnation)
+            && self.ordinal.is_none_or(|wanted| wanted == record.ordinal)
             && self.stream.is_none_or(|wanted| wanted == record.stream)
             && self.since.is_none_or(|since| record.at >= since)
     }
@@ -333,12 +335,20 @@ pub fn tail_of_instance(logs: &Path, index: &Path, id: &InstanceId, count: usize
 }
 
 /// The latest incarnation that wrote anything and is none of the `present` ones; where it is not known which those are, the one
-/// before the latest.
-pub fn previous_incarnation(index: &Path, service: &str, present: &[Incarnation]) -> Option<Incarnation> {
+/// before the latest. Of one ordinal alone, where one is asked for.
+pub fn previous_incarnation(
+    index: &Path,
+    service: &str,
+    present: &[Incarnation],
+    ordinal: Option<Ordinal>,
+) -> Option<Incarnation> {
     let index = existing_own_file(&index.join(service)).ok()?;
     let mut latest = None;
     let mut previous = None;
     for_each_backwards(&index, |record| {
+        if ordinal.is_some_and(|wanted| wanted != record.ordinal) {
+            return true;
+        }
         let latest = *latest.get_or_insert(record.incarnation);
         let is_earlier = match present {
             [] => record.incarnation < latest,

@@ -48,10 +48,10 @@ fn the_instance_before_is_the_latest_that_wrote_and_is_not_there_any_more() {
         (&[6], Some(4)),
     ] {
         let present: Vec<_> = present.iter().copied().map(Incarnation).collect();
-        let found = previous_incarnation(dir.path(), "a", &present);
+        let found = previous_incarnation(dir.path(), "a", &present, None);
         assert_eq!(found, previous.map(Incarnation), "{present:?}");
     }
-    assert_eq!(previous_incarnation(dir.path(), "b", &[]), None);
+    assert_eq!(previous_incarnation(dir.path(), "b", &[], None), None);
 }
 
 #[test]

@@ -39,9 +39,12 @@ impl Of {
 
 #[derive(Clone, Debug, Args)]
 pub struct Logs {
-    /// Units
+    /// Units, or one of several instances: web.1
     #[arg(required = true)]
     pub names: Vec<String>,
+    /// Only of the instance of this ordinal
+    #[arg(long, value_name = "N")]
+    pub instance: Option<u32>,
     /// Go on as lines are written
     #[arg(short, long)]
     pub follow: bool,
