@@ -411,7 +411,7 @@ pub fn system(engine: &Engine) -> Value {
             "daemonPid": std::process::id(), "stateDir": engine.state.root, "overrides": overrides,
             "invalid": engine.sets.pending().len(), "notAsWritten": not_as_written(&engine.world),
             "notEnforced": not_enforced(&engine.world),
-            "logsBlocked": engine.logs_stuck,
+            "logsBlocked": engine.logs_stuck, "stateBlocked": engine.state_stuck,
         }
     })
 }

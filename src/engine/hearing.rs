@@ -59,9 +59,13 @@ impl Engine {
                     "{} cannot be written: {why}; overrides, revisions and history are only in memory until it can",
                     path.display()
                 );
+                self.state_stuck = Some(message.clone());
                 self.note(true, "StateBlocked", "system", message);
             }
-            None => self.note(false, "StateUnblocked", "system", "state.db is written again".into()),
+            None => {
+                self.state_stuck = None;
+                self.note(false, "StateUnblocked", "system", "state.db is written again".into());
+            }
         }
     }
 

@@ -134,6 +134,8 @@ pub struct Engine {
     /// Why it cannot be written just now.
     pub logs_stuck: Option<String>,
     /// To be answered when what was heard before has been acted upon.
+    /// Why state.db cannot be.
+    pub state_stuck: Option<String>,
     heard: Vec<tokio::sync::oneshot::Sender<()>>,
     /// Of these the last lines are wanted once they are written.
     tails: BTreeMap<InstanceId, Revision>,
@@ -240,6 +242,7 @@ impl Engine {
             unrecorded: BTreeSet::new(),
             logs_stuck: None,
             heard: Vec::new(),
+            state_stuck: None,
             tails: BTreeMap::new(),
             finished: false,
             ending: false,

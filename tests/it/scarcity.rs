@@ -36,8 +36,10 @@ fn a_full_disk_loses_no_line_and_stops_nobody() {
         serde_json::from_slice(&run(&["get", "service", "a", "-o", "json"]).stdout).unwrap();
     let pid = object["status"]["instances"][0]["pid"].as_u64().unwrap() as u32;
     assert!(alive(pid));
-    let said = crate::support::text(&run(&["get"]).stderr);
-    assert!(said.contains("note: output cannot be written to"), "{said}");
+    for args in [&["get"][..], &["describe", "a"], &["why", "a"]] {
+        let said = crate::support::text(&run(args).stderr);
+        assert!(said.contains("note: output cannot be written to"), "{args:?}: {said}");
+    }
     // One that ends now has said its last words to nobody yet.
     std::fs::write(system.path("go"), "").unwrap();
     until("b has ended", || {

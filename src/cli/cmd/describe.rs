@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::super::args::{Format, Global};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
-use super::get::text;
+use super::get::{blocked, text};
 
 /// `unisys describe`: everything known of one object.
 pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
@@ -28,6 +28,7 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
     if render::structured(global.output, &value)? {
         return Ok(Outcome::Done);
     }
+    let notes = blocked(&client.get("/v1/system", &[])?);
     let (meta, status) = (&value["metadata"], &value["status"]);
     let mut out = format!("{}/{}\n", text(&value["kind"]).to_lowercase(), text(&meta["name"]));
     let mut line = |name: &str, value: String| out.push_str(&format!("  {name:<12}{value}\n"));
@@ -83,6 +84,7 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
     let spec = serde_yaml::to_string(&value["spec"]).unwrap_or_default();
     spec.lines().for_each(|line| out.push_str(&format!("  {}\n", render::neutral(line))));
     render::print(&out);
+    super::say_notes(&notes, false);
     Ok(Outcome::Done)
 }
 

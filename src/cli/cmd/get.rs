@@ -19,7 +19,7 @@ pub fn run(global: &Global, args: &Get) -> Result<Outcome, Failure> {
         let mut notes = match is_for_a_person(global.output, args) {
             true => {
                 let sets = sets(client)?;
-                [not_accepted(&sets), ceded(&sets), logs_blocked(&client.get("/v1/system", &[])?)].concat()
+                [not_accepted(&sets), ceded(&sets), blocked(&client.get("/v1/system", &[])?)].concat()
             }
             false => Vec::new(),
         };
@@ -158,6 +158,12 @@ pub fn not_accepted(sets: &[Value]) -> Vec<String> {
 /// Why output cannot be written, of what `get system` says.
 pub fn logs_blocked(system: &Value) -> Vec<String> {
     system["status"]["logsBlocked"].as_str().map(render::neutral).into_iter().collect()
+}
+
+/// The same of output and of what has to be remembered.
+pub fn blocked(system: &Value) -> Vec<String> {
+    let state = system["status"]["stateBlocked"].as_str().map(render::neutral);
+    logs_blocked(system).into_iter().chain(state).collect()
 }
 
 /// What a pause of rollouts holds back, of what is shown.

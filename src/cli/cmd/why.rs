@@ -3,6 +3,7 @@ use crate::api::types::Why;
 use super::super::args::{Format, Global};
 use super::super::client::{Client, encoded};
 use super::super::{Failure, Outcome, render};
+use super::get::blocked;
 
 /// `unisys why`: symptom first, root last.
 pub fn run(global: &Global, name: &str) -> Result<Outcome, Failure> {
@@ -13,6 +14,7 @@ pub fn run(global: &Global, name: &str) -> Result<Outcome, Failure> {
     if render::structured(global.output, &serde_json::to_value(&why).unwrap_or_default())? {
         return Ok(Outcome::Done);
     }
+    let notes = blocked(&client.get("/v1/system", &[])?);
     let mut out = format!("{}\n", why.subject);
     for (depth, link) in why.chain.iter().enumerate() {
         let time = link.at.to_string();
@@ -29,5 +31,6 @@ pub fn run(global: &Global, name: &str) -> Result<Outcome, Failure> {
         out.push_str("  nothing has happened to it\n");
     }
     render::print(&out);
+    super::say_notes(&notes, false);
     Ok(Outcome::Done)
 }
