@@ -75,8 +75,8 @@ fn read_elsewhere(name: &str, there: Option<&Path>, here: &Path) -> Refusal {
     let there = there.unwrap_or(Path::new("")).display();
     let message = format!("the set `{name}` is read from {there}, and {} is no part of it", here.display());
     let hint = format!(
-        "to apply it, put it there; what that would change is shown by `unisys plan` and `diff`, given all of it \
-         (-f PATH --set {name}). For a set of its own, give it a name that no set has: --set NAME"
+        "to apply it, put it there; what that would change is shown by `unisys plan -f PATH --set {name}` and \
+         `diff`, given all of it. For a set of its own, give it a name that no set has: --set NAME"
     );
     refuse(StatusCode::CONFLICT, message, hint)
 }
@@ -206,7 +206,7 @@ fn propose(engine: &mut Engine, submission: &Submission) -> Result<Proposal, Ref
         && expected != engine.world.revision().0
     {
         let message = format!("the accepted revision is {}, not {expected}", engine.world.revision());
-        return Err(refuse(StatusCode::CONFLICT, message, "look at `unisys diff` again"));
+        return Err(refuse(StatusCode::CONFLICT, message, "look at `unisys diff -f PATH` again"));
     }
     let (name, path, input) = target(engine, submission)?;
     let busy = engine.busy();

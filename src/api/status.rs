@@ -226,7 +226,7 @@ fn overrides(name: &Name, unit: &Unit) -> Vec<Override> {
     });
     let rejected = over.rejected.as_ref().map(|rejected| {
         let by = Signature { by: "unisys (rollback)".into(), at: rejected.failure.at };
-        let ends_with = "a change of its manifest, or unisys apply --force".into();
+        let ends_with = "a change of its manifest, or unisys apply -f PATH --force".into();
         make("revision", (json!(rejected.revision.0), json!(rejected.runs.0)), &by, ends_with)
     });
     let marks = [

@@ -9,6 +9,7 @@ mod keeper;
 mod kept;
 mod moment;
 mod progress;
+mod pasted;
 pub mod render;
 mod resources;
 
@@ -120,7 +121,7 @@ pub fn main() -> ExitCode {
                 }
                 aside!("unisys: {failure}");
                 if !failure.hint().is_empty() {
-                    aside!("hint: {}", failure.hint());
+                    aside!("hint: {}", pasted::pastable(failure.hint()));
                 }
                 // `plan` and `diff`: 1 says that there is something to do, an error is above it.
                 if compares { failure.code().max(2) } else { failure.code() }

@@ -10,6 +10,7 @@ use crate::store::StoredFile;
 
 use super::Failure;
 use super::args::Format;
+use super::pasted::pastable;
 use crate::cli::aside;
 
 pub fn colour_on_stderr() -> bool {
@@ -142,7 +143,9 @@ pub fn diagnostics(diagnostics: &[Diagnostic], sent: &[StoredFile]) {
         let of_it = sent.iter().find(|sent| sent.path.as_os_str() == file);
         of_it.map(|sent| sent.text.clone()).or_else(|| std::fs::read_to_string(file).ok())
     };
-    to_stderr(&crate::manifest::render::text(diagnostics, colour_on_stderr(), &source));
+    let mut told = diagnostics.to_vec();
+    told.iter_mut().for_each(|diagnostic| diagnostic.hint = pastable(&diagnostic.hint));
+    to_stderr(&crate::manifest::render::text(&told, colour_on_stderr(), &source));
 }
 
 /// A format that a verb does not have.

@@ -200,8 +200,8 @@ pub fn owned_twice(first: &Source, second: &Source) -> Diagnostic {
         written_in(&first.file).display()
     );
     let hint = format!(
-        "remove it from one of the two sets, or take it over with `unisys apply --force-conflicts`; what these files would \
-         change in the other set: `unisys plan` and `diff` with --set {}",
+        "remove it from one of the two sets, or take it over with `unisys apply -f PATH --force-conflicts`; what these files would \
+         change in the other set: `unisys plan -f PATH --set {}`, and `diff`",
         first.set
     );
     Diagnostic::error("E1304", &second.span("metadata.name"), "metadata.name", message).hint(hint)

@@ -155,7 +155,7 @@ fn a_checkout_is_compared_with_the_set_that_runs_and_is_not_applied_in_its_place
         // It is no part of what is applied.
         let (code, words) = told(&[&["apply"], way].concat());
         assert!(code == 5 && words.contains("is no part of it"), "{words}");
-        assert!(words.contains("`unisys plan` and `diff`"), "{words}");
+        assert!(words.contains("`unisys plan -f checkout/") && words.contains("and `diff`"), "{words}");
     }
     // What is wrong is told where it is written.
     system.write("checkout/deploy/new.yaml", &sleeper("new", "  dependsOn: [nobody]\n"));
@@ -163,7 +163,7 @@ fn a_checkout_is_compared_with_the_set_that_runs_and_is_not_applied_in_its_place
     assert!(code == 2 && words.contains("checkout/deploy/new.yaml:"), "{code} {words}");
     // Under the name of no set they are objects of another one, and how to compare them is said.
     let (code, words) = told(&["plan", "-f", "checkout/deploy"]);
-    assert!(code == 5 && words.contains("with --set manifests"), "{code} {words}");
+    assert!(code == 5 && words.contains("unisys plan -f checkout/deploy --set manifests`"), "{code} {words}");
     // A part of it says nothing of the rest.
     let (code, words) = told(&["diff", "-f", "checkout/deploy/api.yaml", "--set", "manifests"]);
     assert!(code == 5 && words.contains("given all of it"), "{code} {words}");

@@ -4,7 +4,6 @@ use super::super::args::{Diff as Args, Format, Global};
 use super::super::client::Client;
 use super::super::{Failure, Outcome, render};
 use super::{plan, submit};
-use crate::cli::aside;
 
 /// `unisys diff`: 0 no difference, 1 differences.
 pub fn run(global: &Global, args: &Args) -> Result<Outcome, Failure> {
@@ -29,9 +28,7 @@ pub fn run(global: &Global, args: &Args) -> Result<Outcome, Failure> {
         }
         render::print(&text);
         plan::overrides(&diff.overrides);
-        for note in &diff.notes {
-            aside!("note: {}", render::neutral(note));
-        }
+        super::say_notes(&diff.notes, false);
     }
     Ok(if diff.objects.is_empty() { Outcome::Done } else { Outcome::No })
 }

@@ -28,6 +28,7 @@ mod wait;
 mod why;
 
 use super::args::{Circuit, Cli, Format, Verb};
+use super::pasted::pastable;
 use super::render::neutral;
 use super::{Failure, Outcome};
 use crate::cli::aside;
@@ -60,13 +61,14 @@ fn formats(verb: &Verb) -> Option<&'static [Format]> {
 /// What there is to know beside that it was done, on standard error.
 fn say_notes(notes: &[String], quiet: bool) {
     for note in notes.iter().filter(|_| !quiet) {
-        aside!("note: {}", neutral(note));
+        aside!("note: {}", pastable(&neutral(note)));
     }
 }
 
 /// Runs the verb.
 pub fn run(cli: Cli) -> Result<Outcome, Failure> {
     let global = &cli.global;
+    super::pasted::given(global, &cli.verb);
     if let Some(formats) = formats(&cli.verb) {
         super::render::only(global.output, formats)?;
     }

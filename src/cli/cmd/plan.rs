@@ -9,6 +9,7 @@ use crate::store::StoredFile;
 
 use super::super::args::{Format, Global, Plan};
 use super::super::client::{Client, STATE_DIR, find_socket};
+use super::super::pasted::pastable;
 use super::super::{Failure, Outcome, kept, render};
 use super::{get, say_notes, submit};
 use crate::cli::aside;
@@ -134,7 +135,7 @@ pub fn overrides(overrides: &[Override]) {
         let value = |value: &serde_json::Value| value.to_string();
         let (manifest, now) = (value(&over.manifest), value(&over.value));
         let cells = [&over.unit, &over.field, &manifest, &now, &over.by, &at, &over.ends_with];
-        cells.map(|cell| render::neutral(cell)).to_vec()
+        cells.map(|cell| pastable(&render::neutral(cell))).to_vec()
     }));
     render::print(&render::columns(&lines));
 }

@@ -39,7 +39,7 @@ pub fn declared(files: &[StoredFile]) -> Result<Vec<(String, String)>, Failure> 
     let mut declared = Vec::new();
     for file in files {
         let documents = tree::parse_to_values(&file.text).map_err(|why| {
-            Failure::usage(format!("{}: {why}", file.path.display()), "`unisys validate` says more")
+            Failure::usage(format!("{}: {why}", file.path.display()), "`unisys validate -f PATH` says more")
         })?;
         declared.extend(documents.into_iter().map(|document| {
             let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
