@@ -110,6 +110,7 @@ pub fn main() -> ExitCode {
     let result = std::panic::catch_unwind(|| {
         let cli = <Cli as clap::Parser>::parse();
         let compares = cli.compares();
+        let output = cli.global.output;
         match cmd::run(cli) {
             Ok(Outcome::Done) => 0,
             Ok(Outcome::No) => 1,
@@ -117,7 +118,12 @@ pub fn main() -> ExitCode {
             Ok(Outcome::Code(code)) => code,
             Err(failure) => {
                 if let Failure::Invalid { diagnostics, sent, .. } = &failure {
-                    render::diagnostics(diagnostics, sent);
+                    let value = serde_json::json!({
+                        "accepted": false, "valid": false, "message": failure.to_string(), "diagnostics": diagnostics,
+                    });
+                    if !matches!(render::structured(output, &value), Ok(true)) {
+                        render::diagnostics(diagnostics, sent);
+                    }
                 }
                 aside!("unisys: {failure}");
                 if !failure.hint().is_empty() {

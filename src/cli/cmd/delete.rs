@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::args::{Delete, Global};
 use super::super::client::Client;
-use super::super::{Failure, Outcome, render};
+use super::super::{Failure, Outcome};
 use super::submit;
 use crate::api::types::Done;
 
@@ -29,8 +29,6 @@ pub fn run(global: &Global, args: &Delete) -> Result<Outcome, Failure> {
     let deletion = json!({"objects": objects, "ignoreMissing": args.file.is_some(), "path": dir});
     let done: Done = Client::connect(global)?.post("/v1/delete", &deletion)?;
     super::say_notes(&done.notes, false);
-    if !global.quiet {
-        render::line(&done.message);
-    }
+    super::say_done(global, &done, None)?;
     Ok(Outcome::Done)
 }

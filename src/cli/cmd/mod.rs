@@ -27,20 +27,20 @@ mod validate;
 mod wait;
 mod why;
 
-use super::args::{Circuit, Cli, Format, Verb};
+use serde_json::{Value, json};
+
+use super::args::{Circuit, Cli, Format, Global, Verb};
 use super::pasted::pastable;
 use super::render::neutral;
 use super::{Failure, Outcome};
+use crate::api::types::{Done, Waited};
 use crate::cli::aside;
 
 /// What a verb prints that says no more than how it went, or that has one form; the others look for themselves.
 fn formats(verb: &Verb) -> Option<&'static [Format]> {
     match verb {
         Verb::Schema(_) => Some(&[Format::Json]),
-        Verb::Up(_)
-        | Verb::Down
-        | Verb::Delete(_)
-        | Verb::Explain { .. }
+        Verb::Delete(_)
         | Verb::Start(_)
         | Verb::Stop(_)
         | Verb::Restart(_)
@@ -49,7 +49,10 @@ fn formats(verb: &Verb) -> Option<&'static [Format]> {
         | Verb::Scale { .. }
         | Verb::Reload(_)
         | Verb::Circuit(_)
-        | Verb::Wait(_)
+        | Verb::Wait(_) => Some(&[Format::Text, Format::Json, Format::Yaml]),
+        Verb::Up(_)
+        | Verb::Down
+        | Verb::Explain { .. }
         | Verb::Exec { .. }
         | Verb::Upgrade
         | Verb::Metrics
@@ -63,6 +66,35 @@ fn say_notes(notes: &[String], quiet: bool) {
     for note in notes.iter().filter(|_| !quiet) {
         aside!("note: {}", pastable(&neutral(note)));
     }
+}
+
+/// What came of a wait, said where it is not as wanted.
+fn came(waited: &Waited) -> Outcome {
+    let (lines, outcome) = match (waited.met, waited.rolled_back.is_empty()) {
+        (true, _) => return Outcome::Done,
+        (false, false) => (&waited.rolled_back, Outcome::RolledBack),
+        (false, true) => (&waited.unmet, Outcome::No),
+    };
+    lines.iter().for_each(|line| aside!("{}", pastable(&neutral(line))));
+    outcome
+}
+
+/// What was done and, where it was waited for, what came of it: `-o json` of orders and `apply`.
+fn done_value(done: &Done, waited: Option<&Waited>) -> Value {
+    let mut value = json!({"revision": done.revision, "message": done.message, "notes": done.notes});
+    if let Some(waited) = waited {
+        value["waited"] = json!({"met": waited.met, "unmet": waited.unmet, "rolledBack": waited.rolled_back});
+    }
+    value
+}
+
+/// Says what was done, in the form that was asked for.
+fn say_done(global: &Global, done: &Done, waited: Option<&Waited>) -> Result<(), Failure> {
+    let said = super::render::structured(global.output, &done_value(done, waited))?;
+    if !said && !global.quiet && waited.is_none_or(|waited| waited.met) {
+        super::render::line(&done.message);
+    }
+    Ok(())
 }
 
 /// Runs the verb.

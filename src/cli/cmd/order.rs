@@ -3,6 +3,7 @@ use crate::base::ObjectKind;
 
 use super::super::args::Global;
 use super::super::client::Client;
+use super::super::pasted::pastable;
 use super::super::{Failure, Outcome, render};
 use crate::cli::aside;
 
@@ -27,25 +28,21 @@ pub fn run(global: &Global, verb: &str, names: &[String], replicas: &[u32]) -> R
         // Not of a program that ended at once.
         "start" | "restart" => {
             let reached = reached(&client, global, names, &done, ("started", LONGEST_START));
-            return reached.or_else(|error| given(error, &done));
+            return reached.or_else(|error| given(global, error, &done));
         }
         "reload" => {
             let reached = reached(&client, global, names, &done, ("reloaded", LONGEST_STOP));
-            return reached.or_else(|error| given(error, &done));
+            return reached.or_else(|error| given(global, error, &done));
         }
-        _ if !global.quiet => render::line(&done.message),
-        _ => {}
+        _ => super::say_done(global, &done, None)?,
     }
     Ok(Outcome::Done)
 }
 
 /// A daemon of an earlier version cannot be asked what came of an order: it has it.
-fn given(error: Failure, done: &Done) -> Result<Outcome, Failure> {
+fn given(global: &Global, error: Failure, done: &Done) -> Result<Outcome, Failure> {
     match error {
-        Failure::Usage { .. } => {
-            render::line(&done.message);
-            Ok(Outcome::Done)
-        }
+        Failure::Usage { .. } => super::say_done(global, done, None).map(|()| Outcome::Done),
         error => Err(error),
     }
 }
@@ -60,18 +57,18 @@ fn reached(
 ) -> Result<Outcome, Failure> {
     let wanted = WaitFor { names: names.to_vec(), what: what.into(), timeout_ms };
     let waited = client.wait(&wanted, global.quiet)?;
+    super::say_done(global, done, Some(&waited))?;
     if waited.met {
-        if !global.quiet {
-            render::line(&done.message);
-        }
         return Ok(Outcome::Done);
     }
     let mut lines: Vec<&String> = waited.rolled_back.iter().chain(&waited.unmet).collect();
     lines.sort();
     lines.dedup();
-    lines.iter().for_each(|line| aside!("{}", render::neutral(line)));
+    lines.iter().for_each(|line| aside!("{}", pastable(&render::neutral(line))));
     if what == "started" && waited.rolled_back.is_empty() {
-        aside!("hint: it goes on; `unisys wait --for=condition=Ready {}` waits for it", names.join(" "));
+        let hint =
+            format!("it goes on; `unisys wait --for=condition=Ready {}` waits for it", names.join(" "));
+        aside!("hint: {}", pastable(&hint));
     }
     Ok(Outcome::No)
 }

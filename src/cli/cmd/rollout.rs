@@ -21,9 +21,7 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
     let call = RolloutCall { verb: verb.into(), to_revision };
     let done: Done = client.post(&format!("/v1/rollouts/{}", encoded(&name.text())), &call)?;
     super::say_notes(&done.notes, false);
-    if !global.quiet {
-        render::line(&done.message);
-    }
+    super::say_done(global, &done, None)?;
     Ok(Outcome::Done)
 }
 

@@ -352,42 +352,10 @@ pub fn wait_time(text: &str) -> Result<Duration, Failure> {
 }
 
 /// Waits for everything to be Ready.
-pub fn wait_ready(client: &Client, timeout: Duration, quiet: bool) -> Result<Outcome, Failure> {
-    wait_for(client, "condition=Ready".into(), Vec::new(), timeout, quiet)
-}
-
-/// Waits until every rollout of a revision is over, and these units are Ready: 6 when one was rolled back.
-pub fn wait_rollout(
-    client: &Client,
-    revision: u64,
-    names: Vec<String>,
-    timeout: Duration,
-    quiet: bool,
-) -> Result<Outcome, Failure> {
-    wait_for(client, format!("rollout={revision}"), names, timeout, quiet)
-}
-
-fn wait_for(
-    client: &Client,
-    what: String,
-    names: Vec<String>,
-    timeout: Duration,
-    quiet: bool,
-) -> Result<Outcome, Failure> {
-    let wanted = WaitFor { names, what, timeout_ms: timeout.as_millis() as u64 };
-    let waited = client.wait(&wanted, quiet)?;
+fn wait_ready(client: &Client, timeout: Duration, quiet: bool) -> Result<Outcome, Failure> {
+    let timeout_ms = timeout.as_millis() as u64;
+    let ready = WaitFor { names: Vec::new(), what: "condition=Ready".into(), timeout_ms };
+    let waited = client.wait(&ready, quiet)?;
     super::say_notes(&waited.notes, quiet);
-    if waited.met {
-        return Ok(Outcome::Done);
-    }
-    if !waited.rolled_back.is_empty() {
-        for line in &waited.rolled_back {
-            aside!("{}", render::neutral(line));
-        }
-        return Ok(Outcome::RolledBack);
-    }
-    for line in &waited.unmet {
-        aside!("{line}");
-    }
-    Ok(Outcome::No)
+    Ok(super::came(&waited))
 }

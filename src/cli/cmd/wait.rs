@@ -1,9 +1,12 @@
+use serde_json::json;
+
 use crate::api::types::WaitFor;
 use crate::base::parse_duration;
 
 use super::super::args::{Global, Wait};
 use super::super::client::Client;
-use super::super::{Failure, Outcome};
+use super::super::pasted::pastable;
+use super::super::{Failure, Outcome, render};
 use crate::cli::aside;
 
 /// `unisys wait`: 0 when it is so, 1 when the time is over.
@@ -17,11 +20,13 @@ pub fn run(global: &Global, args: &Wait) -> Result<Outcome, Failure> {
     };
     let waited = Client::connect(global)?.wait(&wanted, global.quiet)?;
     super::say_notes(&waited.notes, global.quiet);
+    let shown = json!({"met": waited.met, "unmet": waited.unmet, "rolledBack": waited.rolled_back});
+    render::structured(global.output, &shown)?;
     if waited.met {
         return Ok(Outcome::Done);
     }
     for line in &waited.unmet {
-        aside!("{line}");
+        aside!("{}", pastable(&render::neutral(line)));
     }
     Ok(Outcome::No)
 }
