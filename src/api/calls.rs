@@ -97,6 +97,9 @@ impl Context {
     /// The name in `NAME` or `KIND/NAME`. Who writes the kind means nothing of another one.
     pub(super) async fn unit_name(&self, text: &str) -> Result<Name, Refusal> {
         let (kind, name) = text.rsplit_once('/').map_or((None, text), |(kind, name)| (Some(kind), name));
+        if let Some(refusal) = self.instance_meant(text).await? {
+            return Err(refusal);
+        }
         let name: Name = name.parse().map_err(|_| nothing_called(text, "see `unisys get`"))?;
         let Some(kind) = kind else { return Ok(name) };
         let asked = name.clone();
@@ -110,6 +113,22 @@ impl Context {
             }
             _ => Ok(name),
         }
+    }
+
+    /// That `api/0`, `api.0` or `api-0`, where there is a unit api and none of that name, is an instance: units are asked for.
+    pub(super) async fn instance_meant(&self, text: &str) -> Result<Option<Refusal>, Refusal> {
+        let Some((unit, ordinal)) = instance_of(text) else { return Ok(None) };
+        let whole = text.rsplit('/').next().and_then(|name| name.parse::<Name>().ok());
+        let of = unit.clone();
+        let known = self.ask(move |engine| {
+            let units = engine.world.units();
+            units.contains_key(&of) && whole.is_none_or(|whole| !units.contains_key(&whole))
+        });
+        let hint = format!(
+            "instance {ordinal} of {unit} is no unit: name {unit}, whose instances are ordered together; `unisys describe {unit}` \
+             shows each, `unisys logs {unit}.{ordinal}` what that one wrote"
+        );
+        Ok(known.await?.then(|| nothing_called(text, &hint)))
     }
 
     /// The same of several.
@@ -241,6 +260,12 @@ pub(super) fn not_found(engine: &Engine, names: &[impl ToString]) -> Refusal {
         None => "see `unisys get`".into(),
     };
     nothing_called(&names.join(", "), &hint)
+}
+
+/// The unit and the number in `api/0`, `api.0` and `api-0`.
+fn instance_of(text: &str) -> Option<(Name, u32)> {
+    let (unit, number) = text.rsplit_once(['/', '.', '-'])?;
+    Some((unit.rsplit('/').next()?.parse().ok()?, number.parse().ok()?))
 }
 
 fn nothing_called(what: &str, hint: &str) -> Refusal {

@@ -95,7 +95,11 @@ pub(super) async fn object(
     Path((kind, name)): Path<(String, String)>,
     Query(query): Query<ObjectQuery>,
 ) -> Answer<Value> {
-    let kind = kind_of(&kind)?;
+    let text = format!("{kind}/{name}");
+    let kind = match kind_of(&kind) {
+        Ok(kind) => kind,
+        Err(refusal) => return Err(context.instance_meant(&text).await?.unwrap_or(refusal)),
+    };
     let wanted = name.clone();
     let found = context
         .ask(move |engine| {
@@ -109,9 +113,12 @@ pub(super) async fn object(
             Some(value)
         })
         .await?;
-    found.map(Json).ok_or_else(|| {
-        refuse(StatusCode::NOT_FOUND, format!("there is no {}/{name}", kind.singular()), "see `unisys get`")
-    })
+    if let Some(found) = found {
+        return Ok(Json(found));
+    }
+    let missing = format!("there is no {}/{name}", kind.singular());
+    let refusal = refuse(StatusCode::NOT_FOUND, missing, "see `unisys get`");
+    Err(context.instance_meant(&text).await?.unwrap_or(refusal))
 }
 
 /// `get` plus events, probes, neighbours and the spec with every default.

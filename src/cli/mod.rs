@@ -4,12 +4,13 @@ mod args;
 mod attach;
 mod client;
 mod cmd;
+mod elsewhere;
 mod home;
 mod keeper;
 mod kept;
 mod moment;
-mod progress;
 mod pasted;
+mod progress;
 pub mod render;
 mod resources;
 
@@ -108,7 +109,10 @@ pub fn main() -> ExitCode {
         voice::finish();
     }));
     let result = std::panic::catch_unwind(|| {
-        let cli = <Cli as clap::Parser>::parse();
+        let cli = match <Cli as clap::Parser>::try_parse() {
+            Ok(cli) => cli,
+            Err(error) => return unparsed(&error),
+        };
         let compares = cli.compares();
         let output = cli.global.output;
         match cmd::run(cli) {
@@ -136,6 +140,32 @@ pub fn main() -> ExitCode {
     });
     voice::finish();
     ExitCode::from(result.unwrap_or(70))
+}
+
+/// Prints help or what is wrong with the arguments, and gives the exit code.
+fn unparsed(error: &clap::Error) -> u8 {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let meant = match error.get(ContextKind::InvalidSubcommand) {
+        // Not of one that stands below another: `errors show`.
+        Some(ContextValue::String(verb))
+            if error.kind() == ErrorKind::InvalidSubcommand
+                && error
+                    .get(ContextKind::Usage)
+                    .is_some_and(|usage| usage.to_string().contains("unisys [")) =>
+        {
+            elsewhere::meant(verb).map(|hint| (verb, hint))
+        }
+        _ => None,
+    };
+    match meant {
+        Some((verb, hint)) => {
+            aside!("unisys: there is no verb `{verb}`");
+            aside!("hint: {hint}");
+        }
+        // Nobody may read it.
+        None => drop(error.print()),
+    }
+    error.exit_code() as u8
 }
 
 /// The binary that is running, as a path that stays right when another is put in its place.

@@ -101,7 +101,9 @@ const CONFLICT: &str = "E1304";
 
 /// The nearest of `allowed` to what was written, if it is near enough to be what was meant.
 pub fn nearest<'a>(written: &str, allowed: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (written.chars().count() / 3).max(1) + 1;
+    // Of a word of two letters one has to stand.
+    let length = written.chars().count();
+    let limit = ((length / 3).max(1) + 1).min(length.saturating_sub(1));
     allowed
         .into_iter()
         .map(|word| (strsim::damerau_levenshtein(&written.to_lowercase(), &word.to_lowercase()), word))

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::types::{Done, PastRollout, RolloutCall, RolloutStatus, RolloutStep};
+use crate::base::ObjectKind;
 
 use super::super::args::{Format, Global, Rollout};
 use super::super::client::{Client, encoded};
@@ -13,7 +14,18 @@ pub fn run(global: &Global, args: &Rollout) -> Result<Outcome, Failure> {
     let (name, verb, to_revision) = match args {
         Rollout::Status { name } => return status(global, &client, &name.text()),
         Rollout::History { name } => return history(global, &client, &name.text()),
-        Rollout::Undo { name, to_revision } => (name, "undo", *to_revision),
+        Rollout::Undo { name, to_revision } => {
+            if let Some((unit, revision)) = name.text().split_once('/')
+                && ObjectKind::from_word(unit).is_none()
+                && revision.parse::<u64>().is_ok()
+            {
+                return Err(Failure::usage(
+                    format!("`{unit} {revision}` is not KIND NAME"),
+                    format!("write `unisys rollout undo {unit} --to-revision {revision}`"),
+                ));
+            }
+            (name, "undo", *to_revision)
+        }
         Rollout::Pause { name } => (name, "pause", None),
         Rollout::Resume { name } => (name, "resume", None),
         Rollout::Promote { name } => (name, "promote", None),
