@@ -103,11 +103,11 @@ pub enum Verb {
     },
     /// Show what units wrote
     Logs(Logs),
-    /// Start units, or let stopped ones run again; a disabled one runs until the next `up`
+    /// Start units, or let stopped ones run again; a disabled one runs until the next `up`. Waits for them, 60s at most
     Start(Names),
     /// Stop units until they are started again
     Stop(Names),
-    /// Replace running instances
+    /// Replace running instances. Waits for them, 60s at most
     Restart(Names),
     /// Let units be started again
     Enable(Names),
@@ -179,7 +179,7 @@ pub struct Up {
     /// Return once it runs
     #[arg(short, long)]
     pub detach: bool,
-    /// With --detach: return once everything is Ready
+    /// With --detach: return once everything is Ready, or after TIME with exit code 1 [--wait alone: 60s]
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     pub wait: Option<String>,
     /// Only these units (NAME, KIND/NAME or KIND NAME …) and what they need; the others rest until `unisys start`
@@ -196,7 +196,8 @@ pub struct Apply {
     /// Show what would be done and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Return once what was handed in, and what else changed, is Ready
+    /// Return once what was handed in, and what else changed, is Ready; exit code 6 when it was rolled back, 1 when it is not Ready
+    /// after TIME (it is accepted all the same) [--wait alone: 60s]
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s")]
     pub wait: Option<String>,
     /// Try again what was rolled back though its manifest has not changed
@@ -371,8 +372,8 @@ pub struct Wait {
     pub what: String,
     /// Units; without any: all that are to run
     pub names: Vec<String>,
-    /// How long
-    #[arg(long, default_value = "60s")]
+    /// How long; exit code 1 when it is not so by then
+    #[arg(long, value_name = "TIME", default_value = "60s")]
     pub timeout: String,
 }
 
