@@ -10,7 +10,7 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use crate::base::{Name, ObjectKind, ObjectRef};
-use crate::engine::{Claim, Engine, Proposal};
+use crate::engine::{Claim, Engine, Proposal, changed_files};
 use crate::manifest::diagnostic::is_conflict;
 use crate::manifest::fields::changed_fields;
 use crate::manifest::split::{objects_in, split, written_in};
@@ -331,7 +331,9 @@ pub(super) async fn apply(
             if proposal.rejected {
                 return Err(rejected(proposal.diagnostics));
             }
-            let plan = planned(engine, &target(engine, &submission)?.0, &proposal);
+            let (set, _, input) = target(engine, &submission)?;
+            let files = changed_files(&engine.sets.input_of(&set), &input);
+            let plan = planned(engine, &set, &proposal);
             let unchanged = proposal.desired().units == engine.world.desired().units
                 && proposal.desired().externals == engine.world.desired().externals
                 && proposal.objects().same_as(engine.sets.objects());
@@ -340,7 +342,8 @@ pub(super) async fn apply(
                     Some(path) => format!("unisys apply -f {} by {by}", path.display()),
                     None => format!("unisys apply by {by}"),
                 };
-                engine.accept(proposal, Cause::new("Apply", detail));
+                let cause = Cause { files, ..Cause::new("Apply", detail) };
+                engine.accept(proposal, cause);
             }
             let again =
                 engine.world.units().iter().filter(|(_, unit)| submission.force && unit.is_rolled_back());

@@ -56,6 +56,7 @@ pub use last_up::{LastUp, Recalled};
 pub use link::{Heir, Left, Link};
 pub use owning::{Ceded, Claim};
 pub use reports::no_keeper;
+pub use set::changed_files;
 pub use sets::{Proposal, Removal, Sets};
 pub use started_with::StartedWith;
 use trim::Trim;
@@ -133,9 +134,9 @@ pub struct Engine {
     unrecorded: BTreeSet<InstanceId>,
     /// Why it cannot be written just now.
     pub logs_stuck: Option<String>,
-    /// To be answered when what was heard before has been acted upon.
     /// Why state.db cannot be.
     pub state_stuck: Option<String>,
+    /// To be answered when what was heard before has been acted upon.
     heard: Vec<tokio::sync::oneshot::Sender<()>>,
     /// Of these the last lines are wanted once they are written.
     tails: BTreeMap<InstanceId, Revision>,
@@ -241,8 +242,8 @@ impl Engine {
             closing: BTreeSet::new(),
             unrecorded: BTreeSet::new(),
             logs_stuck: None,
-            heard: Vec::new(),
             state_stuck: None,
+            heard: Vec::new(),
             tails: BTreeMap::new(),
             finished: false,
             ending: false,

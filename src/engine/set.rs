@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::Revision;
+use crate::manifest::split::written_in;
 use crate::manifest::{Diagnostic, LoadInput, SourceFile};
 use crate::os::files;
 use crate::os::snapshot::{Known, snapshot_knowing};
@@ -207,6 +208,13 @@ pub(super) fn changed_paths(old: &LoadInput, new: &LoadInput) -> Vec<PathBuf> {
     let changed = new.iter().filter(|(path, content)| old.get(*path) != Some(*content));
     let gone = old.keys().filter(|path| !new.contains_key(*path));
     changed.map(|(path, _)| path).chain(gone).map(PathBuf::from).collect()
+}
+
+/// Names of the files, as people wrote them, in which one input differs from another.
+pub fn changed_files(old: &LoadInput, new: &LoadInput) -> Vec<String> {
+    let changed = changed_paths(old, new);
+    let names: BTreeSet<String> = changed.iter().map(|path| file_name(&written_in(path))).collect();
+    names.into_iter().collect()
 }
 
 pub(super) fn file_name(path: &Path) -> String {
