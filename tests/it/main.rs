@@ -1,5 +1,6 @@
 //! Real processes, real files, real signals: each test starts the binary as a person would.
 
+mod answers;
 mod bad_input;
 mod bad_rollouts;
 mod commands;
