@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{System, python, sleeper, text, until};
+use crate::support::{Follower, System, python, sleeper, text, until};
 
 const SAYS: &str = "import os,signal\nprint('I am', os.environ['UNISYS_INSTANCE'].split('/')[1].split('.')[1], flush=True)\nsignal.pause()";
 
@@ -27,8 +27,18 @@ fn each_of_several_instances_is_told_apart_in_logs_and_can_be_asked_for_alone() 
     assert_eq!(sorted(&["logs", "w", "--instance", "2", "-n", "1"]), ["I am 2"]);
     assert_eq!(sorted(&["logs", "service/w.0"]), ["I am 0"]);
     assert_eq!(sorted(&["logs", "w.1", "w.2"]), ["w.1 | I am 1", "w.2 | I am 2"]);
+    let one = Follower::of(system.command(&["logs", "-f", "w.1", "-n", "0"]));
+    let all = Follower::of(system.command(&["logs", "-f", "w"]));
+    all.shows("w.2 | I am 2");
+    let before = system.ok(&["logs", "w"]).lines().count();
+    until("each has said it again", || {
+        system.ok(&["restart", "w"]);
+        (system.ok(&["logs", "w"]).lines().count() >= before + 3).then_some(())
+    });
+    one.shows("I am 1");
+    assert!(one.shown().iter().all(|line| line == "I am 1"), "{:?}", one.shown());
     system.ok(&["down"]);
-    let kept = text(&system.run(&["logs", "w.2", "-q"]).stdout);
+    let kept = text(&system.run(&["logs", "w.2", "-n", "1", "-q"]).stdout);
     assert_eq!(kept, "I am 2\n");
 }
 
@@ -54,6 +64,12 @@ fn events_are_of_a_span_of_time_or_the_last_so_many() {
     assert!(since.iter().all(|event| event["ts"].as_str() >= Some(&last)), "{since:?}");
     assert_eq!(before.len() + since.len(), events(&[]).len());
     assert_eq!(events(&["--until", "1h"]).len(), 0);
+    let new = Follower::of(system.command(&["events", "-w", "-n", "0"]));
+    until("what happens is told", || {
+        system.ok(&["restart", "a"]);
+        new.shown().iter().any(|line| line.contains("Ordered")).then_some(())
+    });
+    assert!(new.shown().iter().all(|line| line.get(..24) > Some(&last)), "{:?}", new.shown());
     assert_eq!(system.fails(&["events", "--since", "yesterday"]).0, 2);
     assert_eq!(system.fails(&["events", "none", "--since", "1h"]).0, 4);
     system.ok(&["down"]);
