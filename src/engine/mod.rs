@@ -361,7 +361,7 @@ impl Engine {
                     self.stirred();
                     self.files_touched();
                 }
-                () = sleep_until(deadline) => self.tick(),
+                () = watching::sleep_until(deadline) => self.tick(),
             }
             for _ in 0..limits::TURN_BATCH {
                 if let Some((report, fds)) = self.link.try_receive() {
@@ -430,7 +430,7 @@ impl Engine {
         if files || self.sets.prune_due().is_some_and(|at| at <= now.mono) {
             self.files_due = None;
             if files && self.sets.is_being_written() {
-                self.files_due = Some(files_due(now.mono));
+                self.files_due = Some(watching::files_due(now.mono));
             } else {
                 self.reload("FilesChanged");
             }
@@ -493,17 +493,5 @@ impl Engine {
     pub fn note(&mut self, warning: bool, reason: &'static str, object: &str, message: String) {
         let event = Event::Note { warning, reason, object: object.to_owned(), message };
         self.world.handle(clock::now(), event);
-    }
-}
-
-/// A look at the files, once nobody is writing them any more.
-fn files_due(now: Instant) -> Debounce {
-    Debounce::new(now, limits::WATCH_QUIET, limits::WATCH_MAX)
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep(at.since(clock::mono())).await,
-        None => std::future::pending().await,
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use crate::base::{Name, Revision, limits};
+use crate::base::{Debounce, Instant, Name, Revision, limits};
 use crate::manifest::spec::service::Port;
 use crate::os::clock;
 use crate::plan::UnitSpec;
@@ -13,7 +13,7 @@ use crate::world::{Cause, Event, Slot};
 
 use super::owning::Moved;
 use super::sets::Busy;
-use super::{Engine, Proposal, files_due};
+use super::{Engine, Proposal};
 
 impl Engine {
     pub(super) fn files_touched(&mut self) {
@@ -160,5 +160,17 @@ impl Engine {
     pub(super) fn remember_revision(&mut self, detail: &str) {
         self.faults_revised();
         self.store.accept(self.world.revision(), detail.to_owned(), self.sets.stored());
+    }
+}
+
+/// A look at the files, once nobody is writing them any more.
+pub(super) fn files_due(now: Instant) -> Debounce {
+    Debounce::new(now, limits::WATCH_QUIET, limits::WATCH_MAX)
+}
+
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep(at.since(clock::mono())).await,
+        None => std::future::pending().await,
     }
 }

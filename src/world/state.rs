@@ -479,12 +479,8 @@ impl Slot {
     }
 
     pub fn is_ready(&self) -> bool {
-        matches!(self.state, Lifecycle::Up(_))
-            && self
-                .instance
-                .as_ref()
-                .and_then(|instance| instance.board.as_ref())
-                .is_some_and(ProbeBoard::is_ready)
+        let board = self.instance.as_ref().and_then(|instance| instance.board.as_ref());
+        matches!(self.state, Lifecycle::Up(_)) && board.is_some_and(ProbeBoard::is_ready)
     }
 
     /// The probes that it has now have answered well, of those that can be asked: that it was Ready by others says nothing.

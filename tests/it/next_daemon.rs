@@ -1,6 +1,6 @@
 //! What the next daemon knows, and that there is one.
 
-use crate::support::{System, signal, sleeper, until};
+use crate::support::{System, kill_both, python, signal, sleeper, until};
 
 #[test]
 fn how_the_one_before_ended_is_known_to_the_next_daemon() {
@@ -26,4 +26,43 @@ fn a_keeper_whose_binary_is_gone_from_the_disk_has_a_daemon_all_the_same() {
     signal(daemon, "KILL");
     until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
     assert_eq!(system.pid("a"), pid);
+}
+
+#[test]
+fn what_ran_when_the_machine_was_restarted_has_not_crashed() {
+    use unisys::keeper::journal::{Entry, Journal};
+    let code = "import time\nprint('all is well', flush=True)\ntime.sleep(1000)";
+    let job = "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: j}\nspec: {command: [sleep, '1000']}\n";
+    let mut system = System::up(&[("a.yaml", &python("a", code, "")), ("j.yaml", job)]);
+    system.ready(&["a"]);
+    until("the job runs", || system.json(&["get", "job", "j"])["status"]["instances"][0]["pid"].as_u64());
+    let programs = system.marked();
+    kill_both(system.keeper_pid(), system.daemon_pid().unwrap());
+    system.ended();
+    programs.iter().for_each(|pid| signal(*pid, "KILL"));
+    until("nothing runs", || (system.marked().is_empty() && system.processes().is_empty()).then_some(()));
+    // What tells one boot from another.
+    let path = system.path(".unified-system/run/journal");
+    let mut entries = Journal::read(&path).unwrap();
+    for entry in &mut entries {
+        if let Entry::Begin { boot, .. } = entry {
+            *boot = "another".into();
+        }
+    }
+    Journal::create(&path, &entries).unwrap();
+    system.start(&[]);
+    system.ready(&["a"]);
+    let events = system.ok(&["events"]);
+    assert!(events.contains("MachineRestarted"), "{events}");
+    let instance = system.instance("a");
+    assert_eq!(instance["lastExit"]["reason"], "MachineRestarted", "{instance}");
+    assert_eq!(instance["restarts"], 0);
+    let chain = system.json(&["why", "a"])["chain"].as_array().unwrap().clone();
+    let root = chain.last().unwrap();
+    assert_eq!(root["what"], "the machine was restarted, and what ran ended with it", "{chain:?}");
+    assert_eq!(system.json(&["errors", "ls"]).as_array().map(Vec::len), Some(0));
+    assert_eq!(system.json(&["crashes", "ls"]).as_array().map(Vec::len), Some(0));
+    until("the job runs again", || {
+        system.json(&["get", "job", "j"])["status"]["instances"][0]["pid"].as_u64()
+    });
 }
