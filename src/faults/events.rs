@@ -49,6 +49,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "Unready" => (said().unwrap_or(Category::Api), Severity::Warning),
         "ManifestInvalid" => (Category::Config, Severity::Recoverable),
         "LogsBlocked" | "StateBlocked" | "JournalBlocked" => (Category::Filesystem, Severity::Recoverable),
+        "StopHookFailed" => (said().unwrap_or(Category::Crash), Severity::Warning),
         "NotHeard" => (Category::Resource, Severity::Warning),
         "LogReplaced" => (Category::Permission, Severity::Warning),
         "DaemonDied" | "KeeperDied" => (Category::Internal, Severity::Recoverable),

@@ -14,7 +14,7 @@ pub mod watchdog;
 pub use accepts::AcceptWatch;
 pub use adopted::{HeldParts, PartState};
 pub use breaker::{Breaker, Circuit};
-pub use lifecycle::{End, EndReason, Fact, Illegal, Lifecycle, Process, Request, StopReason};
+pub use lifecycle::{End, EndReason, Fact, Illegal, Lifecycle, Process, Request, StopPhase, StopReason};
 pub use policy::{
     BreakerPolicy, CanaryPolicy, CanaryShare, Condition, Dependency, Policy, ProbeKind, ProbePolicy,
     ProbeWay, RestartPolicy, RestartWhen, StopPolicy, Strategy, UpdatePolicy,

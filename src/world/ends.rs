@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::base::{Exit, Generation, InstanceId, Name, Now, Role, Seat};
+use crate::base::{Exit, Generation, InstanceId, Name, Now, Part, Role, Seat};
 use crate::plan::Drift;
 use crate::unit::lifecycle::Rest;
-use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, ProbeBoard};
+use crate::unit::{AfterEnd, Circuit, End, EndReason, Fact, Lifecycle, ProbeBoard, StopPhase};
 
 use super::World;
 use super::chronicle::{CIRCUIT_OPEN, Entry};
@@ -177,6 +177,23 @@ impl World {
             self.effects.push_back(Effect::WatchProgram { name: name.clone(), spec, since: now.wall });
         }
         self.save_unit(now, name);
+    }
+
+    /// Nothing hangs on it but what it was to clean up: the way out goes on.
+    pub(super) fn stop_hook_failed(&mut self, now: Now, name: &Name, seat: Seat, part: Part, words: &str) {
+        let slot = self.units.get(name).and_then(|unit| unit.slots.get(&seat));
+        let phase = match slot.map(|slot| &slot.state) {
+            Some(Lifecycle::Stopping(stopping)) => &stopping.phase,
+            _ => return,
+        };
+        let what = match (part, phase) {
+            (Part::StopCommand, StopPhase::Command { .. }) => "stop.command".to_owned(),
+            (Part::PostStop(hook), StopPhase::PostStop { hook: of, .. }) if hook == *of => {
+                format!("postStop hook {}", hook + 1)
+            }
+            _ => return,
+        };
+        self.warn(now, name, seat, "StopHookFailed", &format!("has a {what} that {words}"));
     }
 
     /// What its seats failed for may be mended: they are tried again, once.

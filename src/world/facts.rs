@@ -30,7 +30,8 @@ impl World {
                 self.apply(now, name, seat, Fact::Spawned { pid, at });
             }
             InstanceFact::Spawned { .. } => {}
-            InstanceFact::SpawnFailed { stage, errno, detail, .. } => {
+            InstanceFact::SpawnFailed { part, stage, errno, detail } => {
+                self.stop_hook_failed(now, name, seat, part, &format!("could not {stage}: {detail}"));
                 self.apply(now, name, seat, Fact::SpawnFailed { stage, errno, detail });
             }
             InstanceFact::PortHeld { detail } => {
@@ -54,6 +55,9 @@ impl World {
                 let wanted = matches!(wish, Some(Wish::Up { replicas }) if seat.ordinal.0 < replicas);
                 if matches!(part, Part::PreStart(_)) && !wanted {
                     self.apply(now, name, seat, Fact::Stop { reason: StopReason::Unwanted });
+                }
+                if exit != Exit::Code(0) {
+                    self.stop_hook_failed(now, name, seat, part, &format!("ended: {exit}"));
                 }
                 self.apply(now, name, seat, Fact::HookExited { part, exit })
             }

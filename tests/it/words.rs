@@ -64,3 +64,22 @@ fn up_in_the_background_tells_what_cannot_start() {
     assert!(words.contains("nothere does not exist"), "{words}");
     system.ok(&["down"]);
 }
+
+#[test]
+fn what_fails_on_the_way_out_is_told_and_holds_nothing_up() {
+    let rest = "  stop: {command: [sh, -c, exit 3]}\n  hooks: {postStop: [{command: [\"true\"]}, {command: [sh, -c, exit 7]}]}\n";
+    let lacks = "  stop: {command: [/nonexistent/stop]}\n";
+    let system = System::up(&[("a.yaml", &sleeper("a", rest)), ("b.yaml", &sleeper("b", lacks))]);
+    system.ready(&["a", "b"]);
+    system.ok(&["stop", "a", "b"]);
+    let events = until("it is told", || {
+        let events = system.ok(&["events"]);
+        (events.matches("StopHookFailed").count() == 3).then_some(events)
+    });
+    for words in
+        ["has a stop.command that ended: exit code 3", "has a postStop hook 2 that ended: exit code 7"]
+    {
+        assert!(events.contains(words), "{words} is not in {events}");
+    }
+    assert!(system.ok(&["errors", "ls"]).contains("exit code 7"));
+}
