@@ -40,6 +40,7 @@ impl Engine {
                 let pid = self.attached.get(&id).and_then(|attached| attached.main_pid);
                 self.link.send(&Request::Signal { epoch, id, signal: signal.0, pid });
             }
+            Effect::Follow { id, pid } => self.link.send(&Request::Follow { epoch, id, pid }),
             Effect::Kill { id } => self.link.send(&Request::Kill { epoch, id }),
             Effect::Forget { id } => {
                 self.detach(&id);

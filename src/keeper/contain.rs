@@ -35,6 +35,8 @@ const DYING: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct Strays {
     known: BTreeMap<u32, (u64, Option<InstanceId>)>,
+    /// Main programs of which another process has taken the place.
+    kept: BTreeMap<u32, (u64, InstanceId)>,
     /// Of nobody, and told.
     told: BTreeMap<u32, u64>,
     /// Children of whoever became the keeper: they are none of ours.
@@ -46,6 +48,11 @@ impl Strays {
     pub fn beside(children: Vec<u32>) -> Self {
         let start = |pid| process::stat(pid).map(|stat| (pid, stat.start));
         Self { foreign: children.into_iter().filter_map(start).collect(), ..Self::default() }
+    }
+
+    /// It stays the instance's, though it is not its main program any more.
+    pub fn keep(&mut self, pid: u32, start: u64, id: &InstanceId) {
+        self.kept.insert(pid, (start, id.clone()));
     }
 
     /// Those of nobody, that have not been told yet.
@@ -63,7 +70,11 @@ impl Strays {
     pub fn refresh(&mut self, table: &Table, own: &Owner<'_>) {
         let mut known = std::mem::take(&mut self.known);
         let leaders = LazyCell::new(|| Leaders::of(table));
-        let loose = own.loose(table, &leaders);
+        self.kept.retain(|pid, (start, _)| process::is_still(*pid, *start));
+        let kept = self.kept.iter().map(|(pid, (start, id))| (*pid, (*start, Some(id.clone()))));
+        self.known.extend(kept);
+        let mut loose = own.loose(table, &leaders);
+        loose.retain(|pid| !self.kept.contains_key(pid));
         if loose.is_empty() {
             return;
         }

@@ -178,6 +178,29 @@ impl Keeper {
         self.tell(&Report::Exited { id, part, exit, remains, spent });
     }
 
+    /// Another process of an instance is its main program from now on (`MAINPID=`, sd_notify(3)): its end is the instance's. The one
+    /// before it is one of many.
+    pub(super) fn follow(&mut self, id: &InstanceId, pid: u32) {
+        self.look_for_strays();
+        let Some(instance) = self.table.instances.get_mut(id) else { return };
+        let Some(PartState::Running(former)) = instance.parts.get(&Part::Main) else { return };
+        let of_it = process::descends(pid, former.pid) || self.strays.of(id).any(|stray| stray == pid);
+        let Some(stat) = process::stat(pid).filter(|stat| of_it && stat.pid != former.pid && stat.is_alive())
+        else {
+            return;
+        };
+        let Ok(Some(pidfd)) = process::open(pid, stat.start) else { return };
+        let child = stat.ppid == std::process::id();
+        let running = Running { pid, start: stat.start, at: former.at, pidfd, child };
+        self.strays.keep(former.pid, former.start, id);
+        self.table.by_pid.remove(&former.pid);
+        self.table.by_pid.insert(pid, (id.clone(), Part::Main));
+        instance.parts.insert(Part::Main, PartState::Running(running));
+        self.journal.write(&Entry::Instance(Box::new(instance.held(id))));
+        // Whoever is no child of ours is known to end by its handle.
+        self.heir |= !child;
+    }
+
     fn look_for_strays(&mut self) {
         let (table, strays) = (&self.table, &mut self.strays);
         let run = self.options.state.run();

@@ -60,6 +60,12 @@ pub enum Request {
         signal: i32,
         pid: Option<u32>,
     },
+    /// This process of the instance is its main program from now on.
+    Follow {
+        epoch: Epoch,
+        id: InstanceId,
+        pid: u32,
+    },
     /// SIGKILL to whatever belongs to the instance; answered by `Gone`.
     Kill {
         epoch: Epoch,

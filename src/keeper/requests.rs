@@ -59,6 +59,7 @@ impl Keeper {
             Request::Signal { epoch, id, signal, pid } if self.fenced(epoch, Some(&id)) => {
                 self.signal_instance(&id, signal, pid);
             }
+            Request::Follow { epoch, id, pid } if self.fenced(epoch, Some(&id)) => self.follow(&id, pid),
             Request::Kill { epoch, id } if self.fenced(epoch, Some(&id)) => self.kill(id),
             Request::Forget { epoch, id } if self.fenced(epoch, Some(&id)) => self.forget(&id),
             Request::Remember { epoch, id, mark, generation, spec } if self.fenced(epoch, Some(&id)) => {

@@ -30,6 +30,11 @@ pub enum Effect {
         id: InstanceId,
         signal: Signal,
     },
+    /// This process of the instance is its main program from now on.
+    Follow {
+        id: InstanceId,
+        pid: u32,
+    },
     /// SIGKILL to everything that belongs to it; answered by `Gone`.
     Kill {
         id: InstanceId,

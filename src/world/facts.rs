@@ -85,7 +85,13 @@ impl World {
             }
             InstanceFact::ToldReloading { since } => self.told_reloading(name, seat, since),
             InstanceFact::Reloaded { ok, message } => self.reloaded(now, name, seat, ok, &message),
-            InstanceFact::MainPid(pid) => self.apply(now, name, seat, Fact::MainPid { pid }),
+            InstanceFact::MainPid(pid) => {
+                self.apply(now, name, seat, Fact::MainPid { pid });
+                let slot = self.units.get(name).and_then(|unit| unit.slots.get(&seat));
+                if slot.and_then(|slot| slot.state.process()).is_some_and(|main| main.pid == pid) {
+                    self.effects.push_back(Effect::Follow { id: id.clone(), pid });
+                }
+            }
             InstanceFact::Extend { until } => {
                 if let Some(instance) = self.instance_mut(name, seat) {
                     let spec = instance.spec.clone();

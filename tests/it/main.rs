@@ -18,6 +18,7 @@ mod kept;
 mod left_behind;
 mod listeners;
 mod lives;
+mod main_pid;
 mod next_daemon;
 mod notifiers;
 mod orders;

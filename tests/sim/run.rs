@@ -415,6 +415,8 @@ impl Sim {
                 self.spawn(id, part, spec, generation);
             }
             Effect::Signal { signal: Signal::CONT, .. } => {}
+            // No program here names another one.
+            Effect::Follow { .. } => {}
             Effect::Signal { id, signal } if signal == Signal::HUP => {
                 self.done.push((id, truth::Done::ToldToReload));
             }
