@@ -89,7 +89,7 @@ impl Engine {
                 ),
             ),
         };
-        let message = format!("{words}; {held} instances were taken up as they are, none was touched");
+        let message = format!("{words}; what runs was taken up as it is ({held} held)");
         self.note(true, reason, "system", message);
     }
 

@@ -134,11 +134,7 @@ impl Keeper {
     fn daemon_ended(&mut self, exit: Exit) {
         // What it asked for before it died is done: its successor would only ask again, and believe that it were the first.
         self.read_requests();
-        self.died = self
-            .daemon
-            .pid
-            .map(|pid| Died::Daemon { pid, exit })
-            .filter(|_| self.greeted && exit != Exit::Code(0));
+        self.died = self.daemon.pid.map(|pid| Died::Daemon { pid, exit }).filter(|_| exit != Exit::Code(0));
         self.daemon.ended();
         self.greeted = false;
         // Another try would end the same; as exit codes of `up`.

@@ -69,8 +69,11 @@ impl World {
             },
             last_ends: unit
                 .serving()
-                .filter(|slot| slot.instance.is_some())
-                .filter_map(|slot| Some((slot.seat.ordinal, slot.last_end.as_deref()?.clone())))
+                .filter_map(|slot| {
+                    let known = slot.last_end.as_deref().filter(|_| slot.instance.is_some());
+                    // Of one that is not adopted yet.
+                    Some((slot.seat.ordinal, known.or(slot.recalled_end.as_deref())?.clone()))
+                })
                 .collect(),
             attempt: match self.down {
                 Some(_) => 0,

@@ -59,6 +59,7 @@ impl World {
         slot.drift = Drift::between(&spec, &wanted.spec);
         let cause = freed_by.or(slot.cause).or(cause);
         unit.completed = None;
+        slot.recalled_end = None;
         slot.instance = Some(Instance {
             incarnation,
             spec,

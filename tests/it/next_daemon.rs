@@ -3,7 +3,7 @@
 use crate::support::{System, kill_both, python, signal, sleeper, until};
 
 #[test]
-fn how_the_one_before_ended_is_known_to_the_next_daemon() {
+fn how_the_one_before_ended_is_known_to_the_next_daemon_and_how_that_came_to_be() {
     let system = System::up(&[("a.yaml", &sleeper("a", ""))]);
     let (pid, daemon) = (system.pid("a"), until("a daemon", || system.daemon_pid()));
     signal(pid, "KILL");
@@ -14,6 +14,15 @@ fn how_the_one_before_ended_is_known_to_the_next_daemon() {
     signal(daemon, "KILL");
     until("another daemon", || system.daemon_pid().filter(|pid| *pid != daemon));
     assert_eq!(system.instance("a")["lastExit"], known);
+    let told = |what: &str| (system.ok(&["events", "system"]).matches(what).count() == 1).then_some(());
+    until("its death is told", || {
+        told(&format!("the daemon (pid {daemon}) ended: SIGKILL; what runs was taken up"))
+    });
+    let keeper = system.keeper_pid();
+    signal(keeper, "KILL");
+    until("the keeper's too", || told(&format!("the keeper (pid {keeper}) was killed; another one")));
+    assert_eq!(system.instance("a")["lastExit"], known);
+    assert!(system.ok(&["errors", "ls"]).contains("the keeper (pid"));
 }
 
 #[test]
