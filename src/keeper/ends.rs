@@ -3,6 +3,7 @@
 use crate::base::{Exit, InstanceId, Part, Spent, limits};
 use crate::os::voice::complain;
 use crate::os::{clock, process};
+use crate::unit::StopReason;
 
 use super::contain::{Kill, Owner};
 use super::journal::Entry;
@@ -79,6 +80,12 @@ impl Keeper {
             }
             Err(failed) => {
                 instance.parts.remove(&part);
+                if matches!(part, Part::Main | Part::PreStart(_)) {
+                    // A daemon that has not heard of it goes no further in a start that has failed.
+                    instance.mark.stop = Some(StopReason::Unwanted);
+                    let (mark, generation) = (instance.mark.clone(), instance.generation);
+                    self.journal.write(&Entry::Remember { id: id.clone(), mark, generation, spec: None });
+                }
                 let report = Report::SpawnFailed {
                     id: id.clone(),
                     part,

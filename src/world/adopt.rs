@@ -87,7 +87,11 @@ impl World {
             self.effects.push_back(Effect::Kill { id: older.clone() });
             self.effects.push_back(Effect::Forget { id: older });
         }
-        let held = adopted.held_parts(&spec.policy);
+        let mut held = adopted.held_parts(&spec.policy);
+        if spec.launch.lost && held.main().is_none() {
+            // No more of it is started from what is not known to be all of it.
+            held.stop = held.stop.or(Some(StopReason::Replaced));
+        }
         let Some((state, fact)) = held.state(&spec.policy, now.mono) else {
             // Its start failed and nobody was there to hear it.
             self.effects.push_back(Effect::Forget { id: adopted.id });

@@ -130,6 +130,8 @@ impl World {
             _ => None,
         };
         let (rest, warning) = match after {
+            // What has run need not run again, though nobody wanted it just as it ended.
+            AfterEnd::Done(exit) if policy.job => (Rest::Done(exit), None),
             _ if !wanted => (Rest::Idle, None),
             AfterEnd::Idle => (Rest::Idle, None),
             AfterEnd::RestartAt(until) if until <= now.mono => (Rest::Idle, None),

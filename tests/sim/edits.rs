@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use unisys::base::Exit;
-use unisys::world::Order;
+use unisys::base::{Exit, Part};
+use unisys::world::{InstanceFact, Order};
 
 use super::edited_probes::probed;
 use super::stage::{Stage, name, names, rollout, service, versioned};
@@ -370,4 +370,23 @@ fn what_goes_with_something_new_says_that_it_does_not_come_back() {
     stage.accept(&[service("b", "")]);
     let change = stage.changes.values().last().unwrap();
     assert_eq!(change.actions[0].reason, "it is in no manifest any more");
+}
+
+#[test]
+fn a_job_that_nobody_wants_just_as_its_last_hook_ends_is_done() {
+    let hook = ", dependsOn: [a], hooks: {postStop: [{command: [post], timeout: 5s}]}";
+    let job = service("job", hook).replace("kind: Service", "kind: Job");
+    let mut stage = Stage::new();
+    stage.accept(&[service("a", ""), job]);
+    stage.pass(Duration::from_secs(2));
+    let id = stage.id("job");
+    stage.exits("job", Exit::Code(0));
+    stage.order(Order::Disable(names("a")));
+    stage.running.remove(&id);
+    let (part, exit, remains) = (Part::PostStop(0), Exit::Code(0), false);
+    stage.fact(&id, InstanceFact::Exited { part, exit, remains });
+    stage.act();
+    stage.order(Order::Enable(names("a")));
+    stage.pass(Duration::from_secs(2));
+    assert_eq!((stage.count("a"), stage.count("job")), (1, 0));
 }

@@ -410,7 +410,8 @@ impl Sim {
                         self.ran.remove(&id.unit);
                         self.done.push((id.clone(), truth::Done::ToldToStop));
                     }
-                    Part::PreStart(_) | Part::PostStop(_) => {}
+                    Part::PreStart(_) => self.begins(&id, &spec),
+                    Part::PostStop(_) => {}
                 }
                 self.spawn(id, part, spec, generation);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use unisys::base::{Exit, Generation, InstanceId, Part, Signal, SpawnStage};
 use unisys::plan::UnitSpec;
 use unisys::unit::watchdog::Class;
-use unisys::unit::{ProbeKind, ProbeWay};
+use unisys::unit::{ProbeKind, ProbeWay, StopReason};
 use unisys::world::{Effect, InstanceFact};
 
 use super::super::machine::{Frozen, Held, Process};
@@ -40,6 +40,11 @@ impl Sim {
         self.fact(1, id, InstanceFact::Exited { part, exit, remains });
     }
 
+    /// What another version begins with may undo what has run.
+    pub(super) fn begins(&mut self, id: &InstanceId, spec: &UnitSpec) {
+        self.ran.retain(|name, ran| *name != id.unit || *ran == spec.launch.program());
+    }
+
     /// A Job that has run, and ended well, does not run again: whoever died since.
     pub(super) fn runs(&mut self, id: &InstanceId, spec: &UnitSpec) -> Result<(), String> {
         let former = self.ran.remove(&id.unit).filter(|program| *program == spec.launch.program());
@@ -56,6 +61,11 @@ impl Sim {
                 true => (SpawnStage::Clone, 11, "no pid"),
                 false => (SpawnStage::Exec, 2, "no such program"),
             };
+            if let Some(held) =
+                self.keeper.held.get_mut(&id).filter(|_| matches!(part, Part::Main | Part::PreStart(_)))
+            {
+                held.mark.stop = Some(StopReason::Unwanted);
+            }
             let fact = InstanceFact::SpawnFailed { part, stage, errno, detail: detail.into() };
             return self.fact(delay, &id, fact);
         }
