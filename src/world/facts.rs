@@ -88,9 +88,8 @@ impl World {
             InstanceFact::MainPid(pid) => {
                 self.apply(now, name, seat, Fact::MainPid { pid });
                 let slot = self.units.get(name).and_then(|unit| unit.slots.get(&seat));
-                if slot.and_then(|slot| slot.state.process()).is_some_and(|main| main.pid == pid) {
-                    self.effects.push_back(Effect::Follow { id: id.clone(), pid });
-                }
+                let main = slot.and_then(|slot| slot.state.process()).filter(|main| main.pid == pid);
+                self.effects.extend(main.map(|_| Effect::Follow { id: id.clone(), pid }));
             }
             InstanceFact::Extend { until } => {
                 if let Some(instance) = self.instance_mut(name, seat) {
