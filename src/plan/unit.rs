@@ -158,10 +158,17 @@ fn passing_slot(
     if matches!(slot.state, Lifecycle::Stopping(_)) || seat.role == Role::Draining {
         return None;
     }
-    if wanted && !slot.is_old() {
+    // What has not been executed yet is not, either.
+    let beside = serving.is_some_and(|serving| serving.is_old() && serving.occupied());
+    let may_be = !beside || slot.state.process().is_some() || surges(unit);
+    if wanted && !slot.is_old() && may_be {
         return in_place(slot);
     }
-    let reason = if slot.is_old() { "a newer version takes its place" } else { "it is not needed any more" };
+    let reason = match slot.is_old() {
+        true => "a newer version takes its place",
+        false if wanted => "it may not run beside what serves",
+        false => "it is not needed any more",
+    };
     let reason = if unit.rollout.back { "its version was given up" } else { reason };
     let step = Some(Step::Stop { seat, reason: StopReason::Unwanted });
     Some(Action { verb, reason: reason.into(), step, waiting: None })

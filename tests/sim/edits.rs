@@ -390,3 +390,27 @@ fn a_job_that_nobody_wants_just_as_its_last_hook_ends_is_done() {
     stage.pass(Duration::from_secs(2));
     assert_eq!((stage.count("a"), stage.count("job")), (1, 0));
 }
+
+#[test]
+fn what_is_still_in_its_hooks_is_not_executed_beside_others_where_that_is_not_allowed_any_more() {
+    let v = |update: &str, version| {
+        let rest = format!(", hooks: {{preStart: [{{command: [pre], timeout: 5s}}]}}, update: {{{update}}}");
+        [versioned("a", &rest, version)]
+    };
+    for (update, goes_on) in
+        [("maxSurge: 1", true), ("strategy: Recreate", false), ("maxSurge: 0, maxUnavailable: 1", false)]
+    {
+        let mut stage = Stage::new();
+        stage.accept(&v("maxSurge: 1", 1));
+        let id = stage.id("a");
+        stage
+            .fact(&id, InstanceFact::Exited { part: Part::PreStart(0), exit: Exit::Code(0), remains: false });
+        stage.act();
+        stage.pass(Duration::from_secs(2));
+        stage.accept(&v("maxSurge: 1", 2));
+        assert_eq!(stage.count("a"), 2, "the hook of the new one runs");
+        let incoming = stage.id("a");
+        stage.accept(&v(update, 2));
+        assert_eq!(stage.running.contains_key(&incoming), goes_on, "{update}");
+    }
+}

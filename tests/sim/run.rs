@@ -1,6 +1,6 @@
 //! One run: a system, a mix of faults, a virtual clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ struct Sim {
     heard: Vec<InstanceId>,
     /// What each Job ran last, if that ended well.
     ran: BTreeMap<Name, String>,
-    /// Units of which somebody has asked for something that may be a run of its own.
-    asked: BTreeSet<Name>,
+    /// Units of which somebody has asked for something that may be a run of its own, of this instance or a later one.
+    asked: BTreeMap<Name, Incarnation>,
     /// What was done to main processes.
     done: Vec<(InstanceId, truth::Done)>,
 }
@@ -120,7 +120,7 @@ pub fn run(seed: u64, loud: bool) -> Result<u64, String> {
         liveness: oracle::Liveness::default(),
         heard: Vec::new(),
         ran: BTreeMap::new(),
-        asked: BTreeSet::new(),
+        asked: BTreeMap::new(),
         done: Vec::new(),
     };
     sim.fate = sim.faults.daemon_dies;

@@ -48,7 +48,11 @@ impl Sim {
     /// A Job that has run, and ended well, does not run again: whoever died since.
     pub(super) fn runs(&mut self, id: &InstanceId, spec: &UnitSpec) -> Result<(), String> {
         let former = self.ran.remove(&id.unit).filter(|program| *program == spec.launch.program());
-        match !self.asked.remove(&id.unit) && former.is_some() && self.world.wanted_replicas(&id.unit) == 1 {
+        let asked = self.asked.get(&id.unit).is_some_and(|next| id.incarnation >= *next);
+        if asked {
+            self.asked.remove(&id.unit);
+        }
+        match !asked && former.is_some() && self.world.wanted_replicas(&id.unit) == 1 {
             true => Err(format!("{id} is started, and what it runs has ended well already")),
             false => Ok(()),
         }

@@ -80,7 +80,7 @@ impl Sim {
             return;
         }
         let name = names[self.rng.below(names.len() as u64) as usize].clone();
-        self.asked.insert(name.clone());
+        self.asked.insert(name.clone(), self.world.next_incarnation());
         let order = match self.rng.below(7) {
             0 => Order::Stop(vec![name]),
             1 => Order::Start(vec![name]),
@@ -114,7 +114,8 @@ impl Sim {
             .iter()
             .filter_map(|name| Some((name.clone(), self.desired.units.get(name)?.policy.replicas)))
             .collect();
-        self.asked.extend(names.iter().cloned());
+        let next = self.world.next_incarnation();
+        self.asked.extend(names.iter().map(|name| (name.clone(), next)));
         for order in [Order::Start(names), Order::Scale(scale)] {
             self.world.handle(self.clock(), Event::Order { order, by: "sim".into() });
         }
