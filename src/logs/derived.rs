@@ -89,6 +89,18 @@ impl Record {
         Position { cuts: self.cuts, at: self.log_end }
     }
 
+    /// Of the first instance of a unit, as a test writes it.
+    #[cfg(test)]
+    pub(super) const OF_ONE: Self = Self {
+        log_end: 0,
+        spool_end: 0,
+        at: Stamp(1),
+        incarnation: Incarnation(1),
+        ordinal: Ordinal(0),
+        stream: Stream::Stdout,
+        cuts: 0,
+    };
+
     fn to_bytes(self) -> [u8; RECORD] {
         let mut bytes = [0; RECORD];
         bytes[0..8].copy_from_slice(&self.log_end.to_le_bytes());

@@ -3,16 +3,6 @@
 use super::super::read::{self, Query};
 use super::*;
 
-const RECORD_OF_ONE: Record = Record {
-    log_end: 0,
-    spool_end: 0,
-    at: Stamp(1),
-    incarnation: Incarnation(1),
-    ordinal: Ordinal(0),
-    stream: Stream::Stdout,
-    cuts: 0,
-};
-
 #[test]
 fn a_log_whose_index_is_removed_loses_nothing_and_is_read_back() {
     for while_it_is_open in [true, false] {
@@ -22,7 +12,7 @@ fn a_log_whose_index_is_removed_loses_nothing_and_is_read_back() {
         let mut log = Log::new(logs, &index, "a");
         let long = format!("{}\n", "x".repeat(limits::LOG_LINE_BYTES - 1));
         for line in ["one\n", &long, "two\n"] {
-            log.append(line.as_bytes(), RECORD_OF_ONE).unwrap();
+            log.append(line.as_bytes(), Record::OF_ONE).unwrap();
         }
         if !while_it_is_open {
             log.close();
@@ -30,7 +20,7 @@ fn a_log_whose_index_is_removed_loses_nothing_and_is_read_back() {
             File::options().append(true).open(logs.join("a.log")).unwrap().write_all(b"th").unwrap();
         }
         std::fs::remove_file(index.join("a")).unwrap();
-        log.append(b"four\n", RECORD_OF_ONE).unwrap();
+        log.append(b"four\n", Record::OF_ONE).unwrap();
         let torn = if while_it_is_open { "" } else { "th\n" };
         let expected = format!("one\n{long}two\n{torn}four\n");
         assert_eq!(std::fs::read_to_string(logs.join("a.log")).unwrap(), expected);
@@ -49,18 +39,18 @@ fn a_directory_of_logs_that_is_removed_comes_back_and_one_that_was_moved_with_al
     let (logs, index) = (root.join("logs/services"), root.join("logs/index"));
     [&logs, &index].into_iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
     let mut log = Log::new(&logs, &index, "a");
-    log.append(b"one\n", RECORD_OF_ONE).unwrap();
+    log.append(b"one\n", Record::OF_ONE).unwrap();
     std::fs::remove_dir_all(root.join("logs")).unwrap();
-    log.append(b"two\n", RECORD_OF_ONE).unwrap();
+    log.append(b"two\n", Record::OF_ONE).unwrap();
     assert_eq!(std::fs::read_to_string(logs.join("a.log")).unwrap(), "two\n");
     std::fs::rename(&root, dir.path().join("elsewhere")).unwrap();
-    log.append(b"three\n", RECORD_OF_ONE).unwrap_err();
+    log.append(b"three\n", Record::OF_ONE).unwrap_err();
     assert!(!root.exists());
 }
 
 #[test]
 fn what_is_written_to_a_log_just_as_somebody_shortens_it_stands_in_it_once_without_a_hole() {
-    let record = RECORD_OF_ONE;
+    let record = Record::OF_ONE;
     for (length, left) in [(0, ""), (4, "one\n"), (6, "one\ntw\n"), (13, "one\ntwo\nthree\n")] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log");

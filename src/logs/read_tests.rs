@@ -1,26 +1,12 @@
-use crate::base::Ordinal;
-
 use super::super::derived::Log;
 use super::*;
-
-fn record() -> Record {
-    Record {
-        log_end: 0,
-        spool_end: 0,
-        at: Stamp(1),
-        incarnation: Incarnation(1),
-        ordinal: Ordinal(0),
-        stream: Stream::Stdout,
-        cuts: 0,
-    }
-}
 
 #[test]
 fn an_instance_is_looked_for_among_the_last_pieces_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::new(dir.path(), dir.path(), "a");
     for number in 1..=5 {
-        let record = Record { incarnation: Incarnation(number), ..record() };
+        let record = Record { incarnation: Incarnation(number), ..Record::OF_ONE };
         log.append(format!("{number}\n").as_bytes(), record).unwrap();
     }
     let found = |incarnation, among| {
@@ -36,7 +22,7 @@ fn the_instance_before_is_the_latest_that_wrote_and_is_not_there_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::new(dir.path(), dir.path(), "a");
     for number in [3, 4, 3, 5, 4] {
-        let record = Record { incarnation: Incarnation(number), ..record() };
+        let record = Record { incarnation: Incarnation(number), ..Record::OF_ONE };
         log.append(b"x\n", record).unwrap();
     }
     for (present, previous) in [
@@ -60,7 +46,7 @@ fn who_reads_on_is_given_every_line_in_parts() {
     let mut log = Log::new(dir.path(), dir.path(), "a");
     let long = "x".repeat(PART_BYTES as usize / 3);
     for number in 0..10 {
-        log.append(format!("{number} {long}\n").as_bytes(), record()).unwrap();
+        log.append(format!("{number} {long}\n").as_bytes(), Record::OF_ONE).unwrap();
     }
     let (mut from, mut parts, mut seen) = (Position::default(), 0, Vec::new());
     loop {
@@ -82,7 +68,7 @@ fn what_is_written_meanwhile_is_not_of_the_last_lines() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::new(dir.path(), dir.path(), "a");
     let mut write = |numbers: std::ops::Range<u32>| {
-        numbers.for_each(|number| log.append(format!("{number}\n").as_bytes(), record()).unwrap());
+        numbers.for_each(|number| log.append(format!("{number}\n").as_bytes(), Record::OF_ONE).unwrap());
     };
     write(0..5);
     let tail = Query { tail: Some(3), ..Query::default() };
@@ -102,7 +88,7 @@ fn where_what_is_wanted_begins_is_found_in_a_log_of_any_length() {
     let long = "x".repeat(1 << 20);
     for number in 0..20i64 {
         let record =
-            Record { at: Stamp(number), incarnation: Incarnation(1 + number as u64 / 10), ..record() };
+            Record { at: Stamp(number), incarnation: Incarnation(1 + number as u64 / 10), ..Record::OF_ONE };
         log.append(format!("{number}a\n{number}b {long}\n").as_bytes(), record).unwrap();
     }
     let begin = |query: Query| {
@@ -149,7 +135,7 @@ fn a_log_that_somebody_shortens_removes_or_replaces_goes_on_and_forgets_no_posit
             let _ = std::fs::remove_file(&path);
             let _ = std::fs::remove_file(dir.path().join("a"));
             let mut log = Log::new(dir.path(), dir.path(), "a");
-            let piece = |stream, spool_end| Record { stream, spool_end, ..record() };
+            let piece = |stream, spool_end| Record { stream, spool_end, ..Record::OF_ONE };
             log.append(b"one\n", piece(Stream::Stdout, 4)).unwrap();
             log.append(b"two\n", piece(Stream::Stderr, 40)).unwrap();
             log.append(b"three\n", piece(Stream::Stdout, 10)).unwrap();
@@ -196,13 +182,13 @@ fn cut(path: &Path, length: u64) {
 fn who_was_behind_when_a_log_was_emptied_begins_where_it_begins_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::new(dir.path(), dir.path(), "a");
-    log.append(b"1\n2\n3\n", record()).unwrap();
+    log.append(b"1\n2\n3\n", Record::OF_ONE).unwrap();
     let (_, reached) = lines_from(dir.path(), Position::default());
     cut(&dir.path().join("a.log"), 0);
     // Beyond where it was, and not at the same places.
     let (long, short) = (b"four five six\n", b"7\n");
-    log.append(long, record()).unwrap();
-    log.append(short, record()).unwrap();
+    log.append(long, Record::OF_ONE).unwrap();
+    log.append(short, Record::OF_ONE).unwrap();
     let (lines, end) = lines_from(dir.path(), reached);
     assert_eq!(lines, ["four five six", "7"]);
     assert_eq!(lines_from(dir.path(), end), (vec![], end));
@@ -214,7 +200,7 @@ fn a_log_that_was_removed_with_its_index_is_another_one() {
     let mut from = Position::default();
     for second in [5, 6, 3] {
         let mut log = Log::new(dir.path(), dir.path(), "a");
-        log.append(b"line\n", Record { at: Stamp(second * 1_000), ..record() }).unwrap();
+        log.append(b"line\n", Record { at: Stamp(second * 1_000), ..Record::OF_ONE }).unwrap();
         let (lines, reached) = lines_from(dir.path(), from);
         assert_eq!((lines, lines_from(dir.path(), reached).0), (vec!["line".to_owned()], vec![]));
         from = reached;
@@ -229,7 +215,7 @@ fn what_is_left_of_a_log_is_not_shown_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::new(dir.path(), dir.path(), "a");
     for line in ["one\n", "two\n", "three\n"] {
-        log.append(line.as_bytes(), record()).unwrap();
+        log.append(line.as_bytes(), Record::OF_ONE).unwrap();
     }
     let (_, reached) = lines_from(dir.path(), Position::default());
     let behind = Position { at: 4, ..reached };
@@ -244,7 +230,7 @@ fn what_is_left_of_a_log_is_not_shown_again() {
     assert_eq!(lines_from(dir.path(), behind), (vec![], behind), "it waits");
     let (lines, amid) = lines_from(dir.path(), Position::default());
     assert_eq!(lines, ["one"], "what is there of it already");
-    log.append(b"four\n", record()).unwrap();
+    log.append(b"four\n", Record::OF_ONE).unwrap();
     assert_eq!(lines_from(dir.path(), reached).0, ["four"]);
     assert_eq!(lines_from(dir.path(), behind).0, ["tw", "four"]);
     assert_eq!(lines_from(dir.path(), amid).0, ["tw", "four"]);
@@ -255,15 +241,15 @@ fn a_log_that_is_replaced_while_it_is_read_is_read_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.log");
     let mut log = Log::new(dir.path(), dir.path(), "a");
-    log.append(b"1\n2\n", record()).unwrap();
+    log.append(b"1\n2\n", Record::OF_ONE).unwrap();
     let (_, reached) = lines_from(dir.path(), Position::default());
-    log.append(b"3\n4\n", record()).unwrap();
+    log.append(b"3\n4\n", Record::OF_ONE).unwrap();
     // Between the opening of both files and the look at them.
     let mut changes: Vec<&[u8]> = vec![b"6\n", b"5\n"];
     let found = look(dir.path(), dir.path(), "a", |pair| {
         if let Some(line) = changes.pop() {
             std::fs::remove_file(&path).unwrap();
-            log.append(line, record()).unwrap();
+            log.append(line, Record::OF_ONE).unwrap();
         }
         read_on(pair, "a", &Query::default(), reached)
     });
@@ -297,7 +283,7 @@ fn followers_of_a_log_that_others_shorten_and_replace_see_each_line_once() {
                         format!("{written}{};\n", "-".repeat(rng.below(4) as usize))
                     });
                     let lines: String = lines.collect();
-                    log.append(lines.as_bytes(), record()).unwrap();
+                    log.append(lines.as_bytes(), Record::OF_ONE).unwrap();
                 }
                 number => {
                     let (position, seen) = &mut followers[number as usize - 9];
