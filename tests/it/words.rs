@@ -17,6 +17,15 @@ fn up_of_nothing_says_so_and_takes_in_what_comes() {
 }
 
 #[test]
+fn so_does_up_in_the_background() {
+    let system = System::new(&[]);
+    let output = system.run(&["up", "-d"]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && words.contains("manifests holds no manifests"), "{words}");
+    system.ok(&["down"]);
+}
+
+#[test]
 fn what_a_program_says_of_itself_stands_beside_it_and_where_it_is_waited_for() {
     let code = "import os,socket,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\n\
         a=os.environ['NOTIFY_SOCKET']\ns.connect('\\0'+a[1:] if a[0]=='@' else a)\ns.send(b'STATUS=loading 50%')\ntime.sleep(1000)";

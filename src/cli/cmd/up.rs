@@ -291,7 +291,8 @@ fn detach(global: &Global, wait: Option<Duration>, options: &Options) -> Result<
         }
     };
     refused(&client)?;
-    super::say_notes(&[unenforced(&client)?, unstartable(&client)?].concat(), global.quiet);
+    let unread = super::get::not_accepted(&super::get::sets(&client)?);
+    super::say_notes(&[unread, unenforced(&client)?, unstartable(&client)?].concat(), global.quiet);
     if let Some(time) = wait {
         return wait_ready(&client, time, global.quiet);
     }
