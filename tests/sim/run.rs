@@ -1,6 +1,6 @@
 //! One run: a system, a mix of faults, a virtual clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ struct Sim {
     heard: Vec<InstanceId>,
     /// What each Job ran last, if that ended well.
     ran: BTreeMap<Name, String>,
-    /// Units of which somebody has asked for something that may be a run of its own, of this instance or a later one.
-    asked: BTreeMap<Name, Incarnation>,
+    /// Units of which somebody has asked for something that may be a run of its own: of this instance or a later one.
+    asked: BTreeMap<Name, BTreeSet<Incarnation>>,
     /// What was done to main processes.
     done: Vec<(InstanceId, truth::Done)>,
 }

@@ -48,10 +48,9 @@ impl Sim {
     /// A Job that has run, and ended well, does not run again: whoever died since.
     pub(super) fn runs(&mut self, id: &InstanceId, spec: &UnitSpec) -> Result<(), String> {
         let former = self.ran.remove(&id.unit).filter(|program| *program == spec.launch.program());
-        let asked = self.asked.get(&id.unit).is_some_and(|next| id.incarnation >= *next);
-        if asked {
-            self.asked.remove(&id.unit);
-        }
+        let orders = self.asked.entry(id.unit.clone()).or_default();
+        let later = orders.split_off(&id.incarnation.next());
+        let asked = !std::mem::replace(orders, later).is_empty();
         match !asked && former.is_some() && self.world.wanted_replicas(&id.unit) == 1 {
             true => Err(format!("{id} is started, and what it runs has ended well already")),
             false => Ok(()),

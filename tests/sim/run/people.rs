@@ -80,7 +80,7 @@ impl Sim {
             return;
         }
         let name = names[self.rng.below(names.len() as u64) as usize].clone();
-        self.asked.insert(name.clone(), self.world.next_incarnation());
+        self.asked.entry(name.clone()).or_default().insert(self.world.next_incarnation());
         let order = match self.rng.below(7) {
             0 => Order::Stop(vec![name]),
             1 => Order::Start(vec![name]),
@@ -115,7 +115,9 @@ impl Sim {
             .filter_map(|name| Some((name.clone(), self.desired.units.get(name)?.policy.replicas)))
             .collect();
         let next = self.world.next_incarnation();
-        self.asked.extend(names.iter().map(|name| (name.clone(), next)));
+        for name in &names {
+            self.asked.entry(name.clone()).or_default().insert(next);
+        }
         for order in [Order::Start(names), Order::Scale(scale)] {
             self.world.handle(self.clock(), Event::Order { order, by: "sim".into() });
         }
