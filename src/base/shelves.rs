@@ -2,16 +2,18 @@
 //! that of the others.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Ids, each on the shelf of what it is about, at most so many in all. Putting one costs the logarithm of their number.
 #[derive(Clone, Debug)]
 pub struct Shelves<K> {
     limit: usize,
     count: usize,
-    shelves: BTreeMap<K, BTreeSet<u64>>,
+    /// Ascending ids.
+    shelves: BTreeMap<Arc<K>, VecDeque<u64>>,
     /// The fullest last; of those that are equally full the one with the oldest id.
-    by_size: BTreeSet<(usize, Reverse<u64>, K)>,
+    by_size: BTreeSet<(usize, Reverse<u64>, Arc<K>)>,
 }
 
 impl<K: Ord + Clone> Shelves<K> {
@@ -21,11 +23,11 @@ impl<K: Ord + Clone> Shelves<K> {
 
     /// Puts an id on its shelf, and gives the one that makes room for it: that may be itself. One that is there already stays.
     pub fn put(&mut self, id: u64, key: K) -> Option<u64> {
-        let shelf = self.shelves.entry(key.clone()).or_default();
-        let before = shelf.first().copied();
-        if !shelf.insert(id) {
-            return None;
-        }
+        let key = self.shelves.get_key_value(&key).map_or_else(|| Arc::new(key), |(known, _)| known.clone());
+        let shelf = self.shelves.entry(key.clone()).or_insert_with(|| VecDeque::with_capacity(1));
+        let before = shelf.front().copied();
+        let Err(place) = shelf.binary_search(&id) else { return None };
+        shelf.insert(place, id);
         if let Some(oldest) = before {
             self.by_size.remove(&(shelf.len() - 1, Reverse(oldest), key.clone()));
         }
@@ -37,9 +39,9 @@ impl<K: Ord + Clone> Shelves<K> {
     fn make_room(&mut self) -> Option<u64> {
         let (_, Reverse(oldest), key) = self.by_size.pop_last()?;
         let shelf = self.shelves.get_mut(&key)?;
-        shelf.remove(&oldest);
+        shelf.pop_front();
         self.count -= 1;
-        match shelf.first() {
+        match shelf.front() {
             Some(first) => drop(self.by_size.insert((shelf.len(), Reverse(*first), key))),
             None => drop(self.shelves.remove(&key)),
         }
@@ -91,7 +93,7 @@ mod tests {
             if let Some(gone) = shelves.put(id, rng.below(1 + id % 70)) {
                 assert!(held.remove(&gone), "{gone} was there");
             }
-            let most = shelves.shelves.values().map(BTreeSet::len).max().unwrap_or(0);
+            let most = shelves.shelves.values().map(VecDeque::len).max().unwrap_or(0);
             assert_eq!(shelves.by_size.last().map(|(size, ..)| *size), Some(most));
         }
         let all: BTreeSet<u64> = shelves.shelves.values().flatten().copied().collect();

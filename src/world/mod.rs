@@ -234,7 +234,12 @@ impl World {
 
     /// The next thing to do, in order.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if effect.is_none() {
+            // A thousand units that start at once leave room for thousands.
+            self.effects.shrink_to(64);
+        }
+        effect
     }
 
     /// When [`Event::Tick`] is wanted next.

@@ -28,7 +28,7 @@ impl Expansion<'_> {
         mut files: Vec<PathBuf>,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Resolved {
-        let mut env = Vec::new();
+        let mut env = Vec::with_capacity(self.layers.len());
         for (name, values) in self.layers {
             let Some(top) = values.last() else { continue };
             let path = format!("spec.env.{name}");
@@ -39,7 +39,7 @@ impl Expansion<'_> {
             let shadowed = values.iter().rev().skip(1).map(|value| value.origin.clone()).collect();
             env.push(EnvVar { name: name.clone(), value, secret, origin: top.origin.clone(), shadowed });
         }
-        let mut argv = Vec::new();
+        let mut argv = Vec::with_capacity(spec.command.len());
         for (index, argument) in spec.command.iter().enumerate() {
             let path = format!("spec.command.{index}");
             let (text, secret) = self.expand(argument, &path, &mut Vec::new(), diagnostics);
