@@ -1,7 +1,5 @@
 //! Looks at instances for their watchdogs: what /proc shows goes to the world, thread by thread to the next crash dump.
 
-use std::time::Duration;
-
 use crate::base::InstanceId;
 use crate::logs::derived::Stream;
 use crate::os::clock;
@@ -18,9 +16,11 @@ impl Engine {
         tokio::task::spawn_blocking(move || {
             let moment = freeze::look(pid, work, closely);
             let spools = Stream::BOTH.map(|stream| run.join(format!("{id}.{}.spool", stream.as_str())));
-            let quiet =
-                spools.iter().filter_map(|path| path.metadata().ok()?.modified().ok()?.elapsed().ok()).min();
-            let look = moment.as_ref().map(|moment| look_of(moment, quiet));
+            // What became lines is cut out of a spool, and its length stays.
+            let spools: Vec<_> = spools.iter().filter_map(|path| path.metadata().ok()).collect();
+            let quiet = spools.iter().filter_map(|spool| spool.modified().ok()?.elapsed().ok()).min();
+            let written = quiet.map(|_| spools.iter().map(std::fs::Metadata::len).sum());
+            let look = moment.as_ref().map(|moment| Look { quiet, written, ..look_of(moment) });
             let at = clock::mono();
             let tell = move |engine: &mut Engine| {
                 if let Some(moment) = moment.filter(|_| engine.main_pid(&id).is_some()) {
@@ -36,7 +36,7 @@ impl Engine {
     }
 }
 
-fn look_of(moment: &Moment, quiet: Option<Duration>) -> Look {
+fn look_of(moment: &Moment) -> Look {
     let count =
         |test: fn(&Thread) -> bool| moment.threads.iter().filter(|thread| test(thread)).count() as u32;
     let asleep = |waits_for| {
@@ -60,7 +60,7 @@ fn look_of(moment: &Moment, quiet: Option<Duration>) -> Look {
         });
         works.collect()
     });
-    Look { cpu: moment.cpu, wanted: moment.wanted, threads, at: place(moment), work, quiet }
+    Look { cpu: moment.cpu, wanted: moment.wanted, threads, at: place(moment), work, ..Look::default() }
 }
 
 /// Where the thread waits that explains the most: one that cannot be interrupted, else the main one.

@@ -215,6 +215,8 @@ fn waiting(pids: &[u32]) -> Vec<Waiting> {
         .map(|listener| listener.port)
         .collect();
     let mut ends = diag.tcp_connections().unwrap_or_default();
+    // Who calls waits for so long and no longer; that nobody has accepted the call is seen as before.
+    ends.extend(diag.tcp_given_up().unwrap_or_default());
     // What waits at a UDP socket may be other datagrams at each look. Whoever reads them makes progress, which is looked at too.
     ends.extend(diag.udp_sockets().unwrap_or_default());
     let mut found: Vec<Waiting> = ends.iter().filter_map(|end| waits(end, &own, &ports)).collect();
@@ -299,6 +301,20 @@ mod tests {
         until(&|found| !found.iter().any(|waiting| Some(waiting.id) == connection));
         drop(accepted);
         until(&|found| !found.iter().any(|waiting| Some(waiting.id) == input));
+        // Who gives up before it is accepted has not been accepted either.
+        let short = TcpStream::connect(address).unwrap();
+        let port = short.local_addr().unwrap().port();
+        let given_up = || {
+            let ends = Diag::open().and_then(|diag| diag.tcp_given_up()).unwrap_or_default();
+            ends.iter().any(|end| end.peer_port == port)
+        };
+        drop(short);
+        let before = until(&|_| given_up());
+        let (accepted, _) = listener.accept().unwrap();
+        let after = until(&|_| !given_up());
+        assert!(before.iter().any(|waiting| waiting.is_connection), "{before:?}");
+        assert!(!after.iter().any(|waiting| waiting.is_connection), "{after:?}");
+        drop(accepted);
     }
 
     /// What waits at the sockets of a process, once it satisfies `test`. Other tests of this process have sockets of their own.

@@ -40,6 +40,8 @@ pub struct UnixSocket {
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const TCP_ESTABLISHED: u32 = 1;
+/// The other end has gone, this one has not been closed.
+const TCP_CLOSE_WAIT: u32 = 8;
 const TCP_LISTEN: u32 = 10;
 /// The state of every bound UDP socket (TCP_CLOSE).
 const UDP_BOUND: u32 = 7;
@@ -79,6 +81,13 @@ impl Diag {
     /// All TCP connections.
     pub fn tcp_connections(&self) -> io::Result<Vec<Listener>> {
         self.sockets(libc::IPPROTO_TCP, TCP_ESTABLISHED)
+    }
+
+    /// TCP connections whose other end has gone before this one was accepted.
+    pub fn tcp_given_up(&self) -> io::Result<Vec<Listener>> {
+        let mut found = self.sockets(libc::IPPROTO_TCP, TCP_CLOSE_WAIT)?;
+        found.retain(|end| end.inode == 0);
+        Ok(found)
     }
 
     /// All bound UDP sockets.

@@ -38,6 +38,8 @@ pub struct Look {
     pub work: Option<Vec<Work>>,
     /// Since its last output.
     pub quiet: Option<Duration>,
+    /// Bytes that it has written so far.
+    pub written: Option<u64>,
 }
 
 /// How many of its threads do what.

@@ -9,11 +9,12 @@
 //! | uninterruptible sleep, no progress | `Stuck` | the same |
 //! | every thread waits for a lock, no progress | `Deadlock` | the same |
 //! | waits for something else, no progress | `Blocked` | probes without an answer |
-//! | uses the processor all the time | `Livelock` | probes without an answer |
+//! | uses the processor all the time | `Livelock` | probes without an answer, or a queue of connections that only grows |
 //!
 //! A demand is one and the same connection that nobody accepts, input that is not read, or question that is not answered; a
 //! program that works through a long queue shows none. What is `Blocked` with input waiting may not want to read it now, and
-//! what is busy with a queue may be slow: they are told (`Suspected`) or left alone, never ended.
+//! what is busy while one connection waits may be at work for another: they are told (`Suspected`), never ended. A queue grows
+//! when others come behind a connection that waits on.
 //!
 //! Sources: sd_notify(3) and sd_watchdog_enabled(3) for the heartbeat; the rest is unisys' own.
 
@@ -49,6 +50,11 @@ impl WatchdogPolicy {
     /// It is looked at without its help.
     pub fn looks(&self) -> bool {
         self.period().is_some()
+    }
+
+    /// Frozen or silent this long, it is told.
+    fn first(&self) -> Duration {
+        self.soft.or(self.hard).unwrap_or(Duration::MAX)
     }
 
     /// How often it is looked at; `None`: nobody asked for that.
@@ -111,6 +117,8 @@ pub struct Vigil {
     stuck: Option<Instant>,
     locked: Option<Instant>,
     work: BTreeMap<u64, Waiting>,
+    /// When a connection that waited was seen to wait no more.
+    accepted: Instant,
     /// Since when its probes have had no answer at all.
     unanswered: Option<Instant>,
     pace: Pace,
@@ -154,6 +162,7 @@ impl Vigil {
             stuck: None,
             locked: None,
             work: BTreeMap::new(),
+            accepted: now,
             unanswered: None,
             pace: Pace::default(),
             rhythm: Rhythm::default(),
@@ -191,7 +200,8 @@ impl Vigil {
         self.next = Instant::NEVER;
         let closely = std::mem::take(&mut self.closely);
         // A program that gets on needs no look at what waits for it.
-        let work = closely || self.still.is_some() || self.stopped.is_some() || self.stuck.is_some();
+        let halted = [self.still, self.stopped, self.stuck].iter().any(Option::is_some);
+        let work = closely || halted || self.busy.is_some();
         Some(Ask { work, closely })
     }
 
@@ -256,8 +266,8 @@ impl Vigil {
             return self.missed(missed, look, now);
         }
         let Some(frozen) = self.frozen(look, now) else {
-            let soft = policy.soft.or(policy.hard).unwrap_or(Duration::MAX);
-            let slow = self.rhythm.silent(now, soft).or_else(|| self.pace.slow());
+            let period = policy.period().unwrap_or_default();
+            let slow = self.rhythm.silent(now, policy.first(), period).or_else(|| self.pace.slow());
             return self.stand(slow);
         };
         let long = |limit: Option<Duration>| limit.is_some_and(|limit| frozen.lasts >= limit);
@@ -343,6 +353,15 @@ impl Vigil {
             let since = same.map_or(now, |old| old.since);
             self.work.insert(work.id, Waiting { since, kind: work.kind, amount: work.amount });
         }
+        let is_gone = |(id, waiting): (&u64, &Waiting)| {
+            waiting.kind == WorkKind::Connection && !self.work.contains_key(id)
+        };
+        if look.work.is_some() && known.iter().any(is_gone) {
+            self.accepted = now;
+        }
+        if let Some(written) = look.written.filter(|_| !fresh) {
+            self.rhythm.wrote(written);
+        }
         if let (Some(quiet), Some(period)) = (look.quiet, self.policy.period()) {
             self.rhythm.heard(Instant(now.0.saturating_sub(quiet.as_nanos() as u64)), period);
         }
@@ -357,36 +376,69 @@ impl Vigil {
             Self { busy: Some(at), .. } => (Class::Livelock, *at),
             _ => return None,
         };
-        let waiting = self.work.values().min_by_key(|waiting| waiting.since);
         let asked = self.unanswered.map(|at| (at, "its probes have had no answer".to_owned()));
-        let waits = waiting.map(|waiting| {
-            let what = match waiting.kind {
-                WorkKind::Connection => "a connection has not been accepted",
-                WorkKind::Input => "what it was sent has not been read",
-            };
-            (waiting.since, what.to_owned())
-        });
+        let waits = self.waits(class);
         let words = look.map(|look| state_words(class, look)).unwrap_or_default();
-        let proof = match class {
-            Class::Blocked | Class::Livelock => asked.clone(),
-            _ => [asked.clone(), waits.clone()].into_iter().flatten().min_by_key(|(at, _)| *at),
+        let second = match class {
+            Class::Blocked => None,
+            // Until it has grown for long enough, the connection that waits is what is told.
+            Class::Livelock => {
+                self.growing().filter(|(at, _)| now.since(since.max(*at)) >= self.policy.first())
+            }
+            Class::Stopped | Class::Stuck | Class::Deadlock => waits.clone(),
         };
-        let (demand, is_proven) = match (proof, class) {
-            (Some(proof), _) => (Some(proof), true),
-            (None, Class::Blocked) => (Some(waits?), false),
-            (None, Class::Stopped | Class::Stuck) => (None, false),
-            // Idle, or at work.
-            (None, Class::Deadlock | Class::Livelock) => return None,
+        let proof = [asked, second].into_iter().flatten().min_by_key(|(at, _)| *at);
+        let is_proven = proof.is_some();
+        let demand = match (proof, class) {
+            (Some(proof), _) => Some(proof),
+            (None, Class::Blocked | Class::Livelock) => Some(waits?),
+            (None, Class::Stopped | Class::Stuck) => None,
+            // Idle.
+            (None, Class::Deadlock) => return None,
         };
         let from = demand.as_ref().map_or(since, |(at, _)| since.max(*at));
+        let reserve = match class {
+            _ if is_proven => "",
+            Class::Livelock => "; it may be at work for somebody else",
+            _ => "; it may wait for something else first",
+        };
         let message = match demand {
-            Some((at, what)) => format!("{words}, and {what} for {}", format_duration(whole(now.since(at)))),
+            Some((at, what)) => {
+                format!("{words}, and {what} for {}{reserve}", format_duration(whole(now.since(at))))
+            }
             None => format!(
                 "{words} since {} ago; nothing waits for it",
                 format_duration(whole(now.since(since)))
             ),
         };
         Some(Frozen { class, is_proven, lasts: now.since(from), message })
+    }
+
+    /// What waits, and since when.
+    fn waits(&self, class: Class) -> Option<(Instant, String)> {
+        // Who is busy and accepts others first gets on.
+        let accepted = if class == Class::Livelock { self.accepted } else { Instant::default() };
+        let since = |waiting: &Waiting| match waiting.kind {
+            WorkKind::Connection => waiting.since.max(accepted),
+            WorkKind::Input => waiting.since,
+        };
+        let longest = self.work.values().min_by_key(|waiting| since(waiting))?;
+        let what = match longest.kind {
+            WorkKind::Connection => "a connection has not been accepted",
+            WorkKind::Input => "what it was sent has not been read",
+        };
+        Some((since(longest), what.to_owned()))
+    }
+
+    /// Connections of which none is accepted and the first has waited since before the others came: since when that is so.
+    fn growing(&self) -> Option<(Instant, String)> {
+        let queue = || self.work.values().filter(|waiting| waiting.kind == WorkKind::Connection);
+        let first = queue().map(|waiting| waiting.since).min()?;
+        let grown = queue().map(|waiting| waiting.since).filter(|since| *since > first).min()?;
+        Some((
+            grown.max(self.accepted),
+            format!("a queue of connections that it does not accept (now {}) has grown", queue().count()),
+        ))
     }
 
     /// What is wrong becomes this; said when it is not what it was.

@@ -31,6 +31,8 @@ struct Does {
     cpu: f64,
     /// Seconds from which on the same connection, or input, waits; and whether anybody answers probes from the start.
     connection: Option<u64>,
+    /// Seconds after which another one waits behind it, again and again.
+    more: Option<u64>,
     input: Option<u64>,
     answers: bool,
 }
@@ -47,6 +49,7 @@ const WAITS: Does = Does {
     },
     cpu: 0.0,
     connection: None,
+    more: None,
     input: None,
     answers: true,
 };
@@ -74,13 +77,16 @@ fn told(policy: WatchdogPolicy, does: Does) -> Vec<(u64, String)> {
         let waits = |from: Option<u64>, kind, id| {
             from.filter(|from| *from <= second).map(|_| Work { id, kind, amount: 1 })
         };
-        let work = [waits(does.connection, WorkKind::Connection, 1), waits(does.input, WorkKind::Input, 2)];
+        let first = [waits(does.connection, WorkKind::Connection, 1), waits(does.input, WorkKind::Input, 2)];
+        let more = does.more.map_or(0, |more| second / more);
+        let more = (0..more).map(|index| Work { id: 10 + index, kind: WorkKind::Connection, amount: 1 });
+        let work: Vec<Work> = first.into_iter().flatten().chain(more).collect();
         let look = Look {
             // Others run as well.
             cpu: cpu / 4,
             wanted: cpu,
             threads: does.threads,
-            work: ask.work.then(|| work.into_iter().flatten().collect()),
+            work: ask.work.then_some(work),
             ..Look::default()
         };
         match vigil.seen(Some(&look), ask.closely, now) {
@@ -134,7 +140,8 @@ fn a_freeze_is_a_state_and_a_demand_that_last() {
         ("stopped, probes", Does { threads: stopped, answers: false, ..WAITS }, &["Stopped", "Stopped!"]),
         ("debugged", Does { threads: traced, answers: false, connection: Some(1), ..WAITS }, &[]),
         ("busy", Does { threads: busy, cpu: 1.0, ..WAITS }, &[]),
-        ("busy with a queue", Does { threads: busy, cpu: 1.0, connection: Some(1), ..WAITS }, &[]),
+        ("busy with a queue", Does { threads: busy, cpu: 1.0, connection: Some(1), ..WAITS }, &["Suspected"]),
+        ("busy with input", Does { threads: busy, cpu: 1.0, input: Some(1), ..WAITS }, &["Suspected"]),
         (
             "busy, probes",
             Does { threads: busy, cpu: 1.0, answers: false, ..WAITS },
@@ -151,6 +158,58 @@ fn a_freeze_is_a_state_and_a_demand_that_last() {
             assert!(second >= least && second <= least + 5, "{what}: {word} after {second} s");
         }
     }
+}
+
+#[test]
+fn who_is_busy_while_a_queue_only_grows_is_livelocked() {
+    let busy = Does { threads: threads(|threads| threads.running = 1), cpu: 1.0, ..WAITS };
+    let told = told(policy(), Does { connection: Some(1), more: Some(10), ..busy });
+    let words: Vec<&str> = told.iter().map(|(_, word)| word.as_str()).collect();
+    assert_eq!(words, ["Suspected", "Livelock", "Livelock!"], "{told:?}");
+    // From when the second one waited.
+    assert!(told[1].0 >= 16 && told[2].0 >= 40, "{told:?}");
+    // One that takes one after the other is at work, however long the others wait.
+    let mut vigil = Vigil::new(policy(), START);
+    for second in 1..200 {
+        let queue =
+            (second / 5..second / 5 + 20).map(|id| Work { id, kind: WorkKind::Connection, amount: 1 });
+        let look = Look {
+            wanted: secs(second),
+            cpu: secs(second),
+            threads: busy.threads,
+            work: Some(queue.collect()),
+            ..Look::default()
+        };
+        let sight = vigil.seen(Some(&look), false, at(second));
+        assert_eq!(sight, Sight::Nothing, "{second}");
+    }
+}
+
+#[test]
+fn what_is_said_of_one_that_is_suspected_says_who_waits() {
+    let look = |second: u64, running: u32, cpu: u64| Look {
+        cpu: secs(second * cpu),
+        wanted: secs(second * cpu),
+        threads: threads(|threads| threads.running = running),
+        at: "poll".into(),
+        work: Some(vec![Work { id: 1, kind: WorkKind::Connection, amount: 1 }]),
+        ..Look::default()
+    };
+    let said = |running, cpu| {
+        let mut vigil = Vigil::new(policy(), START);
+        (1..10).for_each(|second| drop(vigil.seen(Some(&look(second, running, cpu)), false, at(second))));
+        vigil.finding().map(|finding| finding.message.clone()).unwrap_or_default()
+    };
+    let waits = said(0, 0);
+    assert_eq!(
+        waits,
+        "it waits (poll) and gets nowhere, and a connection has not been accepted for 8s; it may wait for something else first"
+    );
+    let busy = said(1, 1);
+    assert_eq!(
+        busy,
+        "it keeps the processor busy, and a connection has not been accepted for 8s; it may be at work for somebody else"
+    );
 }
 
 #[test]
@@ -286,5 +345,44 @@ fn slow_answers_and_a_broken_rhythm_are_told() {
             }
         }
         assert_eq!(told.iter().any(|finding| finding.reason == "Suspected"), expected, "{gaps:?}: {told:?}");
+    }
+}
+
+#[test]
+fn who_writes_more_often_than_it_is_looked_at_is_missed_when_it_falls_silent() {
+    // What it writes in a second, until it writes nothing from second 300 on.
+    let steady = |_| 100;
+    let by_chance = |second: u64| [second * second * 31 % 97, 0][usize::from(second * second * 31 % 97 > 30)];
+    let ebbing = |second: u64| 10_000 - second * 33;
+    let seldom = |second: u64| (second % 2) * 80;
+    let begins = |second: u64| if second < 25 { 100 } else { 0 };
+    type Writes<'a> = &'a dyn Fn(u64) -> u64;
+    let cases: [(&str, Writes, bool); 5] = [
+        ("steady", &steady, true),
+        ("every other look", &seldom, true),
+        ("when there is something to do", &by_chance, false),
+        ("less and less", &ebbing, false),
+        ("while it began", &begins, false),
+    ];
+    for (what, writes, expected) in cases {
+        let mut vigil = Vigil::new(policy(), START);
+        let (mut wrote, mut written) = (0, 0);
+        let mut told = Vec::new();
+        for second in 1..400 {
+            let bytes = if second < 300 { writes(second) } else { 0 };
+            written += bytes;
+            wrote = if bytes > 0 { second } else { wrote };
+            let quiet = Some(secs(second - wrote));
+            let look = Look { cpu: secs(second), quiet, written: Some(written), ..Look::default() };
+            if let Sight::Degraded(finding) = vigil.seen(Some(&look), false, at(second)) {
+                told.push((second, finding.message));
+            }
+        }
+        assert_eq!(told.len(), usize::from(expected), "{what}: {told:?}");
+        assert!(told.iter().all(|(second, _)| (304..310).contains(second)), "{what}: {told:?}");
+        assert!(
+            told.iter().all(|(_, words)| words.contains("before, it wrote all the time, about")),
+            "{what}: {told:?}"
+        );
     }
 }

@@ -18,6 +18,8 @@ enum Demand {
     None,
     /// A connection.
     Waits,
+    /// One connection after the other.
+    Crowds,
     /// A connection with something to read.
     Sends,
     /// A connection to its unix socket.
@@ -30,10 +32,10 @@ enum Demand {
     Beats,
 }
 
-use Demand::{Asks, Beats, Calls, Drops, None as Nobody, Sends, Waits};
+use Demand::{Asks, Beats, Calls, Crowds, Drops, None as Nobody, Sends, Waits};
 
 /// Programs that hang, with the name that they have to be given before they are ended.
-const FROZEN: [(&str, Demand, &str); 34] = [
+const FROZEN: [(&str, Demand, &str); 35] = [
     ("lock", Waits, "Deadlock"),
     ("inversion", Waits, "Deadlock"),
     ("event", Waits, "Deadlock"),
@@ -47,6 +49,7 @@ const FROZEN: [(&str, Demand, &str); 34] = [
     ("lock", Drops, "Deadlock"),
     ("stopped", Waits, "Stopped"),
     ("stuck", Waits, "Stuck"),
+    ("busy", Crowds, "Livelock"),
     ("lock-asked", Asks, "Deadlock"),
     ("file_lock-asked", Asks, "Deadlock"),
     ("stopped-asked", Asks, "Stopped"),
@@ -110,7 +113,7 @@ const WELL: [(&str, Demand); 33] = [
 /// A directory of its own each, so that the same program can run twice.
 fn manifest(name: &str, kind: &str, demand: Demand, program: &Path, dir: &Path) -> String {
     let (probes, heartbeat) = match demand {
-        Nobody | Waits | Sends | Calls | Drops => ("", ""),
+        Nobody | Waits | Crowds | Sends | Calls | Drops => ("", ""),
         Asks => (
             "  ports: [{name: main, port: auto}]\n  probes: {readiness: {http: {port: main, path: /}, period: 1s, timeout: 2s}}\n",
             "",
@@ -182,8 +185,8 @@ fn run(user: Option<u32>) {
         system.ready(&[name.as_str()]);
         fs::write(dir.join("go"), "").unwrap();
     }
-    let (mut clients, mut callers) = (Vec::new(), Vec::new());
-    for (kind, demand, _, dir) in programs.values() {
+    let (mut clients, mut callers, mut crowded) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, (kind, demand, _, dir)) in &programs {
         if matches!(demand, Nobody | Asks | Beats) {
             continue;
         }
@@ -203,10 +206,18 @@ fn run(user: Option<u32>) {
             continue;
         }
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        if *demand == Crowds {
+            crowded.push((name, port));
+        }
         if *demand == Sends {
             client.write_all(b"is anybody there?").unwrap();
         }
         clients.push(client);
+    }
+    for (name, port) in crowded {
+        let is_told = || events(&system, name).iter().any(|(reason, _)| reason == "Suspected").then_some(());
+        until(&format!("{name} is suspected"), is_told);
+        clients.push(TcpStream::connect(("127.0.0.1", port)).unwrap());
     }
     for (name, (kind, _, class, _)) in &programs {
         let Some(class) = class else { continue };
