@@ -90,12 +90,13 @@ async fn listen(id: InstanceId, main: Option<u32>, fd: Arc<AsyncFd<OwnedFd>>, in
     let is_socket = rustix::net::sockopt::socket_type(fd.get_ref()).is_ok();
     loop {
         let Ok(mut ready) = fd.readable().await else { return };
-        let mut is_ready = false;
+        // What is said once, and what the end of whoever said it hangs on.
+        let mut is_kept = false;
         let facts = if is_socket {
             match ready.try_io(notify::peek) {
                 Ok(Ok(message)) => {
-                    is_ready = message.words.contains(&Word::Ready);
-                    if !is_ready {
+                    is_kept = message.words.iter().any(|word| matches!(word, Word::Ready | Word::MainPid(_)));
+                    if !is_kept {
                         let _ = notify::receive(fd.get_ref());
                     }
                     datagram(&id, main, message, &inputs).await
@@ -116,9 +117,9 @@ async fn listen(id: InstanceId, main: Option<u32>, fd: Arc<AsyncFd<OwnedFd>>, in
                 return;
             }
         }
-        // A program says once that it is ready. It is in the socket, which the keeper holds, until the keeper has been told: a
-        // daemon that is killed between the two leaves it to the next one.
-        if is_ready {
+        // It is in the socket, which the keeper holds, until the keeper has been told: a daemon that is killed between the two
+        // leaves it to the next one, and the end of who said it is told after it.
+        if is_kept {
             let (heard, told) = tokio::sync::oneshot::channel();
             if inputs.send(Input::Heard(heard)).await.is_err() || told.await.is_err() {
                 return;

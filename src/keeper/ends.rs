@@ -1,16 +1,32 @@
 //! Outcomes of spawns, ends of processes, and kills.
 
-use crate::base::{Exit, InstanceId, Part, Spent, limits};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::base::{Exit, InstanceId, Instant, Part, Spent, limits};
 use crate::os::voice::complain;
 use crate::os::{clock, process};
 use crate::unit::StopReason;
 
 use super::contain::{Kill, Owner};
 use super::journal::Entry;
-use super::protocol::{self, Died, HeldPart, Report};
+use super::protocol::{self, Died, HeldPart, Notify, Report};
 use super::run::{KILL_POLL, Keeper};
 use super::spawner::Outcome;
 use super::table::{Instance, PartState, Running};
+
+/// So long an end is kept back for what the program said before it; a daemon that runs takes a moment.
+const HEARD: Duration = Duration::from_secs(1);
+
+/// The end of a main program that may have said something which nobody has read: it may have named another process as its main
+/// one (`MAINPID=`, sd_notify(3)), and then its end is not the instance's.
+pub(super) struct Unheard {
+    id: InstanceId,
+    pub(super) pid: u32,
+    exit: Exit,
+    spent: Option<Spent>,
+    until: Instant,
+}
 
 /// Who asks, for [`super::contain`]. No method: what is asked about is borrowed beside it.
 macro_rules! owner {
@@ -75,7 +91,7 @@ impl Keeper {
                     self.watch_cgroup(&id);
                 }
                 if let Some((exit, spent)) = self.early.remove(&started.pid) {
-                    self.ended(started.pid, exit, spent);
+                    self.hear_out(started.pid, exit, spent);
                 }
             }
             Err(failed) => {
@@ -121,6 +137,8 @@ impl Keeper {
             self.take_outcomes();
         }
         let mut looked = false;
+        // One that is no child is seen to have ended each time.
+        ends.retain(|(pid, _, spent)| spent.is_some() || !self.unheard.iter().any(|end| end.pid == *pid));
         for (pid, exit, spent) in ends {
             if self.daemon.pid == Some(pid) {
                 self.daemon_ended(exit);
@@ -128,7 +146,7 @@ impl Keeper {
                 if !std::mem::replace(&mut looked, true) {
                     self.look_for_strays();
                 }
-                self.ended(pid, exit, spent);
+                self.hear_out(pid, exit, spent);
             } else if self.spawner.in_flight > 0 {
                 self.early.insert(pid, (exit, spent));
             }
@@ -165,7 +183,46 @@ impl Keeper {
         }
     }
 
-    pub(super) fn ended(&mut self, pid: u32, exit: Exit, spent: Option<Spent>) {
+    /// The end of a process; that of a main program that may have said something is told once that has been read, and what the
+    /// daemon asked for then.
+    fn hear_out(&mut self, pid: u32, exit: Exit, spent: Option<Spent>) {
+        let tells = |(id, part): &&(InstanceId, Part)| *part == Part::Main && self.notify_of(id).is_some();
+        let id = self.table.by_pid.get(&pid).filter(tells);
+        match id.map(|(id, _)| id.clone()) {
+            Some(id) => self.unheard.push(Unheard { id, pid, exit, spent, until: clock::mono() + HEARD }),
+            None => self.ended(pid, exit, spent),
+        }
+    }
+
+    /// It has said something (sd_notify(3)) that no daemon has heard.
+    fn is_unread(&self, id: &InstanceId) -> bool {
+        self.notify_of(id).is_some_and(|notify| process::readable_within(notify, Duration::ZERO))
+    }
+
+    /// The socket over which it tells.
+    fn notify_of(&self, id: &InstanceId) -> Option<&OwnedFd> {
+        let instance = self.table.instances.get(id).filter(|instance| instance.notify == Notify::Socket)?;
+        instance.pipes.as_ref()?.notify.as_ref()
+    }
+
+    /// Ends whose word has been read. What follows from it has been asked for by then, and is read before they are told.
+    pub(super) fn heard_out(&mut self) -> Vec<Unheard> {
+        let now = clock::mono();
+        let ends = std::mem::take(&mut self.unheard);
+        let (wait, over) = ends.into_iter().partition(|end| end.until > now && self.is_unread(&end.id));
+        self.unheard = wait;
+        over
+    }
+
+    /// Of a process that is still a main program.
+    pub(super) fn heard_end(&mut self, end: Unheard) {
+        let Unheard { id, pid, exit, spent, .. } = end;
+        if self.table.by_pid.get(&pid) == Some(&(id, Part::Main)) {
+            self.ended(pid, exit, spent);
+        }
+    }
+
+    fn ended(&mut self, pid: u32, exit: Exit, spent: Option<Spent>) {
         let Some((id, part)) = self.table.by_pid.get(&pid).cloned() else { return };
         let tree = self.cgroups.as_ref();
         // The group may have outlived an earlier kill of a part of it: what is killed by us now did not end of that.
@@ -184,10 +241,13 @@ impl Keeper {
     /// Another process of an instance is its main program from now on (`MAINPID=`, sd_notify(3)): its end is the instance's. The one
     /// before it is one of many.
     pub(super) fn follow(&mut self, id: &InstanceId, pid: u32) {
+        let Some(former) = self.table.instances.get(id).and_then(Instance::main) else { return };
+        // In this order: one whose parent ends meanwhile is a stray from then on.
+        let descends = process::descends(pid, former.pid);
         self.look_for_strays();
+        let of_it = descends || self.strays.of(id).any(|stray| stray == pid);
         let Some(instance) = self.table.instances.get_mut(id) else { return };
         let Some(PartState::Running(former)) = instance.parts.get(&Part::Main) else { return };
-        let of_it = process::descends(pid, former.pid) || self.strays.of(id).any(|stray| stray == pid);
         let Some(stat) = process::stat(pid).filter(|stat| of_it && stat.pid != former.pid && stat.is_alive())
         else {
             return;
@@ -266,6 +326,12 @@ impl Keeper {
         }
         // Ends that are already there are told before the word that nothing is left.
         self.collect_ends();
+        for end in std::mem::take(&mut self.unheard) {
+            match over.iter().any(|(id, _)| *id == end.id) {
+                true => self.heard_end(end),
+                false => self.unheard.push(end),
+            }
+        }
         // Before whoever asked for a stop hears that it is over.
         self.tell_unattributed();
         for (id, survivors) in over {

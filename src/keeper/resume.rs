@@ -218,6 +218,8 @@ impl Keeper {
     pub(super) fn upgrade(&mut self) -> io::Result<()> {
         try_out(&self.options.program)?;
         self.finish_starts()?;
+        // The next image knows of no end that is not written.
+        std::mem::take(&mut self.unheard).into_iter().for_each(|end| self.heard_end(end));
         self.journal.flush(clock::mono())?;
         if self.journal.behind().is_some() {
             // The next image knows only what is written.

@@ -21,6 +21,7 @@ use super::cgroups::OomKills;
 use super::contain::{Kill, Strays};
 use super::crew::{Crew, Duty};
 use super::daemon::Daemon;
+use super::ends::Unheard;
 use super::fifos::Fifos;
 use super::journal::{Entry, Journal};
 use super::listeners::Listeners;
@@ -112,6 +113,8 @@ pub struct Keeper {
     pub(super) doomed: Vec<InstanceId>,
     /// Ends of children that are not known yet: a program may end before its spawn is reported.
     pub(super) early: BTreeMap<u32, (Exit, Option<Spent>)>,
+    /// Ends that are told once it has been read what the programs said before.
+    pub(super) unheard: Vec<Unheard>,
     /// Reports that wait, some with the pipes of an instance.
     pub(super) backlog: VecDeque<(Vec<u8>, Option<InstanceId>)>,
     /// They wait for descriptors, not for room in the socket: tried again like a kill.
@@ -206,6 +209,7 @@ impl Keeper {
             kills: BTreeMap::new(),
             doomed: Vec::new(),
             early: BTreeMap::new(),
+            unheard: Vec::new(),
             backlog: VecDeque::new(),
             choked: false,
             down: None,
@@ -295,7 +299,9 @@ impl Keeper {
         // What has ended is written down, and told, before the daemon's wishes are seen to.
         self.flush_journal();
         self.flush_backlog();
+        let heard = self.heard_out();
         self.read_requests();
+        heard.into_iter().for_each(|end| self.heard_end(end));
         self.look_at_daemon();
         self.kill_everything_if_due();
         self.flush_journal();
@@ -326,7 +332,8 @@ impl Keeper {
     /// Sleeps until something happens.
     fn wait(&mut self) -> io::Result<()> {
         let now = clock::mono();
-        let kills = (!self.kills.is_empty() || self.choked).then(|| now + KILL_POLL);
+        let soon = !self.kills.is_empty() || self.choked || !self.unheard.is_empty();
+        let kills = soon.then(|| now + KILL_POLL);
         let deadlines = [
             self.daemon.start_at,
             self.daemon.attention.due(),
@@ -350,7 +357,9 @@ impl Keeper {
             let foreign = self.table.instances.values().flat_map(Instance::running);
             fds.extend(
                 foreign
-                    .filter(|(_, running)| !running.child)
+                    .filter(|(_, running)| {
+                        !running.child && !self.unheard.iter().any(|end| end.pid == running.pid)
+                    })
                     .map(|(_, running)| PollFd::new(&running.pidfd, PollFlags::IN)),
             );
         }

@@ -12,7 +12,8 @@ fn forking(then: &str) -> String {
          s.connect('\\0'+a[1:] if a[0]=='@' else a)\nopen('../parent','w').write(str(os.getpid()))\n\
          s.send(b'MAINPID=%d\\nREADY=1' % pid)\n{then}"
     );
-    python("a", &code, "  probes: {readiness: {notify: systemd}}\n")
+    let fields = "  probes: {readiness: {notify: systemd}}\n  circuitBreaker: null\n  restart: {backoff: {initial: 1ms, max: 10ms}}\n";
+    python("a", &code, fields)
 }
 
 fn parent(system: &System) -> u32 {
@@ -39,6 +40,24 @@ fn the_end_of_the_process_that_a_program_named_is_its_end() {
     let last = system.pid("a");
     system.ok(&["stop", "a"]);
     assert!(!alive(last));
+}
+
+#[test]
+fn the_word_of_a_program_that_ends_at_once_is_heard_before_its_end() {
+    let system = System::up(&[("a.yaml", &forking("os._exit(3)"))]);
+    for restarts in 0..20 {
+        system.ready(&["a"]);
+        let parent = parent(&system);
+        until("its parent ends", || (!alive(parent)).then_some(()));
+        let instance = system.instance("a");
+        let main = system.pid("a");
+        assert_ne!(main, parent, "{instance}");
+        assert_eq!(instance["restarts"], restarts, "{instance}");
+        fs::remove_file(system.path("parent")).unwrap();
+        signal(main, "TERM");
+        until("another one", || (system.instance("a")["restarts"] == restarts + 1).then_some(()));
+        assert_eq!(system.instance("a")["lastExit"]["signal"], 15);
+    }
 }
 
 #[test]
