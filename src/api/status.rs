@@ -1,6 +1,7 @@
 //! What the world knows, in the shapes of the API. Computed when asked; nobody stores a status.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use crate::unit::Circuit as CircuitState;
 use crate::world::conditions::ready_count;
 use crate::world::state::{LastEnd, Slot, Unit};
 use crate::world::words::end_reason;
-use crate::world::{Record, Signature, World};
+use crate::world::{External, Record, Signature, World};
 
 use super::types::{
     Circuit, Condition, Event, Instance, LastExit, Metadata, Object, Override, Plan, PlanAction, PlanWaiting,
@@ -75,12 +76,7 @@ pub fn objects(engine: &Engine, kind: Option<ObjectKind>) -> Vec<Object> {
     }
     for (name, external) in world.externals() {
         if wanted(ObjectKind::External) {
-            let (reason, message) = external.condition();
-            let status = json!({
-                "summary": if external.ready { "Ready" } else { "NotReady" },
-                "conditions": [{"type": "Ready", "status": if external.ready { "True" } else { "False" },
-                    "reason": reason, "message": message, "lastTransitionTime": external.since}],
-            });
+            let status = external_status(external);
             found.push(object(
                 engine,
                 &external.spec.object,
@@ -106,6 +102,51 @@ pub fn objects(engine: &Engine, kind: Option<ObjectKind>) -> Vec<Object> {
     found
 }
 
+fn external_status(external: &External) -> Value {
+    let condition = |kind: &str, holds: bool, reason: &str, message: String, since: Stamp| {
+        json!({"type": kind, "status": if holds { "True" } else { "False" }, "reason": reason, "message": message,
+            "lastTransitionTime": since})
+    };
+    let (reason, message) = external.condition();
+    let (state, failures, open) = external.circuit();
+    let (why, words) = match (open, failures) {
+        (None, _) => ("Closed", "its circuit is closed".to_owned()),
+        (Some(_), 0) => ("Answers", "its probe succeeds, and not often enough yet".to_owned()),
+        (Some(_), failures) => {
+            ("ProbesFailed", format!("its readiness probe has failed {failures} times in a row"))
+        }
+    };
+    let since = open.unwrap_or(external.since);
+    json!({
+        "summary": if external.ready { "Ready" } else { "NotReady" },
+        "conditions": [
+            condition("Ready", external.ready, reason, message, external.since),
+            condition("CircuitOpen", open.is_some(), why, words, since),
+        ],
+        "circuit": {"state": state, "failures": failures, "openUntil": null},
+    })
+}
+
+/// How it gets on under this daemon.
+fn notifier_status(engine: &Engine, name: &Name) -> Value {
+    let Some((health, counts)) = engine.faults.notifiers.health(name) else {
+        return json!({"summary": "Declared"});
+    };
+    let (status, reason, message) = health.condition();
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    json!({
+        "summary": health.word(),
+        "conditions": [{"type": "Delivering", "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": health.since}],
+        "sent": count(&counts.sent),
+        "failedAttempts": count(&counts.failed),
+        "deadLetters": count(&counts.dead),
+        "waiting": health.waiting,
+        "lastDelivered": health.last_delivered,
+        "lastFailure": health.last_failure.map(|(at, why)| json!({"at": at, "message": why})),
+    })
+}
+
 /// A Config, Secret, System or Notifier. Literal values of a Secret are masked.
 fn plain_object(engine: &Engine, source: &Source) -> Object {
     let mut object = object(
@@ -115,7 +156,10 @@ fn plain_object(engine: &Engine, source: &Source) -> Object {
         None,
         &source.set,
         &source.base_dir,
-        json!({"summary": "Declared"}),
+        match source.object.kind {
+            ObjectKind::Notifier => notifier_status(engine, &source.object.name),
+            _ => json!({"summary": "Declared"}),
+        },
     );
     if let Some(meta) = engine.sets.objects().meta(&source.object) {
         object.metadata.labels.clone_from(&meta.labels);

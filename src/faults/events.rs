@@ -46,6 +46,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "CircuitOpen" => (latest.unwrap_or(Category::Crash), Severity::Fatal),
         // An edit that came to nothing is not tried again before it is changed: whoever made it wants to hear of that.
         "RolledBack" | "RolloutFailed" => (said().unwrap_or(Category::Config), Severity::Fatal),
+        "Unready" if event.object.starts_with("external/") => (Category::Dependency, Severity::Warning),
         "Unready" => (said().unwrap_or(Category::Api), Severity::Warning),
         "ManifestInvalid" => (Category::Config, Severity::Recoverable),
         "LogsBlocked" | "StateBlocked" | "JournalBlocked" => (Category::Filesystem, Severity::Recoverable),

@@ -25,6 +25,8 @@ pub struct External {
     in_flight: Option<u64>,
     successes: u32,
     failures: u32,
+    /// Since when it is known, and told, that it is not Ready.
+    down: Option<Stamp>,
 }
 
 impl External {
@@ -44,6 +46,7 @@ impl External {
             in_flight: None,
             successes: 0,
             failures: 0,
+            down: None,
         }
     }
 
@@ -73,6 +76,17 @@ impl External {
             (true, _) => ("ProbeSucceeded", self.message.clone()),
             (false, _) => ("ProbeFailed", self.message.clone()),
         }
+    }
+
+    /// As the circuit of a unit is told: open from when its probe has failed `failureThreshold` times in a row until it is Ready,
+    /// half open while it answers but not often enough yet; how often it has failed in a row, and since when it is open.
+    pub fn circuit(&self) -> (&'static str, u32, Option<Stamp>) {
+        let state = match self.down {
+            None => "Closed",
+            Some(_) if self.successes > 0 => "HalfOpen",
+            Some(_) => "Open",
+        };
+        (state, self.failures, self.down)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -120,18 +134,28 @@ impl World {
         if changed {
             external.since = now.wall;
         }
+        // One that never was Ready has the same time as one that was to be found down.
+        let down = !ready && external.down.is_none() && external.failures >= probe.failure_threshold;
+        external.down = match ready {
+            true => None,
+            false => external.down.or_else(|| down.then_some(now.wall)),
+        };
         // Whether it is known to be down, for whom that is enough.
         let known = !ready && external.failures.max(external.successes) == 1;
         self.set_timer(name);
         if known && !changed {
             self.tell_neighbours(name);
         }
-        if changed {
+        if changed || down {
             let object = self.object(name);
             let (reason, message) = if ready {
                 ("Ready", "its readiness probe succeeds".to_owned())
             } else {
-                ("Unready", format!("its readiness probe fails: {message}"))
+                let times = match probe.failure_threshold {
+                    1 => String::new(),
+                    count => format!(" {count} times in a row"),
+                };
+                ("Unready", format!("its readiness probe has failed{times}: {message}"))
             };
             let entry =
                 Entry { warning: !ready, reason, object: &object, message, change: None, cause: None };

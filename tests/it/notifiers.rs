@@ -128,6 +128,21 @@ fn a_webhook_that_fails_is_tried_again_and_one_that_hangs_delays_nothing() {
     ]);
     until("both were tried", || (broken.count() >= 2 && hanging.count() >= 1).then_some(()));
     until("it is said", || system.ok(&["events"]).contains("the server answered 500").then_some(()));
+    let status = |name: &str| system.json(&["get", &format!("notifier/{name}")])["status"].clone();
+    let failing = status("b");
+    assert_eq!(failing["summary"], "Failing", "{failing}");
+    assert_eq!(failing["conditions"][0]["status"], "False", "{failing}");
+    assert!(failing["lastFailure"]["message"].as_str().unwrap().contains("500"), "{failing}");
+    let described = system.ok(&["describe", "notifier/b"]);
+    assert!(
+        described.contains("DeliveryFailed") && described.contains("the server answered 500"),
+        "{described}"
+    );
+    // Another reason is told as well, and what is recorded is the latest.
+    broken.answer.store(403, Ordering::SeqCst);
+    until("the other reason is recorded", || {
+        system.ok(&["errors", "ls"]).contains("answered 403").then_some(())
+    });
     assert!(!system.ok(&["events"]).contains("let-me-in"));
     // Meanwhile a crash is recorded and started again at once.
     system.write("manifests/c.yaml", &sleeper("c", ""));
@@ -139,6 +154,7 @@ fn a_webhook_that_fails_is_tried_again_and_one_that_hangs_delays_nothing() {
     broken.answer.store(200, Ordering::SeqCst);
     until("what was held back follows", || broken.found("service/c"));
     until("that is said too", || system.ok(&["events"]).contains("delivers again").then_some(()));
+    assert_eq!(status("b")["summary"], "Delivering");
     // Whoever is gone tells nobody any more, which is said.
     fs::remove_file(system.path("manifests/h.yaml")).unwrap();
     until("it is said", || {

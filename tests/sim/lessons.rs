@@ -218,18 +218,6 @@ fn a_restart_of_what_a_rollout_needs_waits_for_no_rollout_slot() {
     assert!(!stage.unit("a").is_rolled_back());
 }
 
-#[test]
-fn an_answer_of_a_former_address_is_none_of_the_new_one() {
-    let mut stage = Stage::new();
-    stage.accept(&[external("db", 1), service("api", ", dependsOn: [db]")]);
-    stage.pass(Duration::from_secs(1));
-    stage.accept(&[external("db", 2), service("api", ", dependsOn: [db]")]);
-    stage.pass(Duration::from_millis(10));
-    stage.tell(Event::External { name: name("db"), seq: 1, ok: true, message: "old".into() });
-    stage.pass(Duration::from_millis(10));
-    assert_eq!(stage.count("api"), 0, "the answer of the former address counts for the new one");
-}
-
 const PORT: &str = ", ports: [{name: http, port: 7}]";
 
 #[test]

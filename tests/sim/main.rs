@@ -6,6 +6,7 @@
 
 mod edited_probes;
 mod edits;
+mod externals;
 mod going_back;
 mod lessons;
 mod machine;

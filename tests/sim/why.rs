@@ -217,6 +217,15 @@ const SCENARIOS: &[Scenario] = &[
         "a",
     ),
     (
+        "an external that never answered",
+        |stage| {
+            let external = "apiVersion: unisys.dev/v1\nkind: External\nmetadata: {name: mail}\nspec: {probes: {readiness: {tcp: {host: 192.0.2.1, port: 25}}}}\n---\n";
+            stage.accept(&[external.into(), service("a", ", dependsOn: [mail]")]);
+            (0..5).for_each(|_| stage.external("mail", false, "no route to host"));
+        },
+        "a",
+    ),
+    (
         "a replacement that follows another (restart: true)",
         |stage| {
             let with = |x: u32| {

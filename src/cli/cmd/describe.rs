@@ -48,12 +48,30 @@ pub fn run(global: &Global, object: &str) -> Result<Outcome, Failure> {
         line("waits for", render::neutral(on));
     }
     let circuit = &status["circuit"];
-    if circuit["state"].as_str().is_some_and(|state| state != "Closed") {
+    let is_external = value["kind"] == "External";
+    if circuit["state"].as_str().is_some_and(|state| state != "Closed") && !is_external {
         let until = circuit["openUntil"].as_str().map(|at| format!(" until {at}")).unwrap_or_default();
         let name = text(&meta["name"]);
         let words =
             format!("{}{until}; `unisys circuit reset {name}` tries at once", text(&circuit["state"]));
         line("circuit", words);
+    }
+    if value["kind"] == "Notifier" && !status["conditions"].is_null() {
+        let count = |field: &str| text(&status[field]);
+        let words = format!(
+            "{} sent, {} waiting, {} dead letters",
+            count("sent"),
+            count("waiting"),
+            count("deadLetters")
+        );
+        line("messages", words);
+        line("delivered", text(&status["lastDelivered"]));
+        let failure = &status["lastFailure"];
+        let words = match failure.is_null() {
+            true => "-".to_owned(),
+            false => format!("{}: {}", text(&failure["at"]), text(&failure["message"])),
+        };
+        line("failed", words);
     }
     if let Some(until) = status["rollout"]["onTrialUntil"].as_str() {
         let back = text(&status["rollout"]["backToRevision"]);

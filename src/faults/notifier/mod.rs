@@ -3,6 +3,7 @@
 
 pub mod deliver;
 pub mod desk;
+pub mod health;
 pub mod template;
 mod told;
 
@@ -22,6 +23,7 @@ use crate::plan::notifier::NotifierPlan;
 use super::book::{Book, ErrorRecord};
 use deliver::Courier;
 use desk::{Desk, Failed, Filter, Letter, Next};
+use health::Health;
 use told::Told;
 
 /// What a notifier says of itself: whether it is a warning, a reason and a message.
@@ -50,6 +52,7 @@ struct Running {
     plans: watch::Sender<Option<Arc<NotifierPlan>>>,
     offers: mpsc::Sender<ErrorRecord>,
     counts: Arc<Counts>,
+    health: watch::Receiver<Health>,
     task: JoinHandle<()>,
 }
 
@@ -104,6 +107,7 @@ impl Notifiers {
     fn begin(&self, plan: NotifierPlan, kept: Option<&str>, book: &Book) -> Running {
         let (offers, queue) = mpsc::channel(limits::NOTICES_OFFERED);
         let counts = Arc::new(Counts::default());
+        let (health, seen) = watch::channel(Health::default());
         let mut desk =
             Desk::new(filter_of(&plan.spec.on), rate_of(&plan), u64::from_ne_bytes(clock::random()));
         let (on, now) = (words_of_filter(&plan), clock::wall());
@@ -131,10 +135,11 @@ impl Notifiers {
             counts: counts.clone(),
             tell: self.tell.clone(),
             told,
+            health,
             failing: false,
-            said: false,
+            said: None,
         };
-        Running { plans, offers, counts, task: tokio::spawn(work.run(desk, queue, edits)) }
+        Running { plans, offers, counts, health: seen, task: tokio::spawn(work.run(desk, queue, edits)) }
     }
 
     /// A failure was recorded. Never waits.
@@ -148,6 +153,12 @@ impl Notifiers {
 
     pub fn counts(&self) -> impl Iterator<Item = (&Name, &Counts)> {
         self.running.iter().map(|(name, running)| (name, &*running.counts))
+    }
+
+    /// How one gets on, and what it has delivered.
+    pub fn health(&self, name: &Name) -> Option<(Health, &Counts)> {
+        let running = self.running.get(name)?;
+        Some((running.health.borrow().clone(), &running.counts))
     }
 
     /// The daemon ends: what is not delivered is left to the next one.
@@ -207,9 +218,10 @@ struct Work {
     counts: Arc<Counts>,
     tell: Tell,
     told: Told,
+    health: watch::Sender<Health>,
     failing: bool,
-    /// That it fails was said since it was last edited.
-    said: bool,
+    /// Why it fails, as it was said since it was last edited.
+    said: Option<String>,
 }
 
 type Flight = std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -225,6 +237,8 @@ impl Work {
         self.keep().await;
         loop {
             desk.lost(self.counts.lost.swap(0, Ordering::Relaxed));
+            let waiting = desk.waiting().map(|(_, times)| times).sum();
+            self.health.send_if_modified(|health| std::mem::replace(&mut health.waiting, waiting) != waiting);
             let mut until = None;
             if flight.is_none() {
                 match desk.next(clock::mono()) {
@@ -264,7 +278,7 @@ impl Work {
         if plan.spec.on != self.plan.spec.on {
             self.told = Told::of_waiting(words_of_filter(&plan), clock::wall(), desk.waiting());
         }
-        (self.redactor, self.plan, self.said) = (redactor_of(&plan), plan, false);
+        (self.redactor, self.plan, self.said) = (redactor_of(&plan), plan, None);
         self.keep().await;
     }
 
@@ -277,10 +291,12 @@ impl Work {
     }
 
     async fn landed(&mut self, desk: &mut Desk, result: Result<(), String>) {
+        let failure = result.as_ref().err().map(String::as_str);
+        self.health.send_modify(|health| health.landed(clock::wall(), failure));
         let Err(why) = result else {
             self.has_told(desk.delivered()).await;
             self.counts.sent.fetch_add(1, Ordering::Relaxed);
-            self.said = false;
+            self.said = None;
             if std::mem::take(&mut self.failing) {
                 (self.tell)(&self.plan.name, false, "NotifierWorks", "delivers again".into());
             }
@@ -288,7 +304,8 @@ impl Work {
         };
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         self.failing = true;
-        if !std::mem::replace(&mut self.said, true) {
+        // Another reason is news.
+        if self.said.replace(why.clone()).is_none_or(|said| said != why) {
             let message = format!("cannot deliver: {why}; it is tried again for an hour");
             (self.tell)(&self.plan.name, true, "NotifierFailed", message);
         }
