@@ -1,5 +1,7 @@
 //! What is there, as it is now.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -14,9 +16,10 @@ use crate::faults::Book;
 use crate::manifest::diagnostic::kinds_like;
 use crate::manifest::resolve::{Origin, Place};
 use crate::manifest::{capabilities, references};
-use crate::world::Record;
+use crate::world::{LINKS, Record, World};
 
 use super::calls::{Answer, Context, Refusal, not_found, refuse};
+use super::faults::names;
 use super::selector::Selector;
 use super::status;
 use super::types::{ExecContext, ObjectList, Why, WhyLink};
@@ -209,26 +212,55 @@ pub(super) async fn changes(
 
 pub(super) async fn why(State(context): State<Context>, Path(name): Path<String>) -> Answer<Why> {
     let unit = context.unit_name(&name).await?;
+    let asked = name.clone();
     let found = context
         .ask(move |engine| {
             let world = &engine.world;
-            let object = match (world.units().get(&unit), world.externals().get(&unit)) {
-                (Some(unit), _) => unit.spec.object.clone(),
-                (None, Some(external)) => external.spec.object.clone(),
-                (None, None) => return None,
-            };
             let chain: Vec<_> = world.why(&unit);
-            let links = chain.iter().enumerate().map(|(index, record)| WhyLink {
-                id: record.id,
-                at: record.at,
-                object: record.object.clone(),
-                what: what(&engine.faults.book, record),
-                because: chain.get(index + 1).map(|next| next.id),
-            });
-            Some(Why { subject: object.to_string(), chain: links.collect() })
+            let mut before = Vec::new();
+            let subject = match (world.units().get(&unit), world.externals().get(&unit)) {
+                (Some(unit), _) => unit.spec.object.to_string(),
+                (None, Some(external)) => external.spec.object.to_string(),
+                // It is gone, and how that came is known.
+                (None, None) => {
+                    let last = chain.first().filter(|last| names(&last.object, &asked))?;
+                    before = world.chronicle().unwell_before(last, LINKS);
+                    last.object.clone()
+                }
+            };
+            let lines = |record: &Record| given_up_with(world, record);
+            let [chain, before] = [chain, before].map(|chain| links(&chain, &engine.faults.book, lines));
+            Some(Why { subject, chain, before })
         })
         .await?;
     context.found(found, name).await
+}
+
+/// A chain as it is shown.
+pub fn links(chain: &[Arc<Record>], book: &Book, lines: impl Fn(&Record) -> Vec<String>) -> Vec<WhyLink> {
+    let link = |(index, record): (usize, &Arc<Record>)| WhyLink {
+        id: record.id,
+        at: record.at,
+        object: record.object.clone(),
+        what: what(book, record),
+        lines: lines(record),
+        because: chain.get(index + 1).map(|next| next.id),
+    };
+    chain.iter().enumerate().map(link).collect()
+}
+
+/// What was last written by the instance that a rollout failed with, of the record that tells of that.
+fn given_up_with(world: &World, record: &Record) -> Vec<String> {
+    if !["RolledBack", "RolloutFailed"].contains(&&*record.reason) {
+        return Vec::new();
+    }
+    let unit = world.units().values().find(|unit| unit.spec.object.to_string() == record.object);
+    let failure = unit
+        .and_then(|unit| unit.rollout.failure().or(unit.overrides.rejected.as_ref().map(|it| &it.failure)));
+    failure
+        .filter(|failure| record.message.ends_with(&failure.message))
+        .map(|it| it.lines.clone())
+        .unwrap_or_default()
 }
 
 /// What happened; of a failure also its last words and its category, once they are known.

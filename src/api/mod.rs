@@ -7,7 +7,7 @@ mod deletion;
 mod elsewhere;
 pub(crate) mod faults;
 pub(crate) mod follow;
-mod look;
+pub(crate) mod look;
 mod manifests;
 pub mod openapi;
 mod orders;

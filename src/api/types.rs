@@ -335,6 +335,9 @@ pub struct Event {
 pub struct Why {
     pub subject: String,
     pub chain: Vec<WhyLink>,
+    /// Of what is gone: what was wrong with it before, symptom first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<WhyLink>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -344,6 +347,9 @@ pub struct WhyLink {
     pub at: Stamp,
     pub object: String,
     pub what: String,
+    /// The last lines that the program wrote, of a version that was given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
     pub because: Option<u64>,
 }
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use crate::api::faults::{ErrorsQuery, is_of, names};
 use crate::api::follow::EventsQuery;
-use crate::api::types::Event;
+use crate::api::look::links;
+use crate::api::types::{Event, Why};
 use crate::base::Name;
 use crate::engine::foretold::{Foretold, foretell};
 use crate::engine::sets::Busy;
@@ -21,6 +22,7 @@ use crate::manifest::LoadInput;
 use crate::manifest::diagnostic::nearest;
 use crate::os::state_dir::StateDir;
 use crate::store::{Left, StoredChange, left, legacy};
+use crate::world::{Chronicle, LINKS};
 
 use super::Failure;
 use super::args::Global;
@@ -153,6 +155,25 @@ impl Kept {
             return Err(Failure::NotFound { message, hint: String::new() });
         }
         Ok(query.of(all.iter()))
+    }
+
+    /// How what is called by this name came to its last state.
+    pub fn why(&self, name: &str) -> Result<Why, Failure> {
+        let unit = name.rsplit('/').next().unwrap_or(name);
+        let mut chronicle = Chronicle::new(u64::MAX);
+        chronicle.recall(history::read(&self.0.log()));
+        let last = unit.parse::<Name>().ok().and_then(|unit| chronicle.latest_of_unit(&unit));
+        let chain = last.map(|id| chronicle.chain(id, LINKS)).unwrap_or_default();
+        let Some(first) = chain.first().filter(|first| names(&first.object, name)) else {
+            let message = format!("no event of {name} was kept");
+            return Err(Failure::NotFound { message, hint: String::new() });
+        };
+        // Without a store that can be read, last words are not known.
+        let book = self.book().unwrap_or_default();
+        let before = chronicle.unwell_before(first, LINKS);
+        let subject = first.object.clone();
+        let [chain, before] = [&chain, &before].map(|chain| links(chain, &book, |_| Vec::new()));
+        Ok(Why { subject, chain, before })
     }
 
     pub fn crashes(&self, name: Option<&str>) -> Vec<Crash> {

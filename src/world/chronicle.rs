@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::base::{Now, ObjectRef, Ordinal, Revision, Shelves, Stamp, limits};
+use crate::base::{Name, Now, ObjectKind, ObjectRef, Ordinal, Revision, Shelves, Stamp, limits};
 use crate::plan::Verb;
 
 use super::event::Cause;
@@ -210,6 +210,22 @@ impl Chronicle {
         self.get(last(false).max(last(true))?)
     }
 
+    /// The latest record about what was called by this name, whatever it was.
+    pub fn latest_of_unit(&self, name: &Name) -> Option<RecordId> {
+        let kinds = [ObjectKind::Service, ObjectKind::Job, ObjectKind::External];
+        let objects = kinds.map(|kind| ObjectRef { kind, name: name.clone() }.to_string());
+        objects.iter().filter_map(|object| self.latest_of(object)).map(|record| record.id).max()
+    }
+
+    /// What was wrong with an object when it went its way, and what that came of: it had not got well before that record.
+    pub fn unwell_before(&self, end: &Record, limit: usize) -> Vec<Arc<Record>> {
+        let of_it = self.records.range(..end.id).rev().map(|(_, record)| record);
+        let of_it = of_it.filter(|record| record.object == end.object);
+        let told = of_it.take_while(|record| !["Ready", "Completed", "Recovered"].contains(&&*record.reason));
+        let wrong = told.into_iter().find(|record| record.warning);
+        wrong.map(|record| self.chain(record.id, limit)).unwrap_or_default()
+    }
+
     /// `id` and what it came of, back to the root, at most `limit` long.
     pub fn chain(&self, id: RecordId, limit: usize) -> Vec<Arc<Record>> {
         let mut chain = Vec::new();
@@ -240,6 +256,22 @@ mod tests {
         let message = "m".to_owned();
         let entry = Entry { warning: false, reason, object: &object, message, change: None, cause: None };
         chronicle.write_of(Stamp(0), entry).id
+    }
+
+    #[test]
+    fn what_was_wrong_with_one_that_is_gone_is_known_unless_it_got_well() {
+        let mut chronicle = Chronicle::new(1);
+        let mut write = |object: &str, reason, warning| {
+            let message = "m".to_owned();
+            let entry = Entry { warning, reason, object: &object, message, change: None, cause: None };
+            chronicle.write_of(Stamp(0), entry)
+        };
+        write("service/well", "Failed", true);
+        write("service/well", "Ready", false);
+        let failed = write("service/bad", "Failed", true);
+        let ends = ["service/well", "service/bad"].map(|object| write(object, "Deleted", false));
+        let before = ends.map(|end| chronicle.unwell_before(&end, 9));
+        assert_eq!(before, [vec![], vec![failed]]);
     }
 
     #[test]

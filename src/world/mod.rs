@@ -52,6 +52,7 @@ pub use externals::External;
 pub use listeners::Holdings;
 pub use rollouts::RolloutRecord;
 pub use state::{Instance, Slot, Unit, Version};
+pub use why::LINKS;
 
 use chronicle::Entry;
 use standing::Standing;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::{Name, Now, ObjectRef, Revision, Role};
+use crate::base::{Name, Now, ObjectRef, Revision, Role, Seat};
 use crate::plan::{Drift, Verb, Wish};
 use crate::unit::lifecycle::Rest;
 use crate::unit::{Circuit, Fact, Lifecycle};
@@ -11,6 +11,8 @@ use super::checkpoint::rested;
 use super::chronicle::{ChangeAction, Entry, ORDERED};
 use super::effect::Effect;
 use super::event::{Cause, Order, Signature};
+use super::state::Slot;
+use super::why::is_in_trouble;
 use super::{Unit, World};
 
 impl World {
@@ -156,7 +158,12 @@ impl World {
         let along = self.standing().along.clone();
         let (mut rows, mut told, mut idle) = (Vec::new(), Vec::new(), BTreeSet::new());
         for name in names {
+            let after = self.unwell_record(name);
             let Some(unit) = self.units.get_mut(name) else { continue };
+            // What has come to rest, and is left alone, is so for the reason that it was.
+            let stays = |slot: &Slot| verb == Verb::Scale && is_in_trouble(slot);
+            let resting: Vec<Seat> =
+                unit.slots.values().filter(|slot| stays(slot)).map(|slot| slot.seat).collect();
             let (before, replicas) = ((verb == Verb::Start).then(|| as_ordered(unit)), unit.replicas());
             change(unit);
             let what = match verb {
@@ -167,7 +174,7 @@ impl World {
                 idle.insert(name.clone());
             }
             rows.push((name.clone(), row(&unit.spec.object, verb, &what)));
-            told.push((name.clone(), what));
+            told.push((name.clone(), what, after, resting));
         }
         self.wishes_turned();
         if rows.is_empty() {
@@ -177,7 +184,7 @@ impl World {
         let cause = Cause::new("Order", format!("{what} {list} by {by}"));
         rows.extend(self.followers(&along));
         let change = self.open_change(now, cause, rows);
-        for (name, what) in told {
+        for (name, what, after, resting) in told {
             let object = self.object(&name);
             let message = format!("{what} by {by}");
             let entry = Entry {
@@ -186,13 +193,13 @@ impl World {
                 object: &object,
                 message,
                 change: Some(change),
-                cause: None,
+                cause: after,
             };
             let record = self.announce(now, entry);
             // What changes nothing is no reason for anything.
             if let Some(unit) = self.units.get_mut(&name).filter(|_| !idle.contains(&name)) {
                 unit.cause = Some(record);
-                for slot in unit.slots.values_mut() {
+                for slot in unit.slots.values_mut().filter(|slot| !resting.contains(&slot.seat)) {
                     slot.cause = Some(record);
                 }
             }

@@ -13,7 +13,7 @@ use super::state::Slot;
 use super::{Unit, World};
 
 /// The longest chain that is told.
-const LINKS: usize = 32;
+pub const LINKS: usize = 32;
 const WAITING: &str = "Waiting";
 const CANNOT_START: &str = "CannotStart";
 const NOT_WANTED: &str = "NotWanted";
@@ -106,14 +106,30 @@ impl World {
         })
     }
 
-    /// The latest record that explains the state of a unit or external.
+    /// What explains that a unit is not well, or is not what its manifest says: whatever is ordered of it now comes after that.
+    pub(super) fn unwell_record(&self, name: &Name) -> Option<RecordId> {
+        // A Job that is run again and again would be told of all that it ever did.
+        let unit = self.units.get(name).filter(|unit| !unit.spec.policy.job)?;
+        let record = self.telling_record(name).and_then(|id| self.chronicle.get(id))?;
+        let unwell = record.warning
+            || unit.slots.values().any(|slot| is_in_trouble(slot))
+            || unit.overrides.rejected.is_some()
+            || unit.rollout.failure().is_some();
+        unwell.then_some(record.id)
+    }
+
+    /// The latest record that explains the state of a unit or external, or how one that is gone came to its end.
     pub(super) fn telling_record(&self, name: &Name) -> Option<RecordId> {
         if let Some(external) = self.externals.get(name) {
             return external.cause;
         }
-        let unit = self.units.get(name)?;
+        let Some(unit) = self.units.get(name) else { return self.chronicle.latest_of_unit(name) };
+        // What does not run though it is wanted does not for its own reason, whatever was ordered of others of the unit.
+        let troubled =
+            unit.slots.values().filter(|slot| is_in_trouble(slot)).filter_map(|slot| slot.cause).max();
+        let troubled = troubled.filter(|_| matches!(self.wish(name, unit), Wish::Up { .. }));
         let slots = unit.slots.values().filter_map(|slot| slot.cause).max();
-        let own = slots.max(unit.cause);
+        let own = troubled.or_else(|| slots.max(unit.cause));
         own.or_else(|| self.chronicle.latest_of(&unit.spec.object.to_string()).map(|record| record.id))
     }
 
@@ -168,4 +184,9 @@ impl World {
         let process = self.units.get(name)?.slots.get(&seat)?.state.process()?;
         self.blame(name, seat, now.mono.since(process.executed_at))
     }
+}
+
+/// It does not run, and not because nobody wants it to.
+pub(super) fn is_in_trouble(slot: &Slot) -> bool {
+    matches!(slot.state, Lifecycle::Failed(_) | Lifecycle::Backoff { .. } | Lifecycle::Held)
 }

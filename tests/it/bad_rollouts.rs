@@ -461,3 +461,17 @@ fn what_was_edited_while_nothing_ran_goes_back_as_any_other_edit() {
         assert!(environment.split(|byte| *byte == 0).any(|own| own == b"VERSION=1"), "{paused}");
     }
 }
+
+#[test]
+fn why_has_the_last_words_of_a_version_that_was_given_up_and_keeps_them_over_an_order() {
+    let system = System::up(&[("a.yaml", &sleeper("a", WELL))]);
+    outcome(&system, "a", "Complete");
+    let code = "import sys\nprint('no such table: users', file=sys.stderr)\nsys.exit(3)";
+    system.write("manifests/a.yaml", &python("a", code, WELL));
+    outcome(&system, "a", "RolledBack");
+    let words = |told: &str| told.contains("| no such table: users") && told.contains("is given up");
+    until("its last words", || words(&system.ok(&["why", "a"])).then_some(()));
+    system.ok(&["scale", "a=2"]);
+    let why = system.ok(&["why", "a"]);
+    assert!(words(&why) && why.contains("unisys scale from 1 to 2"), "{why}");
+}

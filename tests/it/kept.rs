@@ -43,6 +43,10 @@ fn what_was_told_of_a_system_that_has_ended_is_told_again() {
     assert!(logs.contains("first\n") && logs.contains("second\n"), "{logs}");
     assert_eq!(told(&system, &["logs", "service/a", "-f", "--grep", "sec", "--tail", "1"]), "second\n");
     assert!(told(&system, &["events", "a"]).contains("ended: exit code 3"));
+    let why = told(&system, &["why", "a"]);
+    assert!(why.contains("unisys down") && why.contains("before that\n"), "{why}");
+    assert!(why.contains("service/a: instance 0 is not started again") && why.contains("second"), "{why}");
+    assert_eq!(told_json(&system, &["why", "service/a"])["subject"], "service/a");
     for (args, known) in [["errors", "ls"], ["crashes", "ls"]].iter().zip(known) {
         assert_eq!(told_json(&system, args), known, "{args:?}");
     }
@@ -53,7 +57,14 @@ fn what_was_told_of_a_system_that_has_ended_is_told_again() {
     assert!(fs::metadata(system.path("out.tar")).unwrap().len() > 1000);
     let changes = told_json(&system, &["changes"]);
     assert_eq!(told_json(&system, &["changes", "1"])[0], changes.as_array().unwrap().last().unwrap().clone());
-    for args in [&["logs", "b"][..], &["events", "b"], &["crashes", "show", "b"], &["changes", "99"]] {
+    for args in [
+        &["logs", "b"][..],
+        &["events", "b"],
+        &["why", "b"],
+        &["why", "job/a"],
+        &["crashes", "show", "b"],
+        &["changes", "99"],
+    ] {
         assert_eq!(system.run(args).status.code(), Some(4), "{args:?}");
     }
     // What is there now is nobody's who can be asked.
@@ -141,4 +152,17 @@ fn before_up_a_plan_knows_what_was_kept_and_up_does_what_it_says() {
     let output = plan(&system);
     let (table, words) = (text(&output.stdout), text(&output.stderr));
     assert!(words.contains("that was left out") && table.contains("service/q"), "{words}{table}");
+}
+
+#[test]
+fn why_tells_of_what_was_deleted() {
+    let system = System::up(&[("a.yaml", &failing()), ("b.yaml", &sleeper("b", ""))]);
+    until("its end", || system.ok(&["why", "a"]).contains("exit code 3").then_some(()));
+    fs::remove_file(system.path("manifests/a.yaml")).unwrap();
+    system.ok(&["wait", "--for=delete", "a"]);
+    let why = system.ok(&["why", "a"]);
+    assert!(why.starts_with("service/a\n") && why.contains("nothing of it is left"), "{why}");
+    assert!(why.contains("before that") && why.contains("exit code 3"), "{why}");
+    assert_eq!(system.fails(&["why", "job/a"]).0, 4);
+    assert_eq!(system.fails(&["why", "c"]).0, 4);
 }

@@ -6,7 +6,7 @@ use unisys::base::{Exit, SpawnStage};
 use unisys::unit::ProbeKind;
 use unisys::world::{InstanceFact, Order};
 
-use super::stage::{FRAGILE, PROBED, Stage, names, service};
+use super::stage::{FRAGILE, PROBED, Stage, names, service, versioned};
 
 /// web needs api; api becomes ready and is then changed by revision 2.
 fn changed_api(stage: &mut Stage, rest: &str) {
@@ -222,6 +222,51 @@ const SCENARIOS: &[Scenario] = &[
             let external = "apiVersion: unisys.dev/v1\nkind: External\nmetadata: {name: mail}\nspec: {probes: {readiness: {tcp: {host: 192.0.2.1, port: 25}}}}\n---\n";
             stage.accept(&[external.into(), service("a", ", dependsOn: [mail]")]);
             (0..5).for_each(|_| stage.external("mail", false, "no route to host"));
+        },
+        "a",
+    ),
+    (
+        "an open circuit of a unit that somebody scaled meanwhile",
+        |stage| {
+            changed_api(stage, FRAGILE);
+            stage.exits("api", Exit::Code(1));
+            stage.order(Order::Scale(vec![("api".parse().unwrap(), 2)]));
+        },
+        "api",
+    ),
+    (
+        "a unit that somebody disabled because it failed",
+        |stage| {
+            changed_api(stage, FRAGILE);
+            stage.exits("api", Exit::Code(1));
+            stage.order(Order::Disable(names("api")));
+            stage.pass(Duration::from_secs(1));
+        },
+        "api",
+    ),
+    (
+        "a version that was given up, and then scaled",
+        |stage| {
+            let with = |x: u32| [versioned("a", PROBED, x)];
+            stage.accept(&with(1));
+            stage.ready("a");
+            stage.pass(Duration::from_secs(900));
+            stage.accept(&with(2));
+            (0..3).for_each(|_| {
+                stage.exits("a", Exit::Code(1));
+                stage.pass(Duration::from_secs(2));
+            });
+            stage.order(Order::Scale(vec![("a".parse().unwrap(), 2)]));
+        },
+        "a",
+    ),
+    (
+        "a unit that was taken out of the manifests after it had failed",
+        |stage| {
+            stage.accept(&[service("a", FRAGILE), service("b", "")]);
+            stage.exits("a", Exit::Code(1));
+            stage.accept(&[service("b", "")]);
+            stage.pass(Duration::from_secs(1));
         },
         "a",
     ),

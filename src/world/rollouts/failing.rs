@@ -299,6 +299,9 @@ impl World {
         let record = self.announce(now, entry);
         if let Some(unit) = self.units.get_mut(name) {
             unit.cause = Some(record);
+            // What is started in their place is so for this.
+            let rests = |slot: &&mut Box<Slot>| slot.state.process().is_none();
+            unit.slots.values_mut().filter(rests).for_each(|slot| slot.cause = Some(record));
         }
         if let Some(id) = failure.instance {
             self.effects.push_back(Effect::TailLog { id, revision });
