@@ -65,5 +65,7 @@ fn handle(stderr: &[String], patterns: &Patterns, book: &mut Book, n: usize) {
         message: found.message,
         at: Stamp(n as i64),
         cause: Some(n as u64),
+        context: Default::default(),
+        follows: false,
     });
 }

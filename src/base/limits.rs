@@ -150,6 +150,8 @@ pub const ERRORS_KEPT: usize = 1_000;
 pub const ERROR_COUNTERS: usize = 10_000;
 /// Bytes of an error's message: a headline, not a story. The story is in the log and in the crash dump.
 pub const ERROR_MESSAGE_BYTES: usize = 600;
+/// Bytes of one value of an error's context: a name or a number.
+pub const ERROR_CONTEXT_BYTES: usize = 120;
 /// Last lines of stderr that a failure is classified by: the longest traceback that people write, without its middle.
 pub const EVIDENCE_LINES: usize = 80;
 /// Bytes of one of these lines that are looked at.

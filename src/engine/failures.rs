@@ -393,8 +393,11 @@ fn threads_of(failure: &Failure, threads: Option<Vec<Thread>>) -> Vec<Thread> {
     threads.filter(|_| ended && kept).unwrap_or_default()
 }
 
-/// What the probe said that an instance was stopped for.
+/// What the probe said, or the watchdog found, that an instance was stopped for.
 fn failed_probe(failure: &Failure, probes: &VecDeque<ProbeSeen>) -> String {
+    if let Some(frozen) = &failure.frozen {
+        return frozen.message.clone();
+    }
     let kind = match failure.end.reason {
         EndReason::Stopped(StopReason::StartupFailed) => ProbeKind::Startup,
         EndReason::Stopped(StopReason::LivenessFailed) => ProbeKind::Liveness,

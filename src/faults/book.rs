@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Category, Severity, Stamp, limits};
 
+use super::context::Context;
+
 /// A failure, and how often it has happened (rules.md, `errors ls`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -25,6 +27,12 @@ pub struct ErrorRecord {
     pub last_seen: Stamp,
     /// The event that it is known by; `why` goes on from there.
     pub cause: Option<u64>,
+    /// Of the latest one, for machines: how it ended, at which step or probe, after how long.
+    #[serde(default, skip_serializing_if = "Context::is_empty")]
+    pub context: Context,
+    /// It follows from failures that are records of their own, and is not counted again among them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
 }
 
 /// One failure, on its way into the book.
@@ -39,13 +47,15 @@ pub struct Sighting {
     pub message: String,
     pub at: Stamp,
     pub cause: Option<u64>,
+    pub context: Context,
+    pub follows: bool,
 }
 
 /// `errors stats`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorStats {
-    /// Failures of all records.
+    /// Failures of all records, but for those that only follow from others (a circuit that opens).
     pub total: u64,
     /// Different ones.
     pub distinct: u64,
@@ -87,7 +97,9 @@ impl Book {
 
     /// Writes one down; the record as it is now.
     pub fn record(&mut self, sighting: Sighting) -> &ErrorRecord {
-        self.count(&sighting);
+        if !sighting.follows {
+            self.count(&sighting);
+        }
         let fingerprint = sighting.fingerprint;
         self.dirty.insert(fingerprint.clone());
         let known = self.records.remove(&fingerprint);
@@ -111,6 +123,8 @@ impl Book {
                 first_seen: sighting.at,
                 last_seen: sighting.at,
                 cause: None,
+                context: Context::new(),
+                follows: false,
             }
         });
         record.count += 1;
@@ -120,6 +134,8 @@ impl Book {
         record.revision = sighting.revision;
         record.message = sighting.message;
         record.cause = sighting.cause;
+        record.context = sighting.context;
+        record.follows = sighting.follows;
         // A clock that was set back does not make it older.
         record.last_seen = record.last_seen.max(sighting.at);
         self.index(&record);
@@ -193,7 +209,8 @@ impl Book {
 
     pub fn stats(&self) -> ErrorStats {
         let mut stats = ErrorStats { distinct: self.records.len() as u64, ..ErrorStats::default() };
-        for record in self.records.values() {
+        // That of a record which only follows from others has been counted with them.
+        for record in self.records.values().filter(|record| !record.follows) {
             stats.total += record.count;
             *stats.by_category.entry(record.category.to_string()).or_default() += record.count;
             *stats.by_severity.entry(record.severity.to_string()).or_default() += record.count;
@@ -223,6 +240,8 @@ mod tests {
             message: format!("{fingerprint} at {at}"),
             at: Stamp(at),
             cause: Some(7),
+            context: Context::from([("reason".into(), "ExitCode".into())]),
+            follows: false,
         }
     }
 
@@ -239,6 +258,18 @@ mod tests {
         assert_eq!((book.stats().total, book.stats().distinct), (3, 2));
         let key = (Category::Crash, Severity::Recoverable, "service/a".to_owned());
         assert_eq!(book.counters()[&key], 3);
+    }
+
+    #[test]
+    fn what_only_follows_from_other_failures_is_a_record_and_counted_nowhere() {
+        let mut book = Book::default();
+        book.record(sighting("x", 1));
+        let follows = Sighting { follows: true, severity: Severity::Fatal, ..sighting("circuit", 2) };
+        assert_eq!(book.record(follows).count, 1);
+        assert_eq!(book.iter().count(), 2);
+        let stats = book.stats();
+        assert_eq!((stats.total, stats.by_unit["service/a"], stats.by_severity.get("fatal")), (1, 1, None));
+        assert_eq!(book.counters().values().sum::<u64>(), 1);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Evidence<'a> {
     pub permanent: bool,
     /// It ended with a code that means success, though it should have gone on.
     pub success: bool,
-    /// What the failing probe said.
+    /// What the failing probe said, or the watchdog found.
     pub probe: &'a str,
     /// The last lines of stderr, oldest first, secrets masked.
     pub stderr: &'a [String],

@@ -1,10 +1,17 @@
 //! Which events are failures of their own: those that no ended instance stands behind.
 
 use crate::base::{Category, Severity, limits};
+use crate::world::CIRCUIT_OPEN;
+use crate::world::words::{DEGRADED, FROZEN};
 
 use super::book::Sighting;
 use super::classify::{fingerprint, truncate};
+use super::context;
 use super::patterns::Patterns;
+
+/// Reasons of what a watchdog finds.
+const FINDINGS: [&str; 8] =
+    ["Deadlock", "Livelock", "Stuck", "Stopped", "Blocked", "Watchdog", "Suspected", "SlowProbes"];
 
 /// An event, as the causal log has it.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +32,12 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
     }
     let said = || patterns.line(event.message).map(|said| said.category);
     let (category, severity) = match event.reason {
+        // What a watchdog finds: no progress, or no word, in its time. The end of one that it ends for it says the same.
+        reason if FINDINGS.contains(&reason) && event.message.contains(DEGRADED) => {
+            let proven = !["Suspected", "SlowProbes"].contains(&reason);
+            (Category::Timeout, if proven { Severity::Recoverable } else { Severity::Warning })
+        }
+        reason if FINDINGS.contains(&reason) && event.message.contains(FROZEN) => return None,
         // The instance's end says it, or it is a consequence of one.
         "Exited"
         | "OOMKilled"
@@ -75,6 +88,8 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         message,
         at: event.at,
         cause: Some(event.id),
+        context: context::of_event(event.reason),
+        follows: event.reason == CIRCUIT_OPEN,
     })
 }
 
@@ -104,6 +119,16 @@ mod tests {
         check("Watchdog", "instance 0 was stopped by its watchdog (SIGABRT)", None);
         check("BackOff", "instance 0 is started again in 1s", None);
         check("FailedAtFirst", "the rollout of revision 1 has failed: instance 0 ended: exit code 1", None);
+        check("Stopped", "instance 0 was stopped (SIGTERM)", None);
+        let timeout = |severity| Some((Category::Timeout, severity));
+        for (reason, severity) in [
+            ("Stopped", Severity::Recoverable),
+            ("Watchdog", Severity::Recoverable),
+            ("Suspected", Severity::Warning),
+        ] {
+            check(reason, "instance 0 is degraded: it waits, and nobody hears of it", timeout(severity));
+        }
+        check("Deadlock", "instance 0 is frozen: its only thread waits for a lock", None);
         check("CircuitOpen", "instance 0 failed too often", Some((Category::Oom, Severity::Fatal)));
         check(
             "Unready",

@@ -13,6 +13,7 @@
 
 pub mod book;
 pub mod classify;
+pub mod context;
 pub mod crashes;
 pub mod curve;
 pub mod dump;

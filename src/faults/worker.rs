@@ -21,6 +21,7 @@ use crate::world::Failure;
 
 use super::book::Sighting;
 use super::classify::{Classified, Evidence, classify};
+use super::context;
 use super::curve::Sample;
 use super::dump;
 use super::patterns::Patterns;
@@ -31,7 +32,7 @@ pub struct Case {
     pub revision: u64,
     /// It ended with a code that means success.
     pub success: bool,
-    /// What the failing probe said.
+    /// What the failing probe said, or the watchdog found.
     pub probe: String,
     pub dependency_down: Option<String>,
     /// Latest last.
@@ -274,5 +275,7 @@ pub fn sighting(case: &Case, classified: &Classified) -> Sighting {
         message: format!("instance {} {}", failure.id.ordinal, classified.message),
         at: failure.at,
         cause: failure.record,
+        context: context::of_end(case, classified),
+        follows: false,
     }
 }

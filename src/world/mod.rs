@@ -42,7 +42,7 @@ use std::sync::Arc;
 use crate::base::{Category, Incarnation, Instant, Name, Now, Revision, Rng};
 use crate::plan::{Desired, UnitSpec, Verb};
 
-pub use chronicle::{Change, Chronicle, Outcome, Record, RecordId};
+pub use chronicle::{CIRCUIT_OPEN, Change, Chronicle, Outcome, Record, RecordId};
 pub use effect::{Effect, Failure};
 pub use event::{
     Adopted, Beginning, Cause, Checkpoint, Event, InstanceFact, Known, Mark, Order, Overrides, Rejection,

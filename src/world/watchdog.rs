@@ -8,6 +8,7 @@ use crate::unit::{Fact, ProbeKind, StopReason, Vigil};
 
 use super::World;
 use super::effect::Effect;
+use super::words::{DEGRADED, FROZEN};
 
 impl World {
     /// An instance that is through its probes is watched as its spec says; from the beginning again when that has changed.
@@ -101,11 +102,11 @@ impl World {
                 return self.set_timer(name);
             }
             Sight::Degraded(finding) => {
-                self.found(now, name, seat, finding.reason, &format!("is degraded: {}", finding.message));
+                self.found(now, name, seat, finding.reason, &format!("{DEGRADED}{}", finding.message));
             }
             Sight::Well => self.note(now, name, seat, "Recovered", "is well again"),
             Sight::Frozen(finding) => {
-                self.found(now, name, seat, finding.reason, &format!("is frozen: {}", finding.message));
+                self.found(now, name, seat, finding.reason, &format!("{FROZEN}{}", finding.message));
                 if let Some(instance) = self.instance_mut(name, seat) {
                     instance.frozen = Some(Box::new(finding));
                 }

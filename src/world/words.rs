@@ -6,6 +6,10 @@ use crate::unit::{End, EndReason, Policy, StopReason};
 /// The machine was restarted: of the event, and of each end that it was.
 pub const REBOOTED: &str = "MachineRestarted";
 
+/// How it begins what a watchdog says of an instance that runs on, and of one that it ends.
+pub const DEGRADED: &str = "is degraded: ";
+pub const FROZEN: &str = "is frozen: ";
+
 /// How an end reads in a sentence: "exited with exit code 1".
 pub fn end_words(end: &End) -> String {
     let exit = end.exit.map(|exit| exit.to_string());

@@ -67,6 +67,10 @@ fn a_crash_is_classified_by_its_last_words_counted_and_dumped() {
     system.ok(&["crashes", "export", id, "."]);
     assert!(system.path(id).join("stderr.log").exists());
     assert_eq!(system.fails(&["crashes", "show", "nonsense"]).0, 4);
+    // For machines.
+    let context = error(&system, "m", "m's error once more", |_| true)["context"].clone();
+    assert_eq!((&context["reason"], &context["exitCode"]), (&"ExitCode".into(), &"1".into()), "{context}");
+    assert!(context["ranFor"].is_string() && context["restarts"].is_string(), "{context}");
     // Figures, and memory across the daemon's death.
     let metrics = system.ok(&["metrics"]);
     assert!(

@@ -22,6 +22,8 @@ pub fn record(fingerprint: &str) -> ErrorRecord {
         first_seen: Stamp(0),
         last_seen: Stamp(0),
         cause: None,
+        context: Default::default(),
+        follows: false,
     }
 }
 
