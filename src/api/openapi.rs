@@ -47,7 +47,7 @@ pub fn document() -> Value {
         "The rollouts of a unit, oldest first.",
         &[],
     );
-    book.post::<Value, types::Done>("/v1/down", "Stops everything, then daemon and keeper.");
+    book.post::<types::DownCall, types::Done>("/v1/down", "Stops everything, then daemon and keeper.");
     book.post::<Value, types::Done>("/v1/upgrade", "Keeper and daemon become the binary on disk.");
     book.get::<Vec<types::Event>>(
         "/v1/events",

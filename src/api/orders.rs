@@ -1,6 +1,7 @@
 //! What a person orders units and the daemon to do.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,7 +14,7 @@ use crate::os::clock;
 use crate::world::{Event, Order};
 
 use super::calls::{Answer, Context, Refusal, named, not_found, refuse};
-use super::types::{Done, Order as OrderCall};
+use super::types::{Done, DownCall, Order as OrderCall};
 
 pub(super) async fn order(
     State(context): State<Context>,
@@ -177,10 +178,13 @@ fn listed(engine: &Engine, call: &OrderCall, names: &[Name]) -> String {
 pub(super) async fn down(
     State(context): State<Context>,
     Extension(caller): Extension<Caller>,
+    call: Option<Json<DownCall>>,
 ) -> Answer<Done> {
     let by = format!("unisys down by {}", named(caller).await);
     context
-        .ask(|engine| {
+        .ask(move |engine| {
+            let asked = call.and_then(|Json(call)| call.timeout_ms);
+            engine.has_to_stop_within(asked.map(Duration::from_millis));
             engine.world.handle(clock::now(), Event::ShutDown { by, now: false });
         })
         .await?;

@@ -329,6 +329,15 @@ pub struct Event {
     pub cause: Option<u64>,
 }
 
+/// What `down` asks for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DownCall {
+    /// Everything has to have stopped within this time: what is left shortly before goes together, and is killed then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
 /// `why -o json`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -60,7 +60,7 @@ pub enum Verb {
     /// Start the system and keep it running: keeper and daemon in the foreground
     Up(Up),
     /// Stop everything in reverse order, then the daemon and keeper
-    Down,
+    Down(Down),
     /// Accept manifests and converge to them
     Apply(Apply),
     /// Show what differs from what is accepted, field by field
@@ -375,6 +375,14 @@ pub struct Wait {
     /// How long; exit code 1 when it is not so by then
     #[arg(long, value_name = "TIME", default_value = "60s")]
     pub timeout: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Down {
+    /// Everything has to have stopped within this time: what is left shortly before goes together, and is killed then. Without it:
+    /// as `stopDeadline` of the System says, else as long as it takes
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -9,7 +9,7 @@ use crate::api::faults::{ErrorsQuery, is_of, names};
 use crate::api::follow::EventsQuery;
 use crate::api::look::links;
 use crate::api::types::{Event, Why};
-use crate::base::Name;
+use crate::base::{Name, Stamp};
 use crate::engine::foretold::{Foretold, foretell};
 use crate::engine::sets::Busy;
 use crate::engine::{Options, history};
@@ -55,6 +55,12 @@ pub fn ask<T>(
         },
         answer => answer,
     }
+}
+
+/// What a system that has ended told from a time on, as far as it can be read.
+pub fn since(global: &Global, at: Stamp) -> Vec<Event> {
+    let query = EventsQuery { name: None, since_ms: Some(at.0), until_ms: None, tail: None, after: None };
+    Kept::find(global).and_then(|kept| kept.events(&query).ok()).unwrap_or_default()
 }
 
 /// What `up` will find that nobody has given yet. What was kept and cannot be read is left out, which is said.

@@ -116,7 +116,7 @@ impl Engine {
                 self.faults.forget_unit(&name);
                 self.store.drop_unit(name);
             }
-            Effect::GoingDown { by } => self.link.send(&Request::Down { epoch, by }),
+            Effect::GoingDown { by, until } => self.link.send(&Request::Down { epoch, by, until }),
             Effect::Finished { .. } => {
                 self.finished = true;
                 self.end_if_finished();

@@ -10,6 +10,7 @@ use crate::keeper::protocol::{CANNOT_BECOME, Died, Down, Report, Request, signal
 use crate::os::voice::complain;
 use crate::os::{clock, process};
 use crate::unit::Process;
+use crate::world::shutdown::time_to_stop;
 use crate::world::{Event, InstanceFact};
 
 use super::link::{Amiss, Heir, Left, Peer};
@@ -54,7 +55,7 @@ impl Engine {
             }
             Report::Refused { why, .. } => tracing::warn!(%why, "the keeper refused a request"),
             Report::Terminate { immediate, signal } => {
-                self.goes_down(Down { by: signal_words(signal).into(), immediate });
+                self.goes_down(Down { by: signal_words(signal).into(), immediate, until: None });
             }
             Report::Journal { blocked: Some(why) } => {
                 let message = format!(
@@ -95,7 +96,19 @@ impl Engine {
 
     pub(super) fn goes_down(&mut self, down: Down) {
         self.console.going_down(down.immediate);
+        match down.until {
+            Some(at) => self.world.handle(clock::now(), Event::StopBy { at }),
+            None => self.has_to_stop_within(None),
+        }
         self.world.handle(clock::now(), Event::ShutDown { by: down.by, now: down.immediate });
+    }
+
+    /// Everything that is stopped has to have stopped in time.
+    pub fn has_to_stop_within(&mut self, asked: Option<Duration>) {
+        let (now, declared) = (clock::now(), self.world.desired().stop_deadline);
+        if let Some(within) = time_to_stop(asked, declared, self.keeper_pid == 1) {
+            self.world.handle(now, Event::StopBy { at: now.mono + within });
+        }
     }
 
     /// A keeper that was stopped is woken: no end is heard and nothing is started meanwhile. One that hangs is spoken of, and

@@ -2,6 +2,7 @@
 
 use crate::base::{Category, Severity, limits};
 use crate::world::CIRCUIT_OPEN;
+use crate::world::shutdown::STOP_DEADLINE;
 use crate::world::words::{DEGRADED, FROZEN};
 
 use super::book::Sighting;
@@ -56,6 +57,8 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         | "Replaced" => return None,
         // The machine is as it was before anything ran, or somebody has restarted it: nothing has failed.
         "NotOnThisMachine" | "MachineRestarted" => return None,
+        // Who does not stop in time for all that is told by name.
+        "StopsTogether" => return None,
         "CircuitOpen" => (latest.unwrap_or(Category::Crash), Severity::Fatal),
         // An edit that came to nothing is not tried again before it is changed: whoever made it wants to hear of that.
         "RolledBack" | "RolloutFailed" => (said().unwrap_or(Category::Config), Severity::Fatal),
@@ -63,6 +66,7 @@ pub fn failure(event: &Happening<'_>, latest: Option<Category>, patterns: &Patte
         "Unready" => (said().unwrap_or(Category::Api), Severity::Warning),
         "ManifestInvalid" => (Category::Config, Severity::Recoverable),
         "LogsBlocked" | "StateBlocked" | "JournalBlocked" => (Category::Filesystem, Severity::Recoverable),
+        STOP_DEADLINE => (Category::Timeout, Severity::Warning),
         "StopHookFailed" => (said().unwrap_or(Category::Crash), Severity::Warning),
         "NotHeard" => (Category::Resource, Severity::Warning),
         "LogReplaced" => (Category::Permission, Severity::Warning),

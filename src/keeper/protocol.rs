@@ -113,6 +113,9 @@ pub enum Request {
     Down {
         epoch: Epoch,
         by: String,
+        /// By when it has to be over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Instant>,
     },
     /// Everything has stopped, or nothing can be started: the keeper ends with this code.
     Exit {
@@ -334,6 +337,9 @@ pub struct Down {
     pub by: String,
     /// Without grace.
     pub immediate: bool,
+    /// By when everything has to have stopped, in this boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Instant>,
 }
 
 /// An instance as the keeper holds it.

@@ -97,9 +97,13 @@ impl Keeper {
             Request::Unstore { epoch, id, name } if self.fenced(epoch, Some(&id)) => {
                 self.listeners.unstore(&id, self.role(&id), &name);
             }
-            Request::Down { epoch, by } if self.fenced(epoch, None) && self.down.is_none() => {
-                self.goes_down(Down { by, immediate: false });
-            }
+            Request::Down { epoch, by, until } if self.fenced(epoch, None) => match self.down.clone() {
+                None => self.goes_down(Down { by, immediate: false, until }),
+                Some(down) if until.is_some() && down.until != until => {
+                    self.goes_down(Down { until, ..down });
+                }
+                Some(_) => {}
+            },
             Request::Exit { epoch, code } if self.fenced(epoch, None) => self.done = Some(code),
             Request::Upgrade { epoch } if self.fenced(epoch, None) => {
                 if let Err(error) = self.upgrade() {

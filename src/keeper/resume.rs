@@ -41,6 +41,7 @@ impl Keeper {
                 }
                 Entry::Epoch { epoch } => self.epoch = self.epoch.max(*epoch),
                 Entry::Down(down) if self.options.heir.is_some() || self.options.kept.is_some() => {
+                    self.hold_to(down);
                     self.down = Some(down.clone());
                     self.fifos.close();
                 }

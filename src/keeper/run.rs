@@ -382,7 +382,8 @@ impl Keeper {
                 }
                 let immediate = again || self.down.as_ref().is_some_and(|down| down.immediate);
                 self.down_at.get_or_insert(now);
-                self.goes_down(Down { by: protocol::signal_words(signal).into(), immediate });
+                let until = self.down.as_ref().and_then(|down| down.until);
+                self.goes_down(Down { by: protocol::signal_words(signal).into(), immediate, until });
                 self.tell(&Report::Terminate { immediate, signal });
             }
             libc::SIGHUP => self.tell(&Report::Reload),
@@ -443,8 +444,17 @@ impl Keeper {
         self.journal.write(&Entry::Down(down.clone()));
         // Before anybody acts on it: whoever dies next, it is known.
         self.flush_journal();
+        self.hold_to(&down);
         self.down = Some(down);
         self.fifos.close();
+    }
+
+    /// Should no daemon see to it that the time is kept, the keeper does.
+    pub(super) fn hold_to(&mut self, down: &Down) {
+        if let Some(until) = down.until {
+            let at = until + IMMEDIATE;
+            self.kill_all_at = Some(self.kill_all_at.map_or(at, |known| known.min(at)));
+        }
     }
 
     /// Nothing is left to keep: the daemon goes, then the files that only a running system has.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::{Name, ObjectRef, Revision};
 use crate::graph::Graph;
@@ -24,6 +25,8 @@ pub struct Desired {
     pub max_concurrent_starts: Option<u32>,
     /// Units that may roll at once.
     pub max_concurrent_rollouts: Option<u32>,
+    /// How long everything may take to stop.
+    pub stop_deadline: Option<Duration>,
     /// A failed rollout takes only its own unit back, not everything that the revision changed.
     pub rollback_scope_unit: bool,
 }

@@ -14,6 +14,7 @@ pub mod watchdog;
 pub use accepts::AcceptWatch;
 pub use adopted::{HeldParts, PartState};
 pub use breaker::{Breaker, Circuit};
+pub use habits::whole;
 pub use lifecycle::{End, EndReason, Fact, Illegal, Lifecycle, Process, Request, StopPhase, StopReason};
 pub use policy::{
     BreakerPolicy, CanaryPolicy, CanaryShare, Condition, Dependency, Policy, ProbeKind, ProbePolicy,

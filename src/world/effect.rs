@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{
-    CgroupLimits, Generation, InstanceId, Name, Part, PortNumbers, Revision, Role, Signal, Stamp,
+    CgroupLimits, Generation, InstanceId, Instant, Name, Part, PortNumbers, Revision, Role, Signal, Stamp,
 };
 use crate::plan::{ExternalSpec, UnitSpec};
 use crate::unit::{End, Finding, ProbeKind};
@@ -146,6 +146,8 @@ pub enum Effect {
     /// Everything is being stopped: the keeper learns it, so that the next daemon goes on with it.
     GoingDown {
         by: String,
+        /// By when it has to be over.
+        until: Option<Instant>,
     },
     /// Everything has stopped.
     Finished {

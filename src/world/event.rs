@@ -55,6 +55,10 @@ pub enum Event {
         order: Order,
         by: String,
     },
+    /// Before [`Event::ShutDown`], or after it: everything has to have stopped by then.
+    StopBy {
+        at: Instant,
+    },
     /// Everything is to stop, in order; `now`: without grace.
     ShutDown {
         by: String,

@@ -28,6 +28,7 @@ mod reload;
 mod revise;
 pub mod rollouts;
 mod settle;
+pub mod shutdown;
 mod standing;
 pub mod state;
 mod steps;
@@ -108,6 +109,7 @@ pub struct World {
     rebooted: Option<RecordId>,
     /// Everything goes down: why.
     down: Option<String>,
+    stop_by: Option<shutdown::StopBy>,
     finished: bool,
     /// Facts that came too late to matter (invariant 5) or could not happen.
     pub stale: u64,
@@ -190,6 +192,7 @@ impl World {
             first_cause: None,
             rebooted: None,
             down: None,
+            stop_by: None,
             finished: false,
             stale: 0,
         }
@@ -217,6 +220,7 @@ impl World {
             Event::Instance { id, fact } => self.instance_fact(now, &id, fact),
             Event::External { name, seq, ok, message } => self.external_answer(now, &name, seq, ok, message),
             Event::Order { order, by } => self.order(now, order, &by),
+            Event::StopBy { at } => self.stop_by(now, at),
             Event::ShutDown { by, now: at_once } => self.shut_down(now, &by, at_once),
             Event::Lines { unit, revision, lines } => self.failing_lines(now, &unit, revision, lines),
             Event::Classified { id, generation, exit, ran_for, category } => {
@@ -245,7 +249,8 @@ impl World {
 
     /// When [`Event::Tick`] is wanted next.
     pub fn poll_deadline(&self) -> Option<Instant> {
-        self.timers.queue.first().map(|(at, _)| *at)
+        let first = self.timers.queue.first().map(|(at, _)| *at);
+        first.into_iter().chain(self.stop_due()).min()
     }
 
     /// Names whose status may have changed since the last call: what watchers are told.
@@ -302,6 +307,7 @@ impl World {
     }
 
     fn tick(&mut self, now: Now) {
+        self.hurry(now);
         // All that is due first: one whose deadline only settling moves (a circuit's) would be due for ever.
         let mut due = Vec::new();
         while let Some(name) = self.timers.pop_due(now.mono) {

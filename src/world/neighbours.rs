@@ -30,6 +30,9 @@ impl Surroundings for Around<'_> {
     }
 
     fn running_dependent(&self) -> Option<ObjectRef> {
+        if self.world.stops_together() {
+            return None;
+        }
         let names = self.world.dependents.get(self.name).into_iter().flatten();
         let mut units = names.filter_map(|name| Some((name, self.world.units.get(name)?)));
         units.find(|(name, unit)| self.is_held_up_by(name, unit)).map(|(_, unit)| unit.spec.object.clone())

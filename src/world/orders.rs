@@ -1,15 +1,13 @@
-//! What a person asks for: overrides of the manifest, restarts, the end of everything.
+//! What a person asks for: overrides of the manifest, restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{Name, Now, ObjectRef, Revision, Role, Seat};
 use crate::plan::{Drift, Verb, Wish};
 use crate::unit::lifecycle::Rest;
-use crate::unit::{Circuit, Fact, Lifecycle};
+use crate::unit::{Circuit, Lifecycle};
 
-use super::checkpoint::rested;
 use super::chronicle::{ChangeAction, Entry, ORDERED};
-use super::effect::Effect;
 use super::event::{Cause, Order, Signature};
 use super::state::Slot;
 use super::why::is_in_trouble;
@@ -232,63 +230,9 @@ impl World {
         let followers: Vec<Name> = self.desired.graph.impact(name).into_iter().cloned().collect();
         self.dirty.extend(followers.into_iter().filter(|follower| self.units.contains_key(follower)));
     }
-
-    pub(super) fn shut_down(&mut self, now: Now, by: &str, at_once: bool) {
-        if self.down.is_none() {
-            let entry = Entry {
-                warning: false,
-                reason: "ShuttingDown",
-                object: &"system",
-                message: format!("everything is stopped: {by}"),
-                change: None,
-                cause: None,
-            };
-            let record = self.announce(now, entry);
-            self.down = Some(by.to_owned());
-            self.effects.push_back(Effect::GoingDown { by: by.to_owned() });
-            self.begun = true;
-            let names: Vec<Name> = self.units.keys().cloned().collect();
-            let rows = names
-                .iter()
-                .filter(|name| self.units.get(*name).is_some_and(|unit| !unit.is_gone()))
-                .map(|name| (name.clone(), row(&self.object(name), Verb::Stop, by)))
-                .collect();
-            let rows: Vec<_> = rows;
-            if !rows.is_empty() {
-                self.open_change(now, Cause::new("ShutDown", by), rows);
-            }
-            for name in names {
-                let Some(unit) = self.units.get_mut(&name) else { continue };
-                unit.cause = Some(record);
-                let rests = unit.serving().any(|slot| rested(slot, unit).is_some());
-                // Started though it is disabled: that is over with everything else.
-                let started = unit.overrides.started.take().is_some();
-                // What has failed is tried again as often as at first.
-                let tried = unit.slots.values().any(|slot| slot.restart.attempt > 0);
-                if rests || started || tried {
-                    self.save_unit(now, &name);
-                }
-                self.dirty.insert(name);
-            }
-        }
-        if at_once {
-            self.kill_everything(now);
-        }
-    }
-
-    fn kill_everything(&mut self, now: Now) {
-        let all: Vec<_> = self
-            .units
-            .iter()
-            .flat_map(|(name, unit)| unit.slots.keys().map(|seat| (name.clone(), *seat)))
-            .collect();
-        for (name, seat) in all {
-            self.apply(now, &name, seat, Fact::KillNow);
-        }
-    }
 }
 
-fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
+pub(super) fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
     ChangeAction { verb, unit: unit.clone(), reason: reason.to_owned() }
 }
 

@@ -33,6 +33,7 @@ mod rollouts;
 mod sandbox;
 mod scarcity;
 mod secrets;
+mod shutdown;
 mod storms;
 mod support;
 mod tidy;

@@ -14,6 +14,7 @@ mod next_daemon;
 mod oracle;
 mod run;
 mod scenes;
+mod shutdown;
 mod stage;
 mod system;
 mod unrecorded;

@@ -449,7 +449,7 @@ impl Sim {
                 self.ran.remove(&name);
                 self.put(Write::Units(vec![(name, None)]));
             }
-            Effect::GoingDown { by } => self.keeper.down = Some(by),
+            Effect::GoingDown { by, .. } => self.keeper.down = Some(by),
             Effect::Finished { .. } => self.finished = true,
             Effect::Announce(record) => {
                 // It goes back for what its probe said: what serves meanwhile is asked anew.

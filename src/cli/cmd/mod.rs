@@ -51,7 +51,7 @@ fn formats(verb: &Verb) -> Option<&'static [Format]> {
         | Verb::Circuit(_)
         | Verb::Wait(_) => Some(&[Format::Text, Format::Json, Format::Yaml]),
         Verb::Up(_)
-        | Verb::Down
+        | Verb::Down(_)
         | Verb::Explain { .. }
         | Verb::Exec { .. }
         | Verb::Upgrade
@@ -106,7 +106,7 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
     }
     match cli.verb {
         Verb::Up(args) => up::run(global, &args),
-        Verb::Down => down::run(global),
+        Verb::Down(args) => down::run(global, &args),
         Verb::Apply(args) => apply::run(global, &args),
         Verb::Diff(args) => diff::run(global, &args),
         Verb::Plan(args) => plan::run(global, &args),

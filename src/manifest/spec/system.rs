@@ -25,6 +25,11 @@ pub struct SystemSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_concurrent_rollouts: Option<u32>,
+    /// Everything has to have stopped so long after `unisys down`, SIGTERM or Ctrl-C: what still runs when only the longest grace
+    /// is left (half of the time at most) is stopped together, and what is left then is killed and named. Absent: it takes as
+    /// long as it takes, or 90s where unisys is PID 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_deadline: Option<HumanDuration>,
     /// What goes back together when a rollout fails.
     pub rollback_scope: RollbackScope,
     /// Merged under the spec of every Service.
