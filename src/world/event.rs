@@ -17,6 +17,7 @@ use crate::unit::watchdog::Look;
 use crate::unit::{HeldParts, PartState, Policy, ProbeKind, StopReason};
 
 use super::chronicle::ROLLBACK;
+use super::overrides::Overrides;
 use super::state::{Completed, LastEnd};
 
 /// One fact or wish. Facts about instances carry their incarnation; old ones change nothing but a counter.
@@ -419,54 +420,6 @@ pub struct Known {
     pub generation: Generation,
     pub revision: Revision,
     pub digest: String,
-}
-
-/// A person's standing exceptions to the manifest (architecture §5).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Overrides {
-    /// `unisys stop`.
-    pub stopped: Option<Signature>,
-    /// `unisys disable`.
-    pub disabled: Option<Signature>,
-    /// `unisys start` of a disabled unit: it runs all the same, until everything is stopped or the machine is started again.
-    #[serde(default)]
-    pub started: Option<Signature>,
-    /// `unisys scale`.
-    pub replicas: Option<(u32, Signature)>,
-    /// `unisys rollout pause`.
-    #[serde(default)]
-    pub paused: Option<Signature>,
-    /// `unisys rollout undo`: the revision whose version of the unit is wanted.
-    #[serde(default)]
-    pub pinned: Option<(Revision, Signature)>,
-    /// What the manifest says was found bad and is not tried again as it is.
-    #[serde(default)]
-    pub rejected: Option<Box<Rejection>>,
-}
-
-impl Overrides {
-    /// Who disabled it, unless it was started all the same.
-    pub fn keeps_down(&self) -> Option<&Signature> {
-        self.disabled.as_ref().filter(|_| self.started.is_none())
-    }
-}
-
-/// An automatic rollback.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rejection {
-    /// Of the version that was found bad.
-    pub digest: String,
-    pub revision: Revision,
-    /// What runs in its place.
-    pub runs: Revision,
-    pub failure: Failure,
-}
-
-/// Who, when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signature {
-    pub by: String,
-    pub at: Stamp,
 }
 
 /// What a person can ask for.

@@ -24,6 +24,7 @@ pub mod holds;
 mod listeners;
 mod neighbours;
 mod orders;
+pub mod overrides;
 mod reload;
 mod revise;
 pub mod rollouts;
@@ -45,12 +46,10 @@ use crate::plan::{Desired, UnitSpec, Verb};
 
 pub use chronicle::{CIRCUIT_OPEN, Change, Chronicle, Outcome, Record, RecordId};
 pub use effect::{Effect, Failure};
-pub use event::{
-    Adopted, Beginning, Cause, Checkpoint, Event, InstanceFact, Known, Mark, Order, Overrides, Rejection,
-    Signature,
-};
+pub use event::{Adopted, Beginning, Cause, Checkpoint, Event, InstanceFact, Known, Mark, Order};
 pub use externals::External;
 pub use listeners::Holdings;
+pub use overrides::{Overrides, Rejection, Signature};
 pub use rollouts::RolloutRecord;
 pub use state::{Instance, Slot, Unit, Version};
 pub use why::LINKS;

@@ -8,7 +8,8 @@ use crate::unit::lifecycle::Rest;
 use crate::unit::{Circuit, Lifecycle};
 
 use super::chronicle::{ChangeAction, Entry, ORDERED};
-use super::event::{Cause, Order, Signature};
+use super::event::{Cause, Order};
+use super::overrides::Signature;
 use super::state::Slot;
 use super::why::is_in_trouble;
 use super::{Unit, World};
@@ -237,7 +238,7 @@ pub(super) fn row(unit: &ObjectRef, verb: Verb, reason: &str) -> ChangeAction {
 }
 
 /// What an order to start may change of a unit.
-fn as_ordered(unit: &Unit) -> (super::event::Overrides, Circuit, Vec<Lifecycle>) {
+fn as_ordered(unit: &Unit) -> (super::overrides::Overrides, Circuit, Vec<Lifecycle>) {
     let states = unit.slots.values().map(|slot| slot.state.clone()).collect();
     (unit.overrides.clone(), unit.breaker.circuit(), states)
 }

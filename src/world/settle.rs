@@ -6,8 +6,9 @@ use crate::unit::{Circuit, EndReason, Lifecycle};
 
 use super::chronicle::{ChangeAction, Entry};
 use super::effect::Effect;
-use super::event::{Mark, Signature};
+use super::event::Mark;
 use super::neighbours::Around;
+use super::overrides::Signature;
 use super::state::{Slot, Unit};
 use super::{Outcome, World};
 

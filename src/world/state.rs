@@ -13,7 +13,7 @@ use crate::rollout::{Failure, Rollout};
 use crate::unit::{Breaker, End, EndReason, Finding, Lifecycle, ProbeBoard, RestartState, StopReason, Vigil};
 
 use super::chronicle::RecordId;
-use super::event::Overrides;
+use super::overrides::Overrides;
 
 /// One version of a unit's spec.
 #[derive(Clone, Debug)]

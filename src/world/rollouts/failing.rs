@@ -10,7 +10,8 @@ use crate::unit::{AfterEnd, End, ProbeKind};
 use crate::world::World;
 use crate::world::chronicle::{ChangeAction, Entry, ROLLBACK};
 use crate::world::effect::Effect;
-use crate::world::event::{Cause, Rejection};
+use crate::world::event::Cause;
+use crate::world::overrides::Rejection;
 use crate::world::state::Slot;
 use crate::world::words::end_words;
 
