@@ -169,6 +169,17 @@ impl Launch {
         hashed(of_process(&parse(&self.written)).to_string().as_bytes(), marks.into_iter())
     }
 
+    /// The same file in the same place, as both see it.
+    pub fn executes_the_same(&self, other: &Self) -> bool {
+        let path =
+            |launch: &Self| launch.env.iter().find(|var| var.name == "PATH").map(|var| var.value.clone());
+        self.argv.first() == other.argv.first()
+            && self.base_dir == other.base_dir
+            && self.service.working_dir == other.service.working_dir
+            && self.service.security == other.service.security
+            && path(self) == path(other)
+    }
+
     /// The variables whose values nobody may read.
     pub fn secrets(&self) -> impl Iterator<Item = &EnvVar> {
         self.env.iter().map(Arc::as_ref).filter(|var| var.secret)

@@ -16,6 +16,8 @@ pub struct Breaker {
     circuit: Circuit,
     /// How long it was open last; doubles with each failed trial.
     open_for: Duration,
+    /// The trial has become Ready, or is no longer, and nobody has been told to remember it.
+    moved: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,9 +54,32 @@ impl Breaker {
     }
 
     /// A breaker as an earlier daemon left it.
-    pub fn restored(open_until: Option<Instant>, open_for: Duration, failures: VecDeque<Instant>) -> Self {
-        let circuit = open_until.map_or(Circuit::Closed, |until| Circuit::Open { until });
-        Self { failures, circuit, open_for }
+    /// `trial`: since when its trial has been Ready.
+    pub fn restored(
+        open_until: Option<Instant>,
+        trial: Option<Instant>,
+        open_for: Duration,
+        failures: VecDeque<Instant>,
+    ) -> Self {
+        let circuit = match (open_until, trial) {
+            (Some(_), ready_since @ Some(_)) => Circuit::HalfOpen { ready_since },
+            (Some(until), None) => Circuit::Open { until },
+            (None, _) => Circuit::Closed,
+        };
+        Self { failures, circuit, open_for, moved: false }
+    }
+
+    /// The trial has moved since the last call.
+    pub fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Since when the trial has been Ready.
+    pub fn trial(&self) -> Option<Instant> {
+        match self.circuit {
+            Circuit::HalfOpen { ready_since } => ready_since,
+            Circuit::Closed | Circuit::Open { .. } => None,
+        }
     }
 
     /// When the failures happened that count at present, oldest first.
@@ -104,11 +129,12 @@ impl Breaker {
     /// The trial instance is Ready, or no longer.
     pub fn trial_ready(&mut self, ready: bool, now: Instant) {
         if let Circuit::HalfOpen { ready_since } = &mut self.circuit {
-            *ready_since = match (ready, *ready_since) {
+            let since = match (ready, *ready_since) {
                 (true, Some(since)) => Some(since),
                 (true, None) => Some(now),
                 (false, _) => None,
             };
+            self.moved |= std::mem::replace(ready_since, since) != since;
         }
     }
 

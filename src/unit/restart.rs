@@ -55,6 +55,12 @@ impl End {
         self.reason == EndReason::Exited && self.ran_for(now) < policy.start_failure()
     }
 
+    /// What it is to execute, or where, was not there.
+    pub fn is_want_of_program(&self) -> bool {
+        const ENOENT: i32 = 2;
+        matches!(self.reason, EndReason::SpawnFailed { errno: ENOENT, .. }) && self.reason.is_of_program()
+    }
+
     /// The machine had no process, memory or descriptor left for it, or somebody else its port: nothing that the program is to
     /// blame for.
     pub fn is_want_of_resources(&self) -> bool {

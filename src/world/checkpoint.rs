@@ -113,6 +113,7 @@ impl World {
                 _ => None,
             },
             failures: unit.breaker.failing().collect(),
+            trial_ready: unit.breaker.trial(),
             changed: unit
                 .changed
                 .filter(|(_, generation)| *generation == unit.generation)
@@ -245,7 +246,8 @@ fn restored_unit(
         let until = left.map(|left| checkpoint.open_until.map_or(left, |until| until.min(left)));
         let failures = checkpoint.failures.iter().copied().filter(|at| *at <= now.mono);
         let open_for = Duration::from_millis(checkpoint.open_for_ms);
-        unit.breaker = Breaker::restored(until, open_for, failures.collect());
+        let trial = checkpoint.trial_ready.filter(|since| *since <= now.mono);
+        unit.breaker = Breaker::restored(until, trial, open_for, failures.collect());
     }
     match checkpoint.good {
         Some(good) if same && !standing && good.generation == generation => {

@@ -348,6 +348,9 @@ pub struct Checkpoint {
     pub open_until: Option<Instant>,
     #[serde(default)]
     pub failures: Vec<Instant>,
+    /// Half open: since when its trial has been Ready, on the same clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial_ready: Option<Instant>,
     /// What failures of its present generation follow: which fields were changed, and when.
     #[serde(default)]
     pub changed: Option<(String, Stamp)>,
@@ -364,7 +367,7 @@ impl Checkpoint {
         self.attempt = 0;
         self.overrides.started = None;
         self.failures.clear();
-        self.open_until = None;
+        (self.open_until, self.trial_ready) = (None, None);
         if let Some((_, until)) = &mut self.before {
             let left = self.trial_until.map_or(0, |until| until.0.saturating_sub(now.wall.0).max(0));
             *until = now.mono + Duration::from_millis(left as u64);

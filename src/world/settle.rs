@@ -54,6 +54,10 @@ impl World {
                 unit.ended.push(incarnation);
             }
         }
+        // A trial of which nothing was found holds no more.
+        for unit in self.units.values_mut().filter(|unit| !unit.serving().any(Slot::is_ready)) {
+            unit.breaker.trial_ready(false, now.mono);
+        }
         self.keep_running(now);
         self.tell_all_unenforced(now);
         self.starting = self.count_starting();
@@ -236,8 +240,12 @@ impl World {
         if unit.serving().any(Slot::is_ready) {
             unit.breaker.trial_ready(true, now.mono);
         }
-        let after = unit.breaker.circuit();
+        let (after, moved) = (unit.breaker.circuit(), unit.breaker.take_moved());
         if std::mem::discriminant(&before) == std::mem::discriminant(&after) {
+            // The next daemon does not count from the beginning.
+            if moved {
+                self.save_unit(now, name);
+            }
             return;
         }
         let (reason, message) = match (closed, after) {

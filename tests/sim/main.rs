@@ -17,6 +17,7 @@ mod scenes;
 mod shutdown;
 mod stage;
 mod system;
+mod trials;
 mod unrecorded;
 mod why;
 

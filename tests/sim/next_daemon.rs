@@ -12,7 +12,12 @@ use super::stage::{FRAGILE, PROBED, Stage, name, names, service, versioned};
 use super::system;
 
 /// The next daemon, with what the keeper holds and remembers of an instance, and with what was stored of its unit.
-fn adopted(stage: &Stage, manifests: &[String], id: &InstanceId, checkpoint: Option<Checkpoint>) -> Stage {
+pub fn adopted(
+    stage: &Stage,
+    manifests: &[String],
+    id: &InstanceId,
+    checkpoint: Option<Checkpoint>,
+) -> Stage {
     let mut next = Stage::new();
     next.pass(Duration::from_nanos(stage.clock().mono.0 - next.clock().mono.0));
     let spec = stage.world.units()[&id.unit].spec.clone();
