@@ -270,8 +270,8 @@ pub struct Validate {
     /// Patches over the manifests, in order
     #[arg(long, value_name = "PATH")]
     pub overlay: Vec<PathBuf>,
-    /// Also check what only this machine has: values from `.env` and other files and from the environment, as a daemon reads them;
-    /// executables, users, ports
+    /// Also check what only this machine has: files that have to be there, values from the environment, as a daemon reads them;
+    /// executables, users, ports. Without it, env files are checked where they are there
     #[arg(long)]
     pub machine: bool,
 }

@@ -1,7 +1,7 @@
 //! The `.env` dialect of docker compose (rules.md): `export`, comments, quotes, `${VAR}`, `${VAR:-default}` (unset or empty) and
 //! `${VAR-default}` (unset); a default may hold others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::limits;
 
@@ -11,6 +11,8 @@ pub struct Assignment {
     pub name: String,
     pub value: String,
     pub line: u32,
+    /// It hangs on a variable that the file does not define.
+    pub outside: bool,
 }
 
 /// What is wrong with a line.
@@ -39,11 +41,14 @@ pub fn parse(bytes: &[u8], outer: &dyn Fn(&str) -> Option<String>) -> (Vec<Assig
         known: BTreeMap::new(),
         outer,
         undefined: false,
+        outside: false,
+        hanging: BTreeSet::new(),
     };
     let mut assignments: Vec<Assignment> = Vec::new();
     let mut problems = Vec::new();
     while !reader.text.is_empty() {
         let line = reader.line;
+        reader.outside = false;
         match reader.assignment() {
             Ok(None) => {}
             Ok(Some((name, value))) if value.contains('\0') => {
@@ -65,7 +70,11 @@ pub fn parse(bytes: &[u8], outer: &dyn Fn(&str) -> Option<String>) -> (Vec<Assig
                     problems.push(Problem { line, message, warning: true });
                     assignments.retain(|earlier| earlier.name != name);
                 }
-                assignments.push(Assignment { name, value, line });
+                match reader.outside {
+                    true => drop(reader.hanging.insert(name.clone())),
+                    false => drop(reader.hanging.remove(&name)),
+                }
+                assignments.push(Assignment { name, value, line, outside: reader.outside });
             }
             Err(message) => {
                 reader.undefined = false;
@@ -84,6 +93,9 @@ struct Reader<'a> {
     outer: &'a dyn Fn(&str) -> Option<String>,
     /// A variable of this line has neither a value nor a default.
     undefined: bool,
+    /// This line hangs on a variable that the file does not define; so do `hanging`.
+    outside: bool,
+    hanging: BTreeSet<String>,
 }
 
 impl Reader<'_> {
@@ -205,6 +217,7 @@ impl Reader<'_> {
             return Ok("$".into());
         }
         self.text = &text[end..];
+        self.outside |= self.hanging.contains(&name) || !self.known.contains_key(&name);
         let value = self.known.get(&name).cloned().or_else(|| (self.outer)(&name));
         if braced.is_none() {
             self.undefined |= value.is_none();
@@ -313,6 +326,14 @@ mod tests {
         check("# only\n\nA=\n", &[("A", "")]);
         check("A=a#b\nA=later", &[("A", "later")]);
         check("A=#ff0000\nB= # none\nC=#", &[("A", "#ff0000"), ("B", ""), ("C", "#")]);
+    }
+
+    #[test]
+    fn what_hangs_on_a_variable_from_elsewhere_is_known() {
+        let text = "A=1\nB=${A}\nC=$HOME\nD=x${C}\nE=${NO:-1}\nC=2\nF=$C\nG='$HOME'\nH=$-\n";
+        let (found, _) = parse(text.as_bytes(), &|name| (name == "HOME").then(|| "/home/me".into()));
+        let outside: Vec<&str> = found.iter().filter(|a| a.outside).map(|a| a.name.as_str()).collect();
+        assert_eq!(outside, ["D", "E"], "C was given another value");
     }
 
     #[test]

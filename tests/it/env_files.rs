@@ -122,3 +122,39 @@ fn an_env_file_that_was_broken_from_the_start_is_watched_for_its_cure() {
     system.write("elsewhere/.env", "A='closed'\n");
     until("it is started", || system.instance_if_any("a")?["pid"].as_u64());
 }
+
+#[test]
+fn what_an_env_file_that_is_there_gives_to_a_config_is_checked_without_the_machine() {
+    let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: app}\nspec:\n  files: [../.env, ../.env.local]\n  fromEnvironment: [REGION]\n  types:\n    PORT: {type: port, required: true}\n    ON: {type: bool}\n    REGION: {enum: [eu, us], required: true}\n";
+    let user = sleeper("a", "  env: {P: {config: app, key: PORT}, R: {config: app, key: REGION}, U: {config: app, key: URL}}\n  enabledWhen: {config: app, key: ON}\n");
+    let system = System::new(&[("a.yaml", &user), ("c.yaml", config)]);
+    let validate = |what: &str, expected: &[&str]| {
+        let (code, words) = system.fails(&["validate", "manifests"]);
+        assert_eq!(code, i32::from(!expected.is_empty()), "{what}: {words}");
+        expected.iter().for_each(|part| assert!(words.contains(part), "{what} should say {part}: {words}"));
+    };
+    validate("neither file is there, as in a checkout", &[]);
+    system.write(".env", "PORT=many\n");
+    validate("a wrong type, by its line", &["error[E1503]: `PORT` is wrong: `many` is not a port", "/.env:1:1"]);
+    system.write(".env", "URL=x\n");
+    validate("the other file may give the port", &[]);
+    system.write(".env.local", "ON=perhaps\nREGION=mars\n");
+    validate("now it cannot", &["`PORT` is required", "`ON` is wrong", "/.env.local:1:1", "is not one of eu, us"]);
+    system.write(".env.local", "ON=${SWITCH:-perhaps}\nPORT=$HTTP_PORT\n");
+    validate("what hangs on another machine's variables", &[]);
+    system.write(".env", "PORT=1\n");
+    system.write(".env.local", "ON=true\n");
+    validate("nothing gives URL", &["E1406", "gives no value for `URL`"]);
+    system.write(".env", "PORT=80\nURL=x\n");
+    validate("all is well", &[]);
+}
+
+#[test]
+fn what_an_env_file_that_is_there_does_not_define_is_told_without_the_machine() {
+    let user = sleeper("a", "  envFrom: [{file: ../.env}]\n  env: {URL: \"http://${HOTS}\"}\n");
+    let system = System::new(&[("a.yaml", &user)]);
+    assert_eq!(system.run(&["validate", "manifests"]).status.code(), Some(0), "it may be in the file");
+    system.write(".env", "HOST=x\n");
+    let (code, words) = system.fails(&["validate", "manifests"]);
+    assert!(code == 1 && words.contains("E1504") && words.contains("did you mean `${HOST}`?"), "{words}");
+}

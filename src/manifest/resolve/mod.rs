@@ -30,7 +30,8 @@ pub struct Context<'a> {
     pub environment: &'a BTreeMap<String, String>,
     /// The profile named on the command line.
     pub profile: Option<&'a str>,
-    /// Take values from files and the environment (a start, `validate --machine`); else only from the manifests (`validate`).
+    /// Take values from the environment, and miss files that are not there (a start, `validate --machine`); else what the manifests
+    /// say counts, and env files as far as they are there and hang on nothing else (`validate`).
     pub machine: bool,
     /// A broken env file is a fault of this machine (E2009), which stops only whoever reads it: for a daemon that takes up
     /// services that run already. Else it rejects what refers to it (E1009).
@@ -113,11 +114,9 @@ pub fn resolve(
             push(&mut layers, name, Value::literal(text, origin));
         }
     }
-    let mut open = false;
     for (index, from) in spec.env_from.iter().enumerate() {
         let path = format!("spec.envFrom.{index}");
         if let Some(file) = &from.file {
-            open = true;
             let file = source.base_dir.join(file);
             let missing = (!from.optional).then_some("create it, or say `optional: true`");
             let reader = Reader { source, path: &path, layer: "envFrom", missing };
@@ -126,8 +125,7 @@ pub fn resolve(
             }
         }
         if let Some(config) = from.config.as_ref().and_then(|name| context.objects.configs.get(name)) {
-            open |= !config.spec.files.is_empty();
-            for (key, values) in sources.config(config) {
+            for (key, values) in sources.config(config).0 {
                 layers.entry(key).or_default().extend(values);
             }
         }
@@ -142,10 +140,9 @@ pub fn resolve(
         }
     }
     own_env(spec, source, &mut sources, &mut layers);
-    let files = sources.files;
+    let (files, open) = (sources.files, sources.open);
     let own_numbers = own_numbers(spec);
-    let expanded =
-        Expansion { layers: &layers, source, open: open && !context.machine, context, own_numbers };
+    let expanded = Expansion { layers: &layers, source, open, context, own_numbers };
     expanded.finish(spec, files, diagnostics)
 }
 
@@ -166,14 +163,14 @@ fn own_env(spec: &ServiceSpec, source: &Source, sources: &mut Sources<'_>, layer
             EnvValue::Text(text) => {
                 let object = source.object.to_string();
                 let origin = Origin { object, layer: "env".into(), place: Place::Field(path) };
-                push(layers, name, Value { text: text.clone(), secret: false, origin, expand: true });
+                push(layers, name, Value { expand: true, ..Value::literal(text, origin) });
             }
             EnvValue::Config(of) => {
                 let Some(config) = context.objects.configs.get(&of.config) else { continue };
-                let values = sources.config(config).remove(&of.key);
-                match values {
+                let (mut values, open) = sources.config(config);
+                match values.remove(&of.key) {
                     Some(values) => layers.entry(name.clone()).or_default().extend(values),
-                    None if context.machine || config.spec.files.is_empty() => {
+                    None if !open => {
                         let message = format!("the Config `{}` gives no value for `{}`", of.config, of.key);
                         sources.diagnostics.push(
                             Diagnostic::error("E1406", &source.span(&path), path, message)
@@ -181,7 +178,7 @@ fn own_env(spec: &ServiceSpec, source: &Source, sources: &mut Sources<'_>, layer
                         );
                     }
                     // It may come from a file that only the machine has.
-                    None => push(layers, name, Value::literal("", Origin::default())),
+                    None => push(layers, name, Value { open: true, ..Value::literal("", Origin::default()) }),
                 }
             }
             EnvValue::Secret(of) => {
@@ -199,7 +196,7 @@ fn own_env(spec: &ServiceSpec, source: &Source, sources: &mut Sources<'_>, layer
 /// What a Config gives: each key with its value, and where that comes from.
 pub fn config_values(config: &Object<ConfigSpec>, context: &Context<'_>) -> Vec<(String, String, Origin)> {
     let mut found = Vec::new();
-    let layers = Sources::new(context, &mut found).config(config);
+    let (layers, _) = Sources::new(context, &mut found).config(config);
     let last = layers.into_iter().filter_map(|(key, mut values)| Some((key, values.pop()?)));
     last.map(|(key, value)| (key, value.text, value.origin)).collect()
 }
@@ -228,7 +225,7 @@ pub fn switched_off(
     let config = context.objects.configs.get(&switch.config)?;
     let mut found = Vec::new();
     let mut sources = Sources::new(context, &mut found);
-    let values = sources.config(config);
+    let (values, _) = sources.config(config);
     files.append(&mut sources.files);
     found.retain(|diagnostic| diagnostic.code == broken(context) && diagnostic.severity == Severity::Error);
     if !found.is_empty() {
@@ -236,8 +233,8 @@ pub fn switched_off(
         diagnostics.append(&mut found);
         return None;
     }
-    let text = values.get(&switch.key).and_then(|values| values.last()).map(|value| value.text.clone());
-    let text = text.unwrap_or_default();
+    let value = values.get(&switch.key).and_then(|values| values.last()).filter(|value| !value.open);
+    let text = value.map(|value| value.text.clone()).unwrap_or_default();
     match parse_bool(&text) {
         Some(true) => None,
         Some(false) => Some(format!("{} is {}", switch.key, if text.is_empty() { "not set" } else { &text })),

@@ -18,11 +18,13 @@ pub struct Value {
     pub origin: Origin,
     /// `${NAME}` is replaced in it: values of `env` only.
     pub expand: bool,
+    /// It hangs on what only the machine has, which was not asked: nothing can be said of it.
+    pub open: bool,
 }
 
 impl Value {
     pub fn literal(text: &str, origin: Origin) -> Self {
-        Self { text: text.to_owned(), secret: false, origin, expand: false }
+        Self { text: text.to_owned(), secret: false, origin, expand: false, open: false }
     }
 }
 
@@ -49,20 +51,24 @@ pub struct Sources<'a> {
     /// Files that were looked at.
     pub files: Vec<PathBuf>,
     pub diagnostics: &'a mut Vec<Diagnostic>,
+    /// A file that could not be read may give further names, where the machine is not asked.
+    pub open: bool,
 }
 
 impl<'a> Sources<'a> {
     pub fn new(context: &'a Context<'a>, diagnostics: &'a mut Vec<Diagnostic>) -> Self {
-        Self { context, files: Vec::new(), diagnostics }
+        Self { context, files: Vec::new(), diagnostics, open: false }
     }
 
-    /// The values of an env file. What is wrong with it is found wherever the file is; that it is missing, only on the machine.
+    /// The values of an env file. What is wrong with it is found wherever the file is, as is what is wrong with its values; that it
+    /// is missing, only on the machine.
     pub fn env_file(&mut self, file: &Path, by: &Reader<'_>) -> Vec<(String, Value)> {
         let context = self.context;
         self.files.push(file.to_owned());
         let bytes = match context.files.read(file) {
             Ok(bytes) => bytes,
             Err(FileError::Missing) => {
+                self.open |= !context.machine;
                 if let Some(hint) = by.missing.filter(|_| context.machine) {
                     let message = format!("cannot read the env file {}: it does not exist", file.display());
                     let span = by.source.span(by.path);
@@ -71,6 +77,7 @@ impl<'a> Sources<'a> {
                 return Vec::new();
             }
             Err(FileError::Unreadable(why)) => {
+                self.open |= !context.machine;
                 let who = &by.source.object;
                 let message = format!("cannot read the env file {} of {who}: {why}", file.display());
                 let span = by.source.span(by.path);
@@ -93,10 +100,8 @@ impl<'a> Sources<'a> {
             );
             let diagnostic = Diagnostic::error(broken(context), &span, by.path, message)
                 .hint("a line is NAME=value, with values as docker compose writes them");
+            self.open |= !context.machine && !problem.warning;
             self.diagnostics.push(if problem.warning { diagnostic.warning() } else { diagnostic });
-        }
-        if !context.machine {
-            return Vec::new();
         }
         let value = |assignment: env_file::Assignment| {
             let origin = Origin {
@@ -104,13 +109,16 @@ impl<'a> Sources<'a> {
                 layer: by.layer.into(),
                 place: Place::Line(file.to_owned(), assignment.line),
             };
-            (assignment.name, Value::literal(&assignment.value, origin))
+            let open = assignment.outside && !context.machine;
+            (assignment.name, Value { open, ..Value::literal(&assignment.value, origin) })
         };
         assignments.into_iter().map(value).collect()
     }
 
-    /// All values of a Config by key, lowest layer first, defaults of `types` included. Types are checked.
-    pub fn config(&mut self, config: &Object<ConfigSpec>) -> Layers {
+    /// All values of a Config by key, lowest layer first, defaults of `types` included, and whether there may be others ([`Self::open`]).
+    /// Types are checked.
+    pub fn config(&mut self, config: &Object<ConfigSpec>) -> (Layers, bool) {
+        let others_open = std::mem::take(&mut self.open);
         let context = self.context;
         let spec = &config.spec;
         let mut layers = Layers::new();
@@ -144,17 +152,24 @@ impl<'a> Sources<'a> {
             }
         }
         for name in &spec.from_environment {
-            if let Some(text) = context.environment.get(name).filter(|_| context.machine) {
-                let origin = Origin {
-                    object: "environment".into(),
-                    layer: "fromEnvironment".into(),
-                    ..Origin::default()
-                };
-                push(&mut layers, name, Value::literal(text, origin));
+            let origin = || Origin {
+                object: "environment".into(),
+                layer: "fromEnvironment".into(),
+                ..Origin::default()
+            };
+            match context.environment.get(name).filter(|_| context.machine) {
+                Some(text) => push(&mut layers, name, Value::literal(text, origin())),
+                // What else gives it a value holds where the environment does not.
+                None if !context.machine && !layers.contains_key(name) => {
+                    push(&mut layers, name, Value { open: true, ..Value::literal("", origin()) });
+                }
+                None => {}
             }
         }
         self.check_types(config, &layers);
-        layers
+        let open = self.open;
+        self.open |= others_open;
+        (layers, open)
     }
 
     fn check_types(&mut self, config: &Object<ConfigSpec>, layers: &Layers) {
@@ -162,11 +177,12 @@ impl<'a> Sources<'a> {
             let path = format!("spec.types.{key}");
             let value = layers.get(key).and_then(|values| values.last());
             let finding = match value {
-                None if wanted.required && (self.context.machine || config.spec.files.is_empty()) => Some((
+                None if wanted.required && !self.open => Some((
                     format!("`{key}` is required and nothing gives it a value"),
                     config.source.span(&path),
                 )),
                 None => None,
+                Some(value) if value.open => None,
                 Some(value) => check_type(wanted, &value.text)
                     .err()
                     .map(|why| (format!("`{key}` is wrong: {why}"), value.origin.place.span(&config.source))),
@@ -222,7 +238,7 @@ impl<'a> Sources<'a> {
                     layer: format!("data.{key}"),
                     ..Origin::default()
                 };
-                Some(Value { text, secret: true, origin, expand: false })
+                Some(Value { text, secret: true, origin, expand: false, open: false })
             }
             Err(why) => {
                 let message = format!("the Secret `{}` has no value for `{key}`: {why}", secret.meta.name);
