@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::base::{Name, ObjectKind, ObjectRef};
 use crate::engine::{Claim, Engine, Proposal, changed_files};
 use crate::manifest::diagnostic::is_conflict;
-use crate::manifest::fields::changed_fields;
+use crate::manifest::fields::{FieldChange, changed_fields, changed_metadata};
 use crate::manifest::split::{objects_in, split, written_in};
 use crate::manifest::{Diagnostic, LoadInput, SourceFile, tree};
 use crate::os::caller::Caller;
@@ -24,7 +24,7 @@ use super::calls::{Answer, Context, Refusal, named, refuse};
 use super::elsewhere::{self, Elsewhere};
 use super::orders::stays_up;
 use super::status;
-use super::types::{Diff, Done, FieldDiff, ObjectDiff, Overlay, Problem, Submission};
+use super::types::{Diff, Done, FieldDiff, ObjectDiff, Overlay, PlanAction, Problem, Submission};
 
 pub(super) async fn pending(State(context): State<Context>) -> Answer<super::types::Plan> {
     let plan = context
@@ -262,6 +262,17 @@ fn planned(engine: &Engine, set: &str, proposal: &Proposal) -> super::types::Pla
         !is_left_out(&row.unit, anyway.waiting.iter().any(same))
     });
     plan.others = others.into_iter().collect();
+    // What nothing is done for by itself is edited all the same.
+    let told: BTreeSet<String> = plan.actions.iter().map(|action| action.unit.clone()).collect();
+    let next = plan.actions.iter().map(|action| action.id).max().unwrap_or(0) + 1;
+    let edited = desired.edited.iter().filter(|edit| !told.contains(&edit.object.to_string()));
+    plan.actions.extend((next..).zip(edited).map(|(id, edit)| PlanAction {
+        id,
+        verb: edit.verb.as_str().into(),
+        unit: edit.object.to_string(),
+        reason: edit.reason.clone(),
+        after: Vec::new(),
+    }));
     let files: BTreeSet<String> = proposal
         .objects()
         .sources()
@@ -398,7 +409,8 @@ fn differences(engine: &Engine, proposal: &Proposal) -> Vec<ObjectDiff> {
         match old.iter().find(|known| known.object == source.object) {
             None => found.push(row(&source.object, "Added", Vec::new())),
             Some(known) => {
-                let mut fields = field_differences(&source.object, &known.written, &source.written);
+                let mut fields = metadata_differences(engine, proposal, &source.object);
+                fields.extend(field_differences(&source.object, &known.written, &source.written));
                 fields.extend(value_differences(engine, proposal, &source.object, &fields));
                 if !fields.is_empty() {
                     found.push(row(&source.object, "Changed", fields));
@@ -414,13 +426,25 @@ fn differences(engine: &Engine, proposal: &Proposal) -> Vec<ObjectDiff> {
 fn field_differences(object: &ObjectRef, old: &str, new: &str) -> Vec<FieldDiff> {
     let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
     let (old, new) = (parse(old), parse(new));
+    shown_fields(object, changed_fields((&old, &old), (&new, &new)))
+}
+
+fn metadata_differences(engine: &Engine, proposal: &Proposal, object: &ObjectRef) -> Vec<FieldDiff> {
+    let meta = engine.sets.objects().meta(object).zip(proposal.objects().meta(object));
+    shown_fields(object, meta.map(|(old, new)| changed_metadata(old, new)).unwrap_or_default())
+}
+
+/// Nothing of a Secret is shown: an annotation of a tool's may hold all of it.
+fn shown_fields(object: &ObjectRef, changes: Vec<FieldChange>) -> Vec<FieldDiff> {
     let mask = |value: Value| {
         if object.kind == ObjectKind::Secret && !value.is_null() { json!("***") } else { value }
     };
-    changed_fields((&old, &old), (&new, &new))
-        .into_iter()
-        .map(|change| FieldDiff { path: change.path, old: mask(change.old), new: mask(change.new) })
-        .collect()
+    let shown = changes.into_iter().map(|change| FieldDiff {
+        path: change.path,
+        old: mask(change.old),
+        new: mask(change.new),
+    });
+    shown.collect()
 }
 
 /// Values that change though the unit's own text does not: a Config, a `.env`.

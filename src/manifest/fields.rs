@@ -1,6 +1,10 @@
 //! Which field of a spec takes what to change (architecture §3, invariant 11).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
+
+use super::spec::Metadata;
 
 /// What it takes for a change of a field to take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +127,26 @@ pub fn changed_fields(old: (&Value, &Value), new: (&Value, &Value)) -> Vec<Field
             FieldChange { class: class_of_change(&path, &old, &new), old, new, path }
         })
         .collect()
+}
+
+/// The labels and annotations that differ: no process has to do with them.
+pub fn changed_metadata(old: &Metadata, new: &Metadata) -> Vec<FieldChange> {
+    let parts =
+        [("labels", &old.labels, &new.labels), ("annotations", &old.annotations, &new.annotations)];
+    let mut found = Vec::new();
+    for (part, old, new) in parts.into_iter().filter(|(_, old, new)| old != new) {
+        let value = |of: &BTreeMap<String, String>, name| of.get(name).cloned().map_or(Value::Null, Value::from);
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for name in names.into_iter().filter(|name| old.get(*name) != new.get(*name)) {
+            found.push(FieldChange {
+                path: format!("metadata.{part}.{name}"),
+                class: FieldClass::InPlace,
+                old: value(old, name),
+                new: value(new, name),
+            });
+        }
+    }
+    found
 }
 
 fn within(inner: &str, outer: &str) -> bool {

@@ -151,11 +151,16 @@ impl Objects {
         all
     }
 
-    /// Nothing was written differently, whether a unit uses it or not.
+    /// Nothing was written differently, whether a unit uses it or not: specs, labels and annotations.
     pub fn same_as(&self, other: &Self) -> bool {
         let (own, others) = (self.sources(), other.sources());
+        let marked_alike = |object: &ObjectRef| {
+            let meta = self.meta(object).zip(other.meta(object));
+            meta.is_some_and(|(a, b)| a.labels == b.labels && a.annotations == b.annotations)
+        };
         let alike = |(a, b): (&&Arc<Source>, &&Arc<Source>)| {
-            a.object == b.object && a.set == b.set && a.written == b.written
+            let same = a.object == b.object && a.set == b.set && a.written == b.written;
+            Arc::ptr_eq(a, b) || (same && marked_alike(&a.object))
         };
         own.len() == others.len() && own.iter().zip(&others).all(alike)
     }

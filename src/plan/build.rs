@@ -109,6 +109,7 @@ pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Opt
         max_concurrent_rollouts: system.and_then(|system| system.max_concurrent_rollouts),
         stop_deadline: system.and_then(|system| system.stop_deadline).map(|time| time.0),
         rollback_scope_unit: system.is_some_and(|system| system.rollback_scope == RollbackScope::Unit),
+        edited: Vec::new(),
     };
     // What runs already is not kept waiting for a value that it does not use.
     if !context.lenient {

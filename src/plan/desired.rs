@@ -9,7 +9,7 @@ use crate::graph::Graph;
 use crate::manifest::spec::probe::ProbeAction;
 use crate::unit::{Policy, ProbeKind, ProbePolicy};
 
-use super::Drift;
+use super::{Drift, Edit};
 use super::launch::Launch;
 
 /// The accepted state of all sets.
@@ -29,6 +29,8 @@ pub struct Desired {
     pub stop_deadline: Option<Duration>,
     /// A failed rollout takes only its own unit back, not everything that the revision changed.
     pub rollback_scope_unit: bool,
+    /// What the revision edited beside the specs of units.
+    pub edited: Vec<Edit>,
 }
 
 /// One unit as it should be.

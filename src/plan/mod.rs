@@ -7,6 +7,7 @@
 pub mod build;
 pub mod desired;
 pub mod drift;
+pub mod edits;
 pub mod gate;
 pub mod launch;
 pub mod machine;
@@ -24,6 +25,7 @@ use crate::unit::StopReason;
 
 pub use desired::{Desired, ExternalSpec, UnitSpec};
 pub use drift::Drift;
+pub use edits::{Edit, edits};
 pub use launch::Launch;
 pub use observed::{Facets, ObservedSlot, ObservedUnit, Wish};
 pub use unit::plan_unit;

@@ -1,9 +1,10 @@
 //! Changes: which actions are recorded together, and how that ended.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::base::{Name, Now};
-use crate::plan::{Action, UnitPlan, Verb, Wish};
+use crate::base::{Name, Now, ObjectRef};
+use crate::plan::{Action, Desired, UnitPlan, Verb, Wish};
 use crate::unit::Lifecycle;
 
 use super::chronicle::{ChangeAction, ROLLBACK};
@@ -32,6 +33,36 @@ impl World {
         }
         let cause = Cause::new(cause_kind(action), action.reason.clone());
         self.open_change(now, cause, vec![(name.clone(), row)]);
+    }
+
+    /// Records what a revision brings: what is to be done with units, and what else was edited, which is done with that.
+    pub(super) fn record_revision(
+        &mut self,
+        now: Now,
+        cause: &Cause,
+        rows: Vec<(Name, ChangeAction)>,
+        desired: &Desired,
+    ) {
+        let told: BTreeSet<&ObjectRef> = rows.iter().map(|(_, row)| &row.unit).collect();
+        let edited = desired.edited.iter().filter(|edit| !told.contains(&edit.object));
+        let edited: Vec<ChangeAction> = edited
+            .map(|edit| ChangeAction {
+                verb: edit.verb,
+                unit: edit.object.clone(),
+                reason: edit.reason.clone(),
+            })
+            .collect();
+        if rows.is_empty() && edited.is_empty() {
+            return;
+        }
+        let alone = rows.is_empty();
+        let id = self.open_change(now, cause.clone(), rows);
+        if let Some(open) = self.changes.get_mut(&id) {
+            open.change.actions.extend(edited);
+        }
+        if alone {
+            self.end_change(id, Outcome::Complete);
+        }
     }
 
     /// Begins a change; the units whose actions it holds leave the changes that they were in.
@@ -73,9 +104,14 @@ impl World {
         let Some(open) = self.changes.get_mut(&id) else { return };
         open.units.remove(name);
         open.rolled_back |= outcome == Outcome::RolledBack;
-        if open.units.is_empty()
-            && let Some(mut open) = self.changes.remove(&id)
-        {
+        if open.units.is_empty() {
+            self.end_change(id, outcome);
+        }
+    }
+
+    /// It has no units any more that anything is still to be done with.
+    fn end_change(&mut self, id: u64, outcome: Outcome) {
+        if let Some(mut open) = self.changes.remove(&id) {
             open.change.outcome = if open.rolled_back { Outcome::RolledBack } else { outcome };
             self.unsaved.remove(&id);
             let change = Arc::new(open.change);

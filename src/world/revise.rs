@@ -102,10 +102,9 @@ impl World {
         self.revise_externals(now, &desired);
         self.wishes_turned();
         self.index_dependents();
-        if self.begun && !rows.is_empty() {
-            self.open_change(now, cause.clone(), rows);
-        } else if !self.begun {
-            self.first_cause = Some(cause.clone());
+        match self.begun {
+            true => self.record_revision(now, cause, rows, &desired),
+            false => self.first_cause = Some(cause.clone()),
         }
         let followers: BTreeSet<Name> =
             changed.iter().flat_map(|name| desired.graph.impact(name)).cloned().collect();

@@ -6,6 +6,7 @@ mod bad_rollouts;
 mod commands;
 mod deaths;
 mod deletion;
+mod edits;
 mod env_files;
 mod faults;
 mod following;

@@ -95,7 +95,7 @@ impl Sets {
             }
         }
         share_equal(&self.desired, &mut proposal.built.desired);
-        if same(&self.desired, &proposal.built.desired) {
+        if same(&self.desired, &proposal.built.desired) && proposal.objects.same_as(&self.objects) {
             // The text may differ (a comment): the spans are those of the new one.
             proposal.built.desired.revision = self.revision;
             self.beside_pending(|sets| sets.adopt(proposal));

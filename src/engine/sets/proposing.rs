@@ -11,7 +11,7 @@ use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, load};
 use crate::os::files::{Disk, ThisMachine};
 use crate::os::listeners;
-use crate::plan::Desired;
+use crate::plan::{Desired, edits};
 use crate::plan::build::{Built, build};
 use crate::plan::machine::fixed_places;
 use crate::store::StoredSet;
@@ -140,6 +140,7 @@ impl Sets {
         let machine = ThisMachine::new(self.holders(fixed_places(&objects), busy));
         let mut built = build(&context, self.revision.next(), &self.key, Some(&machine));
         diagnostics.append(&mut built.diagnostics);
+        built.desired.edited = edits(&self.objects, &objects);
         self.leave_out(&mut built.desired);
         let rejected = diagnostics.iter().any(Diagnostic::rejects);
         keep_told(&mut diagnostics);
