@@ -1,5 +1,6 @@
 //! What is wrong with a manifest, where, and how to mend it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ pub struct Span {
     pub file: PathBuf,
     pub line: u32,
     pub column: u32,
+    /// In `defaults` of the System, from where a Service has it.
+    pub of_defaults: bool,
 }
 
 #[derive(
@@ -43,13 +46,16 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     pub fn error(code: &str, span: &Span, path: impl Into<String>, message: impl Into<String>) -> Self {
+        let path = path.into();
+        let default = path.strip_prefix("spec").filter(|_| span.of_defaults);
+        let path = default.map(|rest| format!("{DEFAULTS}{rest}")).unwrap_or(path);
         Self {
             severity: Severity::Error,
             code: code.into(),
             file: written_in(&span.file).display().to_string(),
             line: span.line,
             column: span.column,
-            path: path.into(),
+            path,
             message: message.into(),
             hint: String::new(),
         }
@@ -84,6 +90,38 @@ impl Diagnostic {
 /// Objects belong to other sets (E1304): a conflict, whatever else is wrong.
 pub fn is_conflict(diagnostics: &[Diagnostic]) -> bool {
     diagnostics.iter().any(|diagnostic| diagnostic.code == CONFLICT)
+}
+
+/// What of a System is the default of every Service's `spec`.
+pub const DEFAULTS: &str = "spec.defaults";
+
+/// File, line, column, path and code.
+type Told = (String, u32, u32, String, String);
+
+/// What is wrong with a default is found of each Service that has it from there, and told once.
+pub fn tell_defaults_once(diagnostics: &mut Vec<Diagnostic>) {
+    let mut told: BTreeMap<Told, (usize, usize)> = BTreeMap::new();
+    let mut kept: Vec<Diagnostic> = Vec::with_capacity(diagnostics.len().min(64));
+    for found in diagnostics.drain(..) {
+        if found.path.starts_with(DEFAULTS) {
+            let key =
+                (found.file.clone(), found.line, found.column, found.path.clone(), found.code.clone());
+            if let Some((_, more)) = told.get_mut(&key) {
+                *more += 1;
+                continue;
+            }
+            told.insert(key, (kept.len(), 0));
+        }
+        kept.push(found);
+    }
+    // Of this machine: each of them is a unit that cannot be started.
+    for (at, more) in told.into_values() {
+        let found = &mut kept[at];
+        if more > 0 && found.code.starts_with("E2") {
+            found.message.push_str(&format!("; the same of {more} more that have it by default"));
+        }
+    }
+    *diagnostics = kept;
 }
 
 /// Keeps no more than are told; a conflict is among those that stay.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::base::ObjectKind;
 
-use super::diagnostic::Span;
+use super::diagnostic::{DEFAULTS, Span};
 use super::split::written_in;
 use super::tree::{self, Kind, Node};
 
@@ -30,31 +30,66 @@ impl Text {
     }
 
     fn span(&self, (line, column): (u32, u32)) -> Span {
-        Span { file: written_in(&self.file), line, column }
+        Span { file: written_in(&self.file), line, column, ..Span::default() }
     }
 }
 
-/// The place of a field: in the last overlay that sets it, else in the base; of one that nobody sets, where most of its path is.
-/// `merged` is what they come to together.
-pub fn span(base: &Text, overlays: &[Text], merged: impl FnOnce() -> Value, path: &str) -> Span {
+/// What lies under the spec of every Service (`System.defaults`), and where that is written.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    pub text: Text,
+    pub overlays: Vec<Text>,
+    /// The whole System, with its overlays.
+    pub system: Value,
+}
+
+impl Defaults {
+    /// How much of a field's path is in it, and the place of that.
+    fn place(&self, field: &str) -> (usize, Span) {
+        let steps: Vec<&str> = DEFAULTS.split('.').chain(field.split('.')).filter(|step| !step.is_empty()).collect();
+        let (depth, span) = place(&self.text, &self.overlays, || self.system.clone(), &steps);
+        // Its own step is none of the field's.
+        (depth.saturating_sub(1), Span { of_defaults: true, ..span })
+    }
+
+    /// The place of a default, by the path that it has in a Service.
+    pub fn span(&self, path: &str) -> Span {
+        self.place(path.strip_prefix("spec").unwrap_or_default()).1
+    }
+}
+
+/// The place of a field: in the last overlay that sets it, else in the base, else in the defaults; of one that nobody sets, where
+/// most of its path is. `merged` is what base and overlays come to together.
+pub fn span(
+    base: &Text,
+    overlays: &[Text],
+    defaults: Option<&Defaults>,
+    merged: impl FnOnce() -> Value,
+    path: &str,
+) -> Span {
     let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
+    let (depth, own) = place(base, overlays, merged, &steps);
+    let Some((defaults, field)) = defaults.zip(path.strip_prefix("spec")) else { return own };
+    let (reached, of_defaults) = defaults.place(field);
+    if reached > depth { of_defaults } else { own }
+}
+
+fn place(base: &Text, overlays: &[Text], merged: impl FnOnce() -> Value, steps: &[&str]) -> (usize, Span) {
     let documents = tree::documents(&base.file, &base.bytes);
     let whole = documents.get(base.index);
-    if overlays.is_empty() {
-        return base.span(whole.map_or((0, 0), |node| node.place(steps.iter().copied())));
-    }
-    let merged = merged();
-    let (mut most, place) = whole.map_or((0, (0, 0)), |node| reach(node, &merged, &steps));
+    // Only what is merged is found by name.
+    let merged = if overlays.is_empty() { Value::Null } else { merged() };
+    let (mut most, place) = whole.map_or((0, (0, 0)), |node| reach(node, &merged, steps));
     let mut found = base.span(place);
     for overlay in overlays {
         let documents = tree::documents(&overlay.file, &overlay.bytes);
         let Some(node) = documents.get(overlay.index) else { continue };
-        let (depth, place) = reach(node, &merged, &steps);
+        let (depth, place) = reach(node, &merged, steps);
         if depth > most || depth == steps.len() {
             (most, found) = (depth, overlay.span(place));
         }
     }
-    found
+    (most, found)
 }
 
 /// How much of a path is in a document, and the place of that. Items of lists that are merged by name are found by their name.

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::base::{Name, ObjectKind, ObjectRef, limits};
 
-use super::diagnostic::{Diagnostic, Span, nearest};
-use super::layers::{self, Text};
+use super::diagnostic::{Diagnostic, Span, nearest, tell_defaults_once};
+use super::layers::{self, Defaults, Text};
 pub use super::objects::{Object, Objects, Source, owned_twice};
 use super::overlay;
 use super::schema::API_VERSION;
@@ -72,11 +72,12 @@ struct Draft {
     text: Text,
     /// Overlays that were laid over it, in order.
     overlays: Vec<Text>,
+    defaults: Option<Arc<Defaults>>,
 }
 
 impl Draft {
     fn span(&self, path: &str) -> Span {
-        layers::span(&self.text, &self.overlays, || self.value.clone(), path)
+        layers::span(&self.text, &self.overlays, self.defaults.as_deref(), || self.value.clone(), path)
     }
 }
 
@@ -143,7 +144,9 @@ fn load_with(input: &LoadInput, kept: Kept, cache: &mut ParseCache) -> Option<(O
         diagnostics.push(Diagnostic::error("E1006", &Span::default(), "", message));
         return Some((Objects::default(), diagnostics));
     }
-    merge_defaults(&mut drafts);
+    if let Some(defaults) = merge_defaults(&mut drafts) {
+        check_defaults(&defaults, cache, &mut diagnostics);
+    }
     let set: Arc<str> = input.set.as_str().into();
     for draft in drafts.into_values() {
         match typed(&draft, cache, &mut diagnostics) {
@@ -151,6 +154,7 @@ fn load_with(input: &LoadInput, kept: Kept, cache: &mut ParseCache) -> Option<(O
             None => drop(objects.broken.insert(draft.object.name)),
         }
     }
+    tell_defaults_once(&mut diagnostics);
     Some((objects, diagnostics))
 }
 
@@ -176,7 +180,7 @@ fn parse_all<'f>(
             }
             Err(why) => {
                 objects.unread = true;
-                let span = Span { file: file.path.clone(), line: 0, column: 0 };
+                let span = Span { file: file.path.clone(), line: 0, column: 0, ..Span::default() };
                 let diagnostic =
                     Diagnostic::error("E1007", &span, "", format!("the file cannot be read: {why}"));
                 diagnostics.push(diagnostic.hint("check its owner, mode and size (`ls -l`)"));
@@ -196,7 +200,7 @@ fn identify(
 ) -> Option<Draft> {
     let span = |path: &[&str]| {
         let (line, column) = node.place(path.iter().copied());
-        Span { file: file.to_owned(), line, column }
+        Span { file: file.to_owned(), line, column, ..Span::default() }
     };
     if !matches!(node.kind, tree::Kind::Map(_)) {
         let diagnostic = Diagnostic::error("E1201", &span(&[]), "", "this document is not an object");
@@ -231,7 +235,7 @@ fn identify(
             let base = node.get("metadata").and_then(|metadata| metadata.get("baseDir"));
             let base = base.and_then(Node::as_str).map(PathBuf::from);
             let text = Text { file: file.to_owned(), bytes: bytes.clone(), index, base };
-            Some(Draft { object, value: node.to_value(), text, overlays: Vec::new() })
+            Some(Draft { object, value: node.to_value(), text, overlays: Vec::new(), defaults: None })
         }
         Err(error) => {
             let diagnostic =
@@ -276,16 +280,39 @@ fn apply_overlay(drafts: &mut BTreeMap<ObjectRef, Draft>, patch: &Draft, diagnos
     }
 }
 
-fn merge_defaults(drafts: &mut BTreeMap<ObjectRef, Draft>) {
-    let system = drafts.values().find(|draft| draft.object.kind == ObjectKind::System);
-    let Some(defaults) = system.and_then(|draft| draft.value.get("spec")?.get("defaults")).cloned() else {
-        return;
-    };
+/// Gives what was put under the Services.
+fn merge_defaults(drafts: &mut BTreeMap<ObjectRef, Draft>) -> Option<Arc<Defaults>> {
+    let system = drafts.values().find(|draft| draft.object.kind == ObjectKind::System)?;
+    system.value.get("spec")?.get("defaults")?;
+    let (text, overlays) = (system.text.clone(), system.overlays.clone());
+    let defaults = Arc::new(Defaults { text, overlays, system: system.value.clone() });
+    let values = &defaults.system["spec"]["defaults"];
     for draft in drafts.values_mut().filter(|draft| draft.object.kind == ObjectKind::Service) {
         if let Some(spec) = draft.value.get_mut("spec") {
-            overlay::underlay(spec, &defaults);
+            overlay::underlay(spec, values);
+            draft.defaults = Some(defaults.clone());
         }
     }
+    Some(defaults)
+}
+
+/// What is wrong with a default whatever a Service says beside it. What is not whole (a probe of which a Service has the rest) is
+/// held against the schema there.
+fn check_defaults(defaults: &Defaults, cache: &mut ParseCache, diagnostics: &mut Vec<Diagnostic>) {
+    const WHATEVER_IS_BESIDE: [&str; 5] = ["E1203", "E1204", "E1205", "E1206", "E1207"];
+    let mut spec = defaults.system["spec"]["defaults"].clone();
+    let Value::Object(fields) = &mut spec else { return };
+    fields.entry("command").or_insert_with(|| serde_json::json!(["program"]));
+    let service = serde_json::json!({
+        "apiVersion": API_VERSION, "kind": ObjectKind::Service.as_str(), "metadata": {"name": "defaults"}, "spec": spec,
+    });
+    let kind = ObjectKind::Service;
+    if read_typed(kind, &service).is_ok() && cache.shapes.holds(kind, &service) {
+        return;
+    }
+    let written = Written { span: &|path| defaults.span(path), hides: false };
+    let found = cache.shapes.check(kind, &service, &written);
+    diagnostics.extend(found.into_iter().filter(|found| WHATEVER_IS_BESIDE.contains(&found.code.as_str())));
 }
 
 fn typed(draft: &Draft, cache: &mut ParseCache, diagnostics: &mut Vec<Diagnostic>) -> Option<Typed> {
@@ -361,6 +388,7 @@ impl Objects {
             written: written.into(),
             text: draft.text,
             overlays: draft.overlays,
+            defaults: draft.defaults,
         });
         match typed {
             Typed::Service(meta, spec) => drop(self.services.insert(name, Object { meta, spec, source })),

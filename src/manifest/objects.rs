@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::base::{Name, ObjectKind, ObjectRef};
 
 use super::diagnostic::{Diagnostic, Span};
-use super::layers::{self, Text};
+use super::layers::{self, Defaults, Text};
 use super::spec::{
     ConfigSpec, ExternalSpec, JobSpec, Metadata, NotifierSpec, SecretSpec, ServiceSpec, SystemSpec,
 };
@@ -44,13 +44,16 @@ pub struct Source {
     pub(super) text: Text,
     /// Overlays that were laid over it, in order.
     pub(super) overlays: Vec<Text>,
+    /// What lies under its spec.
+    pub(super) defaults: Option<Arc<Defaults>>,
 }
 
 impl Source {
     /// The place of a field, in the file that sets it.
     pub fn span(&self, path: &str) -> Span {
         let spec = || serde_json::from_str(&self.written).unwrap_or(Value::Null);
-        layers::span(&self.text, &self.overlays, || serde_json::json!({"spec": spec()}), path)
+        let merged = || serde_json::json!({"spec": spec()});
+        layers::span(&self.text, &self.overlays, self.defaults.as_deref(), merged, path)
     }
 }
 

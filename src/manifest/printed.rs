@@ -58,7 +58,7 @@ fn masked(file: &Path, secret: &Node, diagnostics: &mut Vec<Diagnostic>) {
     let Some(Kind::Map(entries)) = data else { return };
     for (key, value) in entries {
         if matches!(&value.kind, Kind::Scalar(Value::String(text)) if text == MASK) {
-            let span = Span { file: file.to_owned(), line: key.line, column: key.column };
+            let span = Span { file: file.to_owned(), line: key.line, column: key.column, ..Span::default() };
             let message = format!("the value of `{}` is not in it: `get` shows none of a Secret", key.text);
             let hint = "write the value, or leave this Secret out: it stays as it is";
             let path = format!("spec.data.{}", key.text);

@@ -260,7 +260,7 @@ pub fn documents(file: &Path, bytes: &Arc<[u8]>) -> Rc<Vec<Node>> {
 
 /// The documents of one file. Budgets stop "billion laughs" and deep nesting before they cost anything.
 pub fn parse(file: &Path, bytes: &[u8], diagnostics: &mut Vec<Diagnostic>) -> Vec<Node> {
-    let whole = Span { file: file.to_owned(), line: 0, column: 0 };
+    let whole = Span { file: file.to_owned(), line: 0, column: 0, ..Span::default() };
     if bytes.len() as u64 > limits::MANIFEST_FILE_BYTES {
         let limit = crate::base::ByteSize(limits::MANIFEST_FILE_BYTES);
         let message = format!("the file has {} bytes; a manifest has at most {limit}", bytes.len());
@@ -313,7 +313,7 @@ fn report_flaws(file: &Path, document: &Node, diagnostics: &mut Vec<Diagnostic>)
     let mut found = Vec::new();
     document.flaws("", &mut found);
     for Flaw { kind, line, column, path } in found {
-        let span = Span { file: file.to_owned(), line, column };
+        let span = Span { file: file.to_owned(), line, column, ..Span::default() };
         diagnostics.push(match kind {
             FlawKind::Twice(key) => {
                 let message = format!("the key `{key}` is there twice");
@@ -354,14 +354,14 @@ const IN_SECRET: &str = "what is wrong is not shown, for it may be a Secret's va
 
 fn syntax_error(file: &Path, text: &str, error: &serde_saphyr::Error) -> Diagnostic {
     if let Some(line) = conflict(text) {
-        let span = Span { file: file.to_owned(), line, column: 1 };
+        let span = Span { file: file.to_owned(), line, column: 1, ..Span::default() };
         let message = "a merge has left here what somebody has to decide (conflict markers)";
         return Diagnostic::error("E1001", &span, "", message).hint(
             "keep one of the versions, or both as one, and remove the lines `<<<<<<<`, `=======` and `>>>>>>>`",
         );
     }
     let (line, column) = error.location().map_or((0, 0), |at| (at.line() as u32, at.column() as u32));
-    let span = Span { file: file.to_owned(), line, column };
+    let span = Span { file: file.to_owned(), line, column, ..Span::default() };
     let words = error.without_snippet().to_string();
     let words = words.lines().next().unwrap_or_default().trim().to_owned();
     let written = text.lines().nth(line.saturating_sub(1) as usize).unwrap_or_default();

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::base::{BackoffCurve, Name, Revision};
 use crate::manifest::check;
-use crate::manifest::diagnostic::{Diagnostic, Severity};
+use crate::manifest::diagnostic::{Diagnostic, Severity, tell_defaults_once};
 use crate::manifest::load::{Objects, Source};
 use crate::manifest::resolve::{Context, EnvVar, Resolved, check_configs, resolve, switched_off};
 use crate::manifest::spec::dependency::DependencyCondition;
@@ -135,6 +135,7 @@ fn dedup(diagnostics: &mut Vec<Diagnostic>) {
         }
     }
     *diagnostics = kept;
+    tell_defaults_once(diagnostics);
 }
 
 #[allow(clippy::too_many_arguments)] // the whole of what makes a unit, in one place for both kinds

@@ -85,7 +85,7 @@ fn nothing_in(path: &Path) -> Diagnostic {
             "manifests end in .yaml, .yml or .json; name their directory or file",
         ),
     };
-    let span = Span { file: file.to_owned(), line: 0, column: 0 };
+    let span = Span { file: file.to_owned(), line: 0, column: 0, ..Span::default() };
     Diagnostic::error("E1010", &span, "", what).hint(hint)
 }
 

@@ -65,7 +65,7 @@ impl Place {
     fn span(&self, source: &Source) -> Span {
         match self {
             Self::Nowhere => Span::default(),
-            Self::Line(file, line) => Span { file: file.clone(), line: *line, column: 1 },
+            Self::Line(file, line) => Span { file: file.clone(), line: *line, column: 1, ..Span::default() },
             Self::Field(path) => source.span(path),
         }
     }

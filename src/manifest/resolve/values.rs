@@ -91,7 +91,7 @@ impl<'a> Sources<'a> {
         let outer = |name: &str| context.environment.get(name).cloned().or_else(elsewhere);
         let (assignments, problems) = env_file::parse(&bytes, &outer);
         for problem in problems {
-            let span = Span { file: file.to_owned(), line: problem.line, column: 1 };
+            let span = Span { file: file.to_owned(), line: problem.line, column: 1, ..Span::default() };
             let message = format!(
                 "{}, in an env file that {} reads ({})",
                 problem.message,
