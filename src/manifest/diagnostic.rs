@@ -104,8 +104,7 @@ pub fn tell_defaults_once(diagnostics: &mut Vec<Diagnostic>) {
     let mut kept: Vec<Diagnostic> = Vec::with_capacity(diagnostics.len().min(64));
     for found in diagnostics.drain(..) {
         if found.path.starts_with(DEFAULTS) {
-            let key =
-                (found.file.clone(), found.line, found.column, found.path.clone(), found.code.clone());
+            let key = (found.file.clone(), found.line, found.column, found.path.clone(), found.code.clone());
             if let Some((_, more)) = told.get_mut(&key) {
                 *more += 1;
                 continue;

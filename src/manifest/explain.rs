@@ -20,7 +20,7 @@ codes!(
     "E1304", "E1401", "E1402", "E1403", "E1404", "E1405", "E1406", "E1501", "E1502", "E1503", "E1504",
     "E1505", "E1506", "E1507", "E1508", "E1601", "E1602", "E1603", "E1604", "E1605", "E1606", "E1607",
     "E1608", "E1609", "E1610", "E1900", "E2001", "E2002", "E2003", "E2004", "E2005", "E2006", "E2007",
-    "E2009", "E2010", "E2011", "E2012", "E2013", "E2014",
+    "E2009", "E2010", "E2011", "E2012", "E2013", "E2014", "E2015", "E2016",
 );
 
 /// What is neither a field nor a code.
@@ -304,6 +304,9 @@ mod tests {
             include_str!("notifiers.rs"),
             include_str!("capabilities.rs"),
             include_str!("../plan/machine.rs"),
+            include_str!("../plan/machine/commands.rs"),
+            include_str!("../plan/machine/notifiers.rs"),
+            include_str!("../plan/machine/ports.rs"),
             include_str!("../cli/cmd/validate.rs"),
         ]
         .concat();

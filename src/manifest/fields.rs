@@ -131,11 +131,11 @@ pub fn changed_fields(old: (&Value, &Value), new: (&Value, &Value)) -> Vec<Field
 
 /// The labels and annotations that differ: no process has to do with them.
 pub fn changed_metadata(old: &Metadata, new: &Metadata) -> Vec<FieldChange> {
-    let parts =
-        [("labels", &old.labels, &new.labels), ("annotations", &old.annotations, &new.annotations)];
+    let parts = [("labels", &old.labels, &new.labels), ("annotations", &old.annotations, &new.annotations)];
     let mut found = Vec::new();
     for (part, old, new) in parts.into_iter().filter(|(_, old, new)| old != new) {
-        let value = |of: &BTreeMap<String, String>, name| of.get(name).cloned().map_or(Value::Null, Value::from);
+        let value =
+            |of: &BTreeMap<String, String>, name| of.get(name).cloned().map_or(Value::Null, Value::from);
         let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         for name in names.into_iter().filter(|name| old.get(*name) != new.get(*name)) {
             found.push(FieldChange {

@@ -46,7 +46,8 @@ pub struct Defaults {
 impl Defaults {
     /// How much of a field's path is in it, and the place of that.
     fn place(&self, field: &str) -> (usize, Span) {
-        let steps: Vec<&str> = DEFAULTS.split('.').chain(field.split('.')).filter(|step| !step.is_empty()).collect();
+        let steps: Vec<&str> =
+            DEFAULTS.split('.').chain(field.split('.')).filter(|step| !step.is_empty()).collect();
         let (depth, span) = place(&self.text, &self.overlays, || self.system.clone(), &steps);
         // Its own step is none of the field's.
         (depth.saturating_sub(1), Span { of_defaults: true, ..span })

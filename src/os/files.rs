@@ -14,7 +14,7 @@ use crate::base::Stamp;
 use crate::base::limits;
 use crate::base::ports::{Place, places_overlap};
 use crate::manifest::{FileError, Files};
-use crate::plan::machine::{FileKind, Machine};
+use crate::plan::machine::{FileKind, Limit, Machine};
 
 use super::clock;
 
@@ -156,6 +156,8 @@ pub struct ThisMachine {
     namespace: OnceCell<Result<(), String>>,
     /// Files that were looked at: a thousand units that run one program ask about it once.
     seen: RefCell<BTreeMap<OsString, FileKind>>,
+    /// Limits that were tried.
+    limits: RefCell<BTreeMap<Limit, Result<(), String>>>,
 }
 
 impl ThisMachine {
@@ -222,6 +224,20 @@ impl Machine for ThisMachine {
 
     fn mount_namespace(&self) -> Result<(), String> {
         self.namespace.get_or_init(super::sandbox::mount_namespace).clone()
+    }
+
+    fn allows(&self, limit: Limit) -> Result<(), String> {
+        if let Some(known) = self.limits.borrow().get(&limit) {
+            return known.clone();
+        }
+        let allowed = super::allowed::allows(limit);
+        self.limits.borrow_mut().insert(limit, allowed.clone());
+        allowed
+    }
+
+    fn may_write(&self, path: &Path) -> bool {
+        let (dir, flags) = (rustix::fs::CWD, rustix::fs::AtFlags::EACCESS);
+        rustix::fs::accessat(dir, path, rustix::fs::Access::WRITE_OK, flags).is_ok()
     }
 
     fn controllers(&self) -> (Vec<String>, String) {

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod allowed;
 pub mod caller;
 pub mod cgroup;
 pub mod clock;

@@ -28,11 +28,27 @@ pub fn raise_nofile() -> (u64, u64) {
 
 /// How many files this process may have open (getrlimit(2)): their numbers are below this.
 pub fn file_limit() -> u64 {
+    file_limits().0
+}
+
+/// The same, and how far it may raise that.
+pub fn file_limits() -> (u64, u64) {
+    limit(libc::RLIMIT_NOFILE)
+}
+
+/// The lowest nice value that this process may set without a right to set any (RLIMIT_NICE, getrlimit(2)).
+pub fn lowest_nice() -> i32 {
+    let own = rustix::process::getpriority_process(None).unwrap_or(0);
+    let (allowed, _) = limit(libc::RLIMIT_NICE);
+    own.min(20 - allowed.min(40) as i32)
+}
+
+fn limit(of: libc::__rlimit_resource_t) -> (u64, u64) {
     // SAFETY: the structure is ours.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-        limit.rlim_cur
+        libc::getrlimit(of, &mut limit);
+        (limit.rlim_cur, limit.rlim_max)
     }
 }
 

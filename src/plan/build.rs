@@ -29,7 +29,7 @@ use crate::unit::{
 
 use super::desired::{Desired, ExternalSpec, UnitSpec};
 use super::launch::{Launch, file_marks, marks};
-use super::machine::{Machine, Sockets, machine_faults, sockets};
+use super::machine::{Machine, Sockets, machine_faults, probe_faults, sockets};
 use super::notifier::{NotifierPlan, notifiers};
 
 /// What a build gives beside the desired state.
@@ -115,7 +115,13 @@ pub fn build(context: &Context<'_>, revision: Revision, key: &[u8], machine: Opt
     if !context.lenient {
         check_configs(context, &mut built.files, &mut built.diagnostics);
     }
-    built.notifiers = notifiers(context, &mut built.diagnostics);
+    if let Some(machine) = machine {
+        for (name, object) in &objects.externals {
+            let launch = &built.desired.externals[name].launch;
+            probe_faults(launch, &object.source, machine, &mut built.diagnostics);
+        }
+    }
+    built.notifiers = notifiers(context, machine, &mut built.diagnostics);
     built.files.sort();
     built.files.dedup();
     dedup(&mut built.diagnostics);

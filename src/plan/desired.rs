@@ -9,8 +9,8 @@ use crate::graph::Graph;
 use crate::manifest::spec::probe::ProbeAction;
 use crate::unit::{Policy, ProbeKind, ProbePolicy};
 
-use super::{Drift, Edit};
 use super::launch::Launch;
+use super::{Drift, Edit};
 
 /// The accepted state of all sets.
 #[derive(Clone, Debug, Default)]

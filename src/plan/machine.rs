@@ -1,5 +1,7 @@
 //! What this machine lacks for a unit (E2xxx): asked of a [`Machine`], decided here.
 
+mod commands;
+mod notifiers;
 mod ports;
 
 use core::net::IpAddr;
@@ -12,8 +14,10 @@ use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::load::Source;
 
 use super::launch::Launch;
-use ports::{port_fault, socket_fault, taken_socket};
+use ports::{port_faults, socket_fault, taken_socket};
 
+pub use commands::{ProgramFault, find_in, find_program, probe_faults};
+pub use notifiers::notifier_faults;
 pub use ports::{Sockets, fixed_places, port_held, sockets};
 
 /// What a machine can be asked. Implemented with real syscalls elsewhere, and by a table in tests.
@@ -40,6 +44,30 @@ pub trait Machine {
     fn mount_namespace(&self) -> Result<(), String>;
     /// The cgroup controllers that limits can be set with, and why there are not all of them.
     fn controllers(&self) -> (Vec<String>, String);
+    /// A limit can be set for a program; `Err` says why not.
+    fn allows(&self, limit: Limit) -> Result<(), String>;
+    /// unisys may write a file, or create one in a directory.
+    fn may_write(&self, path: &Path) -> bool;
+}
+
+/// A limit that takes a right to set, beyond a certain value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// setpriority(2).
+    Nice(i32),
+    /// proc_pid_oom_score_adj(5).
+    OomScore(i32),
+    /// Soft and hard limit of open files (setrlimit(2)).
+    OpenFiles(u64),
+}
+
+impl Limit {
+    fn value(self) -> i128 {
+        match self {
+            Self::Nice(value) | Self::OomScore(value) => value.into(),
+            Self::OpenFiles(value) => value.into(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,70 +78,10 @@ pub enum FileKind {
     NotExecutable,
 }
 
-/// Where the program of a launch is found; `Err` says where it was looked for.
-pub fn find_program(launch: &Launch, machine: &dyn Machine) -> Result<PathBuf, ProgramFault> {
-    find_in(&launch.argv, launch, machine)
-}
-
-/// The same for any command in the unit's environment: a hook, an exec probe.
-pub fn find_in(argv: &[String], launch: &Launch, machine: &dyn Machine) -> Result<PathBuf, ProgramFault> {
-    let program = argv.first().map(String::as_str).unwrap_or_default();
-    let dir = working_dir(launch);
-    if program.contains('/') {
-        let path: PathBuf = dir.join(program).components().collect();
-        return match machine.file(&path) {
-            FileKind::Executable => Ok(path),
-            FileKind::Missing => Err(ProgramFault::Missing(format!("{} does not exist", path.display()))),
-            FileKind::Directory => {
-                Err(ProgramFault::NotExecutable(format!("{} is a directory", path.display())))
-            }
-            FileKind::NotExecutable => {
-                Err(ProgramFault::NotExecutable(format!("{} is not executable", path.display())))
-            }
-        };
-    }
-    let path =
-        launch.env.iter().find(|var| var.name == "PATH").map_or(DEFAULT_PATH, |var| var.value.as_str());
-    let mut not_executable = None;
-    for dir_in_path in path.split(':').filter(|part| !part.is_empty()) {
-        let candidate = dir.join(dir_in_path).join(program);
-        match machine.file(&candidate) {
-            FileKind::Executable => return Ok(candidate),
-            FileKind::NotExecutable => not_executable = Some(candidate),
-            FileKind::Missing | FileKind::Directory => {}
-        }
-    }
-    Err(match not_executable {
-        Some(found) => ProgramFault::NotExecutable(format!("{} is not executable", found.display())),
-        None => ProgramFault::Missing(format!("`{program}` is in no directory of PATH ({path})")),
-    })
-}
-
-/// execvp(3)'s default search path, for an environment without PATH.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProgramFault {
-    #[error("{0}")]
-    Missing(String),
-    #[error("{0}")]
-    NotExecutable(String),
-}
-
 /// The working directory of a unit.
 pub fn working_dir(launch: &Launch) -> PathBuf {
     launch.base_dir.join(&launch.service.working_dir).components().collect()
 }
-
-/// Programs that many systems need, with what installs them.
-const INSTALL: [(&str, &str); 6] = [
-    ("node", "install Node.js: https://nodejs.org, or `apt install nodejs`"),
-    ("python3", "install Python 3: https://python.org, or `apt install python3`"),
-    ("python", "install Python: `apt install python3`, and write `python3`"),
-    ("java", "install a Java runtime: `apt install default-jre`"),
-    ("nginx", "install nginx: `apt install nginx`"),
-    ("redis-server", "install Redis: `apt install redis-server`"),
-];
 
 /// Everything that this machine lacks for a unit.
 pub fn machine_faults(
@@ -123,46 +91,68 @@ pub fn machine_faults(
     sockets: &Sockets,
     diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let spec = &launch.service;
     let dir = working_dir(launch);
-    if machine.file(&dir) != FileKind::Directory {
+    let missing = match machine.file(&dir) {
+        FileKind::Directory => None,
+        FileKind::Missing => Some("does not exist"),
+        FileKind::Executable | FileKind::NotExecutable => Some("is not a directory"),
+    };
+    if let Some(why) = missing {
         let path = "spec.workingDir";
-        let message = format!("the working directory {} does not exist", dir.display());
+        let message = format!("the working directory {} {why}", dir.display());
         diagnostics.push(
             Diagnostic::error("E2003", &source.span(path), path, message)
                 .hint("create it, or correct the path"),
         );
-        return;
     }
-    if let Err(fault) = find_program(launch, machine) {
-        let path = "spec.command.0";
-        let program = launch.argv.first().map(String::as_str).unwrap_or_default();
-        let (code, hint) = match &fault {
-            ProgramFault::Missing(_) => {
-                let install = INSTALL.iter().find(|(name, _)| *name == program).map(|(_, how)| *how);
-                ("E2001", install.unwrap_or("install it, or correct the name").to_owned())
-            }
-            ProgramFault::NotExecutable(_) => ("E2002", "make it executable (`chmod +x`)".to_owned()),
-        };
-        let message = format!("cannot start {}: {fault}", source.object);
-        diagnostics.push(Diagnostic::error(code, &source.span(path), path, message).hint(hint));
-    }
+    commands::faults(launch, source, machine, diagnostics);
     users(launch, source, machine, diagnostics);
     limits_fault(launch, source, machine, diagnostics);
+    refused_limits(launch, source, machine, diagnostics);
     security_faults(launch, source, machine, diagnostics);
-    for (index, port) in spec.ports.iter().enumerate() {
+    for (index, port) in launch.service.ports.iter().enumerate() {
         let found = match port.protocol.is_unix() {
             true => {
                 let taken = taken_socket(port, launch, source, machine, sockets);
-                taken.or_else(|| socket_fault(port, launch, machine))
+                taken.or_else(|| socket_fault(port, launch, machine)).into_iter().collect()
             }
-            false => port_fault(port, machine),
+            false => port_faults(port, machine),
         };
-        if let Some((field, code, why, hint)) = found {
+        for (field, code, why, hint) in found {
             let path = format!("spec.ports.{index}.{field}");
             let message = format!("cannot start {}: {why}", source.object);
             diagnostics.push(Diagnostic::error(code, &source.span(&path), path, message).hint(hint));
         }
+    }
+}
+
+/// Limits that the kernel lets nobody set who is no more than this unisys.
+fn refused_limits(
+    launch: &Launch,
+    source: &Source,
+    machine: &dyn Machine,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let resources = &launch.service.resources;
+    let asked = [
+        ("nice", resources.nice.map(Limit::Nice)),
+        ("oomScoreAdjust", resources.oom_score_adjust.map(Limit::OomScore)),
+        ("nofile", resources.nofile.map(Limit::OpenFiles)),
+    ];
+    for (field, limit) in asked {
+        let Some((limit, Err(why))) = limit.map(|limit| (limit, machine.allows(limit))) else { continue };
+        let path = format!("spec.resources.{field}");
+        let message = format!("cannot start {}: `{field}` cannot be {}: {why}", source.object, limit.value());
+        let hint = match limit {
+            Limit::Nice(_) => {
+                "run unisys as root, or raise its limit (`ulimit -e`; in a unit: `LimitNICE=`), or ask for more"
+            }
+            Limit::OomScore(_) => "run unisys as root (CAP_SYS_RESOURCE), or ask for more",
+            Limit::OpenFiles(_) => {
+                "raise the hard limit of unisys (`ulimit -Hn`; in a unit: `LimitNOFILE=`), or ask for less"
+            }
+        };
+        diagnostics.push(Diagnostic::error("E2015", &source.span(&path), path, message).hint(hint));
     }
 }
 
@@ -220,7 +210,7 @@ fn security_faults(
         && let Err(why) = machine.mount_namespace()
     {
         let field = sandbox.paths.first().map_or("privateTmp", |(_, access)| field_of(*access));
-        return tell(field, why, "run unisys as root, or allow user namespaces (user_namespaces(7))");
+        tell(field, why, "run unisys as root, or allow user namespaces (user_namespaces(7))");
     }
     for (path, access) in &sandbox.paths {
         if machine.file(Path::new(path)) == FileKind::Missing {

@@ -10,6 +10,8 @@ use crate::manifest::resolve::{Context, resolve};
 use crate::manifest::spec::process::EnvValue;
 use crate::manifest::spec::{NotifierSpec, ServiceSpec};
 
+use super::machine::{Machine, notifier_faults};
+
 /// What a task needs to deliver messages.
 #[derive(Clone, PartialEq)]
 pub struct NotifierPlan {
@@ -32,12 +34,19 @@ impl std::fmt::Debug for NotifierPlan {
 }
 
 /// All that are in force: those that `System.notifications` names, or all of them.
-pub fn notifiers(context: &Context<'_>, diagnostics: &mut Vec<Diagnostic>) -> Vec<NotifierPlan> {
+pub fn notifiers(
+    context: &Context<'_>,
+    machine: Option<&dyn Machine>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<NotifierPlan> {
     let objects = context.objects;
     let system = objects.system.as_ref().and_then(|system| system.spec.notifications.as_ref());
     let named = |name: &Name| system.is_none_or(|chosen| chosen.notifiers.contains(name));
     let mut plans = Vec::new();
     for (name, object) in objects.notifiers.iter().filter(|(name, _)| named(name)) {
+        if let Some(machine) = machine {
+            notifier_faults(&object.spec, &object.source, context, machine, diagnostics);
+        }
         let mut plan = NotifierPlan {
             name: name.clone(),
             spec: object.spec.clone(),

@@ -211,9 +211,8 @@ fn a_limit_of_open_files_of_a_service_counts_what_it_has_open_and_what_does_not_
     system.write("manifests/a.yaml", &limited(1 << 40));
     until("more than the kernel allows is said", || {
         let record = system.json(&["rollout", "history", "a"]).as_array()?.last()?.to_string();
-        (record.contains("`resources.nofile` is 1099511627776, and unisys may give")
-            && record.contains("RolledBack"))
-        .then_some(())
+        (record.contains("`nofile` cannot be 1099511627776: the ") && record.contains("RolledBack"))
+            .then_some(())
     });
     assert_eq!(system.pid("a"), pid);
     system.write("manifests/a.yaml", &limited(16));

@@ -45,7 +45,10 @@ fn what_concerns_no_process_is_shown_before_and_recorded_after_it_is_taken_in() 
         let said = system.ok(&["apply", "-f", "manifests"]);
         assert!(said.contains(reason) && said.contains("accepted"), "{said}");
         let change = until("it is recorded", || recorded(&system, unit, reason));
-        assert_eq!((&change["outcome"], change["actions"].as_array().unwrap().len()), (&json!("Complete"), 1));
+        assert_eq!(
+            (&change["outcome"], change["actions"].as_array().unwrap().len()),
+            (&json!("Complete"), 1)
+        );
         assert_eq!(change["cause"]["kind"], "Apply");
         assert_eq!(system.run(&["diff", "-f", "manifests"]).status.code(), Some(0), "{diff}");
         assert_eq!(system.pid("a"), pid, "{diff}");

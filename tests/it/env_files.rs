@@ -126,7 +126,10 @@ fn an_env_file_that_was_broken_from_the_start_is_watched_for_its_cure() {
 #[test]
 fn what_an_env_file_that_is_there_gives_to_a_config_is_checked_without_the_machine() {
     let config = "apiVersion: unisys.dev/v1\nkind: Config\nmetadata: {name: app}\nspec:\n  files: [../.env, ../.env.local]\n  fromEnvironment: [REGION]\n  types:\n    PORT: {type: port, required: true}\n    ON: {type: bool}\n    REGION: {enum: [eu, us], required: true}\n";
-    let user = sleeper("a", "  env: {P: {config: app, key: PORT}, R: {config: app, key: REGION}, U: {config: app, key: URL}}\n  enabledWhen: {config: app, key: ON}\n");
+    let user = sleeper(
+        "a",
+        "  env: {P: {config: app, key: PORT}, R: {config: app, key: REGION}, U: {config: app, key: URL}}\n  enabledWhen: {config: app, key: ON}\n",
+    );
     let system = System::new(&[("a.yaml", &user), ("c.yaml", config)]);
     let validate = |what: &str, expected: &[&str]| {
         let (code, words) = system.fails(&["validate", "manifests"]);
@@ -135,11 +138,17 @@ fn what_an_env_file_that_is_there_gives_to_a_config_is_checked_without_the_machi
     };
     validate("neither file is there, as in a checkout", &[]);
     system.write(".env", "PORT=many\n");
-    validate("a wrong type, by its line", &["error[E1503]: `PORT` is wrong: `many` is not a port", "/.env:1:1"]);
+    validate(
+        "a wrong type, by its line",
+        &["error[E1503]: `PORT` is wrong: `many` is not a port", "/.env:1:1"],
+    );
     system.write(".env", "URL=x\n");
     validate("the other file may give the port", &[]);
     system.write(".env.local", "ON=perhaps\nREGION=mars\n");
-    validate("now it cannot", &["`PORT` is required", "`ON` is wrong", "/.env.local:1:1", "is not one of eu, us"]);
+    validate(
+        "now it cannot",
+        &["`PORT` is required", "`ON` is wrong", "/.env.local:1:1", "is not one of eu, us"],
+    );
     system.write(".env.local", "ON=${SWITCH:-perhaps}\nPORT=$HTTP_PORT\n");
     validate("what hangs on another machine's variables", &[]);
     system.write(".env", "PORT=1\n");

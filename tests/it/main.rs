@@ -19,6 +19,7 @@ mod kept;
 mod left_behind;
 mod listeners;
 mod lives;
+mod machine;
 mod main_pid;
 mod next_daemon;
 mod notifiers;

@@ -11,9 +11,9 @@ use crate::manifest::resolve::Context;
 use crate::manifest::{Diagnostic, LoadInput, Objects, load};
 use crate::os::files::{Disk, ThisMachine};
 use crate::os::listeners;
-use crate::plan::{Desired, edits};
 use crate::plan::build::{Built, build};
 use crate::plan::machine::fixed_places;
+use crate::plan::{Desired, edits};
 use crate::store::StoredSet;
 
 use super::{Busy, Sets};

@@ -37,34 +37,31 @@ const PORT_HELD: &str = "E2005";
 
 /// A port of a unit is held by somebody else: in the words in which it waits for that.
 pub fn port_held(spec: &UnitSpec, port: &Port, machine: &dyn Machine) -> Option<String> {
-    let (_, code, why, _) = port_fault(port, machine).filter(|(_, code, ..)| *code == PORT_HELD)?;
+    let (_, code, why, _) =
+        port_faults(port, machine).into_iter().find(|(_, code, ..)| *code == PORT_HELD)?;
     Some(format!("cannot start {}: {why} [{code}]", spec.object))
 }
 
-pub(super) fn port_fault(port: &Port, machine: &dyn Machine) -> Option<PortFault> {
+pub(super) fn port_faults(port: &Port, machine: &dyn Machine) -> Vec<PortFault> {
     let number = if let PortNumber::Number(number) = port.port { number } else { 0 };
+    let mut found = Vec::new();
     if port.listen && number != 0 && number < machine.first_allowed_port() {
         let why = format!("port {number} is privileged and unisys is not root");
-        return Some((
-            "port",
-            "E2011",
-            why,
-            "choose a port from 1024 on, or run unisys as root or with CAP_NET_BIND_SERVICE",
-        ));
+        let hint = "choose a port from 1024 on, or run unisys as root or with CAP_NET_BIND_SERVICE";
+        found.push(("port", "E2011", why, hint));
     }
     if port.listen && !machine.has_address(port.ip_text()) {
         let why = format!("this machine does not have the address {}", port.address);
-        return Some(("address", "E2012", why, "use an address that `ip address` shows, or `*` for all"));
+        found.push(("address", "E2012", why, "use an address that `ip address` shows, or `*` for all"));
     }
-    if port.protocol != Protocol::Tcp || number == 0 {
-        return None;
+    let place = port.place().filter(|_| port.protocol == Protocol::Tcp && number != 0);
+    if let Some((place, (at, holder))) = place.and_then(|place| Some((place, machine.port_holder(&place)?))) {
+        let where_else = if at == place.0 { String::new() } else { format!(" on {at}") };
+        let why = format!("port {number} is held by {holder}{where_else}");
+        let hint = "stop that process (a unit of another system: `unisys --state-dir DIR stop NAME`), or choose another port or address";
+        found.push(("port", PORT_HELD, why, hint));
     }
-    let place = port.place()?;
-    let (at, holder) = machine.port_holder(&place)?;
-    let where_else = if at == place.0 { String::new() } else { format!(" on {at}") };
-    let why = format!("port {number} is held by {holder}{where_else}");
-    let hint = "stop that process (a unit of another system: `unisys --state-dir DIR stop NAME`), or choose another port or address";
-    Some(("port", PORT_HELD, why, hint))
+    found
 }
 
 pub(super) fn taken_socket(
