@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::base::{Name, ObjectKind, ObjectRef, limits};
 use crate::engine::Engine;
-use crate::engine::launch::user;
+use crate::engine::launch::{account, environment, ids};
 use crate::faults::Book;
 use crate::manifest::diagnostic::kinds_like;
 use crate::manifest::resolve::{Origin, Place};
@@ -291,14 +291,15 @@ pub(super) async fn exec(State(context): State<Context>, Path(name): Path<String
             let own = |name: &str| launch.env.iter().any(|var| var.name == name);
             let numbers = ports.variables(main.as_ref()).into_iter().filter(|(name, _)| !own(name));
             let numbers = numbers.map(|(name, number)| (name, number.to_string()));
-            let user = user(&launch.service)
-                .map_err(|fault| refuse(StatusCode::CONFLICT, fault.detail, "see `unisys doctor`"))?;
+            let account = account(&launch.service);
+            let user = account.and_then(|account| Ok((ids(&launch.service, account.as_ref())?, account)));
+            let (user, account) =
+                user.map_err(|fault| refuse(StatusCode::CONFLICT, fault.detail, "see `unisys doctor`"))?;
             let security = &launch.service.security;
             Ok(ExecContext {
-                env: launch
-                    .env
-                    .iter()
-                    .map(|var| (var.name.clone(), ports.fill(&var.value, main.as_ref())))
+                env: environment(launch, account.as_ref())
+                    .into_iter()
+                    .map(|(name, value)| (name, ports.fill(&value, main.as_ref())))
                     .chain(numbers)
                     .collect(),
                 dir: crate::plan::machine::working_dir(launch).display().to_string(),

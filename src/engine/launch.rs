@@ -9,9 +9,9 @@ use crate::manifest::spec::NotifyWay;
 use crate::manifest::spec::service::ServiceSpec;
 use crate::os::files::ThisMachine;
 use crate::os::{clock, identity};
-use crate::plan::UnitSpec;
 use crate::plan::machine::{find_in, working_dir};
 use crate::plan::ports::{main_port, needs};
+use crate::plan::{Launch, UnitSpec};
 
 use super::StartedWith;
 
@@ -59,10 +59,11 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
     let service = &launch.service;
     let path = find_in(argv, launch, &ThisMachine::default())
         .map_err(|fault| Unlaunchable { errno: libc::ENOENT, detail: fault.to_string() })?;
-    let user = user(service)?;
+    let account = account(service)?;
+    let user = ids(service, account.as_ref())?;
     let command = Spawn::command(id.clone(), &path, argv, &working_dir(launch));
     Ok(Box::new(Spawn {
-        env: launch.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect(),
+        env: environment(launch, account.as_ref()),
         user,
         umask: service.file_mask(),
         nofile: service.resources.nofile,
@@ -76,18 +77,31 @@ pub fn command(id: &InstanceId, argv: &[String], spec: &UnitSpec) -> Result<Box<
     }))
 }
 
-/// Whom a service runs as: user, group, and supplementary groups. `None`: as unisys.
-pub fn user(service: &ServiceSpec) -> Result<Option<(u32, u32, Vec<u32>)>, Unlaunchable> {
-    let missing = |what: &str, name: &str| Unlaunchable {
-        errno: libc::ENOENT,
-        detail: format!("there is no {what} `{name}` on this machine"),
-    };
+/// The environment of a unit's commands, with what tells them whom they run as.
+pub fn environment(launch: &Launch, account: Option<&identity::User>) -> Vec<(String, String)> {
+    launch.environment(&account.map(identity::User::variables).unwrap_or_default())
+}
+
+fn missing(what: &str, name: &str) -> Unlaunchable {
+    Unlaunchable { errno: libc::ENOENT, detail: format!("there is no {what} `{name}` on this machine") }
+}
+
+/// Whom a service runs as, if not as unisys.
+pub fn account(service: &ServiceSpec) -> Result<Option<identity::User>, Unlaunchable> {
     let Some(name) = &service.user else { return Ok(None) };
-    let user = identity::user(name).ok_or_else(|| missing("user", name))?;
+    identity::user(name).ok_or_else(|| missing("user", name)).map(Some)
+}
+
+/// The same as user, group, and supplementary groups.
+pub fn ids(
+    service: &ServiceSpec,
+    account: Option<&identity::User>,
+) -> Result<Option<(u32, u32, Vec<u32>)>, Unlaunchable> {
+    let Some(user) = account else { return Ok(None) };
     let group = |name: &String| identity::group(name).ok_or_else(|| missing("group", name));
     let gid = service.group.as_ref().map_or(Ok(user.gid), group)?;
     let more: Vec<u32> = service.supplementary_groups.iter().map(group).collect::<Result<_, _>>()?;
-    Ok(Some((user.uid, gid, [user.groups, more].concat())))
+    Ok(Some((user.uid, gid, [user.groups.clone(), more].concat())))
 }
 
 /// A command that runs beside the instance knows its numbers: PORT and PORT_<NAME>, as the program itself does.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::base::redact::MASK;
 use crate::base::{Exit, Incarnation, Name, Signal, Stamp, limits};
 use crate::manifest::fields::changed_fields;
-use crate::os::{clock, files};
+use crate::os::{clock, files, identity};
 use crate::plan::launch::effective;
 use crate::plan::machine::working_dir;
 use crate::world::words::end_reason;
@@ -124,11 +124,14 @@ pub fn exit_value(exit: Option<Exit>, reason: &str) -> Value {
 fn describe(id: &str, case: &Case, classified: &Classified) -> Value {
     let failure = &case.failure;
     let launch = &failure.spec.launch;
-    let environment: Map<String, Value> = launch
+    let mut environment: Map<String, Value> = launch
         .env
         .iter()
         .map(|var| (var.name.clone(), if var.secret { MASK.into() } else { var.value.clone().into() }))
         .collect();
+    let user = launch.service.user.as_deref().and_then(identity::user);
+    let of_user = launch.of_user(&user.iter().flat_map(identity::User::variables).collect::<Vec<_>>());
+    environment.extend(of_user.into_iter().map(|(name, value)| (name.to_owned(), value.into())));
     json!({
         "version": 1,
         "id": id,

@@ -180,6 +180,22 @@ impl Launch {
             && path(self) == path(other)
     }
 
+    /// Of variables that tell a program whom it runs as, those that the manifest does not set itself. They are no part of the spec:
+    /// what is merely inherited gives way to them when a process is started, and is no difference.
+    pub fn of_user(&self, variables: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        let declared = |name: &str| self.marks.iter().any(|mark| mark.name == name);
+        let given = variables.iter().filter(|(name, _)| !declared(name));
+        given.map(|(name, value)| (*name, (*value).to_owned())).collect()
+    }
+
+    /// The environment of its processes, as a user of whom these are told.
+    pub fn environment(&self, variables: &[(&'static str, &str)]) -> Vec<(String, String)> {
+        let of_user = self.of_user(variables);
+        let own = self.env.iter().filter(|var| !of_user.iter().any(|(name, _)| *name == var.name));
+        let own = own.map(|var| (var.name.clone(), var.value.clone()));
+        own.chain(of_user.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))).collect()
+    }
+
     /// The variables whose values nobody may read.
     pub fn secrets(&self) -> impl Iterator<Item = &EnvVar> {
         self.env.iter().map(Arc::as_ref).filter(|var| var.secret)
@@ -321,4 +337,29 @@ fn parse(written: &str) -> Value {
 /// The spec with every default filled in, as a value.
 pub fn effective(spec: &ServiceSpec) -> Value {
     serde_json::to_value(spec).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::resolve::Origin;
+
+    #[test]
+    fn whom_a_program_runs_as_takes_the_place_of_what_is_inherited_and_of_nothing_else() {
+        let var = |name: &str, layer: &str| {
+            let origin = Origin { layer: layer.into(), ..Origin::default() };
+            EnvVar { name: name.into(), value: layer.into(), secret: false, origin, shadowed: Vec::new() }
+        };
+        let env = [var("HOME", "inheritEnv"), var("PATH", "inheritEnv"), var("USER", "env")];
+        let launch = Launch::of_argv(&["x"]);
+        let marks = marks(&env, &launch.argv, b"key");
+        let launch = Launch { marks, env: env.into_iter().map(Arc::new).collect(), ..launch };
+        let digest = launch.digest();
+        let told = launch.environment(&[("HOME", "/home/www"), ("USER", "www"), ("LOGNAME", "www")]);
+        let told: Vec<(&str, &str)> = told.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let expected = [("PATH", "inheritEnv"), ("USER", "env"), ("HOME", "/home/www"), ("LOGNAME", "www")];
+        assert_eq!(told, expected);
+        assert_eq!(launch.digest(), digest);
+        assert_eq!(launch.environment(&[]).len(), 3, "as unisys itself: as it was");
+    }
 }

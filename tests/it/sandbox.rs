@@ -357,3 +357,41 @@ fn limits_that_nothing_enforces_are_said_and_stop_nothing() {
     detached.ok(&["down"]);
     assert!(words.contains("runs without its limit of memory") && words.contains("E2013"), "{words}");
 }
+
+#[test]
+fn a_program_is_told_the_home_and_name_of_the_user_that_it_runs_as() {
+    if !is_root() {
+        return;
+    }
+    // Name, home and shell of somebody who is not root.
+    let users = std::fs::read_to_string("/etc/passwd").unwrap();
+    let mut users = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let user = users.find(|user| user[2] != "0" && user[5].len() > 1).unwrap();
+    let service = |name: &str, env: &str| {
+        let spec = format!(
+            "spec: {{command: [env], user: {}, workingDir: /, restart: {{policy: Never}}{env}}}",
+            user[0]
+        );
+        format!("apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\n{spec}\n")
+    };
+    let own = service("b", ", env: {HOME: /its/own, USER: itself}");
+    let mut system = System::new(&[("a.yaml", &service("a", "")), ("b.yaml", &own)]);
+    system.start_in(&[], &[("HOME", Path::new("/somebody/elses"))]);
+    let said = |unit: &str, name: &str| {
+        let log =
+            until("it says it", || Some(system.log_of(unit)).filter(|log| log.contains("UNISYS_INSTANCE")));
+        let mut values = log.lines().filter_map(|line| line.strip_prefix(&format!("{name}=")));
+        let value = values.next().map(str::to_owned);
+        assert_eq!(values.next(), None);
+        value
+    };
+    let nobody_gets_in = user[6].ends_with("/nologin") || user[6].ends_with("/false");
+    let shell = (!nobody_gets_in).then(|| user[6].to_owned());
+    let (name, home) = (Some(user[0].to_owned()), Some(user[5].to_owned()));
+    let all = |unit: &str| ["HOME", "USER", "LOGNAME", "SHELL"].map(|name| said(unit, name));
+    assert_eq!(all("a"), [home, name.clone(), name.clone(), shell.clone()]);
+    assert_eq!(all("b"), [Some("/its/own".into()), Some("itself".into()), name, shell]);
+    let within = system.ok(&["exec", "a", "--", "env"]);
+    assert!(within.lines().any(|line| line == format!("HOME={}", user[5])), "{within}");
+    assert_eq!(within.matches("HOME=").count(), 1);
+}

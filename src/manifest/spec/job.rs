@@ -19,7 +19,8 @@ pub struct JobSpec {
     /// Relative to the manifest's file.
     #[serde(default = "dot")]
     pub working_dir: String,
-    /// Run as this user; needs root.
+    /// Run as this user; needs root. HOME, USER, LOGNAME and SHELL are the user's, unless `env` or `envFrom` says otherwise; `${HOME}`
+    /// in the manifest is that of unisys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// Run with this group; absent: the user's.
