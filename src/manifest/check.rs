@@ -14,7 +14,7 @@ use super::spec::dependency::DependencyCondition;
 use super::spec::probe::{PortRef, Probe, ProbeAction};
 use super::spec::process::{EnvSource, EnvValue};
 use super::spec::service::{Port, ServiceSpec, Watchdog};
-use super::spec::{Hooks, Probes};
+use super::spec::{Hooks, HumanDuration, Probes};
 
 /// Checks everything that is declared, across all sets.
 pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
@@ -30,6 +30,14 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
     for object in objects.jobs.values() {
         let process = object.spec.process();
         hooks(&process.hooks, &object.source, diagnostics);
+        if let Some(deadline) = object.spec.active_deadline {
+            let words = (
+                "spec.activeDeadline",
+                "an activeDeadline of 0s lets nothing run",
+                "write `activeDeadline: 10m`",
+            );
+            longer_than_nothing(deadline, words, &object.source, diagnostics);
+        }
         program(&process, &object.source, diagnostics);
         capabilities::check(&process.security, &object.source, diagnostics);
         environment(&process, &object.source, objects, diagnostics);
@@ -162,6 +170,11 @@ fn service(spec: &ServiceSpec, source: &Source, diagnostics: &mut Vec<Diagnostic
     if let Some(written) = &spec.watchdog {
         watchdog(written, spec, source, diagnostics);
     }
+    if let Some(reload) = &spec.reload {
+        let words =
+            ("spec.reload.timeout", "within a timeout of 0s no reload is over", "write `timeout: 30s`");
+        longer_than_nothing(reload.timeout, words, source, diagnostics);
+    }
     check_ports::service(spec, source, diagnostics);
 }
 
@@ -236,14 +249,36 @@ fn probes(probes: &Probes, ports: &[Port], source: &Source, diagnostics: &mut Ve
                     .hint("use http, tcp, grpc, exec or file"),
             );
         }
-        if probe.period.0.is_zero() || probe.timeout.0.is_zero() {
-            let message = "period and timeout have to be longer than 0s";
-            diagnostics.push(
-                Diagnostic::error("E1207", &source.span(&path), path.clone(), message)
-                    .hint("write `period: 10s`"),
-            );
-        }
+        probe_times(probe, &path, source, diagnostics);
         check_ports::probe(probe, &path, ports, source, diagnostics);
+    }
+}
+
+fn probe_times(probe: &Probe, path: &str, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
+    let times = [
+        (
+            probe.period,
+            "period",
+            "a probe with a period of 0s is asked without a pause",
+            "write `period: 10s`",
+        ),
+        (probe.timeout, "timeout", "within a timeout of 0s nothing can answer", "write `timeout: 1s`"),
+    ];
+    for (_, field, message, hint) in times.into_iter().filter(|(time, ..)| time.0.is_zero()) {
+        let path = format!("{path}.{field}");
+        diagnostics.push(Diagnostic::error("E1207", &source.span(&path), path, message).hint(hint));
+    }
+}
+
+/// A time within which something has to be over.
+fn longer_than_nothing(
+    time: HumanDuration,
+    (path, message, hint): (&str, &str, &str),
+    source: &Source,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    if time.0.is_zero() {
+        diagnostics.push(Diagnostic::error("E1207", &source.span(path), path, message).hint(hint));
     }
 }
 
@@ -276,6 +311,7 @@ fn one_action(probe: &Probe, path: &str, source: &Source, diagnostics: &mut Vec<
 fn external_probe(probe: &Probe, source: &Source, diagnostics: &mut Vec<Diagnostic>) {
     let path = "spec.probes.readiness";
     one_action(probe, path, source, diagnostics);
+    probe_times(probe, path, source, diagnostics);
     let (way, named) = match probe.action() {
         Some(ProbeAction::Http(http)) => ("http", matches!(http.port, PortRef::Name(_))),
         Some(ProbeAction::Tcp(tcp)) => ("tcp", matches!(tcp.port, PortRef::Name(_))),

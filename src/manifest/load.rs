@@ -238,12 +238,32 @@ fn identify(
             Some(Draft { object, value: node.to_value(), text, overlays: Vec::new(), defaults: None })
         }
         Err(error) => {
+            let (message, hint) = match node.get("metadata").and_then(|metadata| metadata.get("name")) {
+                Some(name) => no_name(name, &error),
+                None => ("`metadata.name` is missing".to_owned(), None),
+            };
+            let hint = hint.unwrap_or_else(|| "write `metadata: {name: api}`".into());
             let diagnostic =
-                Diagnostic::error("E1208", &span(&["metadata", "name"]), "metadata.name", error.to_string());
-            diagnostics.push(diagnostic.hint("write `metadata: {name: api}`"));
+                Diagnostic::error("E1208", &span(&["metadata", "name"]), "metadata.name", message);
+            diagnostics.push(diagnostic.hint(hint));
             None
         }
     }
+}
+
+/// What stands where a name is to stand, and how it becomes one.
+fn no_name(written: &Node, error: &dyn std::fmt::Display) -> (String, Option<String>) {
+    let what = match &written.kind {
+        tree::Kind::Scalar(Value::Number(_)) => "a number",
+        tree::Kind::Scalar(Value::Bool(_)) => "true or false",
+        tree::Kind::Scalar(Value::Null) => return ("`metadata.name` is empty".into(), None),
+        tree::Kind::Scalar(_) => return (error.to_string(), None),
+        tree::Kind::Seq(_) => return ("a name is text, and this is a list".into(), None),
+        tree::Kind::Map(_) => return ("a name is text, and this is a map".into(), None),
+    };
+    let value = written.to_value().to_string();
+    let quoted = value.parse::<Name>().is_ok().then(|| format!("put it in quotes: `name: \"{value}\"`"));
+    (format!("`{value}` is {what} to YAML, and a name is text"), quoted)
 }
 
 fn name_in(node: &Node) -> Option<&str> {

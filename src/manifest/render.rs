@@ -23,10 +23,10 @@ pub fn text(diagnostics: &[Diagnostic], colour: bool, source: &dyn Fn(&str) -> O
         if !diagnostic.file.is_empty() {
             out.push_str(&format!("  {} {}\n", paint("1;34", "-->"), diagnostic.place()));
         }
-        if let Some(line) = file.excerpt(diagnostic.line) {
+        if let Some((line, column)) = file.excerpt(diagnostic.line, diagnostic.column) {
             let number = diagnostic.line.to_string();
             let pad = " ".repeat(number.len());
-            let caret = " ".repeat(diagnostic.column.saturating_sub(1) as usize);
+            let caret = " ".repeat(column);
             out.push_str(&format!(" {} {}\n", paint("1;34", &format!("{number} |")), line));
             out.push_str(&format!(" {pad} {} {caret}{}\n", paint("1;34", "|"), paint(code, "^")));
         }
@@ -59,13 +59,27 @@ impl Source {
         }
     }
 
-    /// A line, unless it may hold the value of a Secret.
-    fn excerpt(&self, number: u32) -> Option<String> {
+    /// A line, unless it may hold the value of a Secret, and how many characters of it stand before a column.
+    fn excerpt(&self, number: u32, column: u32) -> Option<(String, usize)> {
         let index = usize::try_from(number.checked_sub(1)?).ok()?;
         let (text, hidden) = self.text.as_ref()?;
         let line = text.lines().nth(index).filter(|_| !hidden.holds(number))?;
-        Some(line.chars().take(160).map(|c| if c.is_control() { ' ' } else { c }).collect())
+        Some(part_of(line, column.saturating_sub(1) as usize))
     }
+}
+
+/// As much of a line as is shown, with the place in it, and how far that is from its beginning.
+fn part_of(line: &str, at: usize) -> (String, usize) {
+    const SHOWN: usize = 160;
+    // Of what stands before the place, when the beginning of the line is not shown.
+    const BEFORE: usize = 60;
+    const LEFT_OUT: &str = "… ";
+    let first = if at < SHOWN { 0 } else { at - BEFORE };
+    let mut rest = line.chars().skip(first).map(|c| if c.is_control() { ' ' } else { c });
+    let shown: String = rest.by_ref().take(SHOWN).collect();
+    let (before, width) = if first > 0 { (LEFT_OUT, LEFT_OUT.chars().count()) } else { ("", 0) };
+    let after = if rest.next().is_some() { " …" } else { "" };
+    (format!("{before}{shown}{after}"), at - first + width)
 }
 
 /// The shape of cli.md.
@@ -135,4 +149,28 @@ pub fn github(diagnostics: &[Diagnostic]) -> String {
         )
     };
     diagnostics.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_in_a_long_line_is_shown() {
+        for (line, at, expected, caret) in [
+            ("a: b".to_owned(), 3, "a: b".to_owned(), 3),
+            ("x".repeat(200), 3, format!("{} …", "x".repeat(160)), 3),
+            (format!("{}!", "x".repeat(300)), 300, format!("… {}!", "x".repeat(60)), 62),
+            (
+                format!("{}!{}", "é".repeat(300), "y".repeat(300)),
+                300,
+                format!("… {}!{} …", "é".repeat(60), "y".repeat(99)),
+                62,
+            ),
+        ] {
+            let (shown, column) = part_of(&line, at);
+            assert_eq!((shown.as_str(), column), (expected.as_str(), caret), "{at}");
+            assert!(at < 4 || shown.chars().nth(column) == Some('!'));
+        }
+    }
 }

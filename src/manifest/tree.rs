@@ -371,7 +371,12 @@ fn syntax_error(file: &Path, text: &str, error: &serde_saphyr::Error) -> Diagnos
         return Diagnostic::error("E1001", &span, "", message).hint("replace the tab by two blanks");
     }
     let lower = words.to_lowercase();
-    if ["budget", "alias", "limit", "too many", "depth", "nesting"].iter().any(|word| lower.contains(word)) {
+    if lower.contains("depth") {
+        let message = format!("it is nested more than {} deep here", limits::YAML_DEPTH);
+        let hint = "no field of a manifest is that deep: look for brackets that are not closed, or a program that writes it wrongly";
+        return Diagnostic::error("E1005", &span, "", message).hint(hint);
+    }
+    if ["budget", "alias", "limit", "too many"].iter().any(|word| lower.contains(word)) {
         let message = format!("the document is larger or deeper than a manifest can be: {words}");
         let mut diagnostic = Diagnostic::error("E1005", &span, "", message)
             .hint("remove the aliases (`*name`) that multiply it");

@@ -19,9 +19,11 @@ pub fn end_words(end: &End) -> String {
         (EndReason::Rebooted, _) => "ended: the machine was restarted".into(),
         (EndReason::SpawnFailed { stage, detail, .. }, _) => format!("could not {stage}: {detail}"),
         (EndReason::HookFailed { hook, exit: Some(exit) }, _) => {
-            format!("preStart hook {hook} failed: {exit}")
+            format!("preStart hook {} failed: {exit}", u32::from(*hook) + 1)
         }
-        (EndReason::HookFailed { hook, exit: None }, _) => format!("preStart hook {hook} ran out of time"),
+        (EndReason::HookFailed { hook, exit: None }, _) => {
+            format!("preStart hook {} ran out of time", u32::from(*hook) + 1)
+        }
         (EndReason::Stopped(reason), exit) => {
             let why = match reason {
                 StopReason::Unwanted => "was stopped",

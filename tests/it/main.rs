@@ -32,6 +32,7 @@ mod ports;
 mod readme;
 mod rollout_ways;
 mod rollouts;
+mod said;
 mod sandbox;
 mod scarcity;
 mod secrets;

@@ -116,6 +116,23 @@ impl Expansion<'_> {
             }
             Some(value) => (value.text.clone(), value.secret),
             None if self.own_numbers.iter().any(|known| known == name) => (stand_in(name), false),
+            None if !is_name(name) => {
+                let message = match name.is_empty() {
+                    true => "`${}` names no variable".to_owned(),
+                    false => format!(
+                        "`${{{name}}}` is not understood: between the braces stands a name and nothing else"
+                    ),
+                };
+                let hint = match name.contains('-') {
+                    true => {
+                        "write `${NAME}`; a default is given in a Config or in an env file. `$$` is a dollar"
+                    }
+                    false => "write `${NAME}`, or `$$` for a dollar",
+                };
+                diagnostics
+                    .push(Diagnostic::error("E1504", &self.source.span(path), path, message).hint(hint));
+                (String::new(), false)
+            }
             None if self.open || (!self.context.machine && self.inherited(name)) => (String::new(), false),
             None => {
                 let names = self.layers.keys().map(String::as_str);
@@ -136,4 +153,9 @@ impl Expansion<'_> {
     fn inherited(&self, name: &str) -> bool {
         super::super::spec::service::inherited_names().iter().any(|known| known == name)
     }
+}
+
+/// What an env file takes for the name of a variable.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
