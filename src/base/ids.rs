@@ -130,6 +130,16 @@ pub struct InstanceId {
 impl InstanceId {
     /// The variable that marks every process of an instance: the state directory's id, `/` and this.
     pub const MARKER: &str = "UNISYS_INSTANCE";
+
+    /// The same as a number, which a process cannot shed by accident: a limit that the kernel looks at no more (see
+    /// `os::process::tag`). FNV-1a, without its highest bits, which would mean that there is no limit.
+    pub fn tag(&self, state_id: &str) -> u64 {
+        let text = format!("{state_id}/{self}");
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        hash >> 2
+    }
 }
 
 impl fmt::Display for InstanceId {
@@ -167,7 +177,10 @@ mod tests {
         let id =
             InstanceId { unit: "a-b".parse().unwrap(), ordinal: Ordinal(3), incarnation: Incarnation(41) };
         assert_eq!(id.to_string(), "a-b.3.41");
-        assert_eq!("a-b.3.41".parse(), Ok(id));
+        assert_eq!("a-b.3.41".parse(), Ok(id.clone()));
+        // A keeper finds what an earlier one, of another version, started.
+        assert_eq!(id.tag("me"), 0x26f6_1538_1919_8184);
+        assert!(id.tag("me") != id.tag("you"));
         for bad in ["", "a", "a.1", "a.1.2.3", "a.x.1", "A.1.1"] {
             assert_eq!(bad.parse::<InstanceId>(), Err(()), "{bad}");
         }

@@ -2,13 +2,13 @@
 //!
 //! The keeper is a subreaper: whatever a service leaves behind becomes its child. So a living process of an instance is a
 //! descendant of one of its parts, or of a *stray*: a child of the keeper that it did not start. A stray is attributed by its
-//! session, by the `UNISYS_INSTANCE` marker in its environment, or by holding the instance's FIFO open. A program that
-//! leaves its session, clears its environment and closes its output cannot be attributed; it is told, and ends with everything.
+//! session, by the `UNISYS_INSTANCE` marker in its environment, by its tag ([`process::tag`]), or by holding the instance's FIFO
+//! open. A program that leaves all of them on purpose cannot be attributed; it is told, and ends with everything.
 //!
 //! Where there is a cgroup for each instance (`os/cgroup.rs`), it knows what belongs to it and is killed as one.
 
 use std::cell::LazyCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -146,10 +146,17 @@ impl Owner<'_> {
                     process::environ_value(pid, InstanceId::MARKER)
                         .is_some_and(|value| value.starts_with(&prefix))
                 };
+                let tags: BTreeSet<u64> = table.instances.keys().map(|id| id.tag(self.state_id)).collect();
+                let tagged = |pid: u32| process::tag(pid).is_some_and(|tag| tags.contains(&tag));
                 process::all()
                     .into_iter()
                     .filter(|stat| ours(&stat.pid))
-                    .filter(|stat| stat.ppid == own || leaders.lead(stat).is_some() || marked(stat.pid))
+                    .filter(|stat| {
+                        stat.ppid == own
+                            || leaders.lead(stat).is_some()
+                            || marked(stat.pid)
+                            || tagged(stat.pid)
+                    })
                     .map(|stat| stat.pid)
                     .collect()
             }
@@ -168,6 +175,11 @@ impl Owner<'_> {
             && let Some((state, id)) = value.split_once('/')
         {
             return (state == self.state_id).then(|| id.parse().ok()).flatten();
+        }
+        if let Some(tag) = process::tag(stat.pid)
+            && let Some(id) = table.instances.keys().find(|id| id.tag(self.state_id) == tag)
+        {
+            return Some(id.clone());
         }
         let holds = |(id, instance): &(&InstanceId, &Instance)| {
             let names = PipeNames::of(self.run, id, instance.fifos);

@@ -183,6 +183,12 @@ pub struct Spawn {
 }
 
 impl Spawn {
+    /// Of a command in an instance's environment: the tag of that ([`InstanceId::tag`]).
+    pub fn tag(&self) -> Option<u64> {
+        let marker = self.env.iter().find(|(name, _)| name == InstanceId::MARKER);
+        marker.and_then(|(_, value)| value.split_once('/')).map(|(state_id, _)| self.id.tag(state_id))
+    }
+
     /// A command with no environment, started as unisys is, of nobody's generation: what is to be otherwise is set.
     pub fn command(id: InstanceId, path: &Path, argv: &[String], dir: &Path) -> Self {
         Self {

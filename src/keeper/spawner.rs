@@ -83,6 +83,7 @@ pub struct Gifts {
 struct Common {
     run: PathBuf,
     marker: String,
+    state_id: String,
     null: File,
     nofile: (u64, u64),
     cgroups: Option<Tree>,
@@ -142,6 +143,7 @@ impl Spawner {
         let common = Common {
             run: run.to_owned(),
             marker: format!("{}={state_id}/", InstanceId::MARKER),
+            state_id: state_id.to_owned(),
             null: File::open("/dev/null")?,
             nofile,
             cgroups: cgroups.cloned(),
@@ -346,6 +348,7 @@ fn prepare(
         user: request.user.clone(),
         umask: request.umask,
         nofile: request.nofile.map_or(common.nofile, |limit| (limit, limit)),
+        tag: Some(request.id.tag(&common.state_id)),
         nice: request.nice,
         oom_score_adjust: request.oom_score_adjust.map(|value| text(&value.to_string())).transpose()?,
         no_new_privileges: request.no_new_privileges,

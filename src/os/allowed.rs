@@ -31,6 +31,7 @@ pub fn allows(limit: Limit) -> Result<(), String> {
             Limit::OpenFiles(number) => (number, number),
             _ => own::file_limits(),
         },
+        tag: None,
         nice: if let Limit::Nice(nice) = limit { Some(nice) } else { None },
         oom_score_adjust: match limit {
             Limit::OomScore(adjust) => CString::new(adjust.to_string()).ok(),

@@ -130,6 +130,7 @@ fn run_from(request: &Spawn, stdin: File, place: &Place, timeout: Duration, limi
         user: request.user.clone(),
         umask: request.umask,
         nofile: request.nofile.map_or(place.nofile, |limit| (limit, limit)),
+        tag: request.tag(),
         nice: request.nice,
         oom_score_adjust: None,
         watchdog: false,

@@ -131,6 +131,14 @@ pub fn environ_value(pid: u32, name: &str) -> Option<String> {
         .find_map(|entry| std::str::from_utf8(entry).ok()?.strip_prefix(&prefix).map(str::to_owned))
 }
 
+/// What [`crate::base::InstanceId::tag`] gave a process or one that it came of: its soft RLIMIT_LOCKS, which Linux has not looked at
+/// since 2.4.25 (getrlimit(2)). It goes along through fork and exec, and nobody sets it by the way.
+pub fn tag(pid: u32) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let locks = limits.lines().find_map(|line| line.strip_prefix("Max file locks"))?;
+    locks.split_whitespace().next()?.parse().ok()
+}
+
 /// The whole first environment of a process.
 pub fn environ(pid: u32) -> Vec<(String, String)> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();

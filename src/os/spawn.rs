@@ -32,6 +32,8 @@ pub struct Child {
     pub user: Option<(u32, u32, Vec<u32>)>,
     pub umask: Option<u32>,
     pub nofile: (u64, u64),
+    /// By which its descendants are known ([`process::tag`]).
+    pub tag: Option<u64>,
     pub nice: Option<i32>,
     pub oom_score_adjust: Option<CString>,
     pub no_new_privileges: bool,
@@ -357,6 +359,13 @@ unsafe fn become_child(shared: &mut Shared<'_>) -> (SpawnStage, i32) {
         // keeper's numbers, and how many those are is no business of the program's limit. A higher one needs to be still root.
         let limit = libc::rlimit { rlim_cur: child.nofile.0, rlim_max: child.nofile.1 };
         stage!(Rlimits, libc::setrlimit(libc::RLIMIT_NOFILE, &limit));
+        if let Some(tag) = child.tag {
+            // Without it they are known by less.
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            libc::getrlimit(libc::RLIMIT_LOCKS, &mut limit);
+            limit.rlim_cur = tag;
+            libc::setrlimit(libc::RLIMIT_LOCKS, &limit);
+        }
         if let Some((uid, gid, groups)) = &child.user {
             stage!(Groups, libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()));
             stage!(Groups, libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid));

@@ -6,7 +6,7 @@ use crate::support::{System, alive, signal, until};
 
 #[test]
 fn who_left_everything_by_which_it_could_be_known_is_told_and_ends_with_the_system() {
-    let code = "setsid env -i sleep 1000 >/dev/null 2>&1 </dev/null & echo $! > ../left; exec sleep 1000";
+    let code = "ulimit -S -x unlimited; setsid env -i sleep 1000 >/dev/null 2>&1 </dev/null & echo $! > ../left; exec sleep 1000";
     let manifest = format!(
         "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{command: [bash, -c, '{code}']}}\n"
     );
@@ -26,4 +26,38 @@ fn who_left_everything_by_which_it_could_be_known_is_told_and_ends_with_the_syst
     system.ok(&["down"]);
     assert!(!alive(left) && alive(before));
     signal(before, "KILL");
+}
+
+#[test]
+fn who_left_session_group_environment_and_output_ends_with_its_service_and_no_other() {
+    let manifest = |name: &str| {
+        let code = format!(
+            "(setsid env -i sleep 1000 >/dev/null 2>&1 </dev/null & echo $! > ../{name}.left); exec sleep 1000"
+        );
+        format!(
+            "apiVersion: unisys.dev/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{command: [bash, -c, '{code}']}}\n"
+        )
+    };
+    let system = System::up(&[("a.yaml", &manifest("a")), ("b.yaml", &manifest("b"))]);
+    let left = |name: &str| {
+        until("who left", || {
+            fs::read_to_string(system.path(&format!("{name}.left"))).ok()?.trim().parse::<u32>().ok()
+        })
+    };
+    let (a, b) = (left("a"), left("b"));
+    let environment = || fs::read(format!("/proc/{a}/environ")).ok();
+    until("it has left all of it", || environment().filter(|bytes| !bytes.starts_with(b"UNISYS")));
+    system.ok(&["stop", "a"]);
+    assert!(!alive(a) && alive(b));
+    assert!(!system.ok(&["events", "system"]).contains("came of a service"));
+    // By the keeper that takes over as well.
+    let keeper = system.keeper_pid();
+    signal(keeper, "KILL");
+    until("another keeper", || {
+        let system = system.run(&["get", "system", "-o", "json"]);
+        let system: serde_json::Value = serde_json::from_slice(&system.stdout).ok()?;
+        system["status"]["keeperPid"].as_u64().filter(|pid| *pid != u64::from(keeper))
+    });
+    system.ok(&["stop", "b"]);
+    assert!(!alive(b));
 }
