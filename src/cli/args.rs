@@ -244,6 +244,9 @@ pub struct Plan {
     /// Name of the set; of one that is read from elsewhere, these files are taken as its content
     #[arg(long)]
     pub set: Option<String>,
+    /// Before `up`: what `up --plain` would do, without the overlays, profile and set of the last one
+    #[arg(long, requires = "file")]
+    pub plain: bool,
     /// As `apply --force-conflicts` would have it: objects of other sets are taken over
     #[arg(long, requires = "file")]
     pub force_conflicts: bool,

@@ -33,7 +33,7 @@ fn is_same_in_background(words: &[String], own: &Options) -> bool {
         // An `up` in somebody's foreground that has become another binary.
         && !words.iter().any(|word| word == "--resume");
     let told = options_among(words).filter(|_| in_background);
-    told.is_some_and(|told| LastUp::of(&told) == LastUp::of(own) && told.units == own.units)
+    told.is_some_and(|told| LastUp::of(&told).is_like(&LastUp::of(own)) && told.units == own.units)
 }
 
 /// Stands in for the keeper of this system for as long as there is one. None: it is in somebody's foreground, or was told

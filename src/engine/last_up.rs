@@ -21,6 +21,16 @@ pub struct LastUp {
     overlays: Vec<PathBuf>,
     set: Option<String>,
     profile: Option<String>,
+    /// Manifests are read again when they are saved.
+    #[serde(default = "yes")]
+    watch: bool,
+    /// Which units were to run, if not all: told, and not done again. Who names some means that one time.
+    #[serde(default)]
+    units: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What becomes of what the last `up` was given.
@@ -46,7 +56,21 @@ impl LastUp {
             overlays: kept(&options.overlays),
             set: options.set.clone(),
             profile: options.profile.clone(),
+            watch: options.watch,
+            units: options.units.clone(),
         }
+    }
+
+    /// The same system, read alike.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let own = (&self.paths, &self.overlays, &self.set, &self.profile, self.watch);
+        own == (&other.paths, &other.overlays, &other.set, &other.profile, other.watch)
+    }
+
+    /// The units that it was of alone, where this one is of all.
+    pub fn narrower(&self, options: &Options) -> Option<String> {
+        let is_so = !self.units.is_empty() && options.units.is_empty() && !options.paths.is_empty();
+        is_so.then(|| self.units.join(" "))
     }
 
     /// None: there was none, or it is told by a unisys of another kind.
@@ -74,28 +98,31 @@ impl LastUp {
         self.paths.iter().map(|path| base(state_dir).join(path)).collect()
     }
 
-    /// Fills up what these options do not say. Who names other manifests, an overlay, a profile or a set says all of it.
+    /// Fills up what these options do not say. Who names other manifests, an overlay, a profile or a set says all of it; who says
+    /// `--no-watch` says nothing of these.
     pub fn recall(&self, options: &mut Options) -> Recalled {
         let own = Self::of(options);
-        let words = self.words();
-        if words.is_empty() || own == *self {
+        let words = self.words(options.watch);
+        if words.is_empty() || own.is_like(self) {
             return Recalled::Nothing;
         }
-        if own.paths != self.paths || !own.words().is_empty() {
+        if own.paths != self.paths || !own.words(false).is_empty() {
             return Recalled::Left(words);
         }
+        options.watch &= self.watch;
         options.overlays = self.overlays.iter().map(|path| base(&options.state_dir).join(path)).collect();
         options.set.clone_from(&self.set);
         options.profile.clone_from(&self.profile);
         Recalled::Taken(words)
     }
 
-    /// As it is written behind `up`.
-    fn words(&self) -> String {
+    /// As it is written behind `up`; `watch`: with `--no-watch`, if it was.
+    fn words(&self, watch: bool) -> String {
         let overlays = self.overlays.iter().map(|path| format!("--overlay {}", path.display()));
         let set = self.set.iter().map(|set| format!("--set {set}"));
         let profile = self.profile.iter().map(|profile| format!("--profile {profile}"));
-        overlays.chain(profile).chain(set).collect::<Vec<_>>().join(" ")
+        let watch = (watch && !self.watch).then(|| "--no-watch".to_owned());
+        overlays.chain(profile).chain(set).chain(watch).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -146,6 +173,38 @@ mod tests {
             assert_eq!(last.recall(&mut other), Recalled::Left(words()));
             assert_eq!(LastUp::of(&other), before);
         }
+    }
+
+    #[test]
+    fn who_did_not_have_saved_files_taken_in_is_not_surprised_by_that() {
+        let unwatched = || Options { watch: false, ..options("/srv/app", "manifests", &[], None) };
+        let last = LastUp::of(&unwatched());
+        let mut next = options("/srv/app", "manifests", &[], None);
+        assert_eq!(last.recall(&mut next), Recalled::Taken("--no-watch".into()));
+        assert!(!next.watch);
+        assert_eq!(last.recall(&mut unwatched()), Recalled::Nothing);
+        let mut other = options("/srv/app", "manifests", &["overlays/prod"], None);
+        assert_eq!(last.recall(&mut other), Recalled::Left("--no-watch".into()));
+        assert!(other.watch);
+        // It says nothing of overlays.
+        let last = LastUp::of(&options("/srv/app", "manifests", &["overlays/prod"], None));
+        let mut next = unwatched();
+        assert_eq!(last.recall(&mut next), Recalled::Taken("--overlay overlays/prod".into()));
+        assert!(!next.watch && next.overlays.len() == 1);
+    }
+
+    #[test]
+    fn units_that_were_named_are_told_and_not_chosen_again() {
+        let some = || Options { units: vec!["web".into()], ..options("/srv/app", "manifests", &[], None) };
+        let last = LastUp::of(&some());
+        let mut next = options("/srv/app", "manifests", &[], None);
+        assert_eq!(last.recall(&mut next), Recalled::Nothing);
+        assert!(next.units.is_empty());
+        assert_eq!(last.narrower(&next).as_deref(), Some("web"));
+        assert_eq!(last.narrower(&some()), None);
+        let old = r#"{"version":1,"paths":["manifests"],"overlays":[],"set":null,"profile":null}"#;
+        let old: LastUp = serde_json::from_str(old).unwrap();
+        assert!(old.watch && old.narrower(&next).is_none());
     }
 
     #[test]

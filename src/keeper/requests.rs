@@ -160,6 +160,7 @@ impl Keeper {
     }
 
     pub(super) fn spawn(&mut self, request: Box<Spawn>) {
+        self.restore_run();
         self.table.note_incarnation(request.id.incarnation);
         let (id, part) = (request.id.clone(), request.part);
         if let Some(instance) = self.table.instances.get(&id)

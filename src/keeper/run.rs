@@ -408,6 +408,19 @@ impl Keeper {
         }
     }
 
+    /// Somebody removed what only a running system has: programs could not be started without it, and the next keeper would not know
+    /// of those that run.
+    pub(super) fn restore_run(&mut self) {
+        let state = &self.options.state;
+        if !state.is_held_by(&self.options.lock) {
+            return;
+        }
+        if let Ok(true) = state.restore_run(&self.state_id) {
+            self.journal = Journal::unwritten(&state.journal(), clock::mono());
+            complain!("unisys: somebody removed {}; it is there again", state.run().display());
+        }
+    }
+
     fn journal_blocked(&mut self, error: &io::Error) {
         let path = self.journal.path().display();
         complain!("unisys: cannot write {path}: {error}; a restart of the keeper would not know everything");

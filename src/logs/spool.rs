@@ -75,12 +75,24 @@ impl Spool {
         }
     }
 
+    /// In a directory that somebody may have removed.
+    fn create(&self) -> io::Result<File> {
+        let own = || files::own_file(&self.path).map(|(file, _)| file);
+        match own() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.path.parent().map_or(Ok(()), files::private_dir_within)?;
+                own()
+            }
+            result => result,
+        }
+    }
+
     /// Moves what is in the pipe to the end of the spool.
     pub fn fill(&mut self) -> Moved {
         if self.file.is_none() {
             match is_readable(&self.pipe) {
-                true => match files::own_file(&self.path) {
-                    Ok((file, _)) => self.file = Some(file),
+                true => match self.create() {
+                    Ok(file) => self.file = Some(file),
                     Err(error) => return Moved::Stuck(error),
                 },
                 false => return Moved::Nothing,

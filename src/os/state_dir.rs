@@ -297,6 +297,21 @@ impl StateDir {
         Ok(of)
     }
 
+    /// Makes the directory of what only a running system has again, if somebody removed it; true if that was so. Who it is stays.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn restore_run(&self, id: &str) -> io::Result<bool> {
+        let path = self.run().join("id");
+        if path.exists() {
+            return Ok(false);
+        }
+        files::private_dir_within(&self.run())?;
+        Place::of(&self.root)?.write(&self.place())?;
+        files::write_atomically(&path, id.as_bytes(), 0o600)?;
+        Ok(true)
+    }
+
     /// Identity of the directory for the marker in children's environments: survives renames and restarts, and is not copied.
     pub fn identity(&self) -> io::Result<String> {
         let path = self.run().join("id");

@@ -188,9 +188,13 @@ impl Store {
     }
 
     /// What the copy tells is taken up, and written: the database was lost, or the keeper `holds` instances that it should know
-    /// of. Nobody who removed it while nothing ran is told of what was before.
+    /// of. Who removed it while nothing ran wants to begin anew, and is told what that means.
     pub fn recover(&self, restored: &mut Restored, holds: bool) {
-        let spare = restored.spare.take().filter(|_| holds || restored.warning.is_some());
+        let spare = restored.spare.take();
+        if let (Some(spare), false, None) = (&spare, holds, &restored.warning) {
+            restored.warning = Some(spare.forgotten());
+            return;
+        }
         let known = spare.is_some();
         if let Some(spare) = spare {
             (restored.revision, restored.sets) = (spare.revision, spare.sets());

@@ -38,6 +38,29 @@ impl Contents {
         serde_json::from_slice(&read_bounded(&path(database), BYTES).ok()?).ok()
     }
 
+    /// What nobody knows any more once the database is gone and the copy is not taken up.
+    pub fn forgotten(&self) -> String {
+        let named = |is_so: fn(&Checkpoint) -> bool| {
+            let names = self.units.iter().filter(|(_, unit)| is_so(unit)).map(|(name, _)| name.as_str());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let ordered = named(|unit| unit.overrides != Default::default());
+        let done = named(|unit| unit.done.is_some());
+        let mut words = "state.db was removed while nothing ran: the system begins anew, without its revisions and changes".to_owned();
+        if !ordered.is_empty() {
+            words.push_str(&format!(
+                ", without what was ordered (stop, disable, scale, pause, undo) or rolled back of {ordered}"
+            ));
+        }
+        if !done.is_empty() {
+            words.push_str(&format!("; {done} runs again, though it has run"));
+        }
+        if self.sets().iter().any(|set| set.applied || set.path.is_none()) {
+            words.push_str("; what was given to `apply` is not there any more");
+        }
+        words
+    }
+
     pub fn sets(&self) -> Vec<StoredSet> {
         serde_json::from_str(&self.sets).unwrap_or_default()
     }

@@ -353,7 +353,7 @@ fn what_cannot_be_read_of_a_unit_or_of_the_sets_is_told_and_known_from_the_copy(
 }
 
 #[test]
-fn who_removes_the_database_while_nothing_runs_begins_anew() {
+fn who_removes_the_database_while_nothing_runs_begins_anew_and_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
     let (store, _) = open(&path).unwrap();
@@ -366,7 +366,16 @@ fn who_removes_the_database_while_nothing_runs_begins_anew() {
     std::fs::remove_file(&path).unwrap();
     let (store, mut restored) = open(&path).unwrap();
     store.recover(&mut restored, false);
-    assert_eq!((restored.warning, restored.units.len()), (None, 0));
+    assert_eq!(restored.units.len(), 0);
+    let told = restored.warning.unwrap();
+    assert!(
+        told.contains("the system begins anew") && told.ends_with("; a runs again, though it has run"),
+        "{told}"
+    );
+    drop(store);
+    let (store, mut restored) = open(&path).unwrap();
+    store.recover(&mut restored, false);
+    assert_eq!(restored.warning, None, "once");
 }
 
 #[test]

@@ -152,10 +152,37 @@ fn up_without_overlays_and_profile_has_those_of_the_last_one_and_says_so() {
     std::fs::rename(system.path("prod.yaml"), system.path("gone.yaml")).unwrap();
     let (code, words) = system.fails(&["up", "-d"]);
     assert!(code == 2 && words.contains("--plain"), "{words}");
+    let plan = system.run(&["plan", "-f", "manifests", "--plain"]);
+    assert!(plan.status.code() == Some(1) && !text(&plan.stderr).contains("note: with"), "{plan:?}");
     system.start(&["--plain"]);
     assert_eq!(variables(&system), (None, None));
     system.ok(&["down"]);
     system.ended();
     system.start(&[]);
     assert_eq!(variables(&system), (None, None), "this was the last one");
+}
+
+#[test]
+fn who_did_not_have_saved_files_taken_in_is_not_surprised_by_the_next_up() {
+    let mut system = System::new(&[("a.yaml", &sleeper("a", "")), ("b.yaml", &sleeper("b", ""))]);
+    let again = |system: &mut System, extra: &[&str]| {
+        system.ok(&["down"]);
+        system.ended();
+        system.start(extra);
+        system.ready(&["a"]);
+        system.terminal()
+    };
+    system.start(&["--no-watch", "a"]);
+    let said = again(&mut system, &[]);
+    assert!(said.contains("note: with --no-watch, as the last `up` here (--plain: without)"), "{said}");
+    assert!(said.contains("note: the last `up` here was of a alone; this one is of all units"), "{said}");
+    system.ready(&["b"]);
+    let pid = system.pid("a");
+    system.write("manifests/a.yaml", &sleeper("a", "  env: {A: b}\n"));
+    let plan = system.run(&["plan", "-f", "manifests"]);
+    assert!(plan.status.code() == Some(1) && system.pid("a") == pid, "nobody has applied it");
+    let said = again(&mut system, &["--plain"]);
+    assert!(!said.contains("note:"), "{said}");
+    system.write("manifests/a.yaml", &sleeper("a", "  env: {A: c}\n"));
+    until("it is taken in", || system.ok(&["events"]).contains("spec.env.A changed").then_some(()));
 }

@@ -1,8 +1,9 @@
 //! Where a system's directory lies: copied, moved, looked for from below.
 
+use std::fs;
 use std::process::Command;
 
-use super::support::{System, alive, kill_both, sleeper, text, until};
+use super::support::{System, alive, kill_both, python, sleeper, text, until};
 
 #[test]
 fn a_copy_of_a_running_directory_is_a_system_of_its_own() {
@@ -75,4 +76,57 @@ fn up_in_a_directory_below_is_that_of_the_system_that_the_other_commands_find() 
     assert!(!below.join(".unified-system").exists());
     system.ready(&["a"]);
     system.ok(&["down"]);
+}
+
+#[test]
+fn what_only_a_running_system_has_comes_back_when_somebody_removes_it() {
+    let says = "import os, time\nprint('one', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.01)\nprint('two', flush=True)\ntime.sleep(1000)";
+    let system = System::up(&[("a.yaml", &python("a", says, "")), ("b.yaml", &sleeper("b", ""))]);
+    system.ready(&["a", "b"]);
+    until("it has said something", || (system.log_of("a") == "one\n").then_some(()));
+    let (a, b) = (system.pid("a"), system.pid("b"));
+    let run = system.path(".unified-system/run");
+    let id = fs::read_to_string(run.join("id")).unwrap();
+    fs::remove_dir_all(&run).unwrap();
+    system.write("manifests/go", "");
+    until("its output arrives", || (system.log_of("a") == "one\ntwo\n").then_some(()));
+    system.ok(&["restart", "b"]);
+    assert_eq!(system.pid("a"), a);
+    until("another b", || (system.pid("b") != b).then_some(()));
+    assert_eq!(fs::read_to_string(run.join("id")).unwrap(), id);
+    until("it is said", || system.terminal().contains("it is there again").then_some(()));
+    // The next keeper and daemon find what runs.
+    until("the journal is written again", || fs::read(run.join("journal")).ok());
+    let b = system.pid("b");
+    kill_both(system.keeper_pid(), system.daemon_pid().unwrap());
+    let mut next = system;
+    next.start(&[]);
+    next.ready(&["a", "b"]);
+    assert_eq!((next.pid("a"), next.pid("b")), (a, b));
+}
+
+#[test]
+fn who_removes_the_database_while_nothing_runs_is_told_what_is_forgotten() {
+    let job = "apiVersion: unisys.dev/v1\nkind: Job\nmetadata: {name: once}\nspec: {command: [\"true\"]}\n";
+    let mut system = System::up(&[("a.yaml", &sleeper("a", "")), ("once.yaml", job)]);
+    system.ready(&["a"]);
+    system.ok(&["scale", "a=2"]);
+    system.ok(&["wait", "--for=lifecycle=Done", "once"]);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        let _ = fs::remove_file(system.path(&format!(".unified-system/{file}")));
+    }
+    system.start(&[]);
+    let told = system.ok(&["events", "system"]);
+    for part in ["state.db was removed while nothing ran", "rolled back of a", "once runs again"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(system.terminal().contains("state.db was removed"), "{}", system.terminal());
+    system.ready(&["a"]);
+    assert_eq!(system.json(&["get", "service", "a"])["status"]["replicas"], 1);
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+    system.start(&[]);
+    assert!(!system.ok(&["events", "system", "-n", "5"]).contains("state.db was removed"), "once");
 }

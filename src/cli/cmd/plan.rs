@@ -29,6 +29,10 @@ pub fn run(global: &Global, args: &Plan) -> Result<Outcome, Failure> {
         }
         (client, _) => client?,
     };
+    if args.plain {
+        let message = "--plain is of what `up` would do, and a system runs here already";
+        return Err(Failure::usage(message, "what another `--overlay` would change is shown with that"));
+    }
     let plan: PlanShape = match &submission {
         Some(submission) => submit::ask(&client, "/v1/plan", submission)?,
         None => {
@@ -73,7 +77,7 @@ fn before_up(global: &Global, args: &Plan, submission: &Submission) -> Result<Pl
         nofile: (0, 0),
         quiet: global.quiet,
     };
-    if let Some(last) = LastUp::read(&options.state_dir).filter(|_| !stdin) {
+    if let Some(last) = LastUp::read(&options.state_dir).filter(|_| !stdin && !args.plain) {
         super::up::recall(&last, &mut options)?;
     }
     let foretold = kept::foretold(&options, given);

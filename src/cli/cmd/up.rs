@@ -143,6 +143,12 @@ fn options(global: &Global, args: &Up) -> Result<Options, Failure> {
     };
     if let Some(last) = last.filter(|_| !args.plain) {
         recall(&last, &mut options)?;
+        if let Some(units) = last.narrower(&options) {
+            say(
+                options.quiet,
+                format_args!("the last `up` here was of {units} alone; this one is of all units"),
+            );
+        }
     }
     let mut read = options.paths.iter().chain(&options.overlays);
     if let Some(message) = read.find_map(|path| snapshot::distrusted(path)) {
