@@ -182,6 +182,7 @@ pub fn router(context: Context) -> Router {
         .route("/v1/logs/{name}", get(follow::read_logs))
         .route("/v1/wait", post(wait::wait))
         .route("/v1/exec/{name}", get(look::exec))
+        .route("/v1/config/{name}", get(super::config::config))
         .route("/v1/graph", get(look::graph))
         .route("/v1/rollouts/{name}", get(rollouts::status).post(rollouts::call))
         .route("/v1/rollouts/{name}/history", get(rollouts::history))

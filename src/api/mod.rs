@@ -2,6 +2,7 @@
 //! is a call of it; the shapes that scripts rely on are in [`types`].
 
 mod calls;
+mod config;
 mod crowd;
 mod deletion;
 mod elsewhere;

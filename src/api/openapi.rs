@@ -72,6 +72,11 @@ pub fn document() -> Value {
         "Environment, directory and user of a unit, for `unisys exec`; holds secrets.",
         &[],
     );
+    book.get::<types::UnitConfig>(
+        "/v1/config/{name}",
+        "The environment that a unit is to have, each value with where it comes from; secrets masked.",
+        &[],
+    );
     book.get::<Value>("/v1/graph", "The dependency graph: lanes, edges, cycles.", &[]);
     book.get::<Vec<crate::faults::ErrorRecord>>(
         "/v1/errors",

@@ -397,6 +397,44 @@ pub struct Problem {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// `config NAME -o json`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnitConfig {
+    /// The unit.
+    pub service: String,
+    /// In order of their names.
+    pub env: Vec<ConfigVar>,
+    /// What runs is not as its manifest says, and why.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// A variable of a unit's environment.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigVar {
+    pub name: String,
+    pub value: String,
+    /// It is secret: the value is not shown.
+    pub masked: bool,
+    pub origin: ConfigOrigin,
+    /// Where the values come from that this one hides, nearest first.
+    pub shadowed: Vec<ConfigOrigin>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigOrigin {
+    /// `service/api`, `config/app`, `environment`.
+    pub object: String,
+    /// `env`, `data`, `files`, `profiles.production`, `user`, …
+    pub layer: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+}
+
 /// What `exec` needs: it runs beside the service, on the terminal of the one who asked.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

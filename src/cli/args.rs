@@ -84,6 +84,8 @@ pub enum Verb {
     Describe(Object),
     /// Tell why a unit is as it is, back to the root
     Why(Object),
+    /// Show the environment of units, each value with where it comes from; secrets masked
+    Config(Config),
     /// Show what happened
     Events(Events),
     /// Show recorded changes, or one with its actions
@@ -250,6 +252,16 @@ pub struct Plan {
     /// As `apply --force-conflicts` would have it: objects of other sets are taken over
     #[arg(long, requires = "file")]
     pub force_conflicts: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Config {
+    /// The NAME of a unit, KIND/NAME or KIND NAME; without it: all
+    #[arg(num_args = 0..=2, value_name = "UNIT")]
+    pub words: Vec<String>,
+    /// One variable: its whole value, where it comes from, and what it hides
+    #[arg(long, value_name = "KEY")]
+    pub explain: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]

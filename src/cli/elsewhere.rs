@@ -21,7 +21,7 @@ pub fn meant(verb: &str) -> Option<&'static str> {
         "rm" | "remove" => "`unisys delete NAME`",
         "kill" => "`unisys stop NAME`, which kills what does not stop in its time; `unisys restart NAME`",
         "create" | "add" | "deploy" => "`unisys apply -f PATH`",
-        "check" | "lint" | "verify" | "config" => "`unisys validate PATH`",
+        "check" | "lint" | "verify" => "`unisys validate PATH`",
         "shutdown" | "quit" | "exit" => "`unisys down`",
         "reread" | "update" | "daemon-reload" => {
             "saved manifests are followed by themselves; `unisys apply -f PATH` takes them at once"

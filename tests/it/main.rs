@@ -4,6 +4,7 @@ mod answers;
 mod bad_input;
 mod bad_rollouts;
 mod commands;
+mod config;
 mod deaths;
 mod deletion;
 mod edits;

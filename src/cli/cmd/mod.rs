@@ -2,6 +2,7 @@
 
 mod apply;
 mod changes;
+mod config;
 mod crashes;
 mod daemon;
 mod delete;
@@ -117,6 +118,7 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Get(args) => get::run(global, &args),
         Verb::Describe(object) => describe::run(global, &object.text()),
         Verb::Why(object) => why::run(global, &object.text()),
+        Verb::Config(args) => config::run(global, &args),
         Verb::Events(args) => events::run(global, &args),
         Verb::Changes { id } => changes::run(global, id),
         Verb::Errors { verb } => errors::run(global, verb),
