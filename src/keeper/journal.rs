@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Epoch, Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part, Spent};
+use crate::os::clock;
 use crate::world::Mark;
 
 use super::protocol::{Down, Held, HeldPart};
@@ -23,6 +24,9 @@ pub enum Entry {
         boot: String,
         epoch: Epoch,
         incarnation: Incarnation,
+        /// [`clock::first`]; earlier keepers did not say.
+        #[serde(default)]
+        first: u64,
     },
     /// An instance is about to be started, with this pair of FIFOs. What it writes may be all that is ever known of it.
     Starting {
@@ -70,6 +74,13 @@ pub enum Entry {
     },
     /// Everything is being stopped.
     Down(Down),
+}
+
+impl Entry {
+    /// It begins a journal of this boot, and of this container: the processes that it tells of are those that are seen from here.
+    pub fn begins_here(&self) -> bool {
+        matches!(self, Self::Begin { boot, first, .. } if *boot == clock::boot_id() && clock::is_first(*first))
+    }
 }
 
 /// A journal that has grown by this much since it was last written whole is written whole again.
@@ -199,8 +210,13 @@ mod tests {
     fn a_torn_tail_is_ignored_and_what_came_before_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let begin =
-            Entry::Begin { version: 1, boot: "b".into(), epoch: Epoch(3), incarnation: Incarnation(9) };
+        let begin = Entry::Begin {
+            version: 1,
+            boot: "b".into(),
+            epoch: Epoch(3),
+            incarnation: Incarnation(9),
+            first: 0,
+        };
         let mut journal = Journal::create(&path, &[begin]).unwrap();
         journal.write(&Entry::Epoch { epoch: Epoch(4) });
         journal.write(&Entry::Epoch { epoch: Epoch(5) });
@@ -232,8 +248,13 @@ mod tests {
     fn after_a_write_that_failed_nothing_is_appended_until_all_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let begin =
-            Entry::Begin { version: 1, boot: "b".into(), epoch: Epoch(3), incarnation: Incarnation(9) };
+        let begin = Entry::Begin {
+            version: 1,
+            boot: "b".into(),
+            epoch: Epoch(3),
+            incarnation: Incarnation(9),
+            first: 0,
+        };
         let mut journal = Journal::create(&path, std::slice::from_ref(&begin)).unwrap();
         // A disk that is full takes nothing.
         journal.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());

@@ -30,9 +30,7 @@ const STARTS: Duration = Duration::from_secs(10);
 impl Keeper {
     /// Adopts what the journal speaks of. A process is recognised by pid and start time, and only in the boot it was started in.
     pub(super) fn take_over(&mut self, entries: Vec<Entry>) -> io::Result<()> {
-        let same_boot = entries
-            .iter()
-            .any(|entry| matches!(entry, Entry::Begin { boot, .. } if *boot == clock::boot_id()));
+        let same_boot = entries.iter().any(Entry::begins_here);
         for entry in &entries {
             match entry {
                 Entry::Begin { epoch, incarnation, .. } => {

@@ -242,6 +242,7 @@ impl Keeper {
         Entry::Begin {
             version: protocol::VERSION,
             boot: clock::boot_id(),
+            first: clock::first(),
             epoch: self.epoch,
             incarnation: self.table.highest,
         }

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 use crate::base::{
     Exit, Generation, Incarnation, InstanceId, Instant, Listen, Part, PortNumbers, Spent, Stamp,
 };
+use crate::os::process;
 use crate::os::state_dir::StateDir;
-use crate::os::{clock, process};
 use crate::world::Mark;
 
 use super::journal::{Entry, Journal};
@@ -249,8 +249,7 @@ pub fn left_running(state: &StateDir) -> BTreeMap<InstanceId, u32> {
         return BTreeMap::new();
     }
     let entries = Journal::read(&state.journal()).unwrap_or_default();
-    let begun = |entry: &Entry| matches!(entry, Entry::Begin { boot, .. } if *boot == clock::boot_id());
-    if !entries.iter().any(begun) {
+    if !entries.iter().any(Entry::begins_here) {
         return BTreeMap::new();
     }
     let main = |(id, held): (InstanceId, Held)| {

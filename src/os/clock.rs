@@ -50,6 +50,18 @@ pub fn boot() -> u64 {
     u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
+/// When the first process that is seen from here began, in ticks: a container that is started again has another one, in the same boot.
+/// 0 where that cannot be known.
+pub fn first() -> u64 {
+    super::process::stat(1).map_or(0, |stat| stat.start)
+}
+
+/// Whether pids that were recorded beside this ([`first`]) are those of here.
+pub fn is_first(recorded: u64) -> bool {
+    let own = first();
+    recorded == 0 || own == 0 || recorded == own
+}
+
 /// Processor time in ticks (proc_pid_stat(5), `utime`).
 pub fn ticks(ticks: u64) -> std::time::Duration {
     let per_second = rustix::param::clock_ticks_per_second().max(1);

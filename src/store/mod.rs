@@ -23,7 +23,7 @@ use crate::os::clock;
 use crate::world::{Change, Checkpoint, RolloutRecord};
 
 use pending::{Accepted, Pending};
-use rows::{INCARNATION, answer, is_full, load, set_meta, write};
+use rows::{FIRST, INCARNATION, answer, is_full, load, set_meta, write};
 use spare::Spare;
 
 pub use left::{Left, Legacy, left, legacy};
@@ -43,7 +43,7 @@ pub struct Restored {
     pub epoch: Epoch,
     /// Key of the digests of values.
     pub key: Vec<u8>,
-    /// The boot of the last daemon ([`clock::boot`]).
+    /// The boot of the last daemon ([`clock::boot`]), if its container is this one.
     pub boot: Option<u64>,
     /// The first incarnation that no earlier daemon can have used.
     pub incarnation: Incarnation,
@@ -236,7 +236,9 @@ impl Store {
 
     /// The daemon's epoch, told once it is known, and the boot that it is of.
     pub fn begin(&self, epoch: Epoch) {
-        self.write(|pending| pending.meta.extend([("epoch", epoch.0), ("boot", clock::boot())]));
+        self.write(|pending| {
+            pending.meta.extend([("epoch", epoch.0), ("boot", clock::boot()), (FIRST, clock::first())])
+        });
     }
 
     /// All of them are saved, or none.

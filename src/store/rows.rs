@@ -14,6 +14,8 @@ use super::spare::Contents;
 use super::{Question, Restored, StoredChange, StoredSet};
 
 pub const INCARNATION: &str = "incarnation";
+/// Beside the boot: see [`clock::first`].
+pub const FIRST: &str = "first";
 
 /// Which changes are in the database; `None`: not looked yet, or what was to be written was not.
 pub type Kept = Option<Shelves<(bool, String)>>;
@@ -233,7 +235,7 @@ pub fn load(connection: &Connection, copy: impl Fn() -> Option<Contents>) -> rus
     Ok(Restored {
         epoch: Epoch(number("epoch").unwrap_or(0)),
         key,
-        boot: number("boot"),
+        boot: number("boot").filter(|_| clock::is_first(number(FIRST).unwrap_or(0))),
         incarnation: Incarnation(number("incarnation").unwrap_or(1)),
         revision,
         last_change: last_change as u64,

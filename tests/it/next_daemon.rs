@@ -75,3 +75,36 @@ fn what_ran_when_the_machine_was_restarted_has_not_crashed() {
         system.json(&["get", "job", "j"])["status"]["instances"][0]["pid"].as_u64()
     });
 }
+
+/// A container that is started again has other processes in the same boot.
+#[test]
+fn what_ran_when_its_container_was_restarted_has_not_crashed() {
+    let unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let works = std::process::Command::new(unshare[0]).args(&unshare[1..]).arg("true").status();
+    if !works.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no pid namespace for this user");
+        return;
+    }
+    let code = "import time\nprint('all is well', flush=True)\ntime.sleep(1000)";
+    let mut system = System::new(&[("a.yaml", &python("a", code, ""))]);
+    system.within = unshare.map(Into::into).into();
+    system.start(&[]);
+    system.ready(&["a"]);
+    // With the first process of a container everything in it ends.
+    signal(system.keeper_pid(), "KILL");
+    system.ended();
+    until("nothing runs", || (system.marked().is_empty() && system.processes().is_empty()).then_some(()));
+    system.start(&[]);
+    system.ready(&["a"]);
+    let events = system.ok(&["events"]);
+    assert!(events.contains("MachineRestarted"), "{events}");
+    let instance = system.instance("a");
+    assert_eq!(
+        (&instance["lastExit"]["reason"], &instance["restarts"]),
+        (&"MachineRestarted".into(), &0.into())
+    );
+    assert_eq!(system.json(&["crashes", "ls"]).as_array().map(Vec::len), Some(0));
+    // A daemon that is killed in it is no restart.
+    system.ok(&["down"]);
+    assert_eq!(system.ended(), 0);
+}
