@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::base::{InstanceId, Instant, Name, Redactor, Spent, Usage, limits};
 use crate::faults::book::Sighting;
 use crate::faults::curve::Curve;
+use crate::faults::dump;
 use crate::faults::events::{self, Happening};
 use crate::faults::notifier::deliver::Courier;
 use crate::faults::notifier::{self, Notifiers};
@@ -188,7 +189,9 @@ impl Engine {
     /// An instance failed: it is looked at once its last output is in the log.
     pub(super) fn failed(&mut self, failure: Box<Failure>) {
         let object = failure.spec.object.to_string();
-        if failure.again && self.faults.book.knows(&object, failure.id.incarnation.0) {
+        let known = failure.again && self.faults.book.knows(&object, failure.id.incarnation.0);
+        // The daemon that recorded it may have been killed before it had written the dump.
+        if known && dump::is_there(&self.state.crash_dumps(), &failure.id) {
             return;
         }
         if self.closing.contains(&failure.id) {
@@ -209,9 +212,15 @@ impl Engine {
     /// Hands the failure to the thread, or records at once what is known without a closer look.
     fn look_at_failure(&mut self, failure: Box<Failure>) {
         let looked_at = self.faults.quota.take(&failure.id.unit, clock::mono());
+        let object = failure.spec.object.to_string();
+        let known = failure.again && self.faults.book.knows(&object, failure.id.incarnation.0);
+        if known && looked_at.is_none() {
+            return;
+        }
         let mut case = self.case(failure, looked_at.unwrap_or_default());
         // It is there until it is forgotten, which comes next.
         let cgroups = self.cgroups.as_ref().filter(|_| looked_at.is_some());
+        case.known = known;
         case.cgroup = cgroups.and_then(|tree| tree.usage(&case.failure.id));
         let id = case.failure.id.clone();
         let left = match looked_at {
@@ -219,6 +228,9 @@ impl Engine {
             None => Some(Box::new(case)),
         };
         if let Some(case) = left {
+            if known {
+                return;
+            }
             let classified = worker::classified(&case, &[]);
             let sighting = worker::sighting(&case, &classified);
             self.record_failure(self.as_last_time(sighting));
@@ -262,6 +274,7 @@ impl Engine {
             last_good: self.last_good(&failure),
             nofile: spec.launch.service.resources.nofile.unwrap_or(self.options.nofile.0),
             skipped,
+            known: false,
             redactor: self.faults.redactor.with(own),
             patterns: self.faults.patterns.clone(),
             failure,
@@ -295,11 +308,14 @@ impl Engine {
     fn failure_told(&mut self, told: worker::Told) {
         match told {
             worker::Told::Known(known) => self.failure_known(*known),
-            worker::Told::Dumped => {
+            worker::Told::Dumped(id) => {
                 self.faults.dumps.0 += 1;
                 self.faults.dump_failing = false;
+                self.explained(&id);
             }
-            worker::Told::DumpFailed { what, why } => {
+            worker::Told::DumpFailed { id, why } => {
+                self.explained(&id);
+                let what = id.to_string();
                 self.faults.dumps.1 += 1;
                 if !std::mem::replace(&mut self.faults.dump_failing, true) {
                     let dir = self.state.crash_dumps();
@@ -319,9 +335,12 @@ impl Engine {
             self.world.handle(clock::now(), event);
         }
         self.record_failure(sighting);
-        if self.faults.explaining.remove(&id) && self.unrecorded.contains(&id) {
-            self.save_failures();
-            self.let_go_once_recorded(id);
+    }
+
+    /// All that is owed of its failure is done, or cannot be.
+    fn explained(&mut self, id: &InstanceId) {
+        if self.faults.explaining.remove(id) && self.unrecorded.contains(id) {
+            self.let_go_once_recorded(id.clone());
         }
     }
 

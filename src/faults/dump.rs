@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::base::redact::MASK;
-use crate::base::{Exit, Incarnation, Name, Signal, Stamp, limits};
+use crate::base::{Exit, Incarnation, InstanceId, Name, Signal, Stamp, limits};
 use crate::manifest::fields::changed_fields;
 use crate::os::{clock, files, identity};
 use crate::plan::launch::effective;
@@ -38,6 +38,15 @@ pub fn service_of(id: &str) -> Option<&str> {
     let (service, incarnation) = rest.rsplit_once('-')?;
     let is_time = time.len() == 20 && time.starts_with(|c: char| c.is_ascii_digit()) && time.ends_with('Z');
     (is_time && incarnation.parse::<u64>().is_ok() && service.parse::<Name>().is_ok()).then_some(service)
+}
+
+/// There is one of this instance.
+pub fn is_there(dir: &Path, of: &InstanceId) -> bool {
+    let own = format!("-{}-{}", of.unit, of.incarnation);
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .any(|name| service_of(&name) == Some(of.unit.as_str()) && name.ends_with(&own))
 }
 
 /// Writes one: into a temporary directory, which is then renamed. Older ones make room.

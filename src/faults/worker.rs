@@ -51,6 +51,8 @@ pub struct Case {
     pub nofile: u64,
     /// Crashes of the service since the last one that was looked at closely.
     pub skipped: u64,
+    /// What it was is recorded already; an earlier daemon owed the dump.
+    pub known: bool,
     pub redactor: Redactor,
     pub patterns: Arc<Patterns>,
 }
@@ -72,8 +74,8 @@ pub struct ProbeSeen {
 #[derive(Debug)]
 pub enum Told {
     Known(Box<Known>),
-    Dumped,
-    DumpFailed { what: String, why: String },
+    Dumped(InstanceId),
+    DumpFailed { id: InstanceId, why: String },
 }
 
 /// What a failure was.
@@ -141,15 +143,17 @@ impl Work {
             case.spent = case.spent.map(own_peak);
             let stderr = self.last_lines(&case, Stream::Stderr);
             let classified = self.classified(&case, &stderr);
-            (self.tell)(Told::Known(Box::new(known(&case, &classified))));
+            if !case.known {
+                (self.tell)(Told::Known(Box::new(known(&case, &classified))));
+            }
             let stdout = self.last_lines(&case, Stream::Stdout);
             let dir = self.state.crash_dumps();
             match dump::write(&dir, &case, &classified, &stdout, &stderr) {
-                Ok(()) => (self.tell)(Told::Dumped),
-                Err(error) => (self.tell)(Told::DumpFailed {
-                    what: case.failure.id.to_string(),
-                    why: crate::os::files::why(&error),
-                }),
+                Ok(()) => (self.tell)(Told::Dumped(case.failure.id)),
+                Err(error) => {
+                    let (id, why) = (case.failure.id, crate::os::files::why(&error));
+                    (self.tell)(Told::DumpFailed { id, why });
+                }
             }
         }
     }

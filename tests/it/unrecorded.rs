@@ -69,5 +69,7 @@ fn a_failure_is_recorded_however_early_the_daemon_is_killed_after_it() {
         let messages: Vec<&str> =
             errors.as_array().unwrap().iter().filter_map(|error| error["message"].as_str()).collect();
         assert!(messages.iter().any(|message| message.contains("no luck")), "{unit}: {messages:?}");
+        let dumps = system.json(&["crashes", "ls", unit]);
+        assert_eq!(dumps.as_array().map(Vec::len), Some(1), "{unit}: {dumps}");
     }
 }
