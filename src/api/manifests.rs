@@ -1,6 +1,6 @@
 //! Manifests that are handed in: plan, diff, apply.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -263,16 +263,18 @@ fn planned(engine: &Engine, set: &str, proposal: &Proposal) -> super::types::Pla
     });
     plan.others = others.into_iter().collect();
     // What nothing is done for by itself is edited all the same.
-    let told: BTreeSet<String> = plan.actions.iter().map(|action| action.unit.clone()).collect();
-    let next = plan.actions.iter().map(|action| action.id).max().unwrap_or(0) + 1;
-    let edited = desired.edited.iter().filter(|edit| !told.contains(&edit.object.to_string()));
-    plan.actions.extend((next..).zip(edited).map(|(id, edit)| PlanAction {
-        id,
-        verb: edit.verb.as_str().into(),
-        unit: edit.object.to_string(),
-        reason: edit.reason.clone(),
-        after: Vec::new(),
-    }));
+    let units = plan.actions.iter().enumerate().rev();
+    let at: BTreeMap<String, usize> = units.map(|(at, action)| (action.unit.clone(), at)).collect();
+    for edit in &desired.edited {
+        let unit = edit.object.to_string();
+        if let Some(at) = at.get(&unit) {
+            plan.actions[*at].reason.push_str(&format!("; {}", edit.reason));
+            continue;
+        }
+        let id = plan.actions.last().map_or(0, |last| last.id) + 1;
+        let (verb, reason) = (edit.verb.as_str().into(), edit.reason.clone());
+        plan.actions.push(PlanAction { id, verb, unit, reason, after: Vec::new() });
+    }
     let files: BTreeSet<String> = proposal
         .objects()
         .sources()

@@ -1,10 +1,10 @@
 //! Changes: which actions are recorded together, and how that ended.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::base::{Name, Now, ObjectRef};
-use crate::plan::{Action, Desired, UnitPlan, Verb, Wish};
+use crate::plan::{Action, Desired, Edit, UnitPlan, Verb, Wish};
 use crate::unit::Lifecycle;
 
 use super::chronicle::{ChangeAction, ROLLBACK};
@@ -40,12 +40,18 @@ impl World {
         &mut self,
         now: Now,
         cause: &Cause,
-        rows: Vec<(Name, ChangeAction)>,
+        mut rows: Vec<(Name, ChangeAction)>,
         desired: &Desired,
     ) {
-        let told: BTreeSet<&ObjectRef> = rows.iter().map(|(_, row)| &row.unit).collect();
-        let edited = desired.edited.iter().filter(|edit| !told.contains(&edit.object));
+        let mut edited: BTreeMap<&ObjectRef, &Edit> =
+            desired.edited.iter().map(|edit| (&edit.object, edit)).collect();
+        for (_, row) in &mut rows {
+            if let Some(edit) = edited.remove(&row.unit) {
+                row.reason.push_str(&format!("; {}", edit.reason));
+            }
+        }
         let edited: Vec<ChangeAction> = edited
+            .into_values()
             .map(|edit| ChangeAction {
                 verb: edit.verb,
                 unit: edit.object.clone(),

@@ -80,8 +80,14 @@ fn a_saved_label_is_a_recorded_change_beside_those_of_units() {
     });
     assert_eq!(change["actions"].as_array().unwrap().len(), 2, "{change}");
     assert_eq!(system.pid("a"), pid);
+    // Beside what needs a process.
+    let b = "  replicas: 2\n";
+    let b = sleeper("b", b).replace("{name: b}", "{name: b, annotations: {why: load}}");
+    system.write("manifests/b.yaml", &b);
+    let words = "spec.replicas changed; metadata.annotations.why changed";
+    until("both are told", || recorded(&system, "service/b", words));
     system.write("manifests/a.yaml", &format!("# a comment\n{both}"));
     system.ok(&["wait", "--for=condition=Ready", "a"]);
     let revision = system.json(&["get", "system"])["status"]["revision"].clone();
-    assert_eq!(revision, 2, "a comment is no edit");
+    assert_eq!(revision, 3, "a comment is no edit");
 }
