@@ -1,5 +1,6 @@
 //! What a command waits for, on standard error: a table that is drawn anew on a terminal, one line a change elsewhere.
 
+use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use super::render::neutral;
 
 /// What takes no longer needs no words (cli.md).
 const SOON: Duration = Duration::from_secs(1);
-/// Lines of the table; the rest is counted.
+/// Lines of the table, or of one change; the rest is counted.
 const LINES: usize = 12;
 
 pub struct Progress {
@@ -39,16 +40,10 @@ impl Progress {
 
     /// The table in place of the former one.
     fn table(&mut self, unmet: &[String]) -> String {
-        let mut text = self.erased();
-        for line in unmet.iter().take(LINES) {
-            text.push_str(&format!("{}\n", cut(&neutral(line))));
-        }
-        self.drawn = unmet.len().min(LINES);
-        if unmet.len() > LINES {
-            text.push_str(&format!("… and {} more\n", unmet.len() - LINES));
-            self.drawn += 1;
-        }
-        text
+        let former = self.erased();
+        let lines = listed(unmet.iter().map(|line| cut(&neutral(line))));
+        self.drawn = lines.len();
+        former + &text(lines)
     }
 
     /// Up to the table's first line, and nothing from there on (CUU and ED of ECMA-48).
@@ -69,8 +64,24 @@ impl Drop for Progress {
 
 /// Lines that were not there at the last look.
 fn changes(before: &[String], now: &[String]) -> String {
-    let new = now.iter().filter(|line| !before.contains(line));
-    new.map(|line| format!("waiting: {}\n", neutral(line))).collect()
+    let before: HashSet<&String> = before.iter().collect();
+    let new = now.iter().filter(|line| !before.contains(line)).map(|line| neutral(line));
+    text(listed(new).into_iter().map(|line| format!("waiting: {line}")))
+}
+
+/// The first of them, and how many more there are.
+fn listed(lines: impl Iterator<Item = String>) -> Vec<String> {
+    let mut lines: Vec<String> = lines.collect();
+    let more = lines.len().saturating_sub(LINES);
+    if more > 0 {
+        lines.truncate(LINES);
+        lines.push(format!("… and {more} more"));
+    }
+    lines
+}
+
+fn text(lines: impl IntoIterator<Item = String>) -> String {
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 /// One line of the terminal: what is longer would be counted wrong when the table is drawn anew.
@@ -98,6 +109,9 @@ mod tests {
             changes(&lines(&["a is Starting", "b is Held"]), &lines(&["a is BackOff", "b is Held"])),
             "waiting: a is BackOff\n"
         );
+        let many: Vec<String> = (0..1000).map(|index| index.to_string()).collect();
+        let said = changes(&[], &many);
+        assert_eq!((said.lines().count(), said.lines().last()), (LINES + 1, Some("waiting: … and 988 more")));
     }
 
     #[test]
