@@ -18,14 +18,27 @@ use super::table::{Instance, PartState, Running};
 /// So long an end is kept back for what the program said before it; a daemon that runs takes a moment.
 const HEARD: Duration = Duration::from_secs(1);
 
-/// The end of a main program that may have said something which nobody has read: it may have named another process as its main
-/// one (`MAINPID=`, sd_notify(3)), and then its end is not the instance's.
-pub(super) struct Unheard {
+/// The end of a process, as it is written down and told.
+struct Ended {
     id: InstanceId,
-    pub(super) pid: u32,
+    part: Part,
+    pid: u32,
     exit: Exit,
+    remains: bool,
     spent: Option<Spent>,
+}
+
+/// That of a main program that may have said something which nobody has read: it may have named another process as its main one
+/// (`MAINPID=`, sd_notify(3)), and then its end is not the instance's. It is in the journal, unless that is so.
+pub(super) struct Unheard {
+    end: Ended,
     until: Instant,
+}
+
+impl Unheard {
+    pub(super) fn pid(&self) -> u32 {
+        self.end.pid
+    }
 }
 
 /// Who asks, for [`super::contain`]. No method: what is asked about is borrowed beside it.
@@ -91,7 +104,7 @@ impl Keeper {
                     self.watch_cgroup(&id);
                 }
                 if let Some((exit, spent)) = self.early.remove(&started.pid) {
-                    self.hear_out(started.pid, exit, spent);
+                    self.ended(started.pid, exit, spent);
                 }
             }
             Err(failed) => {
@@ -138,7 +151,7 @@ impl Keeper {
         }
         let mut looked = false;
         // One that is no child is seen to have ended each time.
-        ends.retain(|(pid, _, spent)| spent.is_some() || !self.unheard.iter().any(|end| end.pid == *pid));
+        ends.retain(|(pid, _, spent)| spent.is_some() || !self.unheard.iter().any(|end| end.pid() == *pid));
         for (pid, exit, spent) in ends {
             if self.daemon.pid == Some(pid) {
                 self.daemon_ended(exit);
@@ -146,7 +159,7 @@ impl Keeper {
                 if !std::mem::replace(&mut looked, true) {
                     self.look_for_strays();
                 }
-                self.hear_out(pid, exit, spent);
+                self.ended(pid, exit, spent);
             } else if self.spawner.in_flight > 0 {
                 self.early.insert(pid, (exit, spent));
             }
@@ -183,15 +196,32 @@ impl Keeper {
         }
     }
 
-    /// The end of a process; that of a main program that may have said something is told once that has been read, and what the
-    /// daemon asked for then.
-    fn hear_out(&mut self, pid: u32, exit: Exit, spent: Option<Spent>) {
-        let tells = |(id, part): &&(InstanceId, Part)| *part == Part::Main && self.notify_of(id).is_some();
-        let id = self.table.by_pid.get(&pid).filter(tells);
-        match id.map(|(id, _)| id.clone()) {
-            Some(id) => self.unheard.push(Unheard { id, pid, exit, spent, until: clock::mono() + HEARD }),
-            None => self.ended(pid, exit, spent),
+    /// The end of a process is written down; that of a main program that may have said something is told once that has been read,
+    /// and what the daemon asked for then.
+    fn ended(&mut self, pid: u32, exit: Exit, spent: Option<Spent>) {
+        let Some((id, part)) = self.table.by_pid.get(&pid).cloned() else { return };
+        let tree = self.cgroups.as_ref();
+        // The group may have outlived an earlier kill of a part of it: what is killed by us now did not end of that.
+        let killed =
+            matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. }) && !self.kills.contains_key(&id);
+        let exit = if killed && self.was_oom_killed(&id) { Exit::OomKilled } else { exit };
+        let remains = part == Part::Main
+            && (process::group_lives(pid)
+                || self.strays.of(&id).next().is_some()
+                || tree.is_some_and(|tree| !tree.processes(&id).is_empty()));
+        self.journal.write(&Entry::Exited { id: id.clone(), part, exit, remains, spent });
+        let tells = part == Part::Main && self.notify_of(&id).is_some();
+        let end = Ended { id, part, pid, exit, remains, spent };
+        match tells {
+            true => self.unheard.push(Unheard { end, until: clock::mono() + HEARD }),
+            false => self.tell_end(end),
         }
+    }
+
+    fn tell_end(&mut self, end: Ended) {
+        let Ended { id, part, pid, exit, remains, spent } = end;
+        self.table.ended(pid, exit, remains, spent);
+        self.tell(&Report::Exited { id, part, exit, remains, spent });
     }
 
     /// It has said something (sd_notify(3)) that no daemon has heard.
@@ -209,33 +239,17 @@ impl Keeper {
     pub(super) fn heard_out(&mut self) -> Vec<Unheard> {
         let now = clock::mono();
         let ends = std::mem::take(&mut self.unheard);
-        let (wait, over) = ends.into_iter().partition(|end| end.until > now && self.is_unread(&end.id));
+        let (wait, over) =
+            ends.into_iter().partition(|end: &Unheard| end.until > now && self.is_unread(&end.end.id));
         self.unheard = wait;
         over
     }
 
     /// Of a process that is still a main program.
-    pub(super) fn heard_end(&mut self, end: Unheard) {
-        let Unheard { id, pid, exit, spent, .. } = end;
-        if self.table.by_pid.get(&pid) == Some(&(id, Part::Main)) {
-            self.ended(pid, exit, spent);
+    pub(super) fn heard_end(&mut self, Unheard { end, .. }: Unheard) {
+        if self.table.by_pid.get(&end.pid).is_some_and(|(id, _)| *id == end.id) {
+            self.tell_end(end);
         }
-    }
-
-    fn ended(&mut self, pid: u32, exit: Exit, spent: Option<Spent>) {
-        let Some((id, part)) = self.table.by_pid.get(&pid).cloned() else { return };
-        let tree = self.cgroups.as_ref();
-        // The group may have outlived an earlier kill of a part of it: what is killed by us now did not end of that.
-        let killed =
-            matches!(exit, Exit::Signal { signal: libc::SIGKILL, .. }) && !self.kills.contains_key(&id);
-        let exit = if killed && self.was_oom_killed(&id) { Exit::OomKilled } else { exit };
-        let remains = part == Part::Main
-            && (process::group_lives(pid)
-                || self.strays.of(&id).next().is_some()
-                || tree.is_some_and(|tree| !tree.processes(&id).is_empty()));
-        self.table.ended(pid, exit, remains, spent);
-        self.journal.write(&Entry::Exited { id: id.clone(), part, exit, remains, spent });
-        self.tell(&Report::Exited { id, part, exit, remains, spent });
     }
 
     /// Another process of an instance is its main program from now on (`MAINPID=`, sd_notify(3)): its end is the instance's. The one
@@ -327,7 +341,7 @@ impl Keeper {
         // Ends that are already there are told before the word that nothing is left.
         self.collect_ends();
         for end in std::mem::take(&mut self.unheard) {
-            match over.iter().any(|(id, _)| *id == end.id) {
+            match over.iter().any(|(id, _)| *id == end.end.id) {
                 true => self.heard_end(end),
                 false => self.unheard.push(end),
             }

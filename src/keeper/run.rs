@@ -359,7 +359,7 @@ impl Keeper {
             fds.extend(
                 foreign
                     .filter(|(_, running)| {
-                        !running.child && !self.unheard.iter().any(|end| end.pid == running.pid)
+                        !running.child && !self.unheard.iter().any(|end| end.pid() == running.pid)
                     })
                     .map(|(_, running)| PollFd::new(&running.pidfd, PollFlags::IN)),
             );
