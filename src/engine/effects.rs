@@ -179,13 +179,7 @@ impl Engine {
     }
 
     fn question(&self, id: &InstanceId, kind: ProbeKind, spec: &UnitSpec, ports: &PortNumbers) -> Question {
-        let service = &spec.launch.service;
-        let probe = match kind {
-            ProbeKind::Startup => &service.probes.startup,
-            ProbeKind::Readiness => &service.probes.readiness,
-            ProbeKind::Liveness => &service.probes.liveness,
-        };
-        let Some(action) = probe.as_deref().and_then(Probe::action) else {
+        let Some(action) = spec.launch.probe(kind).and_then(Probe::action) else {
             return Question::Impossible("there is no such probe".into());
         };
         match action {

@@ -98,6 +98,8 @@ impl Engine {
         self.console.going_down(down.immediate);
         match down.until {
             Some(at) => self.world.handle(clock::now(), Event::StopBy { at }),
+            // It has its time already: another daemon is only told again that everything stops.
+            None if self.world.is_going_down() => {}
             None => self.has_to_stop_within(None),
         }
         self.world.handle(clock::now(), Event::ShutDown { by: down.by, now: down.immediate });

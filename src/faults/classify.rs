@@ -186,7 +186,7 @@ pub fn fingerprint(unit: &str, category: Category, message: &str) -> String {
 }
 
 /// Words with a digit in them, but for the code that it ended with, become `#`.
-fn without_numbers(message: &str) -> String {
+pub(super) fn without_numbers(message: &str) -> String {
     let mut out = String::with_capacity(message.len());
     let (kept, rest) = match message.find("exit code ") {
         Some(at) => {

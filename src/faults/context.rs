@@ -10,8 +10,8 @@ use crate::world::words::end_reason;
 use super::classify::{Classified, truncate};
 use super::worker::Case;
 
-/// By name: `reason`, `exitCode`, `signal`, `stage`, `errno`, `probe`, `freeze`, `dependency`, `port`, `generation`, `restarts`,
-/// `ranFor`.
+/// By name: `reason`, `exitCode`, `signal`, `stage`, `errno`, `hook` (the first is 1), `probe`, `freeze`, `dependency`, `port`,
+/// `generation`, `restarts`, `ranFor`.
 pub type Context = BTreeMap<String, String>;
 
 /// Of an instance that ended.
@@ -31,7 +31,7 @@ pub fn of_end(case: &Case, classified: &Classified) -> Context {
             add("stage", format!("{stage:?}"));
             add("errno", errno.to_string());
         }
-        EndReason::HookFailed { hook, .. } => add("hook", hook.to_string()),
+        EndReason::HookFailed { hook, .. } => add("hook", (hook + 1).to_string()),
         EndReason::Stopped(StopReason::StartupFailed) => add("probe", "startup".into()),
         EndReason::Stopped(StopReason::LivenessFailed) => add("probe", "liveness".into()),
         _ => {}

@@ -39,6 +39,12 @@ impl Unheard {
     pub(super) fn pid(&self) -> u32 {
         self.end.pid
     }
+
+    /// As it is in the journal.
+    pub(super) fn entry(&self) -> Entry {
+        let Ended { id, part, exit, remains, spent, .. } = &self.end;
+        Entry::Exited { id: id.clone(), part: *part, exit: *exit, remains: *remains, spent: *spent }
+    }
 }
 
 /// Who asks, for [`super::contain`]. No method: what is asked about is borrowed beside it.

@@ -19,6 +19,7 @@ mod daemon;
 mod ends;
 pub mod fifos;
 pub mod journal;
+mod leaving;
 mod listeners;
 pub mod protocol;
 mod requests;

@@ -47,6 +47,16 @@ pub fn check(objects: &Objects, diagnostics: &mut Vec<Diagnostic>) {
             external_probe(probe, &object.source, diagnostics);
         }
     }
+    if let Some(system) = &objects.system
+        && let Some(deadline) = system.spec.stop_deadline
+    {
+        let words = (
+            "spec.stopDeadline",
+            "a stopDeadline of 0s kills everything at once",
+            "leave it out for none, or write `stopDeadline: 30s`",
+        );
+        longer_than_nothing(deadline, words, &system.source, diagnostics);
+    }
     config_types(objects, diagnostics);
     check_ports::clashes(objects, diagnostics);
 }

@@ -13,7 +13,9 @@ use crate::manifest::Files;
 use crate::manifest::fields::{FieldClass, changed_fields, of_process};
 use crate::manifest::resolve::EnvVar;
 use crate::manifest::spec::ServiceSpec;
+use crate::manifest::spec::probe::Probe;
 use crate::manifest::spec::service::Port;
+use crate::unit::ProbeKind;
 
 use super::Drift;
 
@@ -169,7 +171,16 @@ impl Launch {
         hashed(of_process(&parse(&self.written)).to_string().as_bytes(), marks.into_iter())
     }
 
-    /// The same file in the same place, as both see it.
+    /// The probe of a kind, if there is one.
+    pub fn probe(&self, kind: ProbeKind) -> Option<&Probe> {
+        match kind {
+            ProbeKind::Startup => self.service.probes.startup.as_deref(),
+            ProbeKind::Readiness => self.service.probes.readiness.as_deref(),
+            ProbeKind::Liveness => self.service.probes.liveness.as_deref(),
+        }
+    }
+
+    /// The same file in the same place, as both see it, after the same hooks.
     pub fn executes_the_same(&self, other: &Self) -> bool {
         let path =
             |launch: &Self| launch.env.iter().find(|var| var.name == "PATH").map(|var| var.value.clone());
@@ -177,6 +188,7 @@ impl Launch {
             && self.base_dir == other.base_dir
             && self.service.working_dir == other.service.working_dir
             && self.service.security == other.service.security
+            && self.service.hooks.pre_start == other.service.hooks.pre_start
             && path(self) == path(other)
     }
 

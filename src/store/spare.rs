@@ -17,6 +17,8 @@ use super::pending::Pending;
 
 /// No more is read: it is as large as the manifests are.
 const BYTES: u64 = 1 << 30;
+/// Names in one message.
+const NAMED: usize = 8;
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Contents {
@@ -42,7 +44,11 @@ impl Contents {
     pub fn forgotten(&self) -> String {
         let named = |is_so: fn(&Checkpoint) -> bool| {
             let names = self.units.iter().filter(|(_, unit)| is_so(unit)).map(|(name, _)| name.as_str());
-            names.collect::<Vec<_>>().join(", ")
+            let mut names: Vec<_> = names.collect();
+            let more = names.len().saturating_sub(NAMED);
+            names.truncate(NAMED);
+            let words = names.join(", ");
+            if more > 0 { format!("{words} and {more} more") } else { words }
         };
         let ordered = named(|unit| unit.overrides != Default::default());
         let done = named(|unit| unit.done.is_some());

@@ -9,7 +9,7 @@
 //! | uninterruptible sleep, no progress | `Stuck` | the same |
 //! | every thread waits for a lock, no progress | `Deadlock` | the same |
 //! | waits for something else, no progress | `Blocked` | probes without an answer |
-//! | uses the processor all the time | `Livelock` | probes without an answer, or a queue of connections that only grows |
+//! | uses the processor all the time | `Livelock` | probes without an answer, or a queue of connections that only grows and no other sign of life |
 //!
 //! A demand is one and the same connection that nobody accepts, input that is not read, or question that is not answered; a
 //! program that works through a long queue shows none. What is `Blocked` with input waiting may not want to read it now, and
@@ -121,6 +121,8 @@ pub struct Vigil {
     accepted: Instant,
     /// Since when its probes have had no answer at all.
     unanswered: Option<Instant>,
+    /// When it last gave an answer or a heartbeat of its own: whatever waits, it gets on.
+    alive: Instant,
     pace: Pace,
     rhythm: Rhythm,
     standing: Option<Finding>,
@@ -164,6 +166,7 @@ impl Vigil {
             work: BTreeMap::new(),
             accepted: now,
             unanswered: None,
+            alive: Instant::default(),
             pace: Pace::default(),
             rhythm: Rhythm::default(),
             standing: None,
@@ -207,6 +210,7 @@ impl Vigil {
 
     /// `WATCHDOG=1`.
     pub fn beat(&mut self, now: Instant) -> Sight {
+        self.alive = now;
         let Some(beat) = self.beat.as_mut().filter(|beat| beat.missed != Some(Missed::Told)) else {
             return Sight::Nothing;
         };
@@ -242,6 +246,11 @@ impl Vigil {
         if let Some(beat) = self.beat.as_mut().filter(|beat| beat.missed.is_none()) {
             beat.due = beat.due.max(until);
         }
+    }
+
+    /// A probe was answered that the program itself has to answer.
+    pub fn answered(&mut self, now: Instant) {
+        self.alive = now;
     }
 
     /// A probe that was asked at `asked` was answered, whatever the answer, or was not.
@@ -430,13 +439,14 @@ impl Vigil {
         Some((since(longest), what.to_owned()))
     }
 
-    /// Connections of which none is accepted and the first has waited since before the others came: since when that is so.
+    /// Connections of which none is accepted and the first has waited since before the others came: since when that is so, without
+    /// a sign of life. One that is at its limit of connections lets others wait, and is well.
     fn growing(&self) -> Option<(Instant, String)> {
         let queue = || self.work.values().filter(|waiting| waiting.kind == WorkKind::Connection);
         let first = queue().map(|waiting| waiting.since).min()?;
         let grown = queue().map(|waiting| waiting.since).filter(|since| *since > first).min()?;
         Some((
-            grown.max(self.accepted),
+            grown.max(self.accepted).max(self.alive),
             format!("a queue of connections that it does not accept (now {}) has grown", queue().count()),
         ))
     }

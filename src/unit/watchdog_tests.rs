@@ -186,6 +186,34 @@ fn who_is_busy_while_a_queue_only_grows_is_livelocked() {
 }
 
 #[test]
+fn who_is_at_its_limit_of_connections_and_answers_is_at_work() {
+    for beats in [true, false] {
+        let mut vigil = Vigil::new(policy(), START);
+        let seen: Vec<Sight> = (1..200)
+            .map(|second| {
+                if beats {
+                    vigil.beat(at(second));
+                } else {
+                    vigil.answered(at(second));
+                }
+                let queue = 0..2.min(second / 20);
+                let work = queue.map(|id| Work { id, kind: WorkKind::Connection, amount: 1 });
+                let look = Look {
+                    wanted: secs(second),
+                    cpu: secs(second),
+                    threads: threads(|threads| threads.running = 1),
+                    work: Some(work.collect()),
+                    ..Look::default()
+                };
+                vigil.seen(Some(&look), false, at(second))
+            })
+            .collect();
+        assert!(seen.iter().any(|sight| format!("{sight:?}").contains("Suspected")), "{seen:?}");
+        assert!(!seen.iter().any(|sight| format!("{sight:?}").contains("Livelock")), "{seen:?}");
+    }
+}
+
+#[test]
 fn what_is_said_of_one_that_is_suspected_says_who_waits() {
     let look = |second: u64, running: u32, cpu: u64| Look {
         cpu: secs(second * cpu),

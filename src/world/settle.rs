@@ -54,10 +54,6 @@ impl World {
                 unit.ended.push(incarnation);
             }
         }
-        // A trial of which nothing was found holds no more.
-        for unit in self.units.values_mut().filter(|unit| !unit.serving().any(Slot::is_ready)) {
-            unit.breaker.trial_ready(false, now.mono);
-        }
         self.keep_running(now);
         self.tell_all_unenforced(now);
         self.starting = self.count_starting();
@@ -137,6 +133,8 @@ impl World {
             self.look_at_rollout(now, name);
         }
         self.look_at_rollout(now, name);
+        // After the steps: one that is stopped is not Ready any more.
+        self.save_trial(now, name);
         self.close_change(name);
         self.refresh(now, name);
         self.note_rolling(name);
@@ -235,17 +233,13 @@ impl World {
         let Some(unit) = self.units.get_mut(name) else { return };
         let Some(policy) = unit.spec.policy.breaker.clone() else { return };
         let before = unit.breaker.circuit();
+        // One that was Ready before, or under an earlier daemon, is the trial; one that is being stopped is not.
+        let ready = unit.serving().any(Slot::is_ready);
+        unit.breaker.trial_ready(ready, now.mono);
         let closed = unit.breaker.tick(&policy, now.mono);
-        // One that was Ready before, or under an earlier daemon, is the trial.
-        if unit.serving().any(Slot::is_ready) {
-            unit.breaker.trial_ready(true, now.mono);
-        }
-        let (after, moved) = (unit.breaker.circuit(), unit.breaker.take_moved());
+        unit.breaker.trial_ready(ready, now.mono);
+        let after = unit.breaker.circuit();
         if std::mem::discriminant(&before) == std::mem::discriminant(&after) {
-            // The next daemon does not count from the beginning.
-            if moved {
-                self.save_unit(now, name);
-            }
             return;
         }
         let (reason, message) = match (closed, after) {
@@ -258,8 +252,19 @@ impl World {
             .announce(now, Entry { warning: false, reason, object: &object, message, change: None, cause });
         if let Some(unit) = self.units.get_mut(name) {
             unit.cause = Some(id);
+            unit.breaker.take_moved();
         }
         self.save_unit(now, name);
+    }
+
+    /// The next daemon does not count a trial's time from the beginning.
+    fn save_trial(&mut self, now: Now, name: &Name) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let ready = unit.serving().any(Slot::is_ready);
+        unit.breaker.trial_ready(ready, now.mono);
+        if unit.breaker.take_moved() {
+            self.save_unit(now, name);
+        }
     }
 
     /// `restart: true` edges: a dependency that was replaced since this instance was started, and is Ready again.

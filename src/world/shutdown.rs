@@ -18,6 +18,8 @@ use super::orders::row;
 
 /// An init has to end: whoever waits for it kills everything at some time. What systemd gives each unit (DefaultTimeoutStopSec).
 const AS_INIT: Duration = Duration::from_secs(90);
+/// What is still there then is killed again.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Names in one message.
 const NAMED: usize = 8;
 
@@ -52,7 +54,8 @@ impl StopBy {
         match self.pace {
             Pace::InOrder => Some(self.together_at),
             Pace::Together => Some(self.at),
-            Pace::Killed => None,
+            // A postStop hook may have begun since.
+            Pace::Killed => Some(self.at + AGAIN),
         }
     }
 }
@@ -134,6 +137,10 @@ impl World {
         self.effects.push_back(Effect::GoingDown { by, until: self.stop_by.map(|stop_by| stop_by.at) });
     }
 
+    pub fn is_going_down(&self) -> bool {
+        self.down.is_some()
+    }
+
     /// Nobody waits for its dependents any more.
     pub(super) fn stops_together(&self) -> bool {
         self.down.is_some() && self.stop_by.is_some_and(|stop_by| stop_by.pace != Pace::InOrder)
@@ -149,11 +156,15 @@ impl World {
             if due > now.mono {
                 return;
             }
-            stop_by.pace = if stop_by.pace == Pace::InOrder { Pace::Together } else { Pace::Killed };
+            match stop_by.pace {
+                Pace::InOrder => stop_by.pace = Pace::Together,
+                Pace::Together => stop_by.pace = Pace::Killed,
+                Pace::Killed => stop_by.at = now.mono,
+            }
             self.stop_by = Some(stop_by);
             match stop_by.pace {
-                Pace::Together => self.stop_together(now, stop_by.at),
-                _ => self.kill_late(now),
+                Pace::InOrder | Pace::Together => self.stop_together(now, stop_by.at),
+                Pace::Killed => self.kill_late(now),
             }
         }
     }
@@ -166,7 +177,7 @@ impl World {
             return;
         }
         let message = format!(
-            "everything has to have stopped in {}: {} no longer wait for what depends on them",
+            "everything has to have stopped in {}: what still waits is stopped together ({})",
             format_duration(whole(at.since(now.mono))),
             self.listed(&waits)
         );
@@ -185,7 +196,7 @@ impl World {
         names.dedup();
         if !names.is_empty() {
             let message =
-                format!("the time to stop is over: {} had not stopped and are killed", self.listed(&names));
+                format!("the time to stop is over: what had not stopped is killed ({})", self.listed(&names));
             self.tell_of_system(now, STOP_DEADLINE, message);
         }
         for (name, seat) in late {

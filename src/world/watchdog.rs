@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::base::{Instant, Name, Now, Seat};
+use crate::manifest::spec::probe::{Probe, ProbeAction};
 use crate::unit::watchdog::{Look, Sight};
 use crate::unit::{Fact, ProbeKind, StopReason, Vigil};
 
@@ -90,8 +91,15 @@ impl World {
     ) {
         let Some(instance) = self.instance_mut(name, seat) else { return };
         let asked = instance.board.as_ref().and_then(|board| board.asked_at(kind, seq));
+        // The kernel takes connections for a program that does nothing.
+        let answers = instance.spec.launch.probe(kind).and_then(Probe::action).is_some_and(|action| {
+            matches!(action, ProbeAction::Http(_) | ProbeAction::Grpc(_) | ProbeAction::Exec(_))
+        });
         if let (Some(asked), Some(vigil)) = (asked, instance.vigil.as_mut()) {
             vigil.probed(!late, asked, now.mono);
+            if answers && !late {
+                vigil.answered(now.mono);
+            }
         }
     }
 

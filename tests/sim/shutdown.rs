@@ -52,7 +52,7 @@ fn when_time_is_short_what_is_left_stops_together() {
     assert!(stage.running.is_empty() && stage.world.units().is_empty(), "{:?}", stage.running);
     assert_eq!(
         told(&stage),
-        ["system: everything has to have stopped in 6s: service/a no longer wait for what depends on them"]
+        ["system: everything has to have stopped in 6s: what still waits is stopped together (service/a)"]
     );
 }
 
@@ -71,7 +71,7 @@ fn what_has_not_stopped_in_time_is_killed_and_named() {
     assert_eq!(told.len(), 4, "{told:?}");
     assert_eq!(
         told[1],
-        "system: the time to stop is over: service/a, service/b had not stopped and are killed"
+        "system: the time to stop is over: what had not stopped is killed (service/a, service/b)"
     );
     assert_eq!(told[2], "service/a: instance 0 is killed: the time for everything to stop is over");
 }

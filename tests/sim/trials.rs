@@ -40,6 +40,15 @@ fn a_program_that_vanished_is_not_the_fault_of_an_edit_that_had_run() {
 fn what_executes_another_file_goes_back_to_the_one_that_is_there() {
     let stage = vanishes(", workingDir: elsewhere");
     assert!(stage.unit("a").is_rolled_back());
+    // So does what executes something else before it.
+    let launch = |edited: &str| {
+        let mut stage = Stage::new();
+        stage.accept(&[versioned("a", edited, 1)]);
+        stage.unit("a").spec.launch.clone()
+    };
+    let hook = ", hooks: {preStart: [{command: [./other], timeout: 5s}]}";
+    assert!(launch("").executes_the_same(&launch(", env: {A: b}")));
+    assert!(!launch("").executes_the_same(&launch(hook)));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::os::clock;
 use crate::plan::notifier::NotifierPlan;
 
 use super::book::{Book, ErrorRecord};
+use super::classify::without_numbers;
 use deliver::Courier;
 use desk::{Desk, Failed, Filter, Letter, Next};
 use health::Health;
@@ -304,8 +305,9 @@ impl Work {
         };
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         self.failing = true;
-        // Another reason is news.
-        if self.said.replace(why.clone()).is_none_or(|said| said != why) {
+        // Another reason is news; how long it took this time is none.
+        let reason = without_numbers(&why);
+        if self.said.replace(reason.clone()).is_none_or(|said| said != reason) {
             let message = format!("cannot deliver: {why}; it is tried again for an hour");
             (self.tell)(&self.plan.name, true, "NotifierFailed", message);
         }

@@ -99,14 +99,15 @@ struct Command<'a> {
     what: &'static str,
 }
 
-/// All of a unit's. What comes after a preStart hook may be made by that, and the rest is missed later, or never.
+/// All of a unit's. What comes after a preStart hook or a dependency may be made by that, and the rest is missed later, or never.
 fn commands(launch: &Launch) -> Vec<Command<'_>> {
     let spec: &ServiceSpec = &launch.service;
     let mut found =
         vec![Command { path: "spec.command".into(), argv: &launch.argv, starts: true, what: "program" }];
     let mut add = |path: String, argv, starts, what| found.push(Command { path, argv, starts, what });
     for (index, hook) in spec.hooks.pre_start.iter().enumerate() {
-        add(format!("spec.hooks.preStart.{index}.command"), &hook.command, index == 0, "preStart hook");
+        let starts = index == 0 && spec.depends_on.is_empty();
+        add(format!("spec.hooks.preStart.{index}.command"), &hook.command, starts, "preStart hook");
     }
     let probes = [
         ("startup", &spec.probes.startup, "startup probe"),

@@ -45,6 +45,9 @@ impl World {
         if of == unit.generation && unit.rollout.proved && unit.rollout.is_active() {
             return false;
         }
+        if restarted || of != unit.generation || !unit.rollout.on_trial(now.mono) {
+            return self.count_restart_crash(now, &id.unit, seat, permanent, &words);
+        }
         // What the version before could not execute either, now, is not the edit's fault: it is tried again once it is there.
         if permanent
             && end.is_want_of_program()
@@ -54,9 +57,6 @@ impl World {
                 .is_some_and(|before| before.spec.launch.executes_the_same(&unit.spec.launch))
         {
             return false;
-        }
-        if restarted || of != unit.generation || !unit.rollout.on_trial(now.mono) {
-            return self.count_restart_crash(now, &id.unit, seat, permanent, &words);
         }
         let third = unit.rollout.crashed();
         if !permanent && !third {
