@@ -305,8 +305,8 @@ impl Work {
         };
         self.counts.failed.fetch_add(1, Ordering::Relaxed);
         self.failing = true;
-        // Another reason is news; how long it took this time is none.
-        let reason = without_numbers(&why);
+        // Another reason is news; a command that says how long it took this time says none.
+        let reason = if self.plan.spec.exec.is_some() { without_numbers(&why) } else { why.clone() };
         if self.said.replace(reason.clone()).is_none_or(|said| said != reason) {
             let message = format!("cannot deliver: {why}; it is tried again for an hour");
             (self.tell)(&self.plan.name, true, "NotifierFailed", message);
