@@ -206,18 +206,15 @@ mod tests {
 
     use super::*;
 
+    fn begin() -> Entry {
+        Entry::Begin { version: 1, boot: "b".into(), epoch: Epoch(3), incarnation: Incarnation(9), first: 0 }
+    }
+
     #[test]
     fn a_torn_tail_is_ignored_and_what_came_before_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let begin = Entry::Begin {
-            version: 1,
-            boot: "b".into(),
-            epoch: Epoch(3),
-            incarnation: Incarnation(9),
-            first: 0,
-        };
-        let mut journal = Journal::create(&path, &[begin]).unwrap();
+        let mut journal = Journal::create(&path, &[begin()]).unwrap();
         journal.write(&Entry::Epoch { epoch: Epoch(4) });
         journal.write(&Entry::Epoch { epoch: Epoch(5) });
         journal.flush(Instant(0)).unwrap();
@@ -248,14 +245,7 @@ mod tests {
     fn after_a_write_that_failed_nothing_is_appended_until_all_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let begin = Entry::Begin {
-            version: 1,
-            boot: "b".into(),
-            epoch: Epoch(3),
-            incarnation: Incarnation(9),
-            first: 0,
-        };
-        let mut journal = Journal::create(&path, std::slice::from_ref(&begin)).unwrap();
+        let mut journal = Journal::create(&path, &[begin()]).unwrap();
         // A disk that is full takes nothing.
         journal.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
         journal.write(&Entry::Epoch { epoch: Epoch(4) });
@@ -265,7 +255,7 @@ mod tests {
         assert!(journal.flush(Instant(0)).is_ok(), "it is said once");
         assert_eq!(Journal::read(&path).unwrap().len(), 1, "a record that nobody would read is not written");
         assert!(!journal.wants_rewrite(Instant(0)) && journal.wants_rewrite(Instant(0) + AGAIN));
-        let mut journal = Journal::create(&path, &[begin, Entry::Epoch { epoch: Epoch(5) }]).unwrap();
+        let mut journal = Journal::create(&path, &[begin(), Entry::Epoch { epoch: Epoch(5) }]).unwrap();
         assert!(journal.behind().is_none());
         journal.write(&Entry::Epoch { epoch: Epoch(6) });
         journal.flush(Instant(0)).unwrap();
